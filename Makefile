@@ -1,0 +1,53 @@
+# Two commands do everything on a machine that has only Python and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all lint format campaign bench clean
+
+# The environment is rebuilt when what it installs has changed.
+$(VENV)/.installed: pyproject.toml audit_async/_version.py
+	$(PYTHON) -c 'import sys; sys.exit("audit-async needs Python 3.11 or later; set PYTHON=") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+demo: $(VENV)/.installed  ## the main job: a real service under real requests, stopped, its trail checked
+	$(BIN)/python -m examples.demo
+
+test: lint  ## everything that has to hold before a change lands
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Each interpreter that is on this machine, in an environment of its own.
+test-all: test
+	@for version in 3.12 3.13 3.14; do \
+		if python$$version -c '' 2>/dev/null; then \
+			echo "== Python $$version"; \
+			$(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=python$$version pytest-only || exit 1; \
+		else echo "== Python $$version is not on this machine"; fi; \
+	done
+
+.PHONY: pytest-only
+pytest-only: $(VENV)/.installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+campaign: $(VENV)/.installed  ## the long runs: hundreds of kills
+	$(BIN)/python -m pytest -m campaign $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed  ## figures beside the machine's own limits; not a test
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv .venv-* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis demo-trail build dist
