@@ -1,0 +1,125 @@
+"""Framing and chaining: encoded events in, whole lines out, each linked to the one before.
+
+The framer is the only place that gives out sequence numbers. It has one owner, the writer task; it does no I/O and
+keeps nothing of a batch but the chain's head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from time import gmtime, strftime
+
+import msgspec
+
+from audit_async.chain.record import Head
+
+
+class Entry(msgspec.Struct, gc=False, eq=False):
+    """An encoded event on its way into the chain; `Framer.frame` gives it its place.
+
+    Not tracked by the garbage collector (it is no part of a cycle), so a burst of events starts no collection.
+    """
+
+    number: int  #: the counter in its audit_id
+    time_ns: int  #: when it was emitted, nanoseconds since 1970
+    event: bytes  #: the encoded event, harmless, a JSON object; emptied once it is framed
+    seq: int = -1  #: its place in the chain; -1 until it is framed
+    hash: str = ""  #: the hash of its record; empty until it is framed
+
+
+class Batch:
+    """Consecutive framed records on their way to the disk; only `Framer.frame` adds to it."""
+
+    __slots__ = ("dates", "event_bytes", "first_seq", "head", "lines", "size")
+
+    def __init__(self, after: Head) -> None:
+        self.first_seq = after.seq + 1  #: sequence number of `lines[0]`
+        self.lines: list[bytes] = []  #: whole records, each with its `\n`, in order
+        #: (index into `lines`, UTC date as YYYY-MM-DD) of the first line, and of each line whose date is not the
+        #: date of the line before it
+        self.dates: list[tuple[int, str]] = []
+        self.size = 0  #: bytes of all lines
+        self.event_bytes = 0  #: bytes of the encoded events in them
+        self.head = after  #: the chain's head behind the last line
+
+
+class Framer:
+    """Gives entries their place in the chain and makes lines of them. Owned by the writer task."""
+
+    def __init__(self, after: Head, *, audit_prefix: str, service_id: str) -> None:
+        """Continue the chain behind `after`; `audit_prefix` is this opening's 16 random hex digits.
+
+        `service_id` must need no escaping in JSON (the configuration sees to that).
+        """
+        self._head = after
+        self._behind_seq = f',"audit_id":"{audit_prefix}-'
+        self._behind_time = f'Z","service_id":"{service_id}","event":'
+        self._second_ns = _NO_SECOND
+        self._up_to_second = ""
+        self._date = ""
+
+    @property
+    def head(self) -> Head:
+        """The chain's head: the last record framed, which may not be on the disk yet."""
+        return self._head
+
+    def frame(self, entries: Iterable[Entry], batch: Batch) -> None:
+        """Append a record for each entry to `batch`, in their order; each entry learns its seq and hash.
+
+        `batch` must have been begun at this framer's head, and only this method may have added to it.
+        """
+        # The hot loop of the writer: about 1.3 us a record (bench throughput). A copied hash object costs 270 ns
+        # less than a new one, and one f-string with the fixed parts pre-formatted 110 ns less than bytes
+        # formatting. Nothing in it may raise half-way: an entry without a line would be a hole in the chain.
+        seq, previous = self._head.seq, self._head.hash
+        append, dates, join, new_hash = batch.lines.append, batch.dates, b"".join, _SHA256.copy
+        behind_seq, behind_time = self._behind_seq, self._behind_time
+        second_ns, up_to_second = self._second_ns, self._up_to_second
+        size = event_bytes = 0
+        if not batch.lines:
+            dates.clear()
+            second_ns = _NO_SECOND  # so that its first entry notes the date
+        for entry in entries:
+            seq += 1
+            since_second_ns = entry.time_ns - second_ns
+            if not 0 <= since_second_ns < 1_000_000_000:
+                second_ns = self._begin_second(entry.time_ns, seq - batch.first_seq, dates)
+                up_to_second = self._up_to_second
+                since_second_ns = entry.time_ns - second_ns
+            event = entry.event
+            opening = (
+                f'{{"seq":{seq}{behind_seq}{entry.number:x}","timestamp":"{up_to_second}'
+                f"{since_second_ns // 1000:06d}{behind_time}"
+            )
+            hashed = join((opening.encode(), event, b',"prev_hash":"', previous, b'"}'))
+            hasher = new_hash()
+            hasher.update(hashed)
+            previous_hex = hasher.hexdigest()
+            previous = previous_hex.encode()
+            line = join((hashed[:-1], b',"hash":"', previous, b'"}\n'))
+            append(line)
+            size += len(line)
+            event_bytes += len(event)
+            entry.seq = seq
+            entry.hash = previous_hex
+            entry.event = b""
+        self._second_ns = second_ns
+        self._head = batch.head = Head(seq, previous)
+        batch.size += size
+        batch.event_bytes += event_bytes
+
+    def _begin_second(self, time_ns: int, index: int, dates: list[tuple[int, str]]) -> int:
+        """Format the second that `time_ns` lies in; note its date where it is new. Return the second in ns."""
+        seconds = time_ns // 1_000_000_000
+        self._up_to_second = strftime("%Y-%m-%dT%H:%M:%S.", gmtime(seconds))
+        date = self._up_to_second[:10]
+        if not dates or dates[-1][1] != date:
+            dates.append((index, date))
+        return seconds * 1_000_000_000
+
+
+_SHA256 = sha256()
+
+# Later than every time, so that no time lies in it and the next entry formats its own second.
+_NO_SECOND = 1 << 80

@@ -1,0 +1,1 @@
+"""The tests: each states one promise to a user."""
