@@ -1,0 +1,133 @@
+"""What can be recorded: the built-in events, a module for each category, and what they share.
+
+To record something else, subclass `AuditEvent` with a tag of your own. How events are made harmless, chained and
+stored is not known here.
+"""
+
+from audit_async.events.authentication import AuthFailure, AuthSuccess, TokenCreated, TokenRevoked
+from audit_async.events.authorization import AuthorizationDenied, AuthorizationGranted, PermissionChanged
+from audit_async.events.base import (
+    ActorInfo,
+    AuditEvent,
+    AuditResult,
+    AuthMethod,
+    Failure,
+    IPAddress,
+    PartialSuccess,
+    Reduced,
+    ResourceInfo,
+    Severity,
+    Success,
+)
+from audit_async.events.compliance import GdprDataAccessRequest, GdprDataExport, GdprRightToErasure
+from audit_async.events.data_access import DataDeleted, InferenceExecuted, ModelAccessed
+from audit_async.events.lifecycle import (
+    AuditEventsDropped,
+    AuditHoldLifted,
+    AuditHoldSet,
+    AuditLogAccessed,
+    AuditLogClosed,
+    AuditLogOpened,
+    AuditLogRecovered,
+    AuditSegmentArchived,
+    AuditSegmentDamaged,
+    AuditSegmentDeleted,
+    AuditSegmentSealed,
+)
+from audit_async.events.recorded import NotARecord, Record, decode_event, decode_record
+from audit_async.events.registry import EventKind, GenericEvent, describe
+from audit_async.events.resources import (
+    NodeDeregistered,
+    NodeRegistered,
+    PoolCreated,
+    PoolDeleted,
+    PoolModified,
+    TaskCanceled,
+    TaskCompleted,
+    TaskSubmitted,
+)
+from audit_async.events.security import (
+    IntegrityViolation,
+    InvalidTokenUsed,
+    MalformedModelRejected,
+    PathTraversalAttempt,
+    PolicyViolation,
+    RateLimitExceeded,
+    ResourceLimitViolation,
+    SuspiciousActivity,
+)
+from audit_async.events.vram import (
+    SealVerificationFailed,
+    SealVerified,
+    VramAllocated,
+    VramAllocationFailed,
+    VramDeallocated,
+    VramSealed,
+)
+
+__all__ = [
+    "ActorInfo",
+    "AuditEvent",
+    "AuditEventsDropped",
+    "AuditHoldLifted",
+    "AuditHoldSet",
+    "AuditLogAccessed",
+    "AuditLogClosed",
+    "AuditLogOpened",
+    "AuditLogRecovered",
+    "AuditResult",
+    "AuditSegmentArchived",
+    "AuditSegmentDamaged",
+    "AuditSegmentDeleted",
+    "AuditSegmentSealed",
+    "AuthFailure",
+    "AuthMethod",
+    "AuthSuccess",
+    "AuthorizationDenied",
+    "AuthorizationGranted",
+    "DataDeleted",
+    "EventKind",
+    "Failure",
+    "GdprDataAccessRequest",
+    "GdprDataExport",
+    "GdprRightToErasure",
+    "GenericEvent",
+    "IPAddress",
+    "InferenceExecuted",
+    "IntegrityViolation",
+    "InvalidTokenUsed",
+    "MalformedModelRejected",
+    "ModelAccessed",
+    "NodeDeregistered",
+    "NodeRegistered",
+    "NotARecord",
+    "PartialSuccess",
+    "PathTraversalAttempt",
+    "PermissionChanged",
+    "PolicyViolation",
+    "PoolCreated",
+    "PoolDeleted",
+    "PoolModified",
+    "RateLimitExceeded",
+    "Record",
+    "Reduced",
+    "ResourceInfo",
+    "ResourceLimitViolation",
+    "SealVerificationFailed",
+    "SealVerified",
+    "Severity",
+    "Success",
+    "SuspiciousActivity",
+    "TaskCanceled",
+    "TaskCompleted",
+    "TaskSubmitted",
+    "TokenCreated",
+    "TokenRevoked",
+    "VramAllocated",
+    "VramAllocationFailed",
+    "VramDeallocated",
+    "VramSealed",
+    "decode_event",
+    "decode_record",
+    "describe",
+]

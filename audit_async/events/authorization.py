@@ -1,0 +1,31 @@
+"""What actors were allowed, what they were refused, and how that was changed."""
+
+from __future__ import annotations
+
+from audit_async.events.base import ActorInfo, AuditEvent, ResourceInfo
+
+
+class AuthorizationGranted(AuditEvent, tag="authz.granted"):
+    """An actor was allowed an action on a resource."""
+
+    actor: ActorInfo
+    resource: ResourceInfo
+    action: str
+
+
+class AuthorizationDenied(AuditEvent, tag="authz.denied"):
+    """An actor was refused an action on a resource."""
+
+    actor: ActorInfo
+    resource: ResourceInfo
+    action: str
+    reason: str
+
+
+class PermissionChanged(AuditEvent, tag="authz.permission_changed"):
+    """An actor changed what a subject may do; both lists are complete."""
+
+    actor: ActorInfo
+    subject: str
+    old_permissions: list[str]
+    new_permissions: list[str]

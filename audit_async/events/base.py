@@ -1,0 +1,192 @@
+"""What every event is made of: the base class, its shared parts, and the one encoder.
+
+An event is a frozen value. Its type is the `event_type` in the record, taken from the class's `tag`; its members
+stand in the record in the order in which the class declares them, and what has its default is left out. What an
+event may hold is decided here and in the classes; whether a class is fit to be recorded, in `registry`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast, dataclass_transform
+
+import msgspec
+
+from audit_async.errors import InvalidEvent
+
+__all__ = [
+    "ActorInfo",
+    "AuditEvent",
+    "AuditResult",
+    "AuthMethod",
+    "Failure",
+    "IPAddress",
+    "PartialSuccess",
+    "Reduced",
+    "ResourceInfo",
+    "Severity",
+    "Success",
+    "definitions",
+    "encode",
+    "require_aware",
+]
+
+if TYPE_CHECKING:
+    #: An address as text or as an object of `ipaddress`; a decoded event always has text.
+    IPAddress = str | IPv4Address | IPv6Address
+else:
+    # What msgspec's decoder sees: in JSON an address is text, and a union of three texts can't be told apart.
+    IPAddress = str
+
+
+class Reduced(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is left of a member that was too large to be recorded: its size, and a hash to know it again by.
+
+    Exactly one size is given. `chars`: the member was a text longer than `max_field_chars` and was cut; `sha256` is
+    that of the whole text in UTF-8 (a lone surrogate as its three bytes). `bytes`: it was taken out; `sha256` is that
+    of what would have been recorded, a text as its UTF-8, anything else as its JSON. `count`: this many more
+    members were reduced than are listed; `sha256` is that of their own digests, one behind the other.
+    """
+
+    chars: int | None = None
+    bytes: int | None = None
+    count: int | None = None
+    sha256: str
+
+
+class _EventMeta(msgspec.StructMeta):
+    """Makes every event keyword-only, which msgspec does not hand down, and counts the classes that are defined."""
+
+    def __new__(  # what msgspec's own takes
+        mcs,
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        **config: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        config.setdefault("kw_only", True)
+        cls = super().__new__(mcs, name, bases, namespace, **config)
+        _EventMeta.definitions += 1
+        return cls
+
+    #: How many classes were ever defined, so that a decoder knows when there is a new one.
+    definitions = 0
+
+
+# For type checkers, what the metaclass and msgspec do at run time.
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class AuditEvent(msgspec.Struct, metaclass=_EventMeta, frozen=True, omit_defaults=True, tag_field="event_type"):
+    """The base of every event; a service's own events are subclasses, each with a tag of its own.
+
+        class InvoicePaid(AuditEvent, tag="billing.invoice_paid"):
+            critical: ClassVar[bool] = True     # where it matters; False is the default
+            actor: ActorInfo
+            invoice_id: str
+            cents: int
+
+    `occurred_at` is when it happened, where that is not when it is emitted; without a time zone it raises
+    `InvalidEvent`. `reduced` is filled in by the library alone: by the path of a member, what was cut or taken out.
+
+    A subclass with a `__post_init__` of its own calls this one's first.
+    """
+
+    #: True where the event is made durable at once in hybrid mode, and refused last when the buffer is full.
+    critical: ClassVar[bool] = False
+
+    occurred_at: datetime | None = None
+    reduced: dict[str, Reduced] | None = None
+
+    def __post_init__(self) -> None:
+        if self.occurred_at is not None:
+            require_aware(self, "occurred_at")
+
+    @property
+    def event_type(self) -> str:
+        """The type's name as it stands in the record."""
+        return cast("str", type(self).__struct_config__.tag)
+
+
+def definitions() -> int:
+    """Return how many event classes were ever defined in this process."""
+    return _EventMeta.definitions
+
+
+def require_aware(event: AuditEvent, field: str) -> None:
+    """Raise `InvalidEvent` where `field` of `event` is a datetime that does not say in which time zone."""
+    value: object = getattr(event, field)
+    if isinstance(value, datetime) and value.utcoffset() is None:
+        reason = "is a datetime without a time zone; give it one, as datetime.now(UTC) does"
+        raise InvalidEvent(event.event_type, field, reason)
+
+
+class AuthMethod(StrEnum):
+    """How an actor proved who he is."""
+
+    BEARER_TOKEN = "bearer_token"  # noqa: S105 - the name of a method, not a secret
+    API_KEY = "api_key"
+    M_TLS = "m_tls"
+    INTERNAL = "internal"
+
+
+class Severity(StrEnum):
+    """The usual grades of a `severity`; the field takes any other text as well."""
+
+    INFO = "info"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+class ActorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who did it: a user or a service, from where, and how he proved it."""
+
+    user_id: str
+    ip: IPAddress | None = None
+    auth_method: AuthMethod
+    session_id: str | None = None
+
+
+class ResourceInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What it was done to."""
+
+    resource_type: str
+    resource_id: str
+    parent_id: str | None = None
+
+
+class Success(msgspec.Struct, frozen=True, tag_field="status", tag="success"):
+    """It was done."""
+
+
+class Failure(msgspec.Struct, frozen=True, tag_field="status", tag="failure"):
+    """It was not done, and why."""
+
+    reason: str
+
+
+class PartialSuccess(msgspec.Struct, frozen=True, tag_field="status", tag="partial_success"):
+    """Some of it was done; the details say what."""
+
+    details: str
+
+
+#: How something ended; in the record an object whose `status` says which it is.
+AuditResult = Success | Failure | PartialSuccess
+
+
+def _encode_foreign(value: object) -> object:
+    """Turn what msgspec does not know into what it does, for the few types that events may hold beside its own."""
+    if isinstance(value, IPv4Address | IPv6Address):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"JSON has no place for a {type(value).__name__}")
+
+
+#: Encode one event to JSON, its type first, without checking that it is harmless. Raises whatever the event's own
+#: objects raise. A bound method of one shared encoder: 170 ns for an AuthFailure; a function around it costs 50 more.
+encode: Final[Callable[[object], bytes]] = msgspec.json.Encoder(enc_hook=_encode_foreign).encode

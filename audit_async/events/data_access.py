@@ -1,0 +1,33 @@
+"""What was done with customers' data and on their behalf."""
+
+from __future__ import annotations
+
+from audit_async.events.base import AuditEvent, AuditResult
+
+
+class InferenceExecuted(AuditEvent, tag="data.inference_executed"):
+    """A model ran on a customer's behalf."""
+
+    customer_id: str
+    job_id: str
+    model_ref: str
+    tokens_processed: int
+    provider_id: str | None = None
+    result: AuditResult
+
+
+class ModelAccessed(AuditEvent, tag="data.model_accessed"):
+    """A model was read, listed or downloaded on a customer's behalf; `access_type` says which."""
+
+    customer_id: str
+    model_ref: str
+    access_type: str
+    provider_id: str | None = None
+
+
+class DataDeleted(AuditEvent, tag="data.deleted"):
+    """Data of a customer was deleted."""
+
+    customer_id: str
+    data_types: list[str]
+    reason: str

@@ -1,0 +1,111 @@
+"""The log's own life, told in its own chain: the `audit.*` events, which only the library emits.
+
+Sizes are in bytes, hashes lower-case hex SHA-256; a `segment` is a file name in the log's directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from audit_async.events.base import AuditEvent, require_aware
+
+
+class AuditLogOpened(AuditEvent, tag="audit.log_opened"):
+    """A writer opened the log."""
+
+    library_version: str
+    format_version: int
+    host: str
+    pid: int
+    flush_mode: str
+
+
+class AuditLogClosed(AuditEvent, tag="audit.log_closed"):
+    """The writer closed the log in order; a session without it was not shut down cleanly."""
+
+
+class AuditLogRecovered(AuditEvent, tag="audit.log_recovered"):
+    """What a crash left behind the last whole record was put aside, into `torn_file`."""
+
+    torn_bytes: int
+    torn_sha256: str
+    torn_file: str
+    reason: str | None = None
+
+
+class AuditEventsDropped(AuditEvent, tag="audit.events_dropped"):
+    """`count` events were refused, `by_type` says which, between two aware datetimes."""
+
+    count: int
+    by_type: dict[str, int]
+    first_at: datetime
+    last_at: datetime
+    reason: str
+
+    def __post_init__(self) -> None:
+        AuditEvent.__post_init__(self)
+        require_aware(self, "first_at")
+        require_aware(self, "last_at")
+
+
+class AuditSegmentSealed(AuditEvent, tag="audit.segment_sealed"):
+    """A segment is complete and will not change any more."""
+
+    segment: str
+    first_seq: int
+    last_seq: int
+    records: int
+    bytes: int
+    sha256: str
+
+
+class AuditSegmentArchived(AuditEvent, tag="audit.segment_archived"):
+    """A sealed segment was compressed into `archive`; both files' hashes are given."""
+
+    segment: str
+    archive: str
+    sha256: str
+    archive_sha256: str
+
+
+class AuditSegmentDeleted(AuditEvent, tag="audit.segment_deleted"):
+    """A segment's time was over and it was deleted."""
+
+    segment: str
+    first_seq: int
+    last_seq: int
+    sha256: str
+    reason: str
+
+
+class AuditSegmentDamaged(AuditEvent, tag="audit.segment_damaged"):
+    """Somebody or something changed a segment while the log was being written."""
+
+    segment: str
+    reason: str
+    expected_bytes: int | None = None
+    actual_bytes: int | None = None
+
+
+class AuditHoldSet(AuditEvent, tag="audit.hold_set"):
+    """A legal hold began: nothing is archived or deleted."""
+
+    reason: str
+    set_by: str
+
+
+class AuditHoldLifted(AuditEvent, tag="audit.hold_lifted"):
+    """A legal hold ended."""
+
+    reason: str
+    lifted_by: str
+
+
+class AuditLogAccessed(AuditEvent, tag="audit.log_accessed"):
+    """Somebody queried the log; `query` is what was asked, `records` how many were returned."""
+
+    actor: str
+    query: Mapping[str, Any]
+    records: int | None = None

@@ -1,0 +1,278 @@
+"""The built-in events: their names, fields and weight; what a class must have to be recorded."""
+
+from __future__ import annotations
+
+import types
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+from hypothesis import strategies as st
+
+from audit_async import events
+from audit_async.errors import InvalidEvent
+from audit_async.events import ActorInfo, AuditEvent, AuthFailure, AuthMethod, AuthSuccess, GenericEvent, describe
+from audit_async.events.base import encode
+
+#: Critical or not, class, type and fields of every built-in event, as documented.
+TABLE = """
+- AuthSuccess auth.success actor method path
+* AuthFailure auth.failure attempted_user? reason ip path
+- TokenCreated token.created actor token_fingerprint scope expires_at?
+* TokenRevoked token.revoked actor token_fingerprint reason
+- AuthorizationGranted authz.granted actor resource action
+- AuthorizationDenied authz.denied actor resource action reason
+- PermissionChanged authz.permission_changed actor subject old_permissions new_permissions
+- PoolCreated pool.created actor pool_id model_ref node_id replicas gpu_devices
+- PoolDeleted pool.deleted actor pool_id model_ref node_id reason replicas_terminated
+- PoolModified pool.modified actor pool_id changes
+- NodeRegistered node.registered actor node_id gpu_count total_vram_gb capabilities
+- NodeDeregistered node.deregistered actor node_id reason pools_affected
+- TaskSubmitted task.submitted actor task_id model_ref prompt_length prompt_hash max_tokens
+- TaskCompleted task.completed task_id worker_id tokens_generated duration_ms result
+- TaskCanceled task.canceled actor task_id reason
+- VramSealed vram.sealed shard_id gpu_device vram_bytes digest worker_id
+- SealVerified seal.verified shard_id worker_id
+* SealVerificationFailed seal.verification_failed shard_id reason expected_digest actual_digest worker_id severity
+- VramAllocated vram.allocated requested_bytes allocated_bytes available_bytes used_bytes gpu_device worker_id
+- VramAllocationFailed vram.allocation_failed requested_bytes available_bytes reason gpu_device worker_id
+- VramDeallocated vram.deallocated shard_id freed_bytes remaining_used gpu_device worker_id
+- RateLimitExceeded security.rate_limit_exceeded ip endpoint limit actual window_seconds
+* PathTraversalAttempt security.path_traversal_attempt actor attempted_path endpoint
+* InvalidTokenUsed security.invalid_token_used ip token_prefix endpoint
+* PolicyViolation security.policy_violation policy violation details severity worker_id action_taken
+* SuspiciousActivity security.suspicious_activity actor activity_type details risk_score
+* IntegrityViolation security.integrity_violation \
+    resource_type resource_id expected_hash actual_hash severity action_taken worker_id?
+* MalformedModelRejected security.malformed_model_rejected model_ref validation_error severity action_taken worker_id?
+* ResourceLimitViolation security.resource_limit_violation \
+    resource_type limit_type limit_value actual_value severity action_taken worker_id?
+- InferenceExecuted data.inference_executed customer_id job_id model_ref tokens_processed provider_id? result
+- ModelAccessed data.model_accessed customer_id model_ref access_type provider_id?
+- DataDeleted data.deleted customer_id data_types reason
+- GdprDataAccessRequest compliance.gdpr_data_access_request customer_id requester scope
+- GdprDataExport compliance.gdpr_data_export customer_id data_types export_format file_hash
+- GdprRightToErasure compliance.gdpr_right_to_erasure customer_id completed_at data_types_deleted
+"""
+
+ROWS = [(weight == "*", name, tag, fields) for weight, name, tag, *fields in map(str.split, TABLE.strip().splitlines())]
+BUILT_IN: list[type[AuditEvent]] = [getattr(events, name) for _, name, _, _ in ROWS]
+LIFECYCLE: list[type[AuditEvent]] = [
+    cls
+    for cls in vars(events).values()
+    if isinstance(cls, type) and issubclass(cls, AuditEvent) and cls.__module__ == "audit_async.events.lifecycle"
+]
+
+
+def values(info: msgspec.inspect.Type, texts: st.SearchStrategy[str], anything: st.SearchStrategy[Any]) -> Any:
+    """Return a strategy for all values of a type, as msgspec sees it in an annotation."""
+    match info:
+        case msgspec.inspect.StrType():
+            return texts
+        case msgspec.inspect.IntType(ge=low, le=high):
+            return st.integers(-(2**63) if low is None else low, 2**63 if high is None else high)
+        case msgspec.inspect.NoneType():
+            return st.none()
+        case msgspec.inspect.AnyType():
+            return anything
+        case msgspec.inspect.DateTimeType():
+            return st.datetimes(timezones=st.just(UTC))
+        case msgspec.inspect.EnumType():
+            return st.sampled_from(list(info.cls))
+        case msgspec.inspect.ListType():
+            return st.lists(values(info.item_type, texts, anything), max_size=3)
+        case msgspec.inspect.DictType():
+            key, value = values(info.key_type, texts, anything), values(info.value_type, texts, anything)
+            return st.dictionaries(key, value, max_size=3)
+        case msgspec.inspect.UnionType():
+            return st.one_of([values(choice, texts, anything) for choice in info.types])
+        case msgspec.inspect.StructType():
+            members = {f.name: values(f.type, texts, anything) for f in info.fields if f.name != "reduced"}
+            return st.builds(info.cls, **members)
+    raise NotImplementedError(info)
+
+
+def defevent(name: str, fields: list[Any], *, tag: str, namespace: dict[str, Any] | None = None) -> Any:
+    """Return an event's class that is made at run time; a field is (name, type) or (name, type, default)."""
+
+    def body(members: dict[str, Any]) -> None:
+        members["__annotations__"] = {field[0]: field[1] for field in fields}
+        members.update({field[0]: field[2] for field in fields if len(field) > 2})
+        members.update(namespace or {})
+        members.setdefault("__module__", __name__)
+
+    return types.new_class(name, (AuditEvent,), {"tag": tag}, body)
+
+
+def any_event(cls: type, texts: st.SearchStrategy[str], anything: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Return a strategy for all events of a class."""
+    strategy: st.SearchStrategy[Any] = values(msgspec.inspect.type_info(cls), texts, anything)
+    return strategy
+
+
+def test_the_built_in_events_are_those_of_the_table() -> None:
+    """Each of the 35 types has exactly its documented name, fields and optional fields, in that order."""
+    assert len(ROWS) == 35
+    for _, name, tag, fields in ROWS:
+        cls = getattr(events, name)
+        found = [
+            f.name + ("" if f.required else "?")
+            for f in msgspec.structs.fields(cls)
+            if f.name not in {"occurred_at", "reduced"}
+        ]
+        assert (describe(cls).tag, found) == (tag, fields)
+
+
+def test_exactly_the_ten_documented_events_are_critical() -> None:
+    """A type is critical if and only if the table says so, and none of the log's own is."""
+    assert {cls.__name__ for cls in BUILT_IN if describe(cls).critical} == {
+        name for critical, name, *_ in ROWS if critical
+    }
+    assert sum(critical for critical, *_ in ROWS) == 10
+    assert not any(describe(cls).critical for cls in LIFECYCLE)
+
+
+def test_only_the_log_s_own_events_are_internal() -> None:
+    """The eleven audit.* types are marked as internal, and no other built-in type is."""
+    assert len(LIFECYCLE) == 11
+    assert all(describe(cls).internal and describe(cls).tag.startswith("audit.") for cls in LIFECYCLE)
+    assert not any(describe(cls).internal for cls in BUILT_IN)
+
+
+def test_only_open_data_is_free_form() -> None:
+    """Among the built-in types, NaN can hide only where any JSON is allowed."""
+    assert {cls.__name__ for cls in BUILT_IN + LIFECYCLE if describe(cls).free_form} == {
+        "PoolModified",
+        "AuditLogAccessed",
+    }
+
+
+@pytest.mark.parametrize("ip", ["2001:db8::1", IPv6Address("2001:db8::1")])
+def test_an_address_may_be_text_or_an_object(ip: str | IPv6Address) -> None:
+    """The record holds the same text, whichever way the address was given, also inside the actor."""
+    failure = AuthFailure(reason="bad_password", ip=ip, path="/login")
+    assert msgspec.json.decode(encode(failure))["ip"] == "2001:db8::1"
+    actor = ActorInfo(user_id="u", ip=IPv4Address("192.0.2.1"), auth_method=AuthMethod.M_TLS)
+    success = AuthSuccess(actor=actor, method=AuthMethod.M_TLS, path="/")
+    assert msgspec.json.decode(encode(success))["actor"] == {"user_id": "u", "ip": "192.0.2.1", "auth_method": "m_tls"}
+
+
+@pytest.mark.parametrize(
+    ("name", "members"),
+    [
+        ("AuthFailure", {"reason": "", "ip": "", "path": "", "occurred_at": datetime(2026, 1, 1)}),  # noqa: DTZ001
+        (
+            "GdprRightToErasure",
+            {"customer_id": "c", "completed_at": datetime(2026, 1, 1), "data_types_deleted": []},  # noqa: DTZ001
+        ),
+    ],
+)
+def test_a_datetime_without_a_zone_is_refused(name: str, members: dict[str, Any]) -> None:
+    """Time without a zone is no evidence: it is refused, and the error names the field."""
+    with pytest.raises(InvalidEvent, match="time zone") as caught:
+        getattr(events, name)(**members)
+    assert caught.value.field in {"occurred_at", "completed_at"}
+
+
+@pytest.mark.parametrize("score", [-1, 101])
+def test_a_risk_score_outside_its_range_is_refused(score: int) -> None:
+    """A risk score is 0 to 100, and anything else names the field."""
+    actor = ActorInfo(user_id="u", auth_method=AuthMethod.INTERNAL)
+    with pytest.raises(InvalidEvent) as caught:
+        events.SuspiciousActivity(actor=actor, activity_type="scan", details="", risk_score=score)
+    assert caught.value.field == "risk_score"
+
+
+class InvoicePaid(AuditEvent, tag="billing.invoice_paid"):
+    """A service's own event, as the documentation shows it."""
+
+    critical: ClassVar[bool] = True
+
+    actor: ActorInfo
+    invoice_id: str
+    cents: int
+
+
+def test_a_service_may_define_its_own_event() -> None:
+    """A subclass with a tag is described and encoded like a built-in event."""
+    assert describe(InvoicePaid) == ("billing.invoice_paid", True, False, False)
+    event = InvoicePaid(actor=ActorInfo(user_id="u", auth_method=AuthMethod.API_KEY), invoice_id="7", cents=100)
+    assert encode(event).startswith(b'{"event_type":"billing.invoice_paid","actor":')
+    assert event.event_type == "billing.invoice_paid"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tag": "Mine"},
+        {"tag": "nodot"},
+        {"tag": "Bad.Case"},
+        {"tag": "line.end\n"},
+        {"tag": "a." + "b" * 200},
+        {"tag": 7},
+        {"tag": False},
+        {"tag": "audit.log_closed2"},
+        {"tag": "auth.failure"},
+        {"tag": "my.event", "tag_field": "kind"},
+        {"tag": "my.event", "array_like": True},
+    ],
+)
+def test_a_class_that_can_t_be_recorded_is_refused(options: dict[str, Any]) -> None:
+    """A missing, malformed, reserved or taken tag, or another form of record, is an InvalidEvent for that class."""
+    cls = types.new_class("Mine", (AuditEvent,), options)
+    with pytest.raises(InvalidEvent, match="Mine"):
+        describe(cls)
+
+
+def test_an_inherited_tag_is_refused() -> None:
+    """A subclass of an event needs a tag of its own, or its records could not be told from its parent's."""
+    cls = types.new_class("Child", (InvoicePaid,))
+    with pytest.raises(InvalidEvent, match="no tag of its own"):
+        describe(cls)
+
+
+def test_what_is_no_event_is_refused() -> None:
+    """Neither the base itself, nor a decoded stand-in, nor any other class can be emitted."""
+    for cls in (AuditEvent, GenericEvent, str):
+        with pytest.raises(InvalidEvent):
+            describe(cls)  # type: ignore[arg-type]  # it is the point
+
+
+def test_critical_as_a_field_is_refused() -> None:
+    """`critical` without ClassVar would be a field of every event; the error says how to write it."""
+    cls = defevent("Mine", [("critical", bool, True)], tag="my.critical")
+    with pytest.raises(InvalidEvent, match="ClassVar"):
+        describe(cls)
+
+
+def test_raw_bytes_are_refused() -> None:
+    """A class with a member of raw JSON, which nothing could check, can't be recorded."""
+    cls = defevent("Mine", [("raw", list[msgspec.Raw])], tag="my.raw")
+    with pytest.raises(InvalidEvent, match="Raw"):
+        describe(cls)
+
+
+def test_a_redefined_class_takes_its_tag_over() -> None:
+    """A class that is defined again under the same name, as by a reload, is accepted, and so is the older one."""
+    first, second = (defevent("Again", [("n", int)], tag="my.again") for _ in range(2))
+    assert describe(first) == describe(second) == ("my.again", False, False, False)
+    other = defevent("Other", [("n", int)], tag="my.again")
+    with pytest.raises(InvalidEvent, match=r"my\.again"):
+        describe(other)
+
+
+def test_floats_at_any_depth_are_free_form() -> None:
+    """A float, or anything at all, inside lists, mappings and structs makes a type free-form."""
+
+    def free_form(number: int, annotation: object) -> bool:
+        cls = defevent(f"F{number}", [("x", annotation)], tag=f"my.f{number}")
+        return describe(cls).free_form
+
+    inner: Any = msgspec.defstruct("Inner", [("y", list[float | None])])
+    assert [free_form(n, t) for n, t in enumerate([float, dict[str, list[inner]], Any, tuple[int, float]])] == [
+        True
+    ] * 4
+    assert not free_form(9, dict[str, list[int | str | None]])
