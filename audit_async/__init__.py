@@ -1,0 +1,65 @@
+"""audit_async: an append-only, tamper-evident audit trail for asyncio services.
+
+    async with AuditLogger(AuditConfig(mode=Local("./audit"), service_id="orders")) as audit:
+        receipt = audit.emit(AuthFailure(reason="bad_password", ip="203.0.113.9", path="/login"))
+        await receipt.durable()
+
+The events stand in `audit_async.events`, the errors in `audit_async.errors`.
+"""
+
+from audit_async._version import __version__
+from audit_async.config import (
+    AuditConfig,
+    Batched,
+    Disabled,
+    Hybrid,
+    Immediate,
+    Local,
+    RetentionPolicy,
+    RotationPolicy,
+)
+from audit_async.errors import (
+    AuditError,
+    BufferFull,
+    ConfigError,
+    InvalidEvent,
+    LogClosed,
+    LogCorrupted,
+    LogLocked,
+    WriteFailed,
+)
+from audit_async.events.base import ActorInfo, AuditEvent, AuthMethod, ResourceInfo
+from audit_async.logger import AuditLogger, run
+from audit_async.receipt import Receipt
+from audit_async.status import Health, HealthStatus, LoggerStats, Position
+
+__all__ = [
+    "ActorInfo",
+    "AuditConfig",
+    "AuditError",
+    "AuditEvent",
+    "AuditLogger",
+    "AuthMethod",
+    "Batched",
+    "BufferFull",
+    "ConfigError",
+    "Disabled",
+    "Health",
+    "HealthStatus",
+    "Hybrid",
+    "Immediate",
+    "InvalidEvent",
+    "Local",
+    "LogClosed",
+    "LogCorrupted",
+    "LogLocked",
+    "LoggerStats",
+    "Position",
+    "Receipt",
+    "ResourceInfo",
+    "RetentionPolicy",
+    "RotationPolicy",
+    "WriteFailed",
+    "__version__",
+    "run",
+]

@@ -1,0 +1,430 @@
+"""The front door for writing: `AuditLogger`, its life cycle, and `run`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import os
+import socket
+import sys
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar, TypeVarTuple
+
+import anyio
+
+from audit_async import signals
+from audit_async._version import __version__
+from audit_async.chain import FORMAT_VERSION, Framer
+from audit_async.config import AuditConfig, Disabled
+from audit_async.disk_thread import DiskThread
+from audit_async.errors import AuditError, LogClosed, WriteFailed
+from audit_async.events.base import AuditEvent
+from audit_async.events.lifecycle import AuditLogClosed, AuditLogOpened, AuditLogRecovered
+from audit_async.flush import SyncSchedule
+from audit_async.intake import Intake, State
+from audit_async.receipt import NOTHING_RECORDED, NOWHERE, Acknowledgements, Receipt
+from audit_async.status import Condition, Health, HealthStatus, LoggerStats, Position
+from audit_async.store import Committed, LogStore
+from audit_async.writer import Writer, events_of
+
+_log = logging.getLogger("audit_async")
+
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
+
+
+class AuditLogger:
+    """One audit log, open for writing: `async with AuditLogger(config) as audit: audit.emit(event)`.
+
+    A logger is opened once, on the event loop that it will live on, and closed once. `emit` may be called from any
+    thread. What is promised, and when, depends on the flush mode: see `audit_async.config`.
+
+    Entering raises `LogLocked` where another process (or logger) writes this log, `LogCorrupted` where what is on
+    disk is not what was written, `ConfigError` for a directory that others can write to, and `WriteFailed` where
+    the disk does not take the first record.
+    """
+
+    def __init__(self, config: AuditConfig) -> None:
+        self.config: Final = config
+        self._intake: Final = Intake(config)
+        self._condition = Condition(HealthStatus.NOT_STARTED)
+        self._session: _Session | None = None
+        self._starting = False
+        if isinstance(config.mode, Disabled):
+            self._condition = Condition(HealthStatus.DISABLED)
+            self.emit = _emit_nothing  # type: ignore[method-assign]  # so that it costs a look-up and a call
+        else:
+            # Saves the call below on every event: 60 of 700 ns (python -m bench emit).
+            self.emit = self._intake.emit  # type: ignore[method-assign]
+
+    # Recording.
+
+    def emit(self, event: AuditEvent) -> Receipt:
+        """Take `event` into the trail. Never waits, never blocks; from any thread, sync or async code.
+
+        The event is encoded before this returns, so what is changed in it afterwards changes nothing. On return it
+        is in the process's memory, in order, and will be written unless the process dies first; the receipt tells
+        when it is durable. Events of one thread keep their order, and what was emitted before in time, as far as
+        threads can tell, stands before in the chain.
+
+        Text that could mislead a reader is recorded in a harmless form, or refused, as `on_unsafe` says.
+
+        Raises `InvalidEvent` for an event that can't be recorded, `BufferFull` when the buffer has no room (the last
+        tenth is kept for critical events; the refusal is counted and recorded), `LogClosed` before the start, after
+        the end and in a forked child, `WriteFailed` once the writer has stopped for good.
+        """
+        return self._intake.emit(event)
+
+    async def emit_durable(self, event: AuditEvent) -> Position:
+        """Record `event` and return its place in the chain once it is on stable storage.
+
+        Waits for room where the buffer is full, and does not wait for the flush mode's interval: this event, with
+        all before it, is synced at once. Raises as `emit` does, except `BufferFull`.
+        """
+        session = self._session
+        if session is None or session.is_here:
+            if isinstance(self.config.mode, Disabled):
+                return NOWHERE
+            receipt = await self._intake.emit_durably(event)
+            return await receipt.durable()
+        return await session.elsewhere(lambda: self.emit_durable(event))
+
+    async def flush(self) -> None:
+        """Return once everything emitted so far is on stable storage, without waiting for the flush mode's interval.
+
+        While the disk fails this waits, as long as it takes (`anyio.fail_after` sets a limit). Raises `WriteFailed`
+        where the log has stopped for good, `LogClosed` where it was never started.
+        """
+        if isinstance(self.config.mode, Disabled):
+            return
+        if self._session is None:
+            raise LogClosed("the audit log is not started, so there is nothing to flush")
+        if self._intake.state is State.FORKED:
+            raise LogClosed("this process was forked from the one that opened the audit log; flush it there")
+        session = self._session
+        await (session.writer.flush() if session.is_here else session.elsewhere(session.writer.flush))
+
+    # What it says of itself.
+
+    def stats(self) -> LoggerStats:
+        """Return the counters since the start; cheap, from any thread."""
+        session = self._session
+        if session is None:
+            return LoggerStats()
+        intake, writer = self._intake, session.writer
+        dropped = dict(intake.dropped)
+        return LoggerStats(
+            records=writer.head_seq - writer.first_seq + 1,
+            durable=session.acknowledgements.durable_seq - writer.first_seq + 1,
+            waiting=intake.held_events,
+            waiting_bytes=intake.held_bytes,
+            dropped=sum(dropped.values()),
+            dropped_by_type=dropped,
+            commits=writer.commits,
+            syncs=writer.syncs,
+            write_errors=writer.write_errors,
+            bytes_written=writer.bytes_written,
+            head_seq=writer.head_seq,
+        )
+
+    def health(self) -> Health:
+        """Return how the log is doing: for health endpoints; cheap, from any thread."""
+        condition, session = self._condition, self._session
+        return Health(
+            status=condition.status,
+            reason=condition.reason,
+            since=condition.since,
+            durable_seq=session.acknowledgements.durable_seq if session else -1,
+            waiting_events=self._intake.held_events,
+            buffer_fill=self._intake.fill,
+        )
+
+    @property
+    def directory(self) -> Path | None:
+        """The log's own directory, `<base_dir>/<service_id>/<instance>`; None before the start and when disabled."""
+        return self._session.store.directory if self._session else None
+
+    # The life cycle.
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self.aclose()
+        except WriteFailed as failure:
+            if exc_value is None:
+                raise
+            # The application's own error is the first thing to know; ours must not take its place.
+            exc_value.add_note(f"{self._condition.where}: {failure}")
+            _log.error("%s", failure)
+
+    async def start(self) -> None:
+        """Open the log and begin to take events; `async with` does the same.
+
+        On return the log is locked, recovered where a crash left something behind, and `audit.log_opened` is
+        durable. Raises what the class says, and `LogClosed` where this logger was started before.
+        """
+        if isinstance(self.config.mode, Disabled):
+            return
+        if self._starting or self._session is not None:
+            raise LogClosed("this AuditLogger was started before; a logger is opened once, make a new one")
+        self._starting = True
+        try:
+            self._session = await _Session.open(
+                self.config, Path(self.config.mode.base_dir), self._intake, self._condition
+            )
+        finally:
+            self._starting = False
+        _open_loggers.add(self)
+        if self.config.handle_signals:
+            signals.drain_on_signals(self)
+
+    async def aclose(self) -> None:
+        """Take no more events, make everything that was taken durable, write `audit.log_closed`, and unlock the log.
+
+        Drains also while the surrounding task is being cancelled, for up to `drain_timeout` seconds; a cancellation
+        takes effect afterwards. May be called again, and from several tasks; only the first does anything.
+
+        Raises `WriteFailed` where something could not be made durable: the message says how much.
+        """
+        session = self._session
+        if session is None or self._intake.state is State.FORKED:
+            return
+        signals.forget(self)
+        _open_loggers.discard(self)
+        await (session.close() if session.is_here else session.elsewhere(session.close))
+
+    async def flush_for_signal(self) -> None:
+        """Make durable what there is, for `audit_async.signals`."""
+        with anyio.move_on_after(self.config.drain_timeout):
+            try:
+                await self.flush()
+            except AuditError as error:
+                _log.error(
+                    "%s: a signal came, but not everything could be made durable: %s",
+                    self._condition.where,
+                    error,
+                )
+
+    async def close_for_signal(self) -> None:
+        """Close the log, for `audit_async.signals`."""
+        try:
+            await self.aclose()
+        except AuditError as error:
+            _log.error("%s: closing at a signal: %s", self._condition.where, error)
+
+    def forked(self) -> None:
+        """Give up the log in a forked child: it belongs to the parent."""
+        self._intake.forked()
+        if self._session is not None:
+            self._session.store.abandon()
+
+
+class _Session:
+    """What exists between start and close. Owned by the loop's thread."""
+
+    def __init__(
+        self,
+        config: AuditConfig,
+        intake: Intake,
+        condition: Condition,
+        store: LogStore,
+        thread: DiskThread,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.store = store
+        self._config = config
+        self._intake = intake
+        self._condition = condition
+        self._thread = thread
+        self._closed = asyncio.Event()
+        self._closing = False
+        # 64 bits of the OS's randomness an opening: no audit_id is ever given twice, also not after a crash that
+        # took records with it whose audit_id somebody knows.
+        self.acknowledgements = Acknowledgements(self.loop, os.urandom(8).hex(), store.head.seq)
+        schedule = SyncSchedule(config.flush_mode)
+        self.writer = Writer(
+            store=store,
+            thread=thread,
+            framer=Framer(store.head, audit_prefix=self.acknowledgements.audit_prefix, service_id=config.service_id),
+            intake=intake,
+            acknowledgements=self.acknowledgements,
+            schedule=schedule,
+            condition=condition,
+            low_disk_bytes=config.low_disk_bytes,
+            drain_timeout_s=config.drain_timeout,
+        )
+        self._critical_at_once = schedule.critical_at_once
+        self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """True where the running loop is the log's own."""
+        return asyncio.get_running_loop() is self.loop
+
+    async def elsewhere(self, call: Callable[[], Coroutine[None, None, _T]]) -> _T:
+        """Await `call()` on the log's own loop, from another one."""
+        there = call()
+        try:
+            future = asyncio.run_coroutine_threadsafe(there, self.loop)
+        except RuntimeError as error:
+            there.close()
+            raise LogClosed("the event loop that the audit log was started on is closed") from error
+        return await asyncio.wrap_future(future)
+
+    @classmethod
+    async def open(cls, config: AuditConfig, base_dir: Path, intake: Intake, condition: Condition) -> _Session:
+        """Open the store, put the opening records into the chain, and let the writer run."""
+        thread = DiskThread(f"audit-async {config.service_id}")
+        try:
+            opening = thread.submit(
+                LogStore.open,
+                base_dir,
+                config.service_id,
+                config.instance,
+                rotation=config.rotation,
+                allow_insecure_dir=config.allow_insecure_dir,
+            )
+            opened = asyncio.wrap_future(opening)
+            try:
+                await asyncio.wait({opened})
+                store = opened.result()
+            except OSError as error:
+                raise WriteFailed(f"the audit log under {base_dir} could not be opened: {error}") from error
+            except asyncio.CancelledError:
+                # The worker thread goes on; without this the lock would be held for as long as the process lives.
+                opened.add_done_callback(_forget_outcome)
+                opening.add_done_callback(_close_unwanted)
+                raise
+            condition.where = f"audit log {store.directory}"
+            session = cls(config, intake, condition, store, thread)
+            try:
+                await session._begin()
+            except BaseException:
+                thread.submit(store.close)
+                raise
+        except BaseException:
+            thread.shutdown()
+            raise
+        return session
+
+    async def _begin(self) -> None:
+        config, store = self._config, self.store
+        opening: list[AuditEvent] = [
+            AuditLogRecovered(torn_bytes=torn.bytes, torn_sha256=torn.sha256, torn_file=torn.file, reason=torn.reason)
+            for torn in store.recovered
+        ]
+        opening.append(
+            AuditLogOpened(
+                library_version=__version__,
+                format_version=FORMAT_VERSION,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                flush_mode=str(config.flush_mode),
+            )
+        )
+        opening.extend(events_of(Committed(store.head, store.head, store.sealed_at_opening)))
+        try:
+            await self.writer.begin([self._intake.stamp(event, self.acknowledgements) for event in opening])
+        except OSError as error:
+            raise WriteFailed(
+                f"the first record of this session could not be written to {store.directory}: {error}. Nothing was "
+                "lost; mend the cause and start again"
+            ) from error
+        self._condition.becomes(HealthStatus.OK)
+        chunks = self._intake.open(self.acknowledgements, critical_at_once=self._critical_at_once)
+        self._writing = self.loop.create_task(self.writer.run(chunks), name="audit-async writer")
+        await asyncio.sleep(0)  # so that it runs, and a cancellation finds it at work
+
+    async def close(self) -> None:
+        """Drain and close, whatever happens to the task that asked for it; see `AuditLogger.aclose`."""
+        if self._closing:
+            await self._closed.wait()
+            return
+        self._closing = True
+        self._intake.close(AuditLogClosed())
+        self.writer.hurry()
+        assert self._writing is not None  # noqa: S101 - _begin has made it, or there is no session
+        with anyio.CancelScope(shield=True):
+            cancelled = await _settle(self._writing, self._config.drain_timeout)
+            if not self._writing.done():
+                self.writer.fail(
+                    TimeoutError(f"the disk did not take everything within {self._config.drain_timeout} s")
+                )
+                cancelled |= await _settle(self._writing, 1.0)
+            # A worker thread that hangs in a system call can't be waited for; the store is closed when it returns.
+            cancelled |= await _settle(asyncio.wrap_future(self._thread.submit(self.store.close)), 1.0)
+        self._thread.shutdown()
+        self._closed.set()
+        if (failure := self.acknowledgements.failure) is not None:
+            raise failure
+        self._condition.becomes(HealthStatus.CLOSED)
+        if cancelled:
+            raise asyncio.CancelledError
+
+
+async def _settle(future: asyncio.Future[None], timeout_s: float) -> bool:
+    """Wait until `future` is done or the time is over, through any cancellation; True where there was one."""
+    deadline = time.monotonic() + timeout_s
+    cancelled = False
+    while not future.done() and (left_s := deadline - time.monotonic()) > 0:
+        try:
+            await asyncio.wait({future}, timeout=left_s)
+        except asyncio.CancelledError:
+            cancelled = True
+    return cancelled
+
+
+def _forget_outcome(opened: asyncio.Future[LogStore]) -> None:
+    """Keep asyncio from reporting an error that nobody waits for any more."""
+    if not opened.cancelled():
+        opened.exception()
+
+
+def _close_unwanted(opening: Future[LogStore]) -> None:
+    """Close a store that was opened for a caller who was cancelled meanwhile. Runs in the worker thread."""
+    if opening.exception() is None:
+        opening.result().close()
+
+
+def _emit_nothing(event: AuditEvent) -> Receipt:  # noqa: ARG001 - it stands in for `emit`
+    return NOTHING_RECORDED
+
+
+def run(main: Callable[[*_Args], Awaitable[_T]], *args: *_Args) -> _T:
+    """Run the async function `main(*args)` on uvloop where the platform has it, and return its result.
+
+    Like `asyncio.run`, SIGINT included; uvloop makes a service's loop, not the log, faster.
+    """
+    return anyio.run(main, *args, backend="asyncio", backend_options={"use_uvloop": _has_uvloop()})
+
+
+def _has_uvloop() -> bool:
+    return importlib.util.find_spec("uvloop") is not None
+
+
+_open_loggers: weakref.WeakSet[AuditLogger] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    signals.forget_all()
+    for logger in list(_open_loggers):
+        logger.forked()
+    _open_loggers.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork_in_child)

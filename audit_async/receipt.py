@@ -1,0 +1,132 @@
+"""Receipts, and the acknowledgement they wait for: "everything up to sequence number N is durable".
+
+A receipt is at once the event's entry on its way into the chain and the caller's claim on it: one object an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from audit_async.chain import GENESIS_HASH, Entry
+from audit_async.errors import WriteFailed
+from audit_async.status import Position
+
+
+class Acknowledgements:
+    """How far the chain is durable, and who waits for it. Owned by the loop's thread; other threads only read."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, audit_prefix: str, durable_seq: int) -> None:
+        self.audit_prefix = audit_prefix  #: what every audit_id of this opening begins with
+        self.durable_seq = durable_seq  #: everything up to here is on stable storage
+        self.failure: WriteFailed | None = None  #: why nothing more will be acknowledged
+        self._loop = loop
+        self._waiting: list[tuple[Receipt, asyncio.Event]] = []
+
+    async def wait(self, receipt: Receipt) -> None:
+        """Wait until `receipt` is durable, on any event loop; raises `WriteFailed` once it can't be any more."""
+        if asyncio.get_running_loop() is self._loop:
+            await self._wait_here(receipt)
+        elif not receipt.is_durable:
+            elsewhere = self._wait_here(receipt)
+            try:
+                future = asyncio.run_coroutine_threadsafe(elsewhere, self._loop)
+            except RuntimeError:  # that loop is closed: nothing more will be acknowledged
+                elsewhere.close()
+                self._raise_unless_durable(receipt)
+                return
+            await asyncio.wrap_future(future)
+
+    async def _wait_here(self, receipt: Receipt) -> None:
+        if self.failure is None and not receipt.is_durable:
+            acknowledged = asyncio.Event()
+            self._waiting.append((receipt, acknowledged))
+            await acknowledged.wait()
+        self._raise_unless_durable(receipt)
+
+    def _raise_unless_durable(self, receipt: Receipt) -> None:
+        if not receipt.is_durable:
+            why = self.failure or "its log's event loop has ended"
+            raise WriteFailed(f"the record {receipt.audit_id} is not known to be durable: {why}") from self.failure
+
+    def advance(self, durable_seq: int) -> None:
+        """Acknowledge everything up to `durable_seq` and wake those who waited for it."""
+        self.durable_seq = durable_seq
+        if self._waiting:
+            # What is left behind here was emitted during the sync and is covered by the next, so a waiting receipt
+            # is looked at two or three times.
+            still_waiting = []
+            for receipt, acknowledged in self._waiting:
+                if receipt.is_durable:
+                    acknowledged.set()
+                else:
+                    still_waiting.append((receipt, acknowledged))
+            self._waiting = still_waiting
+
+    def fail(self, failure: WriteFailed) -> None:
+        """Wake everyone who still waits, with `failure`; nothing more will be acknowledged."""
+        self.failure = failure
+        waiting, self._waiting = self._waiting, []
+        for _, acknowledged in waiting:
+            acknowledged.set()
+
+
+class Receipt(Entry, gc=False, eq=False):
+    """The answer of `emit`: the event's identity now, its place in the chain once it has one.
+
+    A receipt may be dropped at once; keep it to wait for durability or to read `audit_id`.
+    """
+
+    _acknowledgements: Acknowledgements | None = None
+
+    @property
+    def audit_id(self) -> str:
+        """The record's `audit_id`, unique for ever; known before the record is on the disk."""
+        return f"{self._of.audit_prefix}-{self.number:x}"
+
+    @property
+    def is_durable(self) -> bool:
+        """True once the record and all before it are on stable storage."""
+        return -1 < self.seq <= self._of.durable_seq
+
+    async def durable(self) -> Position:
+        """Wait until the record and all before it are on stable storage; return its place in the chain.
+
+        The flush mode decides when that is (`emit_durable` and `flush` make it now). May be awaited on any event
+        loop, more than once, and cancelled without harm to the record.
+
+        Raises `WriteFailed` where the log stopped before the record became durable.
+        """
+        if not self.is_durable:
+            await self._of.wait(self)
+        return Position(self.seq, self.hash)
+
+    @property
+    def _of(self) -> Acknowledgements:
+        assert self._acknowledgements is not None  # noqa: S101 - none is made without
+        return self._acknowledgements
+
+
+#: What a disabled logger answers where a position is asked for.
+NOWHERE: Final = Position(-1, GENESIS_HASH.decode())
+
+
+class _NothingRecorded(Receipt, gc=False, eq=False):
+    """A disabled logger's receipt: it waits for nothing, and does not claim that anything is on a disk."""
+
+    @property
+    def audit_id(self) -> str:
+        """Empty: there is no record."""
+        return ""
+
+    @property
+    def is_durable(self) -> bool:
+        """Always False: there is no record."""
+        return False
+
+    async def durable(self) -> Position:
+        """Return at once, with the position -1."""
+        return NOWHERE
+
+
+NOTHING_RECORDED: Final = _NothingRecorded(0, 0, b"")

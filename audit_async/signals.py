@@ -1,0 +1,127 @@
+"""How a process ends: SIGTERM and SIGINT drain the logs, then take their ordinary course.
+
+One handler a signal serves all loggers of the process. It changes nothing about what the signal does in the end,
+only what happens before:
+
+- where nobody else handles the signal (SIGTERM's default, Python's own KeyboardInterrupt), the logs are closed in
+  order, `audit.log_closed` included, and the signal strikes as it would have: exit status 143, KeyboardInterrupt;
+- where somebody else does (uvicorn, gunicorn, asyncio.Runner, the application), everything emitted so far is made
+  durable and their handler is called; the logs stay open for the requests that are still running, and are closed by
+  their context managers as the application ends;
+- a signal that is ignored stays ignored.
+
+A second signal of the same kind does not wait for the first one's drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Final, Protocol
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+_Handler = Callable[[int, FrameType | None], object]
+
+
+class Drainable(Protocol):
+    """What the handler needs of a logger. Both methods return within the logger's drain timeout, and don't raise."""
+
+    async def flush_for_signal(self) -> None:
+        """Make everything emitted so far durable, and stay open."""
+
+    async def close_for_signal(self) -> None:
+        """Drain, and close the log in order."""
+
+
+class _Course:
+    """One signal: whose it was before, and which logs to drain. Owned by the main thread."""
+
+    def __init__(self, signum: signal.Signals) -> None:
+        self.signum = signum
+        self.logs: dict[Drainable, asyncio.AbstractEventLoop] = {}
+        self._before: _Handler | int | None = None
+        self._draining: asyncio.Task[None] | None = None
+        # Kept, since each look-up of a bound method is a new object and `uninstall` asks "still ours?".
+        self._handler: _Handler = self._on_signal
+
+    def install(self) -> None:
+        """Put our handler before the one that is there, unless it is there already or the signal is ignored."""
+        before = signal.getsignal(self.signum)
+        if before in {self._handler, signal.SIG_IGN} or before is None:
+            return  # None: a handler that wasn't set from Python, which could not be called in its turn
+        self._before = before
+        signal.signal(self.signum, self._handler)
+
+    def uninstall(self) -> None:
+        """Give the signal back, unless somebody has put a handler in front of ours, which may call it."""
+        if signal.getsignal(self.signum) is self._handler and self._before is not None:
+            signal.signal(self.signum, self._before)
+
+    def _on_signal(self, _signum: int, frame: FrameType | None) -> None:
+        """Begin to drain on the loop; without one, or at the second signal, let the signal strike at once."""
+        loops = set(self.logs.values())
+        if self._draining is not None or len(loops) != 1:
+            self._strike(frame)
+            return
+        (loop,) = loops
+        try:
+            loop.call_soon_threadsafe(self._begin_drain, frame)
+        except RuntimeError:  # that loop is closed: there is nothing left to drain with
+            self._strike(frame)
+
+    def _begin_drain(self, frame: FrameType | None) -> None:
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain(frame), name="audit-async signal")
+
+    async def _drain(self, frame: FrameType | None) -> None:
+        loop = asyncio.get_running_loop()
+        ends_here = self._before in {signal.SIG_DFL, signal.default_int_handler}
+        try:
+            for log in list(self.logs):
+                await (log.close_for_signal() if ends_here else log.flush_for_signal())
+        finally:
+            self._draining = None
+            # From a callback, not from this task: a KeyboardInterrupt belongs to the loop's runner.
+            loop.call_soon(self._strike, frame)
+
+    def _strike(self, frame: FrameType | None) -> None:
+        """Let the signal do what it would have done without us."""
+        before = self._before
+        if callable(before):
+            before(self.signum, frame)
+        else:
+            signal.signal(self.signum, signal.SIG_DFL)
+            signal.raise_signal(self.signum)
+
+
+_courses: dict[signal.Signals, _Course] = {}
+
+
+def drain_on_signals(log: Drainable) -> None:
+    """Drain `log`, which runs on the running loop, when a signal ends the process. No-op outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    loop = asyncio.get_running_loop()
+    for signum in _SIGNALS:
+        course = _courses.setdefault(signum, _Course(signum))
+        course.logs[log] = loop
+        course.install()
+
+
+def forget(log: Drainable) -> None:
+    """Stop draining `log`; the last one gives the signals back to whom they belonged. Any thread may call it."""
+    for course in _courses.values():
+        if course.logs.pop(log, None) is None:
+            continue
+        if not course.logs and threading.current_thread() is threading.main_thread():
+            course.uninstall()
+
+
+def forget_all() -> None:
+    """Drain nothing any more, and let signals strike at once: for a forked child, whose logs are its parent's."""
+    for course in _courses.values():
+        course.logs.clear()

@@ -1,0 +1,57 @@
+"""What every test may use: the event loops that a service may run on, and the shared real-world input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from audit_async import AuditConfig, Local
+from tests.logs import ConfigFor
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+    ]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Run each asynchronous test on asyncio's own loop and on uvloop."""
+    backend: tuple[str, dict[str, bool]] = request.param
+    return backend
+
+
+def shared_file(name: str) -> Path:
+    """Return the path of a shared input file, or skip the test where it is absent."""
+    path = SHARED_DATA / name
+    if not path.exists():
+        pytest.skip(f"shared input {name} is not beside this checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def naughty_strings() -> list[str]:
+    """The Big List of Naughty Strings."""
+    strings: list[str] = json.loads(shared_file("blns.json").read_text(encoding="utf-8"))
+    return strings
+
+
+@pytest.fixture(scope="session")
+def sshd_log() -> Path:
+    """A real OpenSSH server's log of an attack."""
+    return shared_file("openssh_2k.log")
+
+
+@pytest.fixture
+def config_for(tmp_path: Path) -> ConfigFor:
+    """Return a maker of configurations for one log under `tmp_path`; signals are another test's subject."""
+
+    def make(**settings: object) -> AuditConfig:
+        base = {"mode": Local(tmp_path / "audit"), "service_id": "orders", "handle_signals": False}
+        return AuditConfig(**(base | settings))  # type: ignore[arg-type]  # each test names settings that exist
+
+    return make
