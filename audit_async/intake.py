@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter, deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum
 from itertools import count
@@ -64,6 +65,10 @@ class _FromElsewhere(NamedTuple):
     urgent: bool
 
 
+def _nobody() -> None:
+    """Take no notice of a chunk: what an intake calls that was not opened."""
+
+
 class Intake:
     """Takes events from any thread, in order and within the bounds, and hands them to the writer in chunks."""
 
@@ -79,6 +84,8 @@ class Intake:
         self._kinds: dict[type, int] = {}
         self._next_number = count().__next__
         self._send: MemoryObjectSendStream[list[Receipt]] | None = None
+        self._receive: MemoryObjectReceiveStream[list[Receipt]] | None = None
+        self._chunk_sent: Callable[[], None] = _nobody
         self._chunk: list[Receipt] | None = None
         self._demanded = False
         self._urgent_kinds = 0
@@ -189,10 +196,12 @@ class Intake:
         return receipt
 
     def _open_chunk(self) -> list[Receipt]:
-        assert self._send is not None  # noqa: S101 - it is there while the state is OPEN
         chunk: list[Receipt] = []
         self._chunk = chunk
+        assert self._send is not None  # noqa: S101 - it is there while the state is OPEN
+        assert self._loop is not None  # noqa: S101 - as well
         self._send.send_nowait(chunk)
+        self._loop.call_soon(self._chunk_sent)
         return chunk
 
     # Encoding off the hot path.
@@ -307,16 +316,20 @@ class Intake:
                 raise LogClosed("the audit log is closed and takes no more events: open a new AuditLogger")
 
     def open(
-        self, acknowledgements: Acknowledgements, *, critical_at_once: bool
-    ) -> MemoryObjectReceiveStream[list[Receipt]]:
-        """Begin to take events; the running loop and its thread become the owner. Return the writer's end."""
-        self._send, receive = anyio.create_memory_object_stream[list[Receipt]](math.inf)
+        self, acknowledgements: Acknowledgements, chunk_sent: Callable[[], None], *, critical_at_once: bool
+    ) -> None:
+        """Begin to take events; the running loop and its thread become the owner.
+
+        The loop calls `chunk_sent` for each chunk on the stream, and once more at its end.
+        """
+        # The bounds are ours, in events and bytes; the stream itself has none.
+        self._send, self._receive = anyio.create_memory_object_stream[list[Receipt]](math.inf)
         self._loop = asyncio.get_running_loop()
+        self._chunk_sent = chunk_sent
         self._acknowledgements = acknowledgements
         self._urgent_kinds = _CRITICAL if critical_at_once else 0
         self.state = State.OPEN
         self._owner = get_ident()
-        return receive
 
     def close(self, last_event: AuditEvent | None, *, failed: bool = False) -> None:
         """Take no more events: from here on `emit` raises. In the loop's thread only.
@@ -334,7 +347,9 @@ class Intake:
             self.state = State.FAILED if failed else State.CLOSED
             self._owner = 0
             assert self._send is not None  # noqa: S101 - it was OPEN
+            assert self._loop is not None  # noqa: S101 - as well
             self._send.close()
+            self._loop.call_soon(self._chunk_sent)
         self._wake_room_waiters()
 
     def forked(self) -> None:
@@ -380,12 +395,23 @@ class Intake:
 
     # For the writer, in the loop's thread.
 
-    def take(self, chunk: list[Receipt]) -> bool:
-        """End the open chunk, so that the writer owns it; True where something in it is to be durable at once."""
+    def take(self) -> tuple[list[Receipt], bool] | None:
+        """Take the next chunk from the stream; None where there is none now.
+
+        With it comes whether something in it is to be durable at once. Raises `anyio.EndOfStream` behind the last.
+        """
+        assert self._receive is not None  # noqa: S101 - it is there since the opening
+        try:
+            chunk = self._receive.receive_nowait()
+        except anyio.WouldBlock:
+            return None
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            self._receive.close()
+            raise anyio.EndOfStream from None
         if chunk is self._chunk:
             self._chunk = None
         demanded, self._demanded = self._demanded, False
-        return demanded
+        return chunk, demanded
 
     def demand(self) -> Receipt | None:
         """Return the newest receipt that the writer has not taken, now to be made durable at once; None if none."""

@@ -345,8 +345,8 @@ class _Session:
                 "lost; mend the cause and start again"
             ) from error
         self._condition.becomes(HealthStatus.OK)
-        chunks = self._intake.open(self.acknowledgements, critical_at_once=self._critical_at_once)
-        self._writing = self.loop.create_task(self.writer.run(chunks), name="audit-async writer")
+        self._intake.open(self.acknowledgements, self.writer.chunk_sent, critical_at_once=self._critical_at_once)
+        self._writing = self.loop.create_task(self.writer.run(), name="audit-async writer")
         await asyncio.sleep(0)  # so that it runs, and a cancellation finds it at work
 
     async def close(self) -> None:

@@ -21,7 +21,7 @@ class Acknowledgements:
         self.durable_seq = durable_seq  #: everything up to here is on stable storage
         self.failure: WriteFailed | None = None  #: why nothing more will be acknowledged
         self._loop = loop
-        self._waiting: list[tuple[Receipt, asyncio.Event]] = []
+        self._waiting: list[tuple[Receipt, asyncio.Future[None]]] = []
 
     async def wait(self, receipt: Receipt) -> None:
         """Wait until `receipt` is durable, on any event loop; raises `WriteFailed` once it can't be any more."""
@@ -39,9 +39,9 @@ class Acknowledgements:
 
     async def _wait_here(self, receipt: Receipt) -> None:
         if self.failure is None and not receipt.is_durable:
-            acknowledged = asyncio.Event()
+            acknowledged: asyncio.Future[None] = self._loop.create_future()
             self._waiting.append((receipt, acknowledged))
-            await acknowledged.wait()
+            await acknowledged
         self._raise_unless_durable(receipt)
 
     def _raise_unless_durable(self, receipt: Receipt) -> None:
@@ -58,7 +58,7 @@ class Acknowledgements:
             still_waiting = []
             for receipt, acknowledged in self._waiting:
                 if receipt.is_durable:
-                    acknowledged.set()
+                    _wake(acknowledged)
                 else:
                     still_waiting.append((receipt, acknowledged))
             self._waiting = still_waiting
@@ -68,7 +68,12 @@ class Acknowledgements:
         self.failure = failure
         waiting, self._waiting = self._waiting, []
         for _, acknowledged in waiting:
-            acknowledged.set()
+            _wake(acknowledged)
+
+
+def _wake(acknowledged: asyncio.Future[None]) -> None:
+    if not acknowledged.done():  # it is, where whoever waited was cancelled
+        acknowledged.set_result(None)
 
 
 class Receipt(Entry, gc=False, eq=False):

@@ -10,6 +10,7 @@ that this process starts.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Final
@@ -23,6 +24,8 @@ _NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
 _DIRECTORY: Final = getattr(os, "O_DIRECTORY", 0)
 _BINARY: Final = getattr(os, "O_BINARY", 0)
+
+_WRITE_AND_SYNC: Final[int] = getattr(os, "RWF_DSYNC", 0) if hasattr(os, "pwritev") else 0
 
 PRIVATE_DIRECTORY: Final = 0o700
 PRIVATE_FILE: Final = 0o600
@@ -88,6 +91,26 @@ def write_at(fd: int, data: bytes, offset: int) -> None:
         offset += written
         written = os.pwrite(fd, rest, offset)
         rest = rest[written:]
+
+
+def write_and_sync_at(fd: int, data: bytes, offset: int) -> None:
+    """Write all of `data` at byte `offset` and return once it, and the file's size, are on stable storage.
+
+    One system call where the kernel has it (`RWF_DSYNC`, Linux 4.7), and that call syncs the bytes it writes and no
+    others: everything before `offset` must be durable already. It saves a second wait for the GIL, a fifth of a lone
+    commit. On `OSError` it is not known what failed, so the file is as suspect as after a failed `sync_data`.
+    """
+    if _WRITE_AND_SYNC:
+        try:
+            written = os.pwritev(fd, [data], offset, _WRITE_AND_SYNC)
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
+                raise
+        else:
+            if written == len(data):
+                return
+    write_at(fd, data, offset)
+    sync_data(fd)
 
 
 def truncate(fd: int, size: int) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from audit_async.chain import Batch, Head
 from audit_async.config import RotationPolicy
@@ -18,6 +19,9 @@ from audit_async.store.manifest import Manifest, SealedSegment
 from audit_async.store.recovery import Recovered, TornTail, recover
 from audit_async.store.sealing import seal
 from audit_async.store.segment import Segment
+
+#: How often the segment's path is looked at, in seconds, for a directory that was moved away; fstat sees the rest.
+_PATH_INTERVAL_S: Final = 1.0
 
 
 class DamagedSegment(NamedTuple):
@@ -53,7 +57,8 @@ class LogStore:
 
     1. fstat of the segment                 nobody has cut, lengthened or removed it
     2. pwrite of all lines at its end       the records are in the kernel: a killed process loses nothing of them
-    3. fdatasync of the segment             the records are on stable storage
+    3. fdatasync of the segment             the records are on stable storage; where nothing else waits for it, one
+                                            call does 2 and 3 (see `disk.write_and_sync_at`)
     4. fsync of the directory               only after a segment was made: its name is on stable storage, too
 
     Where the records don't belong into the active segment any more (rotation), that is synced, a new one is made, and
@@ -77,6 +82,7 @@ class LogStore:
         self._segment: Segment | None = found.active
         self._written = self._synced = found.head
         self._accepted: deque[Batch] = deque()  # not known to be durable, oldest first
+        self._path_looked_at = 0.0
         self._finished: list[SealedSegment] = []  # synced and left behind, not sealed yet
 
     @classmethod
@@ -110,8 +116,9 @@ class LogStore:
         if batch is not None and batch.lines:
             self._accepted.append(batch)
         damaged = self._look_for_damage()
-        for run in self._unwritten():
-            self._write(run)
+        runs = list(self._unwritten())
+        for run in runs:
+            self._write(run, sync=sync and run is runs[-1])
         sealed: tuple[SealedSegment, ...] = ()
         if sync:
             self._sync()
@@ -148,9 +155,13 @@ class LogStore:
         if segment.torn:
             segment.cut_off_torn()
         status = os.fstat(segment.fd)
-        if status.st_nlink and status.st_size == segment.written.bytes and self._is_in_place(segment):
+        now = time.monotonic()
+        look_at_path = now - self._path_looked_at >= _PATH_INTERVAL_S
+        self._path_looked_at = now if look_at_path else self._path_looked_at
+        in_place = status.st_nlink > 0 and (not look_at_path or self._is_in_place(segment))
+        if in_place and status.st_size == segment.written.bytes:
             return ()
-        if status.st_size >= segment.synced.bytes and (not status.st_nlink or not self._is_in_place(segment)):
+        if not in_place and status.st_size >= segment.synced.bytes:
             self._rescue(segment)
             return ()
         reason = "cut" if status.st_size < segment.written.bytes else "lengthened"
@@ -193,8 +204,8 @@ class LogStore:
                 if start < end:
                     yield _Run(batch.lines[start:end], batch.first_seq + start, date)
 
-    def _write(self, run: _Run) -> None:
-        """Write a run, in as many segments as it takes."""
+    def _write(self, run: _Run, *, sync: bool) -> None:
+        """Write a run, in as many segments as it takes; with `sync`, its last lines will be synced next."""
         lines, first_seq, date = run
         while lines:
             segment = self._segment
@@ -204,7 +215,14 @@ class LogStore:
             if not count:
                 segment = self._begin_segment(first_seq, date)
                 count = self._fitting(segment, lines)
-            segment.append(lines[:count], first_seq + count - 1)
+            if sync and count == len(lines) and segment.durable_bytes == segment.written.bytes:
+                try:
+                    segment.append(lines, first_seq + count - 1, sync=True)
+                except OSError:
+                    self._distrust(segment)
+                    raise
+            else:
+                segment.append(lines[:count], first_seq + count - 1)
             self._written = segment.written.head
             lines, first_seq = lines[count:], first_seq + count
 
@@ -244,16 +262,13 @@ class LogStore:
         segment = self._segment
         if segment is None:
             return
-        try:
-            disk.sync_data(segment.fd)
-        except OSError:
-            with suppress(OSError):
-                if segment.synced.bytes:
-                    disk.truncate(segment.fd, segment.synced.bytes)
-                else:
-                    disk.unlink(str(segment.name), dir_fd=self._directory.fd)
-            self._leave(segment)
-            raise
+        if segment.durable_bytes < segment.written.bytes:
+            try:
+                disk.sync_data(segment.fd)
+            except OSError:
+                self._distrust(segment)
+                raise
+            segment.durable_bytes = segment.written.bytes
         if not segment.name_durable:
             self._directory.sync()
             segment.name_durable = True
@@ -261,6 +276,15 @@ class LogStore:
         self._synced = self._written
         while self._accepted and self._accepted[0].head.seq <= self._synced.seq:
             self._accepted.popleft()
+
+    def _distrust(self, segment: Segment) -> None:
+        """Leave a segment whose sync failed for good: what of it is not durable is written anew, to another one."""
+        with suppress(OSError):
+            if segment.synced.bytes:
+                disk.truncate(segment.fd, segment.synced.bytes)
+            else:
+                disk.unlink(str(segment.name), dir_fd=self._directory.fd)
+        self._leave(segment)
 
     def _seal_finished(self) -> tuple[SealedSegment, ...]:
         """Seal what was left behind, once the segment after it has a durable record."""

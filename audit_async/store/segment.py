@@ -35,8 +35,8 @@ class Segment:
     failed write left behind `written` is cut off, or lies in a file that is written no more.
     """
 
-    __slots__ = ("_digest", "_digest_synced", "fd", "first_timestamp", "name", "name_durable", "path", "prev_hash",
-                 "synced", "torn", "written")  # fmt: skip
+    __slots__ = ("_digest", "_digest_synced", "durable_bytes", "fd", "first_timestamp", "name", "name_durable", "path",
+                 "prev_hash", "synced", "torn", "written")  # fmt: skip
 
     def __init__(
         self, fd: int, name: SegmentName, path: str, *, prev_hash: bytes, extent: Extent, digest: _Hash, timestamp: str
@@ -48,6 +48,7 @@ class Segment:
         self.first_timestamp = timestamp  #: of its first record; empty where there is none
         self.written = extent
         self.synced = extent
+        self.durable_bytes = extent.bytes  #: up to here the file is durable, though its name may not be
         self.name_durable = False  #: the directory was synced after the file was made
         self.torn = False  #: a failed write may have left part of a record behind `written`
         self._digest = digest  # over what is written, so that sealing need not read the file
@@ -59,14 +60,19 @@ class Segment:
         extent = Extent(0, after, "")
         return cls(fd, name, path, prev_hash=after.hash, extent=extent, digest=hashlib.sha256(), timestamp="")
 
-    def append(self, lines: Sequence[bytes], seq: int) -> None:
+    def append(self, lines: Sequence[bytes], seq: int, *, sync: bool = False) -> None:
         """Write whole records behind the others, in one call; `seq` is that of the last.
 
-        On `OSError` nothing counts as written, and `torn` says that some of it may be in the file.
+        With `sync`, which asks that everything before is durable, they are durable on return. On `OSError` nothing
+        counts as written, and `torn` says that some of it may be in the file.
         """
         data = b"".join(lines)
         try:
-            disk.write_at(self.fd, data, self.written.bytes)
+            if sync:
+                disk.write_and_sync_at(self.fd, data, self.written.bytes)
+                self.durable_bytes = self.written.bytes + len(data)
+            else:
+                disk.write_at(self.fd, data, self.written.bytes)
         except BaseException:
             self.torn = True
             raise
