@@ -85,6 +85,12 @@ class Condition:
         elif status is HealthStatus.OK and before is not HealthStatus.NOT_STARTED:
             _log.warning("%s is ok again, it was %s", self.where, before.value)
 
+    def remark(self, text: str | None) -> None:
+        """Take note of trouble that puts no record at risk, logged once; None ends it."""
+        if self.status is HealthStatus.OK and text != self.reason:
+            self.reason = text
+            _log.warning("%s: %s", self.where, text or "that trouble is over")
+
 
 def describe_error(error: BaseException) -> str:
     """Return an error's class and text on one line."""

@@ -103,6 +103,7 @@ class Writer:
         # Where the commits stand.
         self._in_flight = False
         self._retrying = False
+        self._sealing_failed = False
         self._retry_s = _FIRST_RETRY_S
         self._pause: asyncio.TimerHandle | None = None  # between two tries
         self._timer: asyncio.TimerHandle | None = None  # the flush mode's interval
@@ -255,6 +256,11 @@ class Writer:
         self._intake.release(events, event_bytes)
         if outcome.free_bytes is not None:
             self._judge_space(outcome.free_bytes)
+        sealing_error = outcome.committed.sealing_error
+        if sealing_error is not None or self._sealing_failed:
+            self._sealing_failed = sealing_error is not None
+            why = None if sealing_error is None else f"a segment can't be sealed yet: {describe_error(sealing_error)}"
+            self._condition.remark(why)
         if self._intake.state is State.OPEN:  # what happens after that is told by the next opening
             for event in events_of(outcome.committed):
                 self._intake.emit_internal(event)

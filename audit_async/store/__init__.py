@@ -1,7 +1,19 @@
-"""The store: segments, manifest, lock, recovery, rotation. Bytes and files; no events, no loop, no threads."""
+"""Segments, manifest, lock, recovery, rotation, retention: bytes and files.
+
+This room keeps a log on disk and says how far it is durable. It knows no events and no event loop and starts no
+thread: every call blocks, and all calls on one log come from one thread, the worker thread, which owns its state.
+"""
 
 from audit_async.store.log_store import Committed, DamagedSegment, LogStore
-from audit_async.store.manifest import SealedSegment
+from audit_async.store.manifest import SealedSegment, SegmentState, read_manifest
 from audit_async.store.recovery import TornTail
 
-__all__ = ["Committed", "DamagedSegment", "LogStore", "SealedSegment", "TornTail"]
+__all__ = [
+    "Committed",
+    "DamagedSegment",
+    "LogStore",
+    "SealedSegment",
+    "SegmentState",
+    "TornTail",
+    "read_manifest",
+]

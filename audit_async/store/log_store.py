@@ -1,89 +1,103 @@
-"""The store's front door: one log, open for writing, from the lock to the last sync."""
+"""The log on disk: whole batches in, how far they are durable out; segments begun, finished and sealed on the way."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections import deque
-from collections.abc import Iterator
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
+
+import msgspec
 
 from audit_async.chain import Batch, Head
 from audit_async.config import RotationPolicy
-from audit_async.store import disk
-from audit_async.store.directory import LogDirectory, SegmentName
+from audit_async.errors import ConfigError
+from audit_async.store import disk, recovery, sealing
+from audit_async.store.directory import TORN, UNFINISHED, Identity, LogDirectory, SegmentName
 from audit_async.store.lock import WriterLock, take_directory
-from audit_async.store.manifest import Manifest, SealedSegment
-from audit_async.store.recovery import Recovered, TornTail, recover
-from audit_async.store.sealing import seal
+from audit_async.store.manifest import SealedSegment
+from audit_async.store.recovery import TornTail
 from audit_async.store.segment import Segment
 
-#: How often the segment's path is looked at, in seconds, for a directory that was moved away; fstat sees the rest.
-_PATH_INTERVAL_S: Final = 1.0
+#: After a failed sealing, commits that pass before the next try: doubled from 1 up to this.
+_MOST_COMMITS_BETWEEN_SEALINGS: Final = 1024
 
 
 class DamagedSegment(NamedTuple):
-    """A segment that somebody changed while it was being written."""
+    """A file that somebody changed, replaced or removed while the log was open, for a record in the chain."""
 
     segment: str
     reason: str
-    expected_bytes: int
-    actual_bytes: int
+    expected_bytes: int  #: what was written to it
+    actual_bytes: int  #: what was found; 0 where there was nothing
 
 
 class Committed(NamedTuple):
-    """How far the log reaches after a commit, and what else was done."""
+    """What a commit has done."""
 
-    written: Head
-    synced: Head  #: everything up to here is on stable storage, directory entries included
-    sealed: tuple[SealedSegment, ...] = ()
-    damaged: tuple[DamagedSegment, ...] = ()
-
-
-class _Run(NamedTuple):
-    """Consecutive lines of one UTC date that are not written yet."""
-
-    lines: list[bytes]
-    first_seq: int
-    date: str
+    written: Head  #: handed to the operating system: survives a killed process
+    synced: Head  #: on stable storage, directory entries included: survives a power cut
+    sealed: tuple[SealedSegment, ...] = ()  #: sealed since the last commit that returned
+    damaged: tuple[DamagedSegment, ...] = ()  #: found since the last commit that returned
+    #: Why finished segments could not be sealed. No record is at risk: the next tries, and the next opening, do it.
+    sealing_error: OSError | None = None
 
 
 class LogStore:
-    """One log, open for writing. Owned by the disk thread: nothing here is called from anywhere else.
+    """One log, open for writing.
 
-    `commit` is the whole of its work. Its happy path, in system calls:
-
-    1. fstat of the segment                 nobody has cut, lengthened or removed it
-    2. pwrite of all lines at its end       the records are in the kernel: a killed process loses nothing of them
-    3. fdatasync of the segment             the records are on stable storage; where nothing else waits for it, one
-                                            call does 2 and 3 (see `disk.write_and_sync_at`)
-    4. fsync of the directory               only after a segment was made: its name is on stable storage, too
-
-    Where the records don't belong into the active segment any more (rotation), that is synced, a new one is made, and
-    the old one is sealed once the new one's first record is durable: see `sealing`.
-
-    What it can't survive: a disk that acknowledges a sync and forgets the data.
+    Made by `open` and called from ONE thread, the worker thread, which owns every field; the loop's thread may read
+    `directory`, `instance`, `log_id`, `created`, `head`, `recovered` and `sealed_at_opening`, which never change.
     """
 
-    def __init__(self, directory: LogDirectory, lock: WriterLock, rotation: RotationPolicy, found: Recovered) -> None:
-        self.directory: Path = directory.path
-        self.instance = directory.instance
-        self.log_id = found.identity.log_id
-        self.created = found.identity.created
-        self.head: Head = found.head
-        self.recovered: tuple[TornTail, ...] = found.torn
-        self.sealed_at_opening: tuple[SealedSegment, ...] = found.unrecorded
-        self._directory = directory
-        self._lock = lock
-        self._rotation = rotation
-        self._manifest: Manifest = found.manifest
-        self._segment: Segment | None = found.active
-        self._written = self._synced = found.head
-        self._accepted: deque[Batch] = deque()  # not known to be durable, oldest first
-        self._path_looked_at = 0.0
-        self._finished: list[SealedSegment] = []  # synced and left behind, not sealed yet
+    def __init__(self, directory: LogDirectory, lock: WriterLock, rotation: RotationPolicy) -> None:
+        """Take over an open and locked directory; for `open`, which every other caller uses."""
+        self._log_directory: Final = directory
+        self._lock: Final = lock
+        survey = recovery.survey(directory, self._identify(directory))
+        #: What was put aside, for `audit.log_recovered`.
+        self.recovered: Final[tuple[TornTail, ...]] = recovery.put_right(directory, survey)
+        self._manifest: Final = survey.manifest
+        self.directory: Final = directory.path
+        self.instance: Final = directory.instance
+        self.log_id: Final = self._identity.log_id
+        self.created: Final = self._identity.created
+        #: The chain's head on disk, durable.
+        self.head: Final = survey.head
+        #: Sealed segments whose `audit.segment_sealed` is not in the chain: the process died before.
+        self.sealed_at_opening: Final = tuple(
+            entry for entry in self._manifest.segments if not entry.recorded and entry.segment not in survey.recorded
+        )
+        self._daily: Final = rotation.daily
+        self._max_bytes: Final = rotation.max_bytes
+        # Accepted and not yet known to be durable, in order; `_next` is the first that is not wholly written.
+        self._batches: list[Batch] = []
+        self._next = 0
+        self._unsynced_bytes = 0
+        # How far the chain is accepted >= written >= synced.
+        self._accepted = self._written = self._synced = survey.head
+        # Sealed, but `audit.segment_sealed` may not be in the chain; and those whose record is in it.
+        self._unrecorded = {entry.segment for entry in self.sealed_at_opening}
+        self._recorded = set(survey.recorded)
+        # Waiting to be sealed, oldest first, and how the last try went.
+        self._finished: list[SealedSegment] = []
+        self._sealing_error: OSError | None = None
+        self._sealing_pause = self._commits_to_pause = 0
+        # Found or done by a commit that raised: the next one that returns tells.
+        self._sealed_untold: list[SealedSegment] = []
+        self._damaged_untold: list[DamagedSegment] = []
+        # Files of ours whose sync failed before anything in them was acknowledged: their names are needed again.
+        self._void: set[tuple[int, int]] = set()
+        self._rebuilding = False
+        # None: the next record begins a segment.
+        self._active: Segment | None = recovery.reopen(directory, survey.unsealed[-1]) if survey.unsealed else None
+
+    def _identify(self, directory: LogDirectory) -> str:
+        names = directory.names()
+        self._identity: Identity = directory.identify(may_create=not any(map(SegmentName.parse, names)))
+        return self._identity.log_id
 
     @classmethod
     def open(
@@ -94,202 +108,416 @@ class LogStore:
         *,
         rotation: RotationPolicy,
         allow_insecure_dir: bool = False,
-    ) -> LogStore:
-        """Lock and open a log, and bring in order what a crash left behind.
+    ) -> Self:
+        """Open the log `<base_dir>/<service_id>/<instance>` for writing, and make it where there is none.
 
-        Raises `LogLocked`, `LogCorrupted`, `ConfigError` for an insecure directory, or `OSError`; on any of them
-        everything is released again.
+        `instance` None takes the first slot, `00`, `01`, ..., that no other writer has.
+
+        The happy path, in order:
+
+        1. mkdir, open, fsync of the directory above, for each level   the log's own path survives a power cut
+        2. open and flock `lock`, write the pid                        one writer; the kernel unlocks for the dead
+        3. read log.json, or write it under another name,              whose log this is; no segment is ever made
+           fdatasync, rename, fsync of the directory                   before it is durable
+        4. read manifest.json, fstat the sealed segments, read the     nothing is changed before all is judged
+           unsealed ones record by record
+        5. put right what a crash left (see `recovery.put_right`),     so `head` is durable, also where the last
+           fdatasync of the last segment, fsync of the directory       process was killed before its sync
+
+        It can't survive a file system that answers a sync before the disk does, nor what `recovery` names.
+
+        Raises `LogLocked` (with the pid), `LogCorrupted`, `ConfigError` for an insecure directory, a symbolic link
+        or a platform without `flock`, and `OSError`. After an error nothing is held, and trying again is safe.
         """
+        if sys.platform == "win32":
+            raise ConfigError("mode", "writing a log is not supported on Windows yet; reading one is")
         directory, lock = take_directory(base_dir, service_id, instance, allow_insecure_dir=allow_insecure_dir)
         try:
-            return cls(directory, lock, rotation, recover(directory))
+            return cls(directory, lock, rotation)
         except BaseException:
             lock.close()
             directory.close()
             raise
 
-    def commit(self, batch: Batch | None, *, sync: bool) -> Committed:
-        """Accept `batch` and keep it until it is durable; write what is accepted, in order; then sync, if asked.
+    # -- a commit ----------------------------------------------------------------------------------------------
 
-        On `OSError` nothing that was accepted is lost: call again with None to try again. The caller paces the tries.
+    def commit(self, batch: Batch | None, *, sync: bool) -> Committed:
+        """Accept `batch`, write everything accepted and not yet written, in order, and sync if asked.
+
+        The happy path, in order:
+
+        1. fstat of lock and segment, stat of the path   nobody removed, replaced or changed what we write to
+        2. pwrite of all lines, at the end we know       the records survive the end of this process
+        3. fdatasync (only if `sync`)                    the records survive a power cut; one call does 2 and 3 where
+                                                         the kernel has it (see `disk.write_and_sync_at`)
+        4. fsync of the directory, after a file is made  and so does the file's name
+        5. only now are they counted as synced           whoever waits for an acknowledgement may be told
+
+        Where a segment ends within the batch: 2 to 5 for what belongs into it, `sync` or not, and only then is the
+        next file made. So whatever a power cut leaves, a segment that has a successor is whole. Sealing comes last,
+        after the successor's records are durable (`sealing.seal`).
+
+        What is accepted is kept in memory until it is synced. That makes these survivable, each by raising
+        `OSError` and going on at the next call:
+
+        - a failed write: what it left behind the last whole record is cut off before the next write, and where that
+          fails, too, the segment is left as after a failed sync;
+        - a failed fdatasync or fsync: what that file got since the last good sync is believed no more. The file is
+          cut back, never synced again, and everything not acknowledged goes to a new segment, byte for byte;
+        - a file or directory that somebody removed, truncated or replaced: see `_mend`.
+
+        It can't survive a disk that confirms a sync and forgets, and what was acknowledged is not kept in memory:
+        once it is truncated away by somebody, it is gone, which `damaged` says.
+
+        The batch counts as accepted also when this raises: call `commit(None, sync=...)` to try again. The caller
+        paces the tries. Raises `LogLocked` where the lock file was removed and another writer has the log now.
         """
         if batch is not None and batch.lines:
-            self._accepted.append(batch)
-        damaged = self._look_for_damage()
-        runs = list(self._unwritten())
-        for run in runs:
-            self._write(run, sync=sync and run is runs[-1])
-        sealed: tuple[SealedSegment, ...] = ()
+            self._accept(batch)
+        self._check_files()
+        if self._written.seq < self._accepted.seq:
+            self._write_accepted(sync=sync)
         if sync:
-            self._sync()
-            sealed = self._seal_finished()
-        return Committed(self._written, self._synced, sealed, damaged)
+            self._make_durable()
+            if self._finished:
+                self._seal_finished()
+        if not (self._sealed_untold or self._damaged_untold or self._sealing_error):
+            return Committed(self._written, self._synced)
+        committed = Committed(
+            self._written, self._synced, tuple(self._sealed_untold), tuple(self._damaged_untold), self._sealing_error
+        )
+        self._sealed_untold.clear()
+        self._damaged_untold.clear()
+        return committed
 
-    @property
-    def unsynced_bytes(self) -> int:
-        """Bytes of the records that are kept in memory because they are not known to be durable."""
-        return sum(batch.size for batch in self._accepted)
+    def _accept(self, batch: Batch) -> None:
+        if batch.first_seq != self._accepted.seq + 1:
+            raise ValueError(f"the batch begins at seq {batch.first_seq}, but {self._accepted.seq + 1} is due")
+        self._batches.append(batch)
+        self._unsynced_bytes += batch.size
+        self._accepted = batch.head
+        if self._unrecorded:
+            told = {recovery.sealed_by(line) for line in batch.lines}
+            self._recorded.update(self._unrecorded & told)
+            self._unrecorded -= self._recorded
 
-    def free_bytes(self) -> int:
-        """Return the space that is left for us on the log's file system."""
-        status = os.fstatvfs(self._directory.fd)
-        return status.f_bavail * status.f_frsize
+    def _write_accepted(self, *, sync: bool) -> None:
+        """Write what is accepted and not written, and begin a new segment where one is due.
 
-    def close(self) -> None:
-        """Let go of the log; what was not synced before stays as it is. Never raises for a failing disk."""
-        if self._segment is not None:
-            disk.close(self._segment.fd)
-            self._segment = None
-        self._lock.close()
-        self._directory.close()
+        With `sync`, a sync comes next: the last lines are then synced by the call that writes them, if they can be.
+        """
+        while self._written.seq < self._accepted.seq:
+            batch = self._batches[self._next]
+            start = self._written.seq + 1 - batch.first_seq
+            segment = self._active or self._begin_segment(batch, start)
+            end = self._fitting(batch, start, segment)
+            if end > start:
+                lines = batch.lines if end - start == len(batch.lines) else batch.lines[start:end]
+                last_seq = batch.first_seq + end - 1
+                if sync and last_seq == self._accepted.seq and segment.durable_bytes == segment.written.bytes:
+                    try:
+                        segment.append(lines, last_seq, sync=True)
+                    except OSError:
+                        self._give_up(segment)
+                        raise
+                else:
+                    segment.append(lines, last_seq)
+                self._written = segment.written.head
+                if end == len(batch.lines):
+                    self._next += 1
+            else:
+                self._finish_segment(segment)
 
-    def abandon(self) -> None:
-        """Close the inherited descriptors in a forked child; the parent's keep the lock."""
-        self.close()
+    def _fitting(self, batch: Batch, start: int, segment: Segment) -> int:
+        """Return the index behind the last line from `start` that belongs into `segment`."""
+        end = len(batch.lines)
+        if self._daily and batch.dates[-1][1] != segment.name.date:
+            begins = [*(index for index, _ in batch.dates[1:]), end]
+            for (index, date), until in zip(batch.dates, begins, strict=True):
+                # A clock that was set back begins no segment: only a later date does.
+                if until > start and date > segment.name.date:
+                    end = max(index, start)
+                    break
+        bytes_ = segment.written.bytes
+        if start == 0 and end == len(batch.lines) and bytes_ + batch.size <= self._max_bytes:
+            return end
+        for index in range(start, end):
+            bytes_ += len(batch.lines[index])
+            if bytes_ > self._max_bytes and (index > start or segment.written.bytes):
+                return index
+        return end
 
-    def _look_for_damage(self) -> tuple[DamagedSegment, ...]:
-        """Find out whether somebody has changed the active segment since the last commit."""
-        segment = self._segment
+    def _begin_segment(self, batch: Batch, start: int) -> Segment:
+        """Make the file for the record at `start`; everything before that record is durable."""
+        date = next(date for index, date in reversed(batch.dates) if index <= start)
+        name = SegmentName(batch.first_seq + start, date)
+        directory = self._log_directory
+        try:
+            fd = disk.create_file(str(name), dir_fd=directory.fd)
+        except FileExistsError:
+            self._clear_the_way(str(name))
+            fd = disk.create_file(str(name), dir_fd=directory.fd)
+        self._active = Segment.begun(fd, name, str(directory.path / str(name)), self._written)
+        return self._active
+
+    def _finish_segment(self, segment: Segment) -> None:
+        """Let a segment end here: all of it is made durable before the next file is made."""
+        self._make_durable()
+        self._active = None
+        self._finished.append(segment.as_sealed())
+        disk.close(segment.fd)
+
+    def _make_durable(self) -> None:
+        """Sync what is written; on `OSError` the segment is given up, and its part is to be written anew."""
+        segment = self._active
+        if segment is None or (segment.synced is segment.written and segment.name_durable):
+            return
+        try:
+            if segment.durable_bytes < segment.written.bytes:
+                disk.sync_data(segment.fd)
+                segment.durable_bytes = segment.written.bytes
+            if not segment.name_durable:
+                self._log_directory.sync()
+        except OSError:
+            self._give_up(segment)
+            raise
+        segment.name_durable = True
+        segment.mark_synced()
+        self._mark_synced()
+
+    def _mark_synced(self) -> None:
+        """Note that everything written is durable, and let go of it."""
+        self._synced = self._written
+        if self._synced.seq == self._accepted.seq:
+            self._batches.clear()
+            self._unsynced_bytes = 0
+        else:
+            del self._batches[: self._next]
+            self._unsynced_bytes = sum(batch.size for batch in self._batches)
+        self._next = 0
+
+    def _give_up(self, segment: Segment) -> None:
+        """Go on without this file after a failed sync: the kernel may have dropped any page since the last good one.
+
+        Cut back to what was acknowledged, it counts as finished. Where the cut fails, or a power cut undoes it, the
+        lines behind are void: they are copies of what the next segment begins with, and recovery puts them aside.
+        With nothing acknowledged in it, the next segment needs its name.
+        """
+        self._active = None
+        self._written = self._synced
+        self._next = 0
+        try:
+            with suppress(OSError):
+                disk.truncate(segment.fd, segment.synced.bytes)
+            if segment.synced.bytes:
+                self._finished.append(segment.as_sealed())
+            else:
+                self._void.add(segment.identity())
+        finally:
+            disk.close(segment.fd)
+
+    def _clear_the_way(self, name: str) -> None:
+        """Free the name of the next segment: our own file without an acknowledged record is removed.
+
+        Anything else was put there by somebody; it goes to `torn/` and is reported.
+        """
+        directory = self._log_directory
+        status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+        identity = (status.st_dev, status.st_ino)
+        if identity in self._void:
+            disk.unlink(name, dir_fd=directory.fd)
+            self._void.discard(identity)
+        else:
+            self._put_aside(name)
+            self._damaged_untold.append(DamagedSegment(name, "a foreign file had its name", 0, status.st_size))
+
+    def _put_aside(self, name: str) -> None:
+        directory = self._log_directory
+        torn_fd = directory.open_subdirectory(TORN)
+        try:
+            disk.rename(name, recovery.free_name(name, dir_fd=torn_fd), dir_fd=directory.fd, target_dir_fd=torn_fd)
+            disk.sync_directory(torn_fd)
+        finally:
+            disk.close(torn_fd)
+
+    def _seal_finished(self) -> None:
+        """Seal what is finished. A failure is reported, not raised: the records are durable, and acknowledged."""
+        if self._commits_to_pause:
+            self._commits_to_pause -= 1
+            return
+        try:
+            sealed = sealing.seal(
+                self._log_directory, self._manifest, self._finished, recorded=frozenset(self._recorded)
+            )
+        except OSError as error:
+            self._sealing_error = error
+            self._sealing_pause = min(2 * self._sealing_pause or 1, _MOST_COMMITS_BETWEEN_SEALINGS)
+            self._commits_to_pause = self._sealing_pause
+            return
+        for segment in sealed:
+            if segment.state == "lost":
+                self._damaged_untold.append(DamagedSegment(segment.segment, "removed", segment.bytes, 0))
+        self._finished.clear()
+        self._sealing_error = None
+        self._sealing_pause = 0
+        self._recorded.clear()
+        self._unrecorded.update(segment.segment for segment in sealed)
+        self._sealed_untold.extend(sealed)
+
+    # -- files that somebody touched -----------------------------------------------------------------------------
+
+    def _check_files(self) -> None:
+        """See that the files are where they were and as long as they were: three system calls, about 4 us."""
+        segment = self._active
+        if segment is not None:
+            if segment.torn:
+                try:
+                    segment.cut_off_torn()
+                except OSError:
+                    self._give_up(segment)
+                    raise
+            here = os.fstat(segment.fd)
+            try:
+                there = os.stat(segment.path, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                there = None
+            if (
+                there is not None
+                and here.st_ino == there.st_ino
+                and here.st_dev == there.st_dev
+                and here.st_size == segment.written.bytes
+                and self._lock.is_held()
+                and not self._rebuilding
+            ):
+                return
+            self._mend(segment, here.st_size, there.st_size if there is not None else 0)
+        elif self._rebuilding or not self._lock.is_held() or not self._log_directory.is_in_place():
+            self._mend(None, 0, 0)
+
+    def _mend(self, segment: Segment | None, open_bytes: int, path_bytes: int) -> None:
+        """Go on although somebody removed, replaced or changed files of the log; what was found is reported.
+
+        - the directory is gone: made again, with log.json, a lock and the manifest; sealed segments are `lost`
+        - the lock file is gone: made and locked again
+        - the segment is shorter or longer than what was written: its acknowledged part is finished as `damaged`, and
+          everything else goes on in a new segment
+        - the segment's name is gone, or leads elsewhere: what was written is saved from the open descriptor, which
+          still has it, to a new file of that name
+        """
+        if self._rebuilding or not self._log_directory.is_in_place():
+            self._rebuild_directory()
+        elif not self._lock.is_held():
+            self._lock.take_anew(self._log_directory)
         if segment is None:
-            return ()
-        if segment.torn:
-            segment.cut_off_torn()
-        status = os.fstat(segment.fd)
-        now = time.monotonic()
-        look_at_path = now - self._path_looked_at >= _PATH_INTERVAL_S
-        self._path_looked_at = now if look_at_path else self._path_looked_at
-        in_place = status.st_nlink > 0 and (not look_at_path or self._is_in_place(segment))
-        if in_place and status.st_size == segment.written.bytes:
-            return ()
-        if not in_place and status.st_size >= segment.synced.bytes:
-            self._rescue(segment)
-            return ()
-        reason = "cut" if status.st_size < segment.written.bytes else "lengthened"
-        expected = segment.written.bytes
-        self._leave(segment)
-        name = str(segment.name)
-        return (DamagedSegment(name, f"{reason} by somebody while it was written", expected, status.st_size),)
+            return
+        if open_bytes != segment.written.bytes:
+            self._leave_damaged(segment, "truncated" if open_bytes < segment.written.bytes else "grown", open_bytes)
+        elif self._name_is_lost(segment):
+            self._save_from_descriptor(segment, path_bytes)
 
-    def _is_in_place(self, segment: Segment) -> bool:
+    def _name_is_lost(self, segment: Segment) -> bool:
         try:
-            status = os.stat(segment.path, follow_symlinks=False)
+            there = os.stat(str(segment.name), dir_fd=self._log_directory.fd, follow_symlinks=False)
         except FileNotFoundError:
-            return False
-        return (status.st_dev, status.st_ino) == segment.identity()
+            return True
+        return (there.st_dev, there.st_ino) != segment.identity()
 
-    def _rescue(self, segment: Segment) -> None:
-        """Write the active segment again from its open descriptor, since its name was removed."""
-        if not self._directory.is_in_place():
-            self._directory.make_anew()
-            self._lock.take_anew(self._directory)
-        fd = disk.create_file(str(segment.name), dir_fd=self._directory.fd)
+    def _rebuild_directory(self) -> None:
+        self._rebuilding = True
+        directory = self._log_directory
+        if not directory.is_in_place():
+            directory.make_anew()
+        self._lock.take_anew(directory)
+        directory.write_identity(self._identity)
+        names = directory.names()
+        gone = [
+            entry
+            for entry in self._manifest.segments
+            if entry.state in {"live", "archived", "damaged"} and entry.segment not in names
+        ]
+        lost = {entry.segment for entry in gone}
+        self._manifest.write(
+            directory,
+            [
+                msgspec.structs.replace(entry, state="lost") if entry.segment in lost else entry
+                for entry in self._manifest.segments
+            ],
+        )
+        self._damaged_untold.extend(DamagedSegment(e.segment, "removed with its directory", e.bytes, 0) for e in gone)
+        self._rebuilding = False
+
+    def _leave_damaged(self, segment: Segment, reason: str, actual_bytes: int) -> None:
+        """Finish a segment whose content somebody changed: it stays as it is, as evidence, and is written no more."""
+        self._damaged_untold.append(DamagedSegment(str(segment.name), reason, segment.written.bytes, actual_bytes))
+        self._active = None
+        self._written = self._synced
+        self._next = 0
+        if segment.synced.bytes:
+            self._finished.append(segment.as_sealed("damaged"))
+        disk.close(segment.fd)
+
+    def _save_from_descriptor(self, segment: Segment, path_bytes: int) -> None:
+        """Copy a segment that has lost its name to a new file of that name, durably, and go on writing that one."""
+        directory, name = self._log_directory, str(segment.name)
+        unfinished = name + UNFINISHED
+        with suppress(FileNotFoundError):
+            disk.unlink(unfinished, dir_fd=directory.fd)
+        fd = disk.create_file(unfinished, dir_fd=directory.fd)
         try:
-            segment.copy_to(fd)
+            if not segment.copy_to(fd):
+                disk.close(fd)
+                disk.unlink(unfinished, dir_fd=directory.fd)
+                self._leave_damaged(segment, "removed, and its content changed", path_bytes)
+                return
             disk.sync_data(fd)
-            self._directory.sync()
+            reason = "removed"
+            if name in directory.names():
+                self._put_aside(name)
+                reason = "replaced"
+            disk.rename(unfinished, name, dir_fd=directory.fd)
+            directory.sync()
         except BaseException:
             disk.close(fd)
             raise
         disk.close(segment.fd)
         segment.fd = fd
-
-    def _unwritten(self) -> Iterator[_Run]:
-        """Return the accepted lines behind what is written, split where the date changes."""
-        for batch in list(self._accepted):
-            if batch.head.seq <= self._written.seq:
-                continue
-            ends = [index for index, _ in batch.dates[1:]] + [len(batch.lines)]
-            for (index, date), end in zip(batch.dates, ends, strict=True):
-                start = max(index, self._written.seq + 1 - batch.first_seq)
-                if start < end:
-                    yield _Run(batch.lines[start:end], batch.first_seq + start, date)
-
-    def _write(self, run: _Run, *, sync: bool) -> None:
-        """Write a run, in as many segments as it takes; with `sync`, its last lines will be synced next."""
-        lines, first_seq, date = run
-        while lines:
-            segment = self._segment
-            if segment is None or (self._rotation.daily and date > segment.name.date and segment.written.bytes):
-                segment = self._begin_segment(first_seq, date)
-            count = self._fitting(segment, lines)
-            if not count:
-                segment = self._begin_segment(first_seq, date)
-                count = self._fitting(segment, lines)
-            if sync and count == len(lines) and segment.durable_bytes == segment.written.bytes:
-                try:
-                    segment.append(lines, first_seq + count - 1, sync=True)
-                except OSError:
-                    self._distrust(segment)
-                    raise
-            else:
-                segment.append(lines[:count], first_seq + count - 1)
-            self._written = segment.written.head
-            lines, first_seq = lines[count:], first_seq + count
-
-    def _fitting(self, segment: Segment, lines: list[bytes]) -> int:
-        """Return how many of the lines fit into the segment; an empty one takes at least one."""
-        room = self._rotation.max_bytes - segment.written.bytes
-        if room >= sum(map(len, lines)):
-            return len(lines)
-        count = 0
-        for line in lines:
-            room -= len(line)
-            if room < 0:
-                break
-            count += 1
-        return count or int(not segment.written.bytes)
-
-    def _begin_segment(self, first_seq: int, date: str) -> Segment:
-        """Leave the active segment behind, durable, and make the next one."""
-        if self._segment is not None:
-            self._sync()
-            self._leave(self._segment)
-        name = SegmentName(first_seq, date)
-        fd = disk.create_file(str(name), dir_fd=self._directory.fd)
-        self._segment = Segment.begun(fd, name, str(self._directory.path / str(name)), self._written)
-        return self._segment
-
-    def _leave(self, segment: Segment) -> None:
-        """Write no more to a segment: what of it is synced will be sealed, what is not is written anew."""
-        self._segment = None
-        self._written = self._synced
-        if segment.synced.bytes:
-            self._finished.append(segment.as_sealed())
-        disk.close(segment.fd)
-
-    def _sync(self) -> None:
-        """Make everything written durable; after a failed sync the file is never believed again."""
-        segment = self._segment
-        if segment is None:
-            return
-        if segment.durable_bytes < segment.written.bytes:
-            try:
-                disk.sync_data(segment.fd)
-            except OSError:
-                self._distrust(segment)
-                raise
-            segment.durable_bytes = segment.written.bytes
-        if not segment.name_durable:
-            self._directory.sync()
-            segment.name_durable = True
+        segment.name_durable = True
         segment.mark_synced()
-        self._synced = self._written
-        while self._accepted and self._accepted[0].head.seq <= self._synced.seq:
-            self._accepted.popleft()
+        self._mark_synced()
+        self._damaged_untold.append(DamagedSegment(name, reason, segment.written.bytes, path_bytes))
 
-    def _distrust(self, segment: Segment) -> None:
-        """Leave a segment whose sync failed for good: what of it is not durable is written anew, to another one."""
-        with suppress(OSError):
-            if segment.synced.bytes:
-                disk.truncate(segment.fd, segment.synced.bytes)
-            else:
-                disk.unlink(str(segment.name), dir_fd=self._directory.fd)
-        self._leave(segment)
+    # -- what it says of itself, and its end ---------------------------------------------------------------------
 
-    def _seal_finished(self) -> tuple[SealedSegment, ...]:
-        """Seal what was left behind, once the segment after it has a durable record."""
-        if not self._finished or self._segment is None or not self._segment.synced.bytes:
-            return ()
-        sealed = seal(self._directory, self._manifest, self._finished, recorded=frozenset())
-        self._finished = []
-        return sealed
+    @property
+    def unsynced_bytes(self) -> int:
+        """Bytes of records held in memory because they are not known to be durable."""
+        return self._unsynced_bytes
+
+    @property
+    def sealed_segments(self) -> Sequence[SealedSegment]:
+        """Every sealed segment, oldest first, as the manifest has them."""
+        return self._manifest.segments
+
+    def free_bytes(self) -> int:
+        """Return the bytes left for this process on the log's file system; raises `OSError`."""
+        status = os.fstatvfs(self._log_directory.fd)
+        return status.f_bavail * status.f_frsize
+
+    def close(self) -> None:
+        """Close the files and unlock the log; after a last `commit(None, sync=True)`. Never raises."""
+        self._commits_to_pause = 0
+        if self._finished and self._synced.seq == self._accepted.seq and not self._rebuilding:
+            with suppress(OSError):
+                self._seal_finished()
+        self._let_go()
+
+    def abandon(self) -> None:
+        """Close the descriptors that a forked child has inherited; writes nothing, and the parent keeps its lock."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        segment, self._active = self._active, None
+        if segment is not None:
+            disk.close(segment.fd)
+        self._lock.close()
+        self._log_directory.close()

@@ -28,6 +28,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from audit_async.chain import BadRecord, CheckedRecord, Head, check_record
@@ -181,7 +182,7 @@ def survey(directory: LogDirectory, log_id: str) -> Survey:
 def _walk_unsealed(directory: LogDirectory, names: Sequence[SegmentName], head: Head) -> list[Walk]:
     """Read the segments that the manifest doesn't have, each up to the first record of the next."""
     walks: list[Walk] = []
-    for name, following in zip(names, [*names[1:], None], strict=True):
+    for name, following in zip_longest(names, names[1:]):
         if name.first_seq != head.seq + 1:
             raise LogCorrupted(str(name), None, head.seq + 1, f"the segment begins at seq {name.first_seq}")
         if following is not None and following.first_seq == name.first_seq:
@@ -300,7 +301,7 @@ def _check_sealed(
     if status.st_size < entry.bytes:
         reason = f"the sealed segment has {status.st_size} bytes, {entry.bytes} were sealed"
         raise LogCorrupted(entry.segment, None, entry.first_seq, reason)
-    following = [*manifest.segments[position + 1 :], *walks]
+    following: list[Walk | SealedSegment] = [*manifest.segments[position + 1 :], *walks]
     _check_copies(directory, entry.segment, entry.bytes, entry.records + 1, following)
     return status.st_mode, Tail(entry.segment, entry.bytes, "copies of records in the next segment")
 
@@ -323,7 +324,7 @@ def _check_copies(
                 if not _is_copy(copies, file, other.bytes):
                     break
             head = other.head
-            if at == os.fstat(copies.fileno()).st_size or copies.tell() == os.fstat(copies.fileno()).st_size:
+            if copies.tell() == os.fstat(copies.fileno()).st_size:
                 return
         else:
             begin = copies.tell()
@@ -351,15 +352,15 @@ def _is_copy(copies: BinaryIO, file: BinaryIO, size: int) -> bool:
 # -- putting right ------------------------------------------------------------------------------------------------
 
 
-def put_right(directory: LogDirectory, found: Survey) -> tuple[tuple[TornTail, ...], tuple[SealedSegment, ...]]:
-    """Do what the survey decided; return what was put aside, and the segments that were sealed now.
+def put_right(directory: LogDirectory, found: Survey) -> tuple[TornTail, ...]:
+    """Do what the survey decided; return what was put aside.
 
     In order: tails are copied to `torn/` and synced before they are cut off; segments without a record are removed;
     what is left of unfinished files is removed; the last segment is synced, as its bytes may be in the page cache
     only; seals are completed. After a crash anywhere in between, the next survey finds what is left to do (a tail
     may then be in `torn/` twice). Raises `OSError`; opening may be tried again.
     """
-    torn = tuple(_put_aside(directory, tail) for tail in found.tails)
+    torn = tuple(_put_aside(directory, tail, found.manifest.segments) for tail in found.tails)
     for name in [*found.empty, *found.unfinished]:
         disk.unlink(name, dir_fd=directory.fd)
     for walk in found.unsealed:
@@ -374,14 +375,14 @@ def put_right(directory: LogDirectory, found: Survey) -> tuple[tuple[TornTail, .
     for name in found.writable:
         sealing.make_read_only(directory, name)
     finished = [walk.as_sealed() for walk in found.unsealed[:-1]]
-    if not finished:
-        if found.unchecked:
-            directory.sync()
-        return torn, ()
-    return torn, sealing.seal(directory, found.manifest, finished, recorded=found.recorded)
+    if finished:
+        sealing.seal(directory, found.manifest, finished, recorded=found.recorded)
+    elif found.unchecked:
+        directory.sync()
+    return torn
 
 
-def _put_aside(directory: LogDirectory, tail: Tail) -> TornTail:
+def _put_aside(directory: LogDirectory, tail: Tail, sealed: Sequence[SealedSegment]) -> TornTail:
     """Copy the end of a segment to `torn/`, make that durable, then cut it off, durably."""
     torn_fd = directory.open_subdirectory(TORN)
     try:
@@ -400,7 +401,7 @@ def _put_aside(directory: LogDirectory, tail: Tail) -> TornTail:
             disk.close(fd)
     finally:
         disk.close(torn_fd)
-    _cut_off(directory, tail)
+    _cut_off(directory, tail, sealed)
     return TornTail(size - tail.at, digest, f"{TORN}/{name}", tail.segment, tail.reason)
 
 
@@ -428,18 +429,19 @@ def _copy(fd: int, target: int, begin: int, end: int) -> str:
     return digest.hexdigest()
 
 
-def _cut_off(directory: LogDirectory, tail: Tail) -> None:
-    name = tail.segment
-    fd = _open_writable(directory, name)
+def _cut_off(directory: LogDirectory, tail: Tail, sealed: Sequence[SealedSegment]) -> None:
+    fd = _open_writable(directory, tail.segment)
     try:
         disk.truncate(fd, tail.at)
         disk.sync_data(fd)
     finally:
         disk.close(fd)
+    if any(entry.segment == tail.segment for entry in sealed):
+        sealing.make_read_only(directory, tail.segment)
 
 
 def _open_writable(directory: LogDirectory, name: str) -> int:
-    """Open a segment for writing, also one that was sealed: its mode is given back when the seals are completed."""
+    """Open a segment for writing, also one whose mode says that it is sealed."""
     fd = open_regular(name, dir_fd=directory.fd)
     try:
         if os.fstat(fd).st_mode & 0o777 != disk.PRIVATE_FILE:

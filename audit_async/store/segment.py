@@ -91,6 +91,7 @@ class Segment:
     def mark_synced(self) -> None:
         """Note that everything written is on stable storage."""
         self.synced = self.written
+        self.durable_bytes = self.written.bytes
         self._digest_synced = self._digest.copy()
 
     def copy_to(self, fd: int) -> bool:
