@@ -86,7 +86,7 @@ def test_a_log_that_has_only_a_torn_line_begins_anew(tmp_path: Path, chain: Chai
 
 @pytest.mark.parametrize("zeros", [1, 300, 4096, 100_000])
 def test_a_zero_filled_tail_is_put_aside(tmp_path: Path, chain: Chain, zeros: int) -> None:
-    """Zeros behind the last record, what a file system leaves of a write that a power cut interrupted, are no damage."""
+    """Zeros behind the last record, which a file system leaves of an interrupted write, are no damage."""
     write_log(tmp_path, chain, 5)
     with active(tmp_path).open("ab") as file:
         file.write(b"\0" * zeros)
@@ -94,7 +94,7 @@ def test_a_zero_filled_tail_is_put_aside(tmp_path: Path, chain: Chain, zeros: in
 
 
 def test_blocks_that_never_reached_the_disk_end_the_log_there(tmp_path: Path, chain: Chain) -> None:
-    """Where a whole block reads as zeros and later ones are there (writes are reordered), all from there is put aside."""
+    """From a block that reads as zeros on, all is put aside, also with later blocks there (writes are reordered)."""
     write_log(tmp_path, chain, 40)
     path = active(tmp_path)
     content = bytearray(path.read_bytes())
@@ -188,8 +188,6 @@ def copies_of(lines: list[bytes]) -> dict[str, bytes]:
 def test_copies_that_a_failed_fsync_left_are_put_aside(tmp_path: Path, kind: str) -> None:
     """Identical copies of records of the next segment, whole or in part, are void: they go to torn/."""
     chain = Chain()
-    planned = Chain()
-    planned.batch(10)
     fail_over(tmp_path, chain, b"")
     copies = copies_of(chain.lines[4:])[kind]
     with (log_path(tmp_path) / segments(tmp_path)[0]).open("ab") as file:
@@ -291,12 +289,12 @@ def test_damage_that_no_crash_explains_is_refused(
         lambda log, names: (log / names[-1]).unlink(),
         lambda log, names: damage(log, names[1], lambda c: c[:-10]),
         lambda log, names: damage(log, names[1], lambda c: c + b"x"),
-        lambda log, names: damage(log, "manifest.json", lambda c: c[:-30]),
-        lambda log, names: damage(log, "manifest.json", lambda c: c.replace(b'"last_seq": ', b'"last_seq": 1', 1)),
-        lambda log, names: damage(log, "manifest.json", lambda c: b""),
-        lambda log, names: damage(log, "log.json", lambda c: b""),
-        lambda log, names: (log / "log.json").unlink(),
-        lambda log, names: damage(log, "log.json", lambda c: c.replace(b"orders", b"others")),
+        lambda log, _: damage(log, "manifest.json", lambda c: c[:-30]),
+        lambda log, _: damage(log, "manifest.json", lambda c: c.replace(b'"last_seq": ', b'"last_seq": 1', 1)),
+        lambda log, _: damage(log, "manifest.json", lambda _: b""),
+        lambda log, _: damage(log, "log.json", lambda _: b""),
+        lambda log, _: (log / "log.json").unlink(),
+        lambda log, _: damage(log, "log.json", lambda c: c.replace(b"orders", b"others")),
         lambda log, names: (log / names[-1]).rename(log / f"{99:012d}-2026-11-22.audit"),
         lambda log, names: (log / names[-1]).rename(log / names[-1].replace("2026", "2027")),
         lambda log, names: shutil.copy(log / names[-1], log / names[-1].replace("2026", "2027")),
