@@ -204,3 +204,36 @@ async def test_nothing_is_acknowledged_without_a_sync(config_for: ConfigFor, fau
             status = segment.stat()
             assert faulty_disk._durable_bytes[status.st_dev, status.st_ino] == status.st_size
             assert faulty_disk.calls["sync_directory"] > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fdatasync"), reason="the system calls of Linux")
+async def test_a_sync_is_a_system_call(config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is called a sync reaches the kernel: fdatasync, or a write that is flagged to be synced."""
+    syncs = 0
+    fdatasync, pwritev = os.fdatasync, os.pwritev
+
+    def counted_fdatasync(fd: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        fdatasync(fd)
+
+    def counted_pwritev(fd: int, buffers: list[bytes], offset: int, flags: int = 0) -> int:
+        nonlocal syncs
+        syncs += bool(flags & os.RWF_DSYNC)
+        return pwritev(fd, buffers, offset, flags)
+
+    config = config_for(flush_mode=Batched(size=1000, interval=100.0))
+    async with AuditLogger(config) as audit:
+        monkeypatch.setattr(os, "fdatasync", counted_fdatasync)
+        monkeypatch.setattr(os, "pwritev", counted_pwritev)
+        for n in range(5):
+            await audit.emit_durable(Counted(producer="p", n=n))
+            assert syncs == n + 1
+        commits = audit.stats().commits
+        audit.emit(Counted(producer="p", n=5))
+        with anyio.fail_after(10):
+            while audit.stats().commits == commits:
+                await anyio.sleep(0.001)
+        assert syncs == 5, "written, and not synced yet"
+        await audit.flush()
+        assert syncs == 6
