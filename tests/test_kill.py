@@ -10,8 +10,8 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -29,14 +29,16 @@ def killed_after(directory: Path, mode: str, delay_s: float) -> list[tuple[int, 
         [sys.executable, "-m", "tests.killed_writer", directory, mode],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        bufsize=0,  # or what was read ahead of the first line would be missing from the rest
         cwd=Path(__file__).parents[1],
     )
     assert process.stdout is not None
     first = process.stdout.readline()
     assert first, process.communicate()[1].decode()
-    time.sleep(delay_s)
-    process.kill()
-    rest, stderr = process.communicate()
+    killing = Timer(delay_s, process.kill)
+    killing.start()
+    rest, stderr = process.communicate()  # reads all the time, so that a full pipe does not slow the writer down
+    killing.join()
     assert stderr == b""
     whole_lines = (first + rest).split(b"\n")[:-1]
     return [(int(seq), audit_id, int(n)) for seq, audit_id, n in (line.decode().split() for line in whole_lines)]
