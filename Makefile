@@ -30,13 +30,16 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Each interpreter that is on this machine, in an environment of its own.
+# Each interpreter that is on this machine, on PATH or from pyenv, in an environment of its own.
 test-all: test
 	@for version in 3.12 3.13 3.14; do \
-		if python$$version -c '' 2>/dev/null; then \
-			echo "== Python $$version"; \
-			$(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=python$$version pytest-only || exit 1; \
-		else echo "== Python $$version is not on this machine"; fi; \
+		found=; \
+		for python in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python; do \
+			if "$$python" -c '' 2>/dev/null; then found=$$python; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then echo "== Python $$version is not on this machine"; continue; fi; \
+		echo "== Python $$version"; \
+		$(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=$$found pytest-only || exit 1; \
 	done
 
 .PHONY: pytest-only
