@@ -54,7 +54,7 @@ class SegmentName(NamedTuple):
         return parsed if str(parsed) == name else None
 
 
-class Identity(msgspec.Struct, frozen=True):
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of log.json, written once when a log is made."""
 
     format_version: int

@@ -15,7 +15,7 @@ from audit_async.chain import Batch, Head
 from audit_async.config import RotationPolicy
 from audit_async.errors import ConfigError
 from audit_async.store import disk, recovery, sealing
-from audit_async.store.directory import TORN, UNFINISHED, Identity, LogDirectory, SegmentName
+from audit_async.store.directory import TORN, UNFINISHED, Identity, LogDirectory, SegmentName, open_regular
 from audit_async.store.lock import WriterLock, take_directory
 from audit_async.store.manifest import SealedSegment
 from audit_async.store.recovery import TornTail
@@ -83,6 +83,8 @@ class LogStore:
         self._recorded = set(survey.recorded)
         # Waiting to be sealed, oldest first, and how the last try went.
         self._finished: list[SealedSegment] = []
+        # Names of those that could not be cut back to what was acknowledged.
+        self._uncut: set[str] = set()
         self._sealing_error: OSError | None = None
         self._sealing_pause = self._commits_to_pause = 0
         # Found or done by a commit that raised: the next one that returns tells.
@@ -299,16 +301,19 @@ class LogStore:
     def _give_up(self, segment: Segment) -> None:
         """Go on without this file after a failed sync: the kernel may have dropped any page since the last good one.
 
-        Cut back to what was acknowledged, it counts as finished. Where the cut fails, or a power cut undoes it, the
-        lines behind are void: they are copies of what the next segment begins with, and recovery puts them aside.
-        With nothing acknowledged in it, the next segment needs its name.
+        Cut back to what was acknowledged, it counts as finished. Where the cut fails it is tried again before the
+        segment is sealed; until then, and where a power cut undoes it, the lines behind are void: they are copies of
+        what the next segment begins with, and recovery puts them aside. With nothing acknowledged in it, the next
+        segment needs its name.
         """
         self._active = None
         self._written = self._synced
         self._next = 0
         try:
-            with suppress(OSError):
+            try:
                 disk.truncate(segment.fd, segment.synced.bytes)
+            except OSError:
+                self._uncut.add(str(segment.name))
             if segment.synced.bytes:
                 self._finished.append(segment.as_sealed())
             else:
@@ -346,6 +351,7 @@ class LogStore:
             self._commits_to_pause -= 1
             return
         try:
+            self._cut_back_void_lines()
             sealed = sealing.seal(
                 self._log_directory, self._manifest, self._finished, recorded=frozenset(self._recorded)
             )
@@ -363,6 +369,18 @@ class LogStore:
         self._recorded.clear()
         self._unrecorded.update(segment.segment for segment in sealed)
         self._sealed_untold.extend(sealed)
+
+    def _cut_back_void_lines(self) -> None:
+        """Cut finished segments that could not be cut when their sync failed."""
+        for segment in self._finished:
+            if segment.segment in self._uncut and segment.state == "live":
+                with suppress(FileNotFoundError):
+                    fd = open_regular(segment.segment, dir_fd=self._log_directory.fd, writable=True)
+                    try:
+                        disk.truncate(fd, segment.bytes)
+                    finally:
+                        disk.close(fd)
+        self._uncut.clear()
 
     # -- files that somebody touched -----------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ MANIFEST_FILE: Final = "manifest.json"
 SegmentState = Literal["live", "archived", "deleted", "damaged", "lost"]
 
 
-class SealedSegment(msgspec.Struct, frozen=True, kw_only=True):
+class SealedSegment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the manifest says of one sealed segment."""
 
     segment: str  #: file name
@@ -46,7 +46,7 @@ class SealedSegment(msgspec.Struct, frozen=True, kw_only=True):
         return Head(self.last_seq, self.hash.encode())
 
 
-class _File(msgspec.Struct, kw_only=True):
+class _File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     format_version: int
     log_id: str
     segments: tuple[SealedSegment, ...]

@@ -1,0 +1,147 @@
+"""The power goes, at every moment of a scenario: whatever the disk kept, every acknowledged record is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from audit_async.store import LogStore, disk
+from tests.store.chained import Chain, log_path, memory_directory, open_store, stored_lines
+from tests.store.power_cut import Recorder, State, crash_states
+
+MAX_BYTES = 1500
+
+
+def record(chain: Chain, scenario: Callable[[LogStore, Recorder, Chain], None], **settings: object) -> Recorder:
+    """Run a scenario on a new log, recorded from the making of the log on."""
+    with memory_directory() as base_dir, pytest.MonkeyPatch.context() as patch:
+        recorder = Recorder(base_dir)
+        for name, value in settings.items():
+            setattr(recorder, name, value)
+        recorder.install(patch)
+        store = open_store(base_dir, max_bytes=MAX_BYTES)
+        scenario(store, recorder, chain)
+        store.close()
+    return recorder
+
+
+def survives(chain: Chain, acknowledged_seq: int, state: State, base_dir: Path) -> None:
+    """Assert that a log in this state opens without help, has what was acknowledged, verifies, and goes on."""
+    state.write_to(base_dir)
+    store = open_store(base_dir, max_bytes=MAX_BYTES)
+    head = store.head
+    assert chain.holds(head)
+    assert head.seq >= acknowledged_seq
+    after = Chain()
+    after.lines, after.heads = chain.lines[: head.seq + 1], chain.heads[: head.seq + 1]
+    after.number, after.now_ns = 10_000, chain.now_ns
+    assert store.commit(after.batch(), sync=True).synced == after.head
+    store.close()
+    assert stored_lines(base_dir) == after.lines
+
+
+def check_all_crash_points(recorder: Recorder, chain: Chain, *, at_least: int, since: int = 0) -> None:
+    """Replay every crash point of what was recorded, from call number `since` on."""
+    tried: dict[State, int] = {}
+    for count, state in crash_states(recorder.calls, since):
+        tried[state] = max(tried.get(state, -1), recorder.acknowledged_after(count))
+    assert len(tried) >= at_least, "the recorder has missed what the store does"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disk, "sync_data", lambda _: None)  # what is tried here stays in memory
+        patch.setattr(disk, "sync_directory", lambda _: None)
+        for state, acknowledged_seq in tried.items():
+            with memory_directory() as base_dir:
+                try:
+                    survives(chain, acknowledged_seq, state, base_dir)
+                except BaseException as error:
+                    listing = "\n".join(f"{path} {oct(mode)} {len(data)} bytes" for path, mode, data in state.files)
+                    error.add_note(f"acknowledged up to seq {acknowledged_seq}; on the disk:\n{listing}")
+                    raise
+
+
+def immediate(store: LogStore, recorder: Recorder, chain: Chain) -> None:
+    """Sync each batch, across two rotations, one of them within a batch."""
+    for count in (1, 3, 2, 4, 3, 1):
+        recorder.acknowledge(store.commit(chain.batch(count), sync=True).synced)
+    assert len(store.sealed_segments) >= 2
+
+
+def batched(store: LogStore, recorder: Recorder, chain: Chain) -> None:
+    """Sync now and then, across two rotations."""
+    for count, sync in ((2, False), (3, True), (2, False), (3, False), (1, True), (4, False), (1, False), (1, True)):
+        recorder.acknowledge(store.commit(chain.batch(count), sync=sync).synced)
+    assert len(store.sealed_segments) >= 2
+
+
+def retrying(store: LogStore, recorder: Recorder, chain: Chain) -> None:
+    """Sync each batch; where that fails, try again, as the writer does."""
+    for count in (2, 2, 1):
+        batch = chain.batch(count)
+        for handed_over in (batch, None, None, None):
+            try:
+                recorder.acknowledge(store.commit(handed_over, sync=True).synced)
+                break
+            except OSError:
+                continue
+        else:
+            pytest.fail("the disk was mended, but committing goes on failing")
+
+
+def test_every_crash_point_of_immediate_commits() -> None:
+    """Synced batches across two rotations: whatever a power cut leaves at any call, nothing acknowledged is missing."""
+    chain = Chain()
+    check_all_crash_points(record(chain, immediate), chain, at_least=300)
+
+
+def test_every_crash_point_of_batched_commits() -> None:
+    """The same where several batches are written before a sync."""
+    chain = Chain()
+    check_all_crash_points(record(chain, batched), chain, at_least=300)
+
+
+def _syncs(recorder: Recorder) -> int:
+    return sum(call.kind == "sync" for call in recorder.calls)
+
+
+def test_every_crash_point_around_each_failed_sync() -> None:
+    """Each sync fails in turn, and what it was to make durable may or may not be there for ever: none is believed."""
+    first = _syncs(record(Chain(), lambda *_: None)) + 1
+    last = _syncs(record(Chain(), retrying))
+    assert last - first > 5
+    for failing in range(first, last + 1):
+        chain = Chain()
+        recorder = record(chain, retrying, fail_sync=lambda number, failing=failing: number == failing)
+        (failed,) = [at for at, call in enumerate(recorder.calls) if call.kind == "sync failed"]
+        check_all_crash_points(recorder, chain, at_least=10, since=failed + 1)
+
+
+def test_every_crash_point_of_a_recovery(in_memory: Path) -> None:
+    """The power goes again while opening puts right what the first power cut has left."""
+    chain = Chain()
+    with pytest.MonkeyPatch.context() as patch:
+        recorder = Recorder(in_memory)
+        recorder.install(patch)
+        store = open_store(in_memory, max_bytes=MAX_BYTES)
+        for count in (4, 4, 4):
+            recorder.acknowledge(store.commit(chain.batch(count), sync=True).synced)
+        store.commit(chain.batch(), sync=False)
+        store.close()
+        # What the first power cut has left: no manifest, no seals, a torn line; all of it is on the disk.
+        log = log_path(in_memory)
+        fd = disk.open_directory(str(log))
+        sealed = [path.name for path in log.glob("*.sha256")]
+        for name in ("manifest.json", *sealed):
+            disk.unlink(name, dir_fd=fd)
+        torn = max(log.glob("*.audit"))
+        last = disk.open_file(torn.name, dir_fd=fd, writable=True)
+        disk.truncate(last, torn.stat().st_size - 9)
+        disk.sync_data(last)
+        disk.sync_directory(fd)
+        disk.close(last)
+        disk.close(fd)
+        before = len(recorder.calls)
+        open_store(in_memory, max_bytes=MAX_BYTES).close()
+    assert len(recorder.calls) - before > 20
+    check_all_crash_points(recorder, chain, at_least=100, since=before)

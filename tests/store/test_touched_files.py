@@ -1,0 +1,173 @@
+"""Somebody removes, replaces or changes files of an open log: it goes on, saves what can be saved, and says so."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from audit_async.errors import LogLocked
+from audit_async.store import LogStore, read_manifest
+from tests.store.chained import Chain, log_path, open_store, segments, stored_lines
+
+
+@pytest.fixture
+def chain() -> Chain:
+    """The chain of the log under test."""
+    return Chain()
+
+
+@pytest.fixture
+def store(tmp_path: Path, chain: Chain) -> LogStore:
+    """A log with five acknowledged records in its only segment."""
+    store = open_store(tmp_path)
+    store.commit(chain.batch(5), sync=True)
+    return store
+
+
+def active(base_dir: Path) -> Path:
+    """Return the path of the last segment."""
+    return log_path(base_dir) / segments(base_dir)[-1]
+
+
+def test_a_segment_that_was_unlinked_is_saved(tmp_path: Path, chain: Chain, store: LogStore) -> None:
+    """Everything in an unlinked segment, acknowledged or only written, comes back under the same name."""
+    store.commit(chain.batch(2), sync=False)
+    name = active(tmp_path).name
+    active(tmp_path).unlink()
+    committed = store.commit(chain.batch(3), sync=True)
+    assert committed.synced == chain.head
+    expected = sum(map(len, chain.lines[:7]))
+    assert committed.damaged == ((name, "removed", expected, 0),)
+    assert segments(tmp_path) == [name]
+    assert store.commit(chain.batch(), sync=True).damaged == ()
+    store.close()
+    assert stored_lines(tmp_path) == chain.lines
+
+
+def test_a_segment_that_was_replaced_is_saved_and_the_other_kept(tmp_path: Path, chain: Chain, store: LogStore) -> None:
+    """A file that somebody put in the segment's place goes to torn/, and the segment comes back."""
+    path = active(tmp_path)
+    other = tmp_path / "other"
+    other.write_bytes(b"not what was written")
+    other.rename(path)
+    committed = store.commit(chain.batch(3), sync=True)
+    assert committed.damaged == ((path.name, "replaced", sum(map(len, chain.lines[:5])), 20),)
+    assert [p.read_bytes() for p in (log_path(tmp_path) / "torn").iterdir()] == [b"not what was written"]
+    store.close()
+    assert stored_lines(tmp_path) == chain.lines
+
+
+def test_a_removed_directory_is_made_again(tmp_path: Path, chain: Chain, store: LogStore) -> None:
+    """After `rm -r` of the log, what the open segment held is there again, locked, and the log opens again."""
+    shutil.rmtree(tmp_path / "orders")
+    committed = store.commit(chain.batch(3), sync=True)
+    assert committed.synced == chain.head
+    assert [d.reason for d in committed.damaged] == ["removed"]
+    with pytest.raises(LogLocked):
+        open_store(tmp_path)
+    assert stored_lines(tmp_path) == chain.lines
+    log_id = store.log_id
+    store.close()
+    store = open_store(tmp_path)
+    assert (store.head, store.log_id) == (chain.head, log_id)
+    store.close()
+
+
+def test_a_directory_that_was_moved_away_is_made_again(tmp_path: Path, chain: Chain, store: LogStore) -> None:
+    """A log whose directory was renamed goes on at its own path, where its readers look for it."""
+    (tmp_path / "orders").rename(tmp_path / "moved")
+    committed = store.commit(chain.batch(3), sync=True)
+    assert committed.synced == chain.head
+    store.close()
+    assert stored_lines(tmp_path) == chain.lines
+
+
+def test_sealed_segments_that_are_gone_with_their_directory_are_reported(tmp_path: Path, chain: Chain) -> None:
+    """What nobody can bring back is named and marked `lost`; the rest opens, and verifying goes on finding the gap."""
+    store = open_store(tmp_path, max_bytes=1500)
+    sealed = [s.segment for _ in range(6) for s in store.commit(chain.batch(2), sync=True).sealed]
+    assert len(sealed) >= 2
+    shutil.rmtree(log_path(tmp_path))
+    committed = store.commit(chain.batch(), sync=True)
+    assert {d.segment for d in committed.damaged} >= set(sealed)
+    store.close()
+    assert [entry.state for entry in read_manifest(log_path(tmp_path))][: len(sealed)] == ["lost"] * len(sealed)
+    first = read_manifest(log_path(tmp_path))[len(sealed) - 1].last_seq + 1
+    assert b"".join(p.read_bytes() for p in sorted(log_path(tmp_path).glob("*.audit"))) == b"".join(chain.lines[first:])
+    with pytest.raises(AssertionError):
+        stored_lines(tmp_path)
+    store = open_store(tmp_path)
+    assert store.head == chain.head
+    store.close()
+
+
+@pytest.mark.parametrize("keep", [0, 100, 700, -1])
+def test_a_segment_that_was_cut_is_left_and_reported(tmp_path: Path, chain: Chain, store: LogStore, keep: int) -> None:
+    """What is not acknowledged goes on in a new segment; the loss is reported; the log opens again afterwards."""
+    store.commit(chain.batch(2), sync=False)
+    path = active(tmp_path)
+    size = path.stat().st_size
+    os.truncate(path, keep % size)
+    committed = store.commit(chain.batch(3), sync=True)
+    assert committed.synced == chain.head
+    assert committed.damaged == ((path.name, "truncated", size, keep % size),)
+    store.commit(chain.batch(), sync=True)
+    store.close()
+    assert active(tmp_path).read_bytes() == b"".join(chain.lines[5:])
+    assert [entry.state for entry in read_manifest(log_path(tmp_path))] == ["damaged"]
+    store = open_store(tmp_path)
+    assert store.head == chain.head
+    store.close()
+
+
+def test_a_segment_that_somebody_wrote_to_is_left_as_evidence(tmp_path: Path, chain: Chain, store: LogStore) -> None:
+    """Foreign bytes stay where they are; the chain goes on in a new segment, and it is reported."""
+    path = active(tmp_path)
+    size = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(b"forged\n")
+    committed = store.commit(chain.batch(3), sync=True)
+    assert committed.damaged == ((path.name, "grown", size, size + 7),)
+    store.close()
+    assert path.read_bytes().endswith(b"forged\n")
+    assert active(tmp_path).read_bytes() == b"".join(chain.lines[5:])
+    store = open_store(tmp_path)
+    assert store.head == chain.head
+    store.close()
+
+
+def test_a_file_in_the_way_of_the_next_segment_is_put_aside(tmp_path: Path, chain: Chain) -> None:
+    """A file that has the name of the next segment goes to torn/ and is reported; nothing is written into it."""
+    store = open_store(tmp_path)
+    name = "000000000000-2026-11-22.audit"
+    (log_path(tmp_path) / name).write_bytes(b"in the way")
+    committed = store.commit(chain.batch(2), sync=True)
+    assert [(d.segment, d.actual_bytes) for d in committed.damaged] == [(name, 10)]
+    assert [p.read_bytes() for p in (log_path(tmp_path) / "torn").iterdir()] == [b"in the way"]
+    store.close()
+    assert stored_lines(tmp_path) == chain.lines
+
+
+def test_a_removed_lock_file_is_made_and_locked_again(tmp_path: Path, chain: Chain, store: LogStore) -> None:
+    """Without its lock file the log locks itself again, before another writer could come in unnoticed."""
+    (log_path(tmp_path) / "lock").unlink()
+    store.commit(chain.batch(), sync=True)
+    with pytest.raises(LogLocked):
+        open_store(tmp_path)
+    store.close()
+    assert stored_lines(tmp_path) == chain.lines
+
+
+def test_a_log_that_another_writer_has_taken_is_not_written(tmp_path: Path, chain: Chain, store: LogStore) -> None:
+    """If another writer locked the log while its lock file was gone, this one writes nothing more."""
+    (log_path(tmp_path) / "lock").unlink()
+    other = open_store(tmp_path)
+    before = active(tmp_path).read_bytes()
+    with pytest.raises(LogLocked):
+        store.commit(chain.batch(), sync=True)
+    assert active(tmp_path).read_bytes() == before
+    store.close()
+    other.close()
