@@ -13,6 +13,8 @@ import anyio
 import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from audit_async import (
     ActorInfo,
@@ -27,11 +29,13 @@ from audit_async import (
     Hybrid,
     Immediate,
     InvalidEvent,
+    Local,
     LogLocked,
     Receipt,
 )
 from audit_async.config import FlushMode
 from audit_async.events import AuditLogClosed, AuthFailure, PoolModified
+from audit_async.safety.text import UNSAFE
 from tests.logs import ConfigFor, Counted, failure, log_directory, segment_lines
 from tests.trails import check_trail, read_events
 
@@ -365,3 +369,37 @@ async def test_stats_and_health_say_what_is_so(config_for: ConfigFor) -> None:
         assert stats.syncs >= 2
         assert (health.ok, health.durable_seq, health.buffer_fill) == (True, 10, 0.0)
     assert audit.health().status is HealthStatus.CLOSED
+
+
+any_text = st.text(st.characters(), max_size=1500)  # every code point, surrogates too
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | any_text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@given(events=st.lists(st.tuples(any_text, any_json), min_size=1, max_size=6))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_users_send_is_one_harmless_line_each(
+    tmp_path_factory: pytest.TempPathFactory, anyio_backend: str, events: list[tuple[str, object]]
+) -> None:
+    """Any text and any free-form data: one line a record, no unsafe text, chain intact, and the log opens again."""
+    config = AuditConfig(mode=Local(tmp_path_factory.mktemp("any")), service_id="orders", handle_signals=False)
+
+    async def record() -> None:
+        async with AuditLogger(config) as audit:
+            for text, data in events:
+                audit.emit(AuthFailure(attempted_user=text, reason=text, ip="203.0.113.9", path=text))
+                audit.emit(PoolModified(actor=actor(), pool_id=text, changes={"any": data, text: [data]}))
+
+    for opening in (1, 2):
+        anyio.run(record)
+        lines = segment_lines(log_directory(config))
+        assert len(lines) == opening * (2 + 2 * len(events))
+        texts: list[str] = []
+        for line in lines:
+            collect_texts(json.loads(line.decode()), texts)
+        assert not any(UNSAFE.search(text) for text in texts)
+        check_trail(log_directory(config))
