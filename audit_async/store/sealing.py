@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from audit_async.errors import LogCorrupted
 from audit_async.store import disk
 from audit_async.store.directory import LogDirectory, open_regular
 from audit_async.store.manifest import Manifest, SealedSegment
@@ -24,25 +25,25 @@ def seal(
 
     The happy path, in order:
 
-    1. for each: `NAME.sha256` written under another name, fdatasync, rename   a checksum file is whole or absent
-    2. for each: open, fchmod 0400                                             a seal on our own mistakes, no defence
+    1. for each: open, fchmod 0400                                             a seal on our own mistakes, no defence
+    2. for each: `NAME.sha256` written under another name, fdatasync, rename   a checksum file is whole or absent
     3. manifest.json written under another name, fdatasync, rename             the step that counts
     4. fsync of the directory                                                  all of these names are durable
 
     A crash before 3 leaves segments that the next opening finds outside the manifest: it reads them, checks them and
-    seals them again. A crash after 3 may leave any of the names of 1 and 2 undone (a file system may persist names
-    in any order); the next opening adds them from the manifest. On `OSError` nothing counts as sealed, and calling
+    seals them again. A crash after 3 may leave any of 1 and 2 undone (a file system may persist modes and names in
+    any order); the next opening adds them from the manifest. On `OSError` nothing counts as sealed, and calling
     again does all of it again, so nothing depends on a directory block that a failed fsync has dropped.
 
     `recorded` are the sealed segments whose `audit.segment_sealed` is durable in the chain. Returned is what was
-    sealed: a segment that somebody has removed before it could be sealed is marked `lost`.
+    sealed: a segment that somebody has removed, or replaced by a link, before it could be sealed is marked `lost`.
     """
     sealed = []
     for segment in finished:
-        write_checksum(directory, segment)
         try:
             make_read_only(directory, segment.segment)
-        except FileNotFoundError:
+            write_checksum(directory, segment)
+        except (FileNotFoundError, LogCorrupted):
             segment = msgspec.structs.replace(segment, state="lost")  # noqa: PLW2901 - it is the same segment
         sealed.append(segment)
     known = [

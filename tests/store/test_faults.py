@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from audit_async.store import LogStore, disk
-from tests.store.chained import Chain, commit_until_it_works, log_path, memory_directory, open_store, stored_lines
+from tests.store.chained import (
+    DAY_NS,
+    Chain,
+    commit_until_it_works,
+    log_path,
+    memory_directory,
+    open_store,
+    stored_lines,
+)
 
 MAX_BYTES = 1500
 CHANGING = ("make_directory", "create_file", "open_or_create_file", "rename", "unlink", "write_at",
@@ -54,7 +62,7 @@ def scenario(base_dir: Path, chain: Chain) -> None:
         for count in counts:
             batch = chain.batch(count)
             (committed,) = commit_until_it_works(store, batch)
-            assert committed.synced == chain.head
+            assert (committed.synced, committed.damaged) == (chain.head, ())
             assert store.unsynced_bytes == 0
         store.close()
 
@@ -185,7 +193,10 @@ def test_where_even_the_cut_fails_the_copies_are_void(tmp_path: Path, monkeypatc
     assert stored_lines(tmp_path) == chain.lines
 
 
-def test_memory_and_disk_stay_bounded_while_the_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failing", [("sync_data", "write_and_sync_at"), ("sync_directory",)], ids=str)
+def test_memory_and_disk_stay_bounded_while_the_disk_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: tuple[str, ...]
+) -> None:
     """However often a commit is tried again, no batch is kept twice and no file is left behind by each try."""
     chain = Chain()
     store = open_store(tmp_path)
@@ -195,16 +206,16 @@ def test_memory_and_disk_stay_bounded_while_the_disk_fails(tmp_path: Path, monke
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(disk, "sync_directory", refuse)
-        patch.setattr(disk, "sync_data", refuse)
-        patch.setattr(disk, "write_and_sync_at", refuse)
-        batch = chain.batch(5)
+        for name in failing:
+            patch.setattr(disk, name, refuse)
+        batch = chain.batch(5, step_ns=DAY_NS)
         for handed_over in [batch] + 50 * [None]:
             with pytest.raises(OSError, match="Input/output"):
                 store.commit(handed_over, sync=True)
         assert store.unsynced_bytes == batch.size
         assert len(list(log_path(tmp_path).rglob("*"))) <= 6
-    commit_until_it_works(store, None)
+    (committed,) = commit_until_it_works(store, None)
+    assert committed.damaged == (), "nobody but us was at work"
     store.close()
     assert stored_lines(tmp_path) == chain.lines
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from audit_async.errors import LogLocked
-from audit_async.store import LogStore, read_manifest
+from audit_async.store import LogStore, disk, read_manifest
 from tests.store.chained import Chain, log_path, open_store, segments, stored_lines
 
 
@@ -171,3 +172,31 @@ def test_a_log_that_another_writer_has_taken_is_not_written(tmp_path: Path, chai
     assert active(tmp_path).read_bytes() == before
     store.close()
     other.close()
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_finished_segment_that_is_gone_before_it_is_sealed_is_reported(
+    tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch, link: bool
+) -> None:
+    """A segment that was removed, or replaced by a link, between its last record and its seal is marked `lost`."""
+    store = open_store(tmp_path, max_bytes=1500)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "rename", no_space)
+        committed = [store.commit(chain.batch(2), sync=True) for _ in range(2)]
+        assert committed[-1].sealing_error is not None
+    first = log_path(tmp_path) / segments(tmp_path)[0]
+    first.unlink()
+    if link:
+        first.symlink_to(tmp_path)
+    committed = [store.commit(chain.batch(2), sync=True) for _ in range(8)]
+    (damaged,) = [damaged for c in committed for damaged in c.damaged]
+    assert (damaged.segment, damaged.reason) == (first.name, "removed")
+    assert read_manifest(log_path(tmp_path))[0].state == "lost"
+    assert committed[-1].synced == chain.head
+    store.close()
+    open_store(tmp_path).close()
+
+
+def no_space(*_: object, **__: object) -> None:
+    """Refuse as a full disk does."""
+    raise OSError(errno.ENOSPC, "No space left on device")
