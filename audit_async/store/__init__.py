@@ -7,13 +7,31 @@ thread: every call blocks, and all calls on one log come from one thread, the wo
 from audit_async.store.log_store import Committed, DamagedSegment, LogStore
 from audit_async.store.manifest import SealedSegment, SegmentState, read_manifest
 from audit_async.store.recovery import TornTail
+from audit_async.store.retention import (
+    Archive,
+    Hold,
+    RetentionRefused,
+    RetentionStep,
+    compress_segment,
+    open_segment_for_reading,
+    plan_retention,
+    read_hold,
+)
 
 __all__ = [
+    "Archive",
     "Committed",
     "DamagedSegment",
+    "Hold",
     "LogStore",
+    "RetentionRefused",
+    "RetentionStep",
     "SealedSegment",
     "SegmentState",
     "TornTail",
+    "compress_segment",
+    "open_segment_for_reading",
+    "plan_retention",
+    "read_hold",
     "read_manifest",
 ]

@@ -6,19 +6,21 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 import msgspec
 
 from audit_async.chain import Batch, Head
-from audit_async.config import RotationPolicy
-from audit_async.errors import ConfigError
-from audit_async.store import disk, recovery, sealing
+from audit_async.config import RetentionPolicy, RotationPolicy
+from audit_async.errors import ConfigError, LogCorrupted
+from audit_async.store import disk, recovery, retention, sealing
 from audit_async.store.directory import TORN, UNFINISHED, Identity, LogDirectory, SegmentName, open_regular
 from audit_async.store.lock import WriterLock, take_directory
 from audit_async.store.manifest import SealedSegment
 from audit_async.store.recovery import TornTail
+from audit_async.store.retention import Hold, RetentionStep
 from audit_async.store.segment import Segment
 
 #: After a failed sealing, commits that pass before the next try: doubled from 1 up to this.
@@ -374,7 +376,7 @@ class LogStore:
         """Cut finished segments that could not be cut when their sync failed."""
         for segment in self._finished:
             if segment.segment in self._uncut and segment.state == "live":
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError, LogCorrupted):  # sealing marks it as lost
                     fd = open_regular(segment.segment, dir_fd=self._log_directory.fd, writable=True)
                     try:
                         disk.truncate(fd, segment.bytes)
@@ -503,6 +505,33 @@ class LogStore:
         segment.mark_synced()
         self._mark_synced()
         self._damaged_untold.append(DamagedSegment(name, reason, segment.written.bytes, path_bytes))
+
+    # -- retention -------------------------------------------------------------------------------------------------
+
+    def plan_retention(self, policy: RetentionPolicy, now: datetime) -> list[RetentionStep]:
+        """Return what is due at `now` (aware); nothing is done. Raises `LogCorrupted` for a hold nobody can read."""
+        return retention.plan_retention(self._manifest.segments, policy, now, self.hold)
+
+    def archive_segment(self, segment: str) -> None:
+        """Let the copy that `compress_segment` made stand for a segment; see `retention.archive_segment`."""
+        retention.archive_segment(self._log_directory, self._manifest, segment)
+
+    def delete_segment(self, segment: str) -> None:
+        """Delete a segment whose time is over; see `retention.delete_segment`."""
+        retention.delete_segment(self._log_directory, self._manifest, segment)
+
+    @property
+    def hold(self) -> Hold | None:
+        """The legal hold that is in force, None for none."""
+        return retention.read_hold(self.directory)
+
+    def set_hold(self, *, reason: str, set_by: str, now: datetime) -> Hold:
+        """Put a legal hold in force, durably; one that is in force already stays, and is returned."""
+        return retention.set_hold(self._log_directory, reason=reason, set_by=set_by, now=now)
+
+    def lift_hold(self) -> None:
+        """End the legal hold, durably."""
+        retention.lift_hold(self._log_directory)
 
     # -- what it says of itself, and its end ---------------------------------------------------------------------
 

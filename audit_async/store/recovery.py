@@ -11,6 +11,7 @@ What a crash can leave, since everything before the last sync is on stable stora
 - behind the records of a segment whose fsync failed: copies of records that stand in the next segment, in which
   blocks may be zeros, and which may go on past what of the next segment reached the disk;
 - segments that should be sealed and are not in the manifest yet, seals without a checksum file or mode 0400;
+- files of a segment that the manifest calls archived or deleted;
 - files with the ending `.unfinished`.
 
 All else is damage: `LogCorrupted`.
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from audit_async.chain import BadRecord, CheckedRecord, Head, check_record
 from audit_async.errors import LogCorrupted
-from audit_async.store import disk, sealing
+from audit_async.store import disk, retention, sealing
 from audit_async.store.directory import TORN, UNFINISHED, LogDirectory, SegmentName, open_regular
 from audit_async.store.manifest import MANIFEST_FILE, Manifest, SealedSegment, decode_manifest
 from audit_async.store.sealing import CHECKSUM
@@ -74,6 +75,7 @@ class Survey(NamedTuple):
     unfinished: list[str]  #: files to be removed
     unchecked: list[SealedSegment]  #: sealed segments without a checksum file
     writable: list[str]  #: sealed segments whose mode is not 0400
+    leftovers: list[SealedSegment]  #: segments that retention has not wholly removed
     head: Head  #: the chain's head
     recorded: frozenset[str]  #: segments whose `audit.segment_sealed` stands in what was read
 
@@ -171,6 +173,7 @@ def survey(directory: LogDirectory, log_id: str) -> Survey:
         sorted(name for name in names if name.endswith(UNFINISHED)),
         unchecked,
         writable,
+        retention.leftovers(directory, names, manifest.segments),
         whole[-1].head if whole else manifest.head,
         frozenset().union(*(walk.sealings for walk in whole)),
     )
@@ -357,8 +360,9 @@ def put_right(directory: LogDirectory, found: Survey) -> tuple[TornTail, ...]:
 
     In order: tails are copied to `torn/` and synced before they are cut off; segments without a record are removed;
     what is left of unfinished files is removed; the last segment is synced, as its bytes may be in the page cache
-    only; seals are completed. After a crash anywhere in between, the next survey finds what is left to do (a tail
-    may then be in `torn/` twice). Raises `OSError`; opening may be tried again.
+    only; seals are completed, and so is what retention had begun to remove. After a crash anywhere in between, the
+    next survey finds what is left to do (a tail may then be in `torn/` twice). Raises `OSError`; opening may be tried
+    again.
     """
     torn = tuple(_put_aside(directory, tail, found.manifest.segments) for tail in found.tails)
     for name in [*found.empty, *found.unfinished]:
@@ -374,6 +378,7 @@ def put_right(directory: LogDirectory, found: Survey) -> tuple[TornTail, ...]:
         sealing.write_checksum(directory, entry)
     for name in found.writable:
         sealing.make_read_only(directory, name)
+    retention.remove_leftovers(directory, found.leftovers)
     finished = [walk.as_sealed() for walk in found.unsealed[:-1]]
     if finished:
         sealing.seal(directory, found.manifest, finished, recorded=found.recorded)

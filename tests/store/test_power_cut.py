@@ -27,7 +27,15 @@ def record(chain: Chain, scenario: Callable[[LogStore, Recorder, Chain], None], 
     return recorder
 
 
-def survives(chain: Chain, acknowledged_seq: int, state: State, base_dir: Path) -> None:
+def survives(
+    chain: Chain,
+    acknowledged_seq: int,
+    state: State,
+    base_dir: Path,
+    read: Callable[[Path], list[bytes]],
+    *,
+    all_of_it: bool,
+) -> None:
     """Assert that a log in this state opens without help, has what was acknowledged, verifies, and goes on."""
     state.write_to(base_dir)
     store = open_store(base_dir, max_bytes=MAX_BYTES)
@@ -39,26 +47,42 @@ def survives(chain: Chain, acknowledged_seq: int, state: State, base_dir: Path) 
     after.number, after.now_ns = 10_000, chain.now_ns
     assert store.commit(after.batch(), sync=True).synced == after.head
     store.close()
-    assert stored_lines(base_dir) == after.lines
+    lines = read(base_dir)
+    assert lines == after.lines[len(after.lines) - len(lines) :]
+    assert len(lines) == len(after.lines) or not all_of_it
 
 
-def check_all_crash_points(recorder: Recorder, chain: Chain, *, at_least: int, since: int = 0) -> None:
-    """Replay every crash point of what was recorded, from call number `since` on."""
-    tried: dict[State, int] = {}
-    for count, state in crash_states(recorder.calls, since):
-        tried[state] = max(tried.get(state, -1), recorder.acknowledged_after(count))
-    assert len(tried) >= at_least, "the recorder has missed what the store does"
+def check_all_crash_points(
+    recorder: Recorder,
+    chain: Chain,
+    *,
+    at_least: int,
+    since: int = 0,
+    intact: Callable[[Path], list[bytes]] = stored_lines,
+    all_of_it: bool = True,
+) -> None:
+    """Replay every crash point of what was recorded, from call number `since` on.
+
+    `intact` checks a log and returns the records that it holds: `all_of_it`, or the last of them where retention was
+    at work.
+    """
+    tried: dict[State, int] = {}  # to the seq that had been acknowledged
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(disk, "sync_data", lambda _: None)  # what is tried here stays in memory
         patch.setattr(disk, "sync_directory", lambda _: None)
-        for state, acknowledged_seq in tried.items():
+        for count, state in crash_states(recorder.calls, since):
+            acknowledged_seq = recorder.acknowledged_after(count)
+            if tried.get(state, -2) >= acknowledged_seq:
+                continue
+            tried[state] = acknowledged_seq
             with memory_directory() as base_dir:
                 try:
-                    survives(chain, acknowledged_seq, state, base_dir)
+                    survives(chain, acknowledged_seq, state, base_dir, intact, all_of_it=all_of_it)
                 except BaseException as error:
-                    listing = "\n".join(f"{path} {oct(mode)} {len(data)} bytes" for path, mode, data in state.files)
-                    error.add_note(f"acknowledged up to seq {acknowledged_seq}; on the disk:\n{listing}")
+                    listing = "\n".join(f"{path} {mode:04o} {len(data)} bytes" for path, mode, data in state.files)
+                    error.add_note(f"after {count} calls, acknowledged up to seq {acknowledged_seq}:\n{listing}")
                     raise
+    assert len(tried) >= at_least, "the recorder has missed what the store does"
 
 
 def immediate(store: LogStore, recorder: Recorder, chain: Chain) -> None:
@@ -118,7 +142,7 @@ def test_every_crash_point_around_each_failed_sync() -> None:
 
 
 def test_every_crash_point_of_a_recovery(in_memory: Path) -> None:
-    """The power goes again while opening puts right what the first power cut has left."""
+    """The power goes again while opening puts right what the first power cut has left; the torn line is kept, too."""
     chain = Chain()
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder(in_memory)
@@ -137,6 +161,7 @@ def test_every_crash_point_of_a_recovery(in_memory: Path) -> None:
         torn = max(log.glob("*.audit"))
         last = disk.open_file(torn.name, dir_fd=fd, writable=True)
         disk.truncate(last, torn.stat().st_size - 9)
+        torn_bytes = torn.read_bytes().rpartition(b"\n")[2]
         disk.sync_data(last)
         disk.sync_directory(fd)
         disk.close(last)
@@ -144,4 +169,30 @@ def test_every_crash_point_of_a_recovery(in_memory: Path) -> None:
         before = len(recorder.calls)
         open_store(in_memory, max_bytes=MAX_BYTES).close()
     assert len(recorder.calls) - before > 20
-    check_all_crash_points(recorder, chain, at_least=100, since=before)
+    assert len(torn_bytes) > 300
+
+    def intact(base_dir: Path) -> list[bytes]:
+        assert torn_bytes in [path.read_bytes() for path in (log_path(base_dir) / "torn").iterdir()]
+        return stored_lines(base_dir)
+
+    check_all_crash_points(recorder, chain, at_least=100, since=before, intact=intact)
+
+
+def test_the_head_of_an_opening_is_durable(in_memory: Path) -> None:
+    """What a killed process had only written is synced, with its name, before the next opening counts it as there."""
+    chain = Chain()
+    with pytest.MonkeyPatch.context() as patch:
+        recorder = Recorder(in_memory)
+        recorder.install(patch)
+        for counts in ((2, 1), (3, 2), (1,)):
+            store = open_store(in_memory, max_bytes=MAX_BYTES)
+            assert store.head == chain.head
+            recorder.acknowledge(store.head)
+            for count in counts:
+                recorder.acknowledge(store.commit(chain.batch(count), sync=False).synced)
+            store.abandon()  # as a killed process leaves it
+        store = open_store(in_memory, max_bytes=MAX_BYTES)
+        recorder.acknowledge(store.head)
+        store.close()
+    assert recorder.acknowledged[-1][1] == chain.head
+    check_all_crash_points(recorder, chain, at_least=100)

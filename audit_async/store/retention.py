@@ -1,0 +1,363 @@
+"""Retention: sealed segments are compressed with age, and deleted at the end of their time, unless there is a hold.
+
+A segment's way is live, archived, deleted; a step back does not exist. Each step is prepared so that the chain can
+tell of it before it is taken: the caller records it, durably, then takes it. What is gone stays provable, because
+the manifest keeps the entry with the hashes at the segment's boundaries.
+
+Each step may be repeated after a crash at any point: doing it again finishes what was begun, and so does opening.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, Final, Literal, NamedTuple
+
+import msgspec
+
+from audit_async.config import RetentionPolicy
+from audit_async.errors import AuditError, LogCorrupted
+from audit_async.store import disk
+from audit_async.store.directory import ARCHIVE, UNFINISHED, LogDirectory, open_regular
+from audit_async.store.directory import open_subdirectory as _open_subdirectory
+from audit_async.store.manifest import Manifest, SealedSegment
+from audit_async.store.sealing import CHECKSUM
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+HOLD_FILE: Final = "hold.json"
+
+_COMPRESSED: Final = ".zst"
+_CHUNK: Final = 1 << 20
+
+
+class RetentionRefused(AuditError):
+    """A step of retention must not be taken: a hold is in force, or the segment is not in the state for it."""
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A legal hold: while it is in force nothing is archived or deleted."""
+
+    reason: str
+    set_by: str
+    since: str  #: RFC 3339, UTC
+
+
+class RetentionStep(NamedTuple):
+    """One thing that retention does to one segment."""
+
+    action: Literal["archive", "delete"]
+    segment: SealedSegment
+    age_days: int  #: whole days since its last record
+
+
+class Archive(NamedTuple):
+    """A compressed copy of a segment that was checked, and is durable."""
+
+    segment: str
+    file: str  #: relative to the log directory
+    sha256: str  #: of the segment, uncompressed
+    archive_sha256: str  #: of the compressed file
+    archive_bytes: int
+
+
+# -- what is due --------------------------------------------------------------------------------------------------
+
+
+def plan_retention(
+    segments: Iterable[SealedSegment], policy: RetentionPolicy, now: datetime, hold: Hold | None
+) -> list[RetentionStep]:
+    """Return what `policy` asks for at `now` (aware), oldest segment first; nothing while there is a hold.
+
+    Nothing is read and nothing done: this is the dry run, too. A segment is as old as its last record, counted in
+    whole days. Deletion proceeds from the chain's beginning and stops at the first segment that has to stay, so
+    what remains is one unbroken piece. A `damaged` segment is evidence: it is never compressed.
+    """
+    if hold is not None:
+        return []
+    delete_after = max(policy.delete_after_days, policy.min_retention_days)
+    steps: list[RetentionStep] = []
+    deleting = True
+    for segment in segments:
+        if segment.state in {"deleted", "lost"}:
+            continue
+        age_days = (now - datetime.fromisoformat(segment.last_timestamp)).days
+        deleting = deleting and age_days >= delete_after
+        if deleting:
+            steps.append(RetentionStep("delete", segment, age_days))
+        elif segment.state == "live" and age_days >= policy.archive_after_days:
+            steps.append(RetentionStep("archive", segment, age_days))
+    return steps
+
+
+# -- archiving ----------------------------------------------------------------------------------------------------
+
+
+def compress_segment(directory: Path, segment: SealedSegment) -> Archive:
+    """Make, or find, the compressed copy of a live sealed segment in `archive/`; the segment stays where it is.
+
+    On return the copy was decompressed and has the SHA-256 of the manifest, and it is on stable storage with its
+    name. This touches nothing else, so it may run in any thread beside the writer, one call a log at a time; the
+    call for 100 MiB takes seconds.
+
+    The happy path, in order: read the segment; write `archive/NAME.zst` under another name; fdatasync; read it back
+    and decompress; fchmod 0400; rename; fsync of `archive/`, and of the log directory when `archive/` was made.
+
+    Raises `LogCorrupted` where the segment is not what was sealed, `RetentionRefused` where it is not live,
+    `OSError`.
+    """
+    if segment.state != "live":
+        raise RetentionRefused(f"{segment.segment} is {segment.state}; only a live segment can be compressed")
+    name = segment.segment + _COMPRESSED
+    log_fd = disk.open_directory(str(directory))
+    try:
+        archive_fd = _open_subdirectory(ARCHIVE, dir_fd=log_fd, at=directory / ARCHIVE)
+        try:
+            disk.sync_directory(log_fd)
+            if name not in os.listdir(archive_fd):
+                _write_compressed(log_fd, archive_fd, segment)
+            return _checked(archive_fd, name, segment)
+        finally:
+            disk.close(archive_fd)
+    finally:
+        disk.close(log_fd)
+
+
+def _write_compressed(log_fd: int, archive_fd: int, segment: SealedSegment) -> None:
+    name = segment.segment + _COMPRESSED
+    unfinished = name + UNFINISHED
+    with suppress(FileNotFoundError):
+        disk.unlink(unfinished, dir_fd=archive_fd)
+    fd = disk.create_file(unfinished, dir_fd=archive_fd)
+    try:
+        _compress(log_fd, fd, segment)
+        disk.sync_data(fd)
+        disk.change_mode(fd, disk.SEALED_FILE)
+    finally:
+        disk.close(fd)
+    _checked(archive_fd, unfinished, segment)
+    disk.rename(unfinished, name, dir_fd=archive_fd)
+
+
+def _compress(log_fd: int, target: int, segment: SealedSegment) -> None:
+    compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.checksum_flag: 1})
+    digest = hashlib.sha256()
+    at = 0
+    with open(open_regular(segment.segment, dir_fd=log_fd), "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            compressed = compressor.compress(chunk)
+            disk.write_at(target, compressed, at)
+            at += len(compressed)
+    disk.write_at(target, compressor.flush(), at)
+    if digest.hexdigest() != segment.sha256:
+        raise LogCorrupted(segment.segment, None, None, "the segment is not what was sealed: its SHA-256 differs")
+
+
+def _checked(archive_fd: int, name: str, segment: SealedSegment) -> Archive:
+    """Decompress an archive and compare; return what it is, its name made durable."""
+    compressed, content = hashlib.sha256(), hashlib.sha256()
+    size = 0
+    with open(open_regular(name, dir_fd=archive_fd), "rb") as file:
+        while chunk := file.read(_CHUNK):
+            compressed.update(chunk)
+            size += len(chunk)
+        file.seek(0)
+        try:
+            with zstd.ZstdFile(file, "rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    content.update(chunk)
+        except (zstd.ZstdError, EOFError) as error:
+            raise LogCorrupted(f"{ARCHIVE}/{name}", None, segment.first_seq, "it can't be decompressed") from error
+    if content.hexdigest() != segment.sha256:
+        raise LogCorrupted(f"{ARCHIVE}/{name}", None, segment.first_seq, "it is not the segment that was sealed")
+    disk.sync_directory(archive_fd)
+    return Archive(segment.segment, f"{ARCHIVE}/{name}", segment.sha256, compressed.hexdigest(), size)
+
+
+def archive_segment(directory: LogDirectory, manifest: Manifest, segment: str) -> None:
+    """Take a live segment out of the log directory, now that its compressed copy, checked once more, stands for it.
+
+    The chain has told of it, durably: that is the caller's duty. In order: the copy is checked; the manifest says
+    `archived`, durably; only then is the live file removed. Does nothing for a segment that is archived already.
+
+    Raises `RetentionRefused` while a hold is in force or where the segment can't be archived, `LogCorrupted` where
+    the copy is missing or wrong, `OSError`; until the manifest is written the segment is live.
+    """
+    entry = _entry(manifest, segment)
+    if entry.state != "archived":
+        _refuse_while_held(directory, segment)
+        if entry.state != "live":
+            raise RetentionRefused(f"{segment} is {entry.state}, so it can't be archived")
+        try:
+            archive_fd = disk.open_directory(ARCHIVE, dir_fd=directory.fd)
+            try:
+                _checked(archive_fd, segment + _COMPRESSED, entry)
+            finally:
+                disk.close(archive_fd)
+        except FileNotFoundError as error:
+            name = f"{ARCHIVE}/{segment}{_COMPRESSED}"
+            raise LogCorrupted(name, None, entry.first_seq, "it is missing; compress the segment first") from error
+        entry = msgspec.structs.replace(entry, state="archived")
+        manifest.write(directory, manifest.with_changed(entry))
+    remove_leftovers(directory, [entry])
+
+
+def delete_segment(directory: LogDirectory, manifest: Manifest, segment: str) -> None:
+    """Delete a segment whose time is over, live or archived; the manifest keeps its entry and its hashes.
+
+    The chain has told of it, durably, and the policy was asked (`plan_retention`): both are the caller's duty. In
+    order: the manifest says `deleted`, durably; then the files are removed. Does nothing more for one that is
+    deleted already. Raises `RetentionRefused` while a hold is in force, `OSError`.
+    """
+    entry = _entry(manifest, segment)
+    if entry.state != "deleted":
+        _refuse_while_held(directory, segment)
+        entry = msgspec.structs.replace(entry, state="deleted")
+        manifest.write(directory, manifest.with_changed(entry))
+    remove_leftovers(directory, [entry])
+
+
+def leftovers(directory: LogDirectory, names: set[str], segments: Iterable[SealedSegment]) -> list[SealedSegment]:
+    """Return the segments of which files are left that their state says are gone: a crash came before the removal.
+
+    Raises `LogCorrupted` where the archive that a segment's state promises is missing. `names` are those in the log
+    directory.
+    """
+    archives: set[str] = set()
+    if ARCHIVE in names:
+        fd = disk.open_directory(ARCHIVE, dir_fd=directory.fd)
+        try:
+            archives = set(os.listdir(fd))
+        finally:
+            disk.close(fd)
+    left = []
+    for entry in segments:
+        archive = entry.segment + _COMPRESSED
+        if entry.state == "archived" and archive not in archives:
+            raise LogCorrupted(f"{ARCHIVE}/{archive}", None, entry.first_seq, "the archived segment is missing")
+        live = entry.segment in names or entry.segment + CHECKSUM in names
+        if (entry.state in {"archived", "deleted"} and live) or (entry.state == "deleted" and archive in archives):
+            left.append(entry)
+    return left
+
+
+def remove_leftovers(directory: LogDirectory, segments: Iterable[SealedSegment]) -> None:
+    """Remove the files that these segments' states, `archived` or `deleted`, say are gone; durably."""
+    for entry in segments:
+        for name in (entry.segment, entry.segment + CHECKSUM):
+            with suppress(FileNotFoundError):
+                disk.unlink(name, dir_fd=directory.fd)
+        if entry.state == "deleted":
+            with suppress(FileNotFoundError):
+                archive_fd = disk.open_directory(ARCHIVE, dir_fd=directory.fd)
+                try:
+                    with suppress(FileNotFoundError):
+                        disk.unlink(entry.segment + _COMPRESSED, dir_fd=archive_fd)
+                    disk.sync_directory(archive_fd)
+                finally:
+                    disk.close(archive_fd)
+        directory.sync()
+
+
+def _entry(manifest: Manifest, segment: str) -> SealedSegment:
+    try:
+        return manifest.find(segment)
+    except KeyError:
+        raise RetentionRefused(f"{segment} is no sealed segment of this log") from None
+
+
+# -- a legal hold -------------------------------------------------------------------------------------------------
+
+
+def read_hold(directory: Path) -> Hold | None:
+    """Return the hold that is in force for the log in `directory`, None for none; needs no lock.
+
+    Raises `LogCorrupted` for a file that can't be understood: nobody may take that for permission to delete.
+    """
+    try:
+        fd = disk.open_file(str(directory / HOLD_FILE))
+    except FileNotFoundError:
+        return None
+    with open(fd, "rb") as file:
+        content = file.read()
+    try:
+        return msgspec.json.decode(content, type=Hold)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise LogCorrupted(HOLD_FILE, None, None, "the file is not what the library writes") from error
+
+
+def set_hold(directory: LogDirectory, *, reason: str, set_by: str, now: datetime) -> Hold:
+    """Put a hold in force, durably; one that is in force stays as it is, and is returned."""
+    hold = read_hold(directory.path)
+    if hold is None:
+        since = now.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        hold = Hold(reason=reason, set_by=set_by, since=since)
+        directory.replace(HOLD_FILE, msgspec.json.encode(hold) + b"\n")
+    directory.sync()
+    return hold
+
+
+def lift_hold(directory: LogDirectory) -> None:
+    """End the hold, durably; does nothing where there is none."""
+    with suppress(FileNotFoundError):
+        disk.unlink(HOLD_FILE, dir_fd=directory.fd)
+    directory.sync()
+
+
+def _refuse_while_held(directory: LogDirectory, segment: str) -> None:
+    hold = read_hold(directory.path)
+    if hold is not None:
+        raise RetentionRefused(f"{segment} stays as it is: a legal hold is in force since {hold.since}; lift it first")
+
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+
+def open_segment_for_reading(directory: Path, segment: SealedSegment) -> BinaryIO:
+    """Open a sealed segment's uncompressed content, wherever it stands; the caller closes it.
+
+    Needs no lock. A segment that is archived between the reading of the manifest and this call is found as well.
+    Raises `FileNotFoundError` for one that is deleted or lost, `OSError`; while an archive is read,
+    `zstd.ZstdError` or `EOFError` where it is damaged.
+    """
+    archive = directory / ARCHIVE / (segment.segment + _COMPRESSED)
+    if segment.state in {"live", "damaged"}:
+        try:
+            return open(disk.open_file(str(directory / segment.segment)), "rb")
+        except FileNotFoundError:
+            if not archive.exists():
+                raise
+    elif segment.state != "archived":
+        raise FileNotFoundError(f"{segment.segment} is {segment.state}: the manifest has its hashes, not its records")
+    file = open(disk.open_file(str(archive)), "rb")  # noqa: SIM115 - closed with the stream
+    return io.BufferedReader(_Decompressed(file))
+
+
+class _Decompressed(io.RawIOBase):
+    """The content of a zstd file; closes the file with itself."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._stream = zstd.ZstdFile(file, "rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what BufferedReader hands over
+        return self._stream.readinto(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+            self._file.close()
+        super().close()
