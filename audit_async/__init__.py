@@ -26,12 +26,15 @@ from audit_async.errors import (
     LogClosed,
     LogCorrupted,
     LogLocked,
+    RetentionRefused,
     WriteFailed,
 )
 from audit_async.events.base import ActorInfo, AuditEvent, AuthMethod, ResourceInfo
 from audit_async.logger import AuditLogger, run
 from audit_async.receipt import Receipt
 from audit_async.status import Health, HealthStatus, LoggerStats, Position
+from audit_async.store import Hold
+from audit_async.upkeep import RetentionOutcome, RetentionReport
 
 __all__ = [
     "ActorInfo",
@@ -46,6 +49,7 @@ __all__ = [
     "Disabled",
     "Health",
     "HealthStatus",
+    "Hold",
     "Hybrid",
     "Immediate",
     "InvalidEvent",
@@ -57,7 +61,10 @@ __all__ = [
     "Position",
     "Receipt",
     "ResourceInfo",
+    "RetentionOutcome",
     "RetentionPolicy",
+    "RetentionRefused",
+    "RetentionReport",
     "RotationPolicy",
     "WriteFailed",
     "__version__",

@@ -228,7 +228,8 @@ class RetentionPolicy(_Settings, frozen=True, kw_only=True):
 
     Past `archive_after_days` a segment is compressed, past `delete_after_days` it is deleted.
     `min_retention_days` is the promise to auditors: nothing younger is ever deleted, and a policy that would
-    do so is refused.
+    do so is refused. An open log applies the policy by itself, once a day, unless `automatic` is off; then only
+    `AuditLogger.apply_retention` does.
     """
 
     _path: ClassVar[str] = "retention."
@@ -236,6 +237,7 @@ class RetentionPolicy(_Settings, frozen=True, kw_only=True):
     min_retention_days: _Days = 2555
     archive_after_days: Annotated[int, _whole(0, 36_500, "days")] = 90
     delete_after_days: _Days = 2555
+    automatic: _Flag = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

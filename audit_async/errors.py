@@ -80,3 +80,7 @@ class LogCorrupted(AuditError):
 
 class WriteFailed(AuditError):
     """Events could not be made durable and are lost to this log, or the writer has stopped; the cause is chained."""
+
+
+class RetentionRefused(AuditError):
+    """Retention must not go on: for a legal hold, a clock that jumped, or a segment that is no candidate for it."""

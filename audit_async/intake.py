@@ -182,6 +182,21 @@ class Intake:
         self._empty_inbox()
         return self._accept(self._harmless(event, None, on_unsafe="escape"))
 
+    def emit_on_record(self, event: AuditEvent) -> Receipt:
+        """Take one of the library's own events from any thread, whatever the bounds say; raises as `emit` does."""
+        self._check_open()
+        if get_ident() == self._owner:
+            return self.emit_internal(event)
+        encoded = self._harmless(event, None, on_unsafe="escape")
+        with self._lock:
+            self._check_open()
+            self._poke()
+            receipt = Receipt(self._next_number(), time_ns(), encoded, -1, "", self._acknowledgements)
+            cost = len(encoded) + RECORD_OVERHEAD
+            self._inbox.append(_FromElsewhere(receipt, cost, urgent=False))
+            self._inbox_bytes += cost
+        return receipt
+
     def stamp(self, event: AuditEvent, acknowledgements: Acknowledgements) -> Receipt:
         """Return an entry for one of the library's own events that goes into the chain before the stream is open."""
         encoded = self._harmless(event, None, on_unsafe="escape")

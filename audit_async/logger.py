@@ -10,8 +10,9 @@ import socket
 import sys
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Future
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar, TypeVarTuple
@@ -23,14 +24,15 @@ from audit_async._version import __version__
 from audit_async.chain import FORMAT_VERSION, Framer
 from audit_async.config import AuditConfig, Disabled
 from audit_async.disk_thread import DiskThread
-from audit_async.errors import AuditError, LogClosed, WriteFailed
+from audit_async.errors import AuditError, ConfigError, LogClosed, WriteFailed
 from audit_async.events.base import AuditEvent
-from audit_async.events.lifecycle import AuditLogClosed, AuditLogOpened, AuditLogRecovered
+from audit_async.events.lifecycle import AuditLogAccessed, AuditLogClosed, AuditLogOpened, AuditLogRecovered
 from audit_async.flush import SyncSchedule
 from audit_async.intake import Intake, State
 from audit_async.receipt import NOTHING_RECORDED, NOWHERE, Acknowledgements, Receipt
 from audit_async.status import Condition, Health, HealthStatus, LoggerStats, Position
-from audit_async.store import Committed, LogStore
+from audit_async.store import Committed, Hold, LogStore
+from audit_async.upkeep import RetentionReport, Upkeep
 from audit_async.writer import Writer, events_of
 
 _log = logging.getLogger("audit_async")
@@ -109,6 +111,68 @@ class AuditLogger:
             raise LogClosed("this process was forked from the one that opened the audit log; flush it there")
         session = self._session
         await (session.writer.flush() if session.is_here else session.elsewhere(session.writer.flush))
+
+    def record_access(self, actor: str, query: Mapping[str, object], records: int | None = None) -> Receipt:
+        """Put into the trail that `actor` has read it: what was asked, and how many records were returned.
+
+        `AuditReader.query` calls this where it is given the logger; call it for reads that go another way. From any
+        thread, never waits; the buffer's bounds don't apply. Raises `LogClosed` and `WriteFailed` as `emit` does.
+        """
+        if isinstance(self.config.mode, Disabled):
+            return NOTHING_RECORDED
+        return self._intake.emit_on_record(AuditLogAccessed(actor=actor, query=dict(query), records=records))
+
+    # Keeping and forgetting.
+
+    async def apply_retention(self, *, dry_run: bool = False, at: datetime | None = None) -> RetentionReport:
+        """Archive and delete what `RetentionPolicy` says is due, or only list it with `dry_run`.
+
+        An open log does this by itself once a day, the first time a minute after its opening (unless the policy's
+        `automatic` is off). Each step is in the chain, durably, before it is taken; what was done stays done where
+        this is cancelled. A step that fails is reported in the outcome, and the segment stays as it was.
+
+        `at` (aware) asks what would be due then, in a dry run. Raises `ConfigError` for another use of it,
+        `RetentionRefused` where the clock was set forward by more than a day since the opening, `LogCorrupted` for a
+        `hold.json` that nobody can read or an archive that is missing, `LogClosed`, `OSError`.
+        """
+        if at is not None and (not dry_run or at.utcoffset() is None):
+            raise ConfigError("at", "only a dry run may ask about another time, and it needs a time zone")
+        if isinstance(self.config.mode, Disabled):
+            return RetentionReport(steps=(), hold=None, dry_run=dry_run)
+        upkeep = self._upkeep()
+        return await self._here(lambda: upkeep.apply(dry_run=dry_run, at=at))
+
+    async def set_hold(self, *, reason: str, set_by: str) -> Hold:
+        """Put a legal hold in force: nothing is archived or deleted until it is lifted, also after a restart.
+
+        On return the hold, and its record in the chain, are durable. Where one is in force already it stays as it is,
+        and is returned; the chain has the new reason, too. Raises `LogClosed`, `WriteFailed`, `OSError`.
+        """
+        upkeep = self._upkeep()
+        return await self._here(lambda: upkeep.set_hold(reason=reason, set_by=set_by))
+
+    async def lift_hold(self, *, reason: str, lifted_by: str) -> None:
+        """End the legal hold; its record in the chain is durable before. Does nothing where there is none.
+
+        Raises `LogClosed`, `WriteFailed`, `OSError`.
+        """
+        upkeep = self._upkeep()
+        await self._here(lambda: upkeep.lift_hold(reason=reason, lifted_by=lifted_by))
+
+    async def hold(self) -> Hold | None:
+        """Return the legal hold that is in force, None where there is none; raises as `set_hold` does."""
+        upkeep = self._upkeep()
+        return await self._here(upkeep.hold)
+
+    def _upkeep(self) -> Upkeep:
+        if self._session is None or self._intake.state is not State.OPEN:
+            raise LogClosed("the audit log is not open, so nothing can be said of what it keeps")
+        return self._session.upkeep
+
+    async def _here(self, call: Callable[[], Coroutine[None, None, _T]]) -> _T:
+        """Await `call()` on the log's own loop, from whichever loop."""
+        session = self._session
+        return await (call() if session is None or session.is_here else session.elsewhere(call))
 
     # What it says of itself.
 
@@ -267,8 +331,17 @@ class _Session:
             low_disk_bytes=config.low_disk_bytes,
             drain_timeout_s=config.drain_timeout,
         )
+        self.upkeep = Upkeep(
+            store=store,
+            thread=thread,
+            writer=self.writer,
+            intake=intake,
+            condition=condition,
+            policy=config.retention,
+        )
         self._critical_at_once = schedule.critical_at_once
         self._writing: asyncio.Task[None] | None = None
+        self._daily: asyncio.Task[None] | None = None
 
     @property
     def is_here(self) -> bool:
@@ -347,6 +420,8 @@ class _Session:
         self._condition.becomes(HealthStatus.OK)
         self._intake.open(self.acknowledgements, self.writer.chunk_sent, critical_at_once=self._critical_at_once)
         self._writing = self.loop.create_task(self.writer.run(), name="audit-async writer")
+        if config.retention.automatic:
+            self._daily = self.loop.create_task(self.upkeep.run_daily(), name="audit-async retention")
         await asyncio.sleep(0)  # so that it runs, and a cancellation finds it at work
 
     async def close(self) -> None:
@@ -355,11 +430,15 @@ class _Session:
             await self._closed.wait()
             return
         self._closing = True
+        self.upkeep.stop()
+        if self._daily is not None:
+            self._daily.cancel()
         self._intake.close(AuditLogClosed())
         self.writer.hurry()
         assert self._writing is not None  # noqa: S101 - _begin has made it, or there is no session
         with anyio.CancelScope(shield=True):
-            cancelled = await _settle(self._writing, self._config.drain_timeout)
+            cancelled = self._daily is not None and await _settle(self._daily, 1.0)
+            cancelled |= await _settle(self._writing, self._config.drain_timeout)
             if not self._writing.done():
                 self.writer.fail(
                     TimeoutError(f"the disk did not take everything within {self._config.drain_timeout} s")

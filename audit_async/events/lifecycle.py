@@ -71,12 +71,13 @@ class AuditSegmentArchived(AuditEvent, tag="audit.segment_archived"):
 
 
 class AuditSegmentDeleted(AuditEvent, tag="audit.segment_deleted"):
-    """A segment's time was over and it was deleted."""
+    """A segment's time was over and it was deleted; `hash` is its last record's, to which the next one links."""
 
     segment: str
     first_seq: int
     last_seq: int
     sha256: str
+    hash: str
     reason: str
 
 

@@ -20,7 +20,7 @@ from audit_async.store.directory import TORN, UNFINISHED, Identity, LogDirectory
 from audit_async.store.lock import WriterLock, take_directory
 from audit_async.store.manifest import SealedSegment
 from audit_async.store.recovery import TornTail
-from audit_async.store.retention import Hold, RetentionStep
+from audit_async.store.retention import Archive, Hold, RetentionStep
 from audit_async.store.segment import Segment
 
 #: After a failed sealing, commits that pass before the next try: doubled from 1 up to this.
@@ -512,9 +512,15 @@ class LogStore:
         """Return what is due at `now` (aware); nothing is done. Raises `LogCorrupted` for a hold nobody can read."""
         return retention.plan_retention(self._manifest.segments, policy, now, self.hold)
 
-    def archive_segment(self, segment: str) -> None:
+    def finish_retention(self) -> None:
+        """Remove files that a failed step has left of segments that are archived or deleted; `OSError`."""
+        directory = self._log_directory
+        left = retention.leftovers(directory, directory.names(), self._manifest.segments)
+        retention.remove_leftovers(directory, left)
+
+    def archive_segment(self, archive: Archive) -> None:
         """Let the copy that `compress_segment` made stand for a segment; see `retention.archive_segment`."""
-        retention.archive_segment(self._log_directory, self._manifest, segment)
+        retention.archive_segment(self._log_directory, self._manifest, archive)
 
     def delete_segment(self, segment: str) -> None:
         """Delete a segment whose time is over; see `retention.delete_segment`."""

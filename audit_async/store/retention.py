@@ -13,7 +13,7 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import BinaryIO, Final, Literal, NamedTuple
 import msgspec
 
 from audit_async.config import RetentionPolicy
-from audit_async.errors import AuditError, LogCorrupted
+from audit_async.errors import AuditError, LogCorrupted, RetentionRefused
 from audit_async.store import disk
 from audit_async.store.directory import ARCHIVE, UNFINISHED, LogDirectory, open_regular
 from audit_async.store.directory import open_subdirectory as _open_subdirectory
@@ -38,10 +38,6 @@ HOLD_FILE: Final = "hold.json"
 
 _COMPRESSED: Final = ".zst"
 _CHUNK: Final = 1 << 20
-
-
-class RetentionRefused(AuditError):
-    """A step of retention must not be taken: a hold is in force, or the segment is not in the state for it."""
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,6 +64,7 @@ class Archive(NamedTuple):
     sha256: str  #: of the segment, uncompressed
     archive_sha256: str  #: of the compressed file
     archive_bytes: int
+    identity: tuple[int, int, int]  #: inode, size and time of change of the file that was checked
 
 
 # -- what is due --------------------------------------------------------------------------------------------------
@@ -102,18 +99,26 @@ def plan_retention(
 # -- archiving ----------------------------------------------------------------------------------------------------
 
 
-def compress_segment(directory: Path, segment: SealedSegment) -> Archive:
+class Stopped(AuditError):
+    """Compressing was stopped, because the log is being closed; nothing was changed."""
+
+
+def _never() -> bool:
+    return False
+
+
+def compress_segment(directory: Path, segment: SealedSegment, stopped: Callable[[], bool] = _never) -> Archive:
     """Make, or find, the compressed copy of a live sealed segment in `archive/`; the segment stays where it is.
 
     On return the copy was decompressed and has the SHA-256 of the manifest, and it is on stable storage with its
     name. This touches nothing else, so it may run in any thread beside the writer, one call a log at a time; the
-    call for 100 MiB takes seconds.
+    call for 100 MiB takes a second or two. `stopped` is asked between any two MiB.
 
     The happy path, in order: read the segment; write `archive/NAME.zst` under another name; fdatasync; read it back
     and decompress; fchmod 0400; rename; fsync of `archive/`, and of the log directory when `archive/` was made.
 
     Raises `LogCorrupted` where the segment is not what was sealed, `RetentionRefused` where it is not live,
-    `OSError`.
+    `Stopped`, `OSError`. What was begun is removed then, so a full disk gets its room back.
     """
     if segment.state != "live":
         raise RetentionRefused(f"{segment.segment} is {segment.state}; only a live segment can be compressed")
@@ -124,36 +129,47 @@ def compress_segment(directory: Path, segment: SealedSegment) -> Archive:
         try:
             disk.sync_directory(log_fd)
             if name not in os.listdir(archive_fd):
-                _write_compressed(log_fd, archive_fd, segment)
-            return _checked(archive_fd, name, segment)
+                _write_compressed(log_fd, archive_fd, segment, stopped)
+            return _checked(archive_fd, name, segment, stopped)
         finally:
             disk.close(archive_fd)
     finally:
         disk.close(log_fd)
 
 
-def _write_compressed(log_fd: int, archive_fd: int, segment: SealedSegment) -> None:
+def _write_compressed(log_fd: int, archive_fd: int, segment: SealedSegment, stopped: Callable[[], bool]) -> None:
     name = segment.segment + _COMPRESSED
     unfinished = name + UNFINISHED
     with suppress(FileNotFoundError):
         disk.unlink(unfinished, dir_fd=archive_fd)
     fd = disk.create_file(unfinished, dir_fd=archive_fd)
     try:
-        _compress(log_fd, fd, segment)
-        disk.sync_data(fd)
-        disk.change_mode(fd, disk.SEALED_FILE)
-    finally:
-        disk.close(fd)
-    _checked(archive_fd, unfinished, segment)
-    disk.rename(unfinished, name, dir_fd=archive_fd)
+        try:
+            _compress(log_fd, fd, segment, stopped)
+            disk.sync_data(fd)
+            disk.change_mode(fd, disk.SEALED_FILE)
+        finally:
+            disk.close(fd)
+        _checked(archive_fd, unfinished, segment, stopped)
+        disk.rename(unfinished, name, dir_fd=archive_fd)
+    except BaseException:
+        with suppress(OSError):
+            disk.unlink(unfinished, dir_fd=archive_fd)
+        raise
 
 
-def _compress(log_fd: int, target: int, segment: SealedSegment) -> None:
+def _go_on_unless(stopped: Callable[[], bool]) -> None:
+    if stopped():
+        raise Stopped("the log is being closed; retention goes on at its next run")
+
+
+def _compress(log_fd: int, target: int, segment: SealedSegment, stopped: Callable[[], bool]) -> None:
     compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.checksum_flag: 1})
     digest = hashlib.sha256()
     at = 0
     with open(open_regular(segment.segment, dir_fd=log_fd), "rb") as file:
         while chunk := file.read(_CHUNK):
+            _go_on_unless(stopped)
             digest.update(chunk)
             compressed = compressor.compress(chunk)
             disk.write_at(target, compressed, at)
@@ -163,11 +179,12 @@ def _compress(log_fd: int, target: int, segment: SealedSegment) -> None:
         raise LogCorrupted(segment.segment, None, None, "the segment is not what was sealed: its SHA-256 differs")
 
 
-def _checked(archive_fd: int, name: str, segment: SealedSegment) -> Archive:
+def _checked(archive_fd: int, name: str, segment: SealedSegment, stopped: Callable[[], bool]) -> Archive:
     """Decompress an archive and compare; return what it is, its name made durable."""
     compressed, content = hashlib.sha256(), hashlib.sha256()
     size = 0
     with open(open_regular(name, dir_fd=archive_fd), "rb") as file:
+        identity = _identity(os.fstat(file.fileno()))
         while chunk := file.read(_CHUNK):
             compressed.update(chunk)
             size += len(chunk)
@@ -175,38 +192,44 @@ def _checked(archive_fd: int, name: str, segment: SealedSegment) -> Archive:
         try:
             with zstd.ZstdFile(file, "rb") as stream:
                 while chunk := stream.read(_CHUNK):
+                    _go_on_unless(stopped)
                     content.update(chunk)
         except (zstd.ZstdError, EOFError) as error:
             raise LogCorrupted(f"{ARCHIVE}/{name}", None, segment.first_seq, "it can't be decompressed") from error
     if content.hexdigest() != segment.sha256:
         raise LogCorrupted(f"{ARCHIVE}/{name}", None, segment.first_seq, "it is not the segment that was sealed")
     disk.sync_directory(archive_fd)
-    return Archive(segment.segment, f"{ARCHIVE}/{name}", segment.sha256, compressed.hexdigest(), size)
+    return Archive(segment.segment, f"{ARCHIVE}/{name}", segment.sha256, compressed.hexdigest(), size, identity)
 
 
-def archive_segment(directory: LogDirectory, manifest: Manifest, segment: str) -> None:
-    """Take a live segment out of the log directory, now that its compressed copy, checked once more, stands for it.
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    """Return what changes whenever somebody touches the file, its mode apart."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
-    The chain has told of it, durably: that is the caller's duty. In order: the copy is checked; the manifest says
-    `archived`, durably; only then is the live file removed. Does nothing for a segment that is archived already.
+
+def archive_segment(directory: LogDirectory, manifest: Manifest, archive: Archive) -> None:
+    """Take a live segment out of the log directory, now that its compressed copy stands for it.
+
+    The chain has told of it, durably: that is the caller's duty. In order: the copy is the file that
+    `compress_segment` has checked, untouched since; the manifest says `archived`, durably; only then is the live
+    file removed. Does nothing for a segment that is archived already. The copy is not read again, so that the
+    writer, whose thread this is, has to wait for a few system calls only.
 
     Raises `RetentionRefused` while a hold is in force or where the segment can't be archived, `LogCorrupted` where
-    the copy is missing or wrong, `OSError`; until the manifest is written the segment is live.
+    the copy is missing or was touched, `OSError`; until the manifest is written the segment is live.
     """
+    segment = archive.segment
     entry = _entry(manifest, segment)
     if entry.state != "archived":
         _refuse_while_held(directory, segment)
         if entry.state != "live":
             raise RetentionRefused(f"{segment} is {entry.state}, so it can't be archived")
         try:
-            archive_fd = disk.open_directory(ARCHIVE, dir_fd=directory.fd)
-            try:
-                _checked(archive_fd, segment + _COMPRESSED, entry)
-            finally:
-                disk.close(archive_fd)
+            status = os.stat(archive.file, dir_fd=directory.fd, follow_symlinks=False)
         except FileNotFoundError as error:
-            name = f"{ARCHIVE}/{segment}{_COMPRESSED}"
-            raise LogCorrupted(name, None, entry.first_seq, "it is missing; compress the segment first") from error
+            raise LogCorrupted(archive.file, None, entry.first_seq, "somebody removed it just now") from error
+        if _identity(status) != archive.identity:
+            raise LogCorrupted(archive.file, None, entry.first_seq, "somebody changed it just now")
         entry = msgspec.structs.replace(entry, state="archived")
         manifest.write(directory, manifest.with_changed(entry))
     remove_leftovers(directory, [entry])
@@ -304,6 +327,35 @@ def set_hold(directory: LogDirectory, *, reason: str, set_by: str, now: datetime
         hold = Hold(reason=reason, set_by=set_by, since=since)
         directory.replace(HOLD_FILE, msgspec.json.encode(hold) + b"\n")
     directory.sync()
+    return hold
+
+
+def place_hold(directory: Path, *, reason: str, set_by: str, now: datetime) -> Hold:
+    """Put a hold in force for the log in `directory` without its lock, durably: a running writer heeds it at once.
+
+    One that is in force stays as it is, and is returned. Nothing is recorded: that is the caller's duty. The file is
+    written under a name of this process's own, synced, renamed, and the directory synced, so a reader sees the whole
+    hold or none. Two that come at the same instant both succeed, and one of them is in force.
+    """
+    if (hold := read_hold(directory)) is not None:
+        return hold
+    since = now.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    hold = Hold(reason=reason, set_by=set_by, since=since)
+    log_fd = disk.open_directory(str(directory))
+    try:
+        unfinished = f"{HOLD_FILE}.{os.getpid()}{UNFINISHED}"
+        with suppress(FileNotFoundError):
+            disk.unlink(unfinished, dir_fd=log_fd)
+        fd = disk.create_file(unfinished, dir_fd=log_fd)
+        try:
+            disk.write_at(fd, msgspec.json.encode(hold) + b"\n", 0)
+            disk.sync_data(fd)
+        finally:
+            disk.close(fd)
+        disk.rename(unfinished, HOLD_FILE, dir_fd=log_fd)
+        disk.sync_directory(log_fd)
+    finally:
+        disk.close(log_fd)
     return hold
 
 

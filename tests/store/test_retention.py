@@ -15,11 +15,11 @@ import pytest
 
 from audit_async.chain import START, Head, check_record
 from audit_async.config import RetentionPolicy
-from audit_async.errors import LogCorrupted
+from audit_async.errors import LogCorrupted, RetentionRefused
 from audit_async.store import (
     LogStore,
-    RetentionRefused,
     SealedSegment,
+    Stopped,
     compress_segment,
     disk,
     open_segment_for_reading,
@@ -55,8 +55,7 @@ def apply(store: LogStore, policy: RetentionPolicy, now: datetime) -> list[tuple
     done: list[tuple[str, str]] = []
     for step in store.plan_retention(policy, now):
         if step.action == "archive":
-            compress_segment(store.directory, step.segment)
-            store.archive_segment(step.segment.segment)
+            store.archive_segment(compress_segment(store.directory, step.segment))
         else:
             store.delete_segment(step.segment.segment)
         done.append((step.action, step.segment.segment))
@@ -202,7 +201,7 @@ def test_a_hold_stops_everything(tmp_path: Path) -> None:
     write_days(store, chain, 400)
     now = at(chain)
     first = store.sealed_segments[0]
-    compress_segment(store.directory, first)
+    archive = compress_segment(store.directory, first)
     hold = store.set_hold(reason="case 4711", set_by="legal", now=now)
     assert read_hold(log_path(tmp_path)) == store.hold == hold
     assert store.set_hold(reason="another", set_by="other", now=now) == hold, "a hold in force is not overwritten"
@@ -210,15 +209,16 @@ def test_a_hold_stops_everything(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     assert store.hold == hold
     assert store.plan_retention(POLICY, now) == []
-    for refused in (store.archive_segment, store.delete_segment):
-        with pytest.raises(RetentionRefused, match="legal hold"):
-            refused(first.segment)
+    with pytest.raises(RetentionRefused, match="legal hold"):
+        store.archive_segment(archive)
+    with pytest.raises(RetentionRefused, match="legal hold"):
+        store.delete_segment(first.segment)
     assert (log_path(tmp_path) / first.segment).exists()
     store.lift_hold()
     store.lift_hold()
     assert store.hold is None
     assert store.plan_retention(POLICY, now) != []
-    store.archive_segment(first.segment)
+    store.archive_segment(archive)
     store.close()
 
 
@@ -248,8 +248,18 @@ def test_a_segment_that_was_changed_is_not_archived(tmp_path: Path) -> None:
     with pytest.raises(LogCorrupted, match="SHA-256 differs"):
         compress_segment(store.directory, first)
     assert path.exists()
-    with pytest.raises(LogCorrupted, match="compress the segment first"):
-        store.archive_segment(first.segment)
+    assert list((log_path(tmp_path) / "archive").iterdir()) == [], "no half of an archive is left behind"
+    store.close()
+
+
+def test_compressing_can_be_stopped(tmp_path: Path) -> None:
+    """Compressing ends when it is told to, and leaves nothing behind."""
+    chain = Chain()
+    store = open_store(tmp_path)
+    write_days(store, chain, 3)
+    with pytest.raises(Stopped):
+        compress_segment(store.directory, store.sealed_segments[0], lambda: True)
+    assert list((log_path(tmp_path) / "archive").iterdir()) == []
     store.close()
 
 
@@ -260,13 +270,19 @@ def test_a_live_segment_goes_only_when_its_archive_is_good(tmp_path: Path, flip:
     store = open_store(tmp_path)
     write_days(store, chain, 3)
     first = store.sealed_segments[0]
-    path = log_path(tmp_path) / compress_segment(store.directory, first).file
+    archive = compress_segment(store.directory, first)
+    path = log_path(tmp_path) / archive.file
     content = bytearray(path.read_bytes())
     content[flip] ^= 0x10
     path.chmod(0o600)
     path.write_bytes(content)
     with pytest.raises(LogCorrupted, match="archive/"):
-        store.archive_segment(first.segment)
+        store.archive_segment(archive)
+    with pytest.raises(LogCorrupted, match="archive/"):
+        compress_segment(store.directory, first)
+    path.unlink()
+    with pytest.raises(LogCorrupted, match="archive/"):
+        store.archive_segment(archive)
     assert (log_path(tmp_path) / first.segment).exists()
     assert read_manifest(log_path(tmp_path))[0].state == "live"
     store.close()
@@ -279,7 +295,7 @@ def test_a_missing_archive_is_found_at_opening(tmp_path: Path) -> None:
     write_days(store, chain, 3)
     first = store.sealed_segments[0]
     archive = compress_segment(store.directory, first)
-    store.archive_segment(first.segment)
+    store.archive_segment(archive)
     store.close()
     (log_path(tmp_path) / archive.file).unlink()
     with pytest.raises(LogCorrupted) as caught:
@@ -293,16 +309,16 @@ def test_steps_may_be_repeated_and_only_forward(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     write_days(store, chain, 4)
     first = store.sealed_segments[0]
-    compress_segment(store.directory, first)
-    store.archive_segment(first.segment)
-    store.archive_segment(first.segment)
+    archive = compress_segment(store.directory, first)
+    store.archive_segment(archive)
+    store.archive_segment(archive)
     archived = store.sealed_segments[0]
     with pytest.raises(RetentionRefused, match="archived"):
         compress_segment(store.directory, archived)
     store.delete_segment(first.segment)
     store.delete_segment(first.segment)
     with pytest.raises(RetentionRefused, match="is deleted"):
-        store.archive_segment(first.segment)
+        store.archive_segment(archive)
     with pytest.raises(RetentionRefused, match="no sealed segment"):
         store.delete_segment(segments(tmp_path)[-1])
     with pytest.raises(FileNotFoundError, match="deleted"):
@@ -319,8 +335,7 @@ def test_a_reader_follows_a_segment_into_the_archive(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     write_days(store, chain, 3)
     seen = read_manifest(log_path(tmp_path))[0]
-    compress_segment(store.directory, seen)
-    store.archive_segment(seen.segment)
+    store.archive_segment(compress_segment(store.directory, seen))
     with open_segment_for_reading(log_path(tmp_path), seen) as file:
         assert file.read() == b"".join(chain.lines[: seen.records])
     store.close()
@@ -339,8 +354,7 @@ def test_every_crash_point_of_retention() -> None:
         begin = len(recorder.calls)
         first, second = store.sealed_segments[:2]
         for segment in (first, second):
-            compress_segment(store.directory, segment)
-            store.archive_segment(segment.segment)
+            store.archive_segment(compress_segment(store.directory, segment))
         store.delete_segment(first.segment)
         store.close()
 
@@ -377,22 +391,28 @@ def test_each_call_of_retention_fails_in_turn(in_memory: Path) -> None:
             for name in names:
                 patch.setattr(disk, name, failing_at(failing, calls, getattr(disk, name)))
 
-            for step in (
-                lambda: compress_segment(store.directory, first),  # noqa: B023 - called at once
-                lambda: store.archive_segment(first.segment),  # noqa: B023
-                lambda: store.delete_segment(first.segment),  # noqa: B023
-            ):
+            for step in (archive, delete):
                 try:
-                    step()
+                    step(store, first)
                 except OSError:
                     read_all(log_path(base_dir))
-                    step()
+                    step(store, first)
         assert read_manifest(log_path(base_dir))[0].state == "deleted"
         assert read_all(log_path(base_dir))[0] == chain.lines[first.last_seq + 1 :]
         store.close()
         if calls[0] < failing:
             break
     assert failing > 20
+
+
+def archive(store: LogStore, segment: SealedSegment) -> None:
+    """Take the first step of a segment's way."""
+    store.archive_segment(compress_segment(store.directory, segment))
+
+
+def delete(store: LogStore, segment: SealedSegment) -> None:
+    """Take the last step of a segment's way."""
+    store.delete_segment(segment.segment)
 
 
 def failing_at(number: int, calls: list[int], real: object) -> object:
