@@ -66,6 +66,10 @@ class DiskThread(Executor):
                 loop.call_soon_threadsafe(done, result, error)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
+            finally:
+                # Its traceback refers to this frame, and this frame to it: while the disk fails, that circle would
+                # keep what each try was to write, megabytes of it, until the garbage collector comes along.
+                del error
 
         self._calls.put(hopped)
 

@@ -40,6 +40,9 @@ from audit_async.safety.harmless import OnUnsafe, holds_plain_values, make_harml
 #: What an event costs in memory beside its encoded text: the other members of its line, its receipt, its numbers.
 RECORD_OVERHEAD: Final = 640
 
+#: An event of more bytes takes the slow road, however long a text may be: there it is copied to its size.
+_LARGEST_PLAIN: Final = 2048
+
 _CRITICAL: Final = 1
 _FREE_FORM: Final = 2
 
@@ -91,7 +94,7 @@ class Intake:
         self._urgent_kinds = 0
         self._room_waiters: set[asyncio.Event] = set()
         # Bounds: ordinary events may fill nine tenths of the buffer, the last tenth is kept for critical ones.
-        self._plain_cost = config.max_field_chars + RECORD_OVERHEAD
+        self._plain_cost = min(config.max_field_chars, _LARGEST_PLAIN) + RECORD_OVERHEAD
         self._max_events, self._max_bytes = config.buffer_events, config.buffer_bytes
         self._open_events = self._max_events - max(1, self._max_events // 10)
         self._open_bytes = self._max_bytes - max(1, self._max_bytes // 10)
@@ -248,13 +251,16 @@ class Intake:
 
     def _harmless(self, event: AuditEvent, encoded: bytes | None, on_unsafe: OnUnsafe | None = None) -> bytes:
         config = self._config
-        return make_harmless(
+        harmless = make_harmless(
             event,
             encoded,
             on_unsafe=on_unsafe or config.on_unsafe,
             max_field_chars=config.max_field_chars,
             max_event_bytes=config.max_event_bytes,
         )
+        # A copy, since msgspec returns its whole output buffer, of which a third may be unused: a buffer of 4 MiB
+        # that was full of large events held 5.3 (tests/test_real_faults.py).
+        return memoryview(harmless).tobytes()
 
     # The bounds.
 

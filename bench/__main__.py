@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from bench import emit, loop_lag, throughput
+from bench import emit, loop_lag, opening, throughput
 from bench.frame import machine
 
 _BENCHMARKS: dict[str, Callable[[], None]] = {
     "emit": emit.run,
     "throughput": throughput.run,
     "loop_lag": loop_lag.run,
+    "opening": opening.run,
 }
 
 

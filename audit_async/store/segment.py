@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _TIMESTAMP: Final = b'","timestamp":"'
 _COPY_BYTES: Final = 1 << 20
+#: Lines are joined for the disk up to about this size, so that what a write needs beside the lines stays small.
+_WRITE_BYTES: Final = 1 << 18
 
 
 class Extent(NamedTuple):
@@ -61,27 +63,38 @@ class Segment:
         return cls(fd, name, path, prev_hash=after.hash, extent=extent, digest=hashlib.sha256(), timestamp="")
 
     def append(self, lines: Sequence[bytes], seq: int, *, sync: bool = False) -> None:
-        """Write whole records behind the others, in one call; `seq` is that of the last.
+        """Write whole records behind the others; `seq` is that of the last.
 
-        With `sync`, which asks that everything before is durable, they are durable on return. On `OSError` nothing
-        counts as written, and `torn` says that some of it may be in the file.
+        With `sync`, which asks that everything before is durable, they are durable on return: by one call where they
+        are few, else by writes and a sync. On `OSError` nothing counts as written, and `torn` says that some of it
+        may be in the file.
         """
-        data = b"".join(lines)
+        step = _lines_a_write(lines)
+        at_once = step >= len(lines)
+        digest, at = self._digest.copy(), self.written.bytes
         try:
-            if sync:
-                disk.write_and_sync_at(self.fd, data, self.written.bytes)
-                self.durable_bytes = self.written.bytes + len(data)
-            else:
-                disk.write_at(self.fd, data, self.written.bytes)
+            for start in range(0, len(lines), step):
+                data = b"".join(lines if at_once else lines[start : start + step])
+                if sync and at_once:
+                    disk.write_and_sync_at(self.fd, data, at)
+                else:
+                    disk.write_at(self.fd, data, at)
+                digest.update(data)
+                at += len(data)
+                del data  # before the next is joined
+            if sync and not at_once:
+                disk.sync_data(self.fd)
         except BaseException:
             self.torn = True
             raise
+        if sync:
+            self.durable_bytes = at
         if not self.first_timestamp:
             self.first_timestamp = timestamp_of(lines[0])
         last = lines[-1]
         head = Head(seq, last[HASH_AT : HASH_AT + 64])
-        self._digest.update(data)
-        self.written = Extent(self.written.bytes + len(data), head, timestamp_of(last))
+        self._digest = digest
+        self.written = Extent(at, head, timestamp_of(last))
 
     def cut_off_torn(self) -> None:
         """Cut the file back to its last whole record, after a failed write."""
@@ -128,6 +141,12 @@ class Segment:
             prev_hash=self.prev_hash.decode(),
             hash=head.hash.decode(),
         )
+
+
+def _lines_a_write(lines: Sequence[bytes]) -> int:
+    """Return how many lines are joined for one write: all of them, unless they are large together."""
+    size = sum(map(len, lines))
+    return len(lines) if size <= _WRITE_BYTES else max(1, len(lines) * _WRITE_BYTES // size)
 
 
 def timestamp_of(line: bytes) -> str:
