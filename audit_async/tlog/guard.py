@@ -1,0 +1,73 @@
+"""The guard: a file that remembers the last checkpoint before it is signed.
+
+It is written, durably, before a key is asked for a signature. So after a crash the log knows what it may have signed,
+also where nothing of it was published; and a guard outside of what is backed up knows it when the log itself came
+back from a backup. It holds a checkpoint's text, and is no secret.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from audit_async.errors import ConfigError
+from audit_async.store import disk
+from audit_async.tlog.checkpoint import Checkpoint
+from audit_async.tlog.errors import Malformed, TilesDamaged
+from audit_async.tlog.publication import UNFINISHED
+
+GUARD_FILE: Final = "guard"
+_LARGEST: Final = 4096
+
+
+class Guard:
+    """One such file. Called from one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file's directory, which must be there; raises `ConfigError` where it is not."""
+        self.path: Final = Path(os.path.abspath(path))
+        try:
+            self._directory = disk.open_directory(str(self.path.parent), follow=True)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ConfigError("transparency.guard", f"{self.path.parent} is not there; make it first") from error
+
+    def read(self) -> Checkpoint | None:
+        """Return what was remembered, None before the first time.
+
+        Raises `TilesDamaged` for a file that is not what the library writes: what it has forgotten nobody may sign.
+        """
+        try:
+            fd = disk.open_file(self.path.name, dir_fd=self._directory)
+        except FileNotFoundError:
+            return None
+        try:
+            content = disk.read_at(fd, _LARGEST, 0)
+        finally:
+            disk.close(fd)
+        try:
+            return Checkpoint.parse(content.decode())
+        except (Malformed, UnicodeDecodeError) as error:
+            reason = (
+                "not what the library writes; put back the file that was there, or the newest signed checkpoint's text"
+            )
+            raise TilesDamaged(str(self.path), reason) from error
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Remember a checkpoint, durably: whole or not at all."""
+        unfinished = self.path.name + UNFINISHED
+        with suppress(FileNotFoundError):
+            disk.unlink(unfinished, dir_fd=self._directory)
+        fd = disk.create_file(unfinished, dir_fd=self._directory)
+        try:
+            disk.write_at(fd, checkpoint.text().encode(), 0)
+            disk.sync_data(fd)
+        finally:
+            disk.close(fd)
+        disk.rename(unfinished, self.path.name, dir_fd=self._directory)
+        disk.sync_directory(self._directory)
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        disk.close(self._directory)
