@@ -17,12 +17,27 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, Literal, Self, TypedDict, TypeVar, Unpack, get_args, get_origin
+from types import NoneType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    Self,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    get_origin,
+)
 
 import msgspec
 from msgspec import Meta, Struct
 
 from audit_async.errors import ConfigError
+from audit_async.tlog.config import Transparency
 
 __all__ = [
     "AuditConfig",
@@ -34,8 +49,10 @@ __all__ = [
     "Local",
     "Mode",
     "PresetName",
+    "Redaction",
     "RetentionPolicy",
     "RotationPolicy",
+    "Transparency",
 ]
 
 _KIB: Final = 1024
@@ -84,7 +101,7 @@ _InstanceName = Annotated[
 def _checked(field: str, given: object, type_: object) -> object:
     """Return `given` as a value of `type_`, or raise `ConfigError` that says what is allowed."""
     if groups := _groups(type_):  # each has checked itself
-        if isinstance(given, tuple(groups)):
+        if isinstance(given, tuple(groups)) or (given is None and _may_be_none(type_)):
             return given
     else:
         try:
@@ -96,12 +113,16 @@ def _checked(field: str, given: object, type_: object) -> object:
     raise ConfigError(field, f"{_shown(given)} is not allowed; allowed: {_allowed(type_)}")
 
 
-def _groups(type_: object) -> list[type[_Settings]]:
+def _groups(type_: object) -> list[type[_Group]]:
     """Return the groups of settings that a setting may be; none for a plain value."""
     if isinstance(type_, type):
-        return [type_] if issubclass(type_, _Settings) else []
+        return [type_] if issubclass(type_, _Settings | Transparency) else []
     choices = get_args(type_)[:1] if get_origin(type_) is Annotated else get_args(type_)
     return [group for choice in choices for group in _groups(choice)]
+
+
+def _may_be_none(type_: object) -> bool:
+    return type_ is NoneType or any(_may_be_none(choice) for choice in get_args(type_))
 
 
 def _allowed(type_: object) -> str:
@@ -131,6 +152,10 @@ class _Settings(Struct, frozen=True, kw_only=True):
             value = _checked(f"{self._path}{field.name}", given, field.type)
             if value is not given:  # an int where seconds are due
                 msgspec.structs.force_setattr(self, field.name, value)
+
+
+#: A group that checks itself, and knows nothing of this module.
+_Group: TypeAlias = _Settings | Transparency
 
 
 # -- where records go ----------------------------------------------------------------------------------------
@@ -255,6 +280,43 @@ class RetentionPolicy(_Settings, frozen=True, kw_only=True):
             )
 
 
+# -- what never reaches the disk -----------------------------------------------------------------------------
+
+_SecretNames = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"^[^,]*[A-Za-z0-9][^,]*\Z", max_length=64)], ...],
+    Meta(
+        description="names of up to 64 characters, with a letter or digit and no comma; in a variable joined by commas"
+    ),
+]
+
+
+class Redaction(_Settings, frozen=True, kw_only=True):
+    """What is taken out of free-form data, headers and bodies before it is recorded, and left as `[redacted:kind]`.
+
+    - `enabled`: search at all. Fields of a fixed type (`path: str`) are never searched: what they hold is the code's
+      own choice.
+    - `keys`: whose values are secrets wherever they stand in free-form data. Case, punctuation and digits at the end
+      don't count, and what a name begins with is free: `api_key` is also `X-Api-Key` and `stripeApiKey2`. A name that
+      goes on (`token_count`, `password_changed_at`) is another one. Given, they replace the list.
+    - `extra_keys`: names beside those of `keys`.
+    - `values`: also take out what looks like a secret by itself, whatever its name: bearer and basic credentials, JWTs,
+      private keys in PEM, keys of cloud services, passwords in URLs, card numbers; in a longer text only that part.
+    """
+
+    _path: ClassVar[str] = "redaction."
+
+    enabled: _Flag = True
+    keys: _SecretNames = (
+        "password", "passwd", "pwd", "passphrase", "passcode", "pass", "password_confirmation", "password_hash",
+        "secret", "token", "access_token", "refresh_token", "auth_token", "api_token", "jwt", "bearer", "otp",
+        "authorization", "cookie", "credential", "api_key", "private_key", "secret_key", "access_key", "signing_key",
+        "encryption_key", "master_key", "account_key", "shared_key", "session_key", "subscription_key", "auth_key",
+        "card_number", "cvv", "cvc", "recovery_code",
+    )  # fmt: skip
+    extra_keys: _SecretNames = ()
+    values: _Flag = True
+
+
 # -- the whole -----------------------------------------------------------------------------------------------
 
 #: The starting points that `AuditConfig.preset` knows.
@@ -275,6 +337,8 @@ class _Overrides(TypedDict, total=False):
     on_unsafe: Literal["escape", "reject"]
     max_field_chars: int
     max_event_bytes: int
+    redaction: Redaction
+    transparency: Transparency | None
     drain_timeout: float
     handle_signals: bool
     allow_insecure_dir: bool
@@ -298,7 +362,9 @@ class AuditConfig(_Settings, frozen=True, kw_only=True):
       raises `InvalidEvent` ("reject").
     - `max_field_chars`: the longest text of a field, in characters. At least 64, so that no SHA-256 is ever
       cut.
-    - `max_event_bytes`: the largest event, in bytes of JSON.
+    - `max_event_bytes`: the largest event, in bytes of JSON, with what is bound for its task.
+    - `redaction`: what is taken out of free-form data before it is recorded.
+    - `transparency`: sign checkpoints of the log, as a transparency log does; needs the extra `tlog`.
     - `drain_timeout`: how long an orderly end waits for the disk, in seconds.
     - `handle_signals`: drain on SIGTERM and SIGINT before they take their ordinary course.
     - `allow_insecure_dir`: write also below a base directory that other users can write to.
@@ -321,6 +387,8 @@ class AuditConfig(_Settings, frozen=True, kw_only=True):
     on_unsafe: Annotated[Literal["escape", "reject"], Meta(description="'escape' or 'reject'")] = "escape"
     max_field_chars: Annotated[int, _whole(64, 64 * _MIB, "characters")] = 1024
     max_event_bytes: Annotated[int, _size(_KIB, 64 * _MIB)] = 64 * _KIB
+    redaction: Annotated[Redaction, Meta(description="a Redaction")] = Redaction()
+    transparency: Annotated[Transparency | None, Meta(description="left out, or a Transparency")] = None
     drain_timeout: _Seconds = 10.0
     handle_signals: _Flag = True
     allow_insecure_dir: _Flag = False
@@ -351,8 +419,9 @@ class AuditConfig(_Settings, frozen=True, kw_only=True):
             size = 100
             interval = 1.0
 
-        A relative `base_dir` counts from the file's directory, not from the current one: a service that is
-        started from elsewhere must go on with the same chain, not begin a second one unnoticed.
+        A relative `base_dir` counts from the file's directory, not from the current one, and so do the paths of
+        `transparency`: a service that is started from elsewhere must go on with the same chain, not begin a second
+        one unnoticed.
 
         Raises `ConfigError`: with the setting's name where a value is wrong or a key unknown, with the file's
         path where the file is missing, unreadable or not TOML. The message never holds the file's text, only
@@ -361,9 +430,11 @@ class AuditConfig(_Settings, frozen=True, kw_only=True):
         table = _read_toml(path)
         with _naming(lambda field: "" if field.split(".")[0] in overrides else f"in {os.fspath(path)}"):
             config = _build(cls, table | overrides, from_text=False)
+        here = Path(path).absolute().parent
         if isinstance(config.mode, Local) and "mode" not in overrides:
-            here = Path(path).absolute().parent
             config = msgspec.structs.replace(config, mode=Local(here / config.mode.base_dir))
+        if config.transparency is not None and "transparency" not in overrides:
+            config = msgspec.structs.replace(config, transparency=config.transparency.below(here))
         return config
 
     @classmethod
@@ -378,9 +449,10 @@ class AuditConfig(_Settings, frozen=True, kw_only=True):
         `AUDIT_FLUSH_CRITICAL_IMMEDIATE`. `AUDIT_MODE=disabled` switches recording off whatever
         `AUDIT_BASE_DIR` says.
 
-        Sizes are bytes or text such as `64MiB`, switches `true`, `false`, `1` or `0`. An empty variable
-        counts as not set. Raises `ConfigError` that names setting and variable where a value is wrong, and
-        for a variable with the prefix that is no setting; no message holds another variable's value.
+        Sizes are bytes or text such as `64MiB`, switches `true`, `false`, `1` or `0`; lists are joined
+        by commas. An empty variable counts as not set. Raises `ConfigError` that names setting and variable
+        where a value is wrong, and for a variable with the prefix that is no setting; no message holds another
+        variable's value.
         """
         if not prefix:
             raise ConfigError("prefix", "must not be empty: every variable of the environment would be a setting")
@@ -504,17 +576,17 @@ _PRESETS: Final[dict[str, _Overrides]] = {
 
 # -- building from tables and text ---------------------------------------------------------------------------
 
-_S = TypeVar("_S", bound=_Settings)
+_G = TypeVar("_G", bound=_Settings | Transparency)
 
 
-def _build(cls: type[_S], table: Mapping[str, object], *, from_text: bool) -> _S:
+def _build(cls: type[_G], table: Mapping[str, object], *, from_text: bool) -> _G:
     """Make `cls` of a table as a file has it; with `from_text` every value of it is text.
 
     What is there as a finished object stays as it is, and so does what can't be read: the constructor refuses
     it.
     """
     _refuse_unknown(table, _names(cls), cls._path)
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}  # checked by the group itself
     for field in msgspec.structs.fields(cls):
         if field.name not in table:
             if field.required:
@@ -528,10 +600,10 @@ def _build(cls: type[_S], table: Mapping[str, object], *, from_text: bool) -> _S
     return cls(**values)
 
 
-def _build_group(name: str, groups: list[type[_Settings]], given: object, *, from_text: bool) -> object:
+def _build_group(name: str, groups: list[type[_Group]], given: object, *, from_text: bool) -> object:
     """Make the group that `given` is the table of; where there are several, its `type` says which."""
     by_tag = {cls.__struct_config__.tag: cls for cls in groups}
-    if isinstance(given, _Settings):
+    if given is None or isinstance(given, _Settings | Transparency):
         return given
     if not isinstance(given, dict):
         raise ConfigError(name, f"{_shown(given)} is not allowed; allowed: {_table_allowed(name, groups)}")
@@ -559,6 +631,8 @@ def _read(given: object, type_: object, *, from_text: bool) -> object:
             return msgspec.convert(given, base, strict=False)
         except (msgspec.ValidationError, UnicodeEncodeError):  # os.environ holds stray bytes as surrogates
             return given
+    if from_text and get_origin(base) is tuple:
+        return [part.strip() for part in given.split(",")]
     return given
 
 
@@ -581,11 +655,11 @@ _UNITS: Final = {
 # -- names, and what to say of a wrong one -------------------------------------------------------------------
 
 
-def _names(cls: type[_Settings]) -> list[str]:
+def _names(cls: type[Struct]) -> list[str]:
     return [field.name for field in msgspec.structs.fields(cls)]
 
 
-def _table_allowed(name: str, groups: list[type[_Settings]]) -> str:
+def _table_allowed(name: str, groups: list[type[_Group]]) -> str:
     """Return what a file may have for a group of settings."""
     chosen = f" with type = {_either(cls.__struct_config__.tag for cls in groups)}" if len(groups) > 1 else ""
     return f"a table [{name}]{chosen}"

@@ -30,12 +30,16 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from audit_async.config import AuditConfig
+from audit_async.context import Bound, bound_here
 from audit_async.errors import BufferFull, InvalidEvent, LogClosed, WriteFailed
 from audit_async.events.base import AuditEvent, encode
 from audit_async.events.lifecycle import AuditEventsDropped
 from audit_async.events.registry import describe
 from audit_async.receipt import Acknowledgements, Receipt
+from audit_async.safety.context_member import context_member
+from audit_async.safety.free_form import free_form_members
 from audit_async.safety.harmless import OnUnsafe, holds_plain_values, make_harmless
+from audit_async.safety.redaction import Redactor
 
 #: What an event costs in memory beside its encoded text: the other members of its line, its receipt, its numbers.
 RECORD_OVERHEAD: Final = 640
@@ -43,8 +47,17 @@ RECORD_OVERHEAD: Final = 640
 #: An event of more bytes takes the slow road, however long a text may be: there it is copied to its size.
 _LARGEST_PLAIN: Final = 2048
 
+# What is learned of an event's class, once.
 _CRITICAL: Final = 1
-_FREE_FORM: Final = 2
+_FREE_FORM: Final = 2  # it has room for a float, or for anything
+_SEARCHED: Final = 4  # it has members in which secrets are searched for
+_WALKED: Final = _FREE_FORM | _SEARCHED
+
+#: The most that the context takes of a record, in bytes; and at most a quarter of `max_event_bytes`.
+_MAX_CONTEXT_BYTES: Final = 4096
+
+# Each intake's own key for the text that it makes of a binding.
+_next_context_key: Final = count().__next__
 
 _BACKSLASH: Final = 0x5C
 _DEL: Final = 0x7F
@@ -85,6 +98,10 @@ class Intake:
         # sends both another thread and a log that is not open to `_emit_elsewhere`.
         self._owner = 0
         self._kinds: dict[type, int] = {}
+        self._redactor = Redactor(config.redaction)
+        self._free_form_members: dict[type, tuple[str, ...]] = {}
+        self._context_key = _next_context_key()
+        self._max_context_bytes = min(_MAX_CONTEXT_BYTES, config.max_event_bytes // 4)
         self._next_number = count().__next__
         self._send: MemoryObjectSendStream[list[Receipt]] | None = None
         self._receive: MemoryObjectReceiveStream[list[Receipt]] | None = None
@@ -93,8 +110,11 @@ class Intake:
         self._demanded = False
         self._urgent_kinds = 0
         self._room_waiters: set[asyncio.Event] = set()
+        # An event and its context together are never larger than the largest event: the slow road sees to it, and an
+        # event that may not leave room takes that.
+        largest_plain = min(config.max_field_chars, _LARGEST_PLAIN, config.max_event_bytes - self._max_context_bytes)
+        self._plain_cost = largest_plain + RECORD_OVERHEAD
         # Bounds: ordinary events may fill nine tenths of the buffer, the last tenth is kept for critical ones.
-        self._plain_cost = min(config.max_field_chars, _LARGEST_PLAIN) + RECORD_OVERHEAD
         self._max_events, self._max_bytes = config.buffer_events, config.buffer_bytes
         self._open_events = self._max_events - max(1, self._max_events // 10)
         self._open_bytes = self._max_bytes - max(1, self._max_bytes // 10)
@@ -123,16 +143,23 @@ class Intake:
         try:
             encoded = encode(event)
         except Exception:  # noqa: BLE001 - whatever the event's own objects raise; the slow road names the field
-            encoded = self._harmless(event, None)
-        # Encoded JSON that is ASCII, has no backslash and no DEL, and is no longer than one text may be, can't hold
-        # a control character, a bidirectional override or an overlong text.
-        cost = len(encoded) + RECORD_OVERHEAD
-        if kind and kind & _FREE_FORM and not holds_plain_values(event):
-            encoded = self._harmless(event, None)
+            encoded = self._walk(event, kind, None)
             cost = len(encoded) + RECORD_OVERHEAD
-        elif cost > self._plain_cost or not encoded.isascii() or _BACKSLASH in encoded or _DEL in encoded:
-            encoded = self._harmless(event, encoded)
+        else:
+            # Encoded JSON that is ASCII, has no backslash and no DEL, and is no longer than one text may be, can't hold
+            # a control character, a bidirectional override or an overlong text.
             cost = len(encoded) + RECORD_OVERHEAD
+            if kind and kind & _WALKED:
+                encoded = self._walk(event, kind, encoded)
+                cost = len(encoded) + RECORD_OVERHEAD
+            elif cost > self._plain_cost or not encoded.isascii() or _BACKSLASH in encoded or _DEL in encoded:
+                encoded = self._harmless(event, encoded)
+                cost = len(encoded) + RECORD_OVERHEAD
+        bound = bound_here()
+        if bound is not None:
+            context = self._context_text(bound)
+            encoded += context
+            cost += len(context)
         if self._inbox:
             self._empty_inbox()
         if self._held_events >= self._open_events or self._held_bytes + cost > self._open_bytes:
@@ -183,14 +210,14 @@ class Intake:
     def emit_internal(self, event: AuditEvent) -> Receipt:
         """Take one of the library's own events, whatever the bounds say: there are few. In the loop's thread only."""
         self._empty_inbox()
-        return self._accept(self._harmless(event, None, on_unsafe="escape"))
+        return self._accept(self._harmless_internal(event))
 
     def emit_on_record(self, event: AuditEvent) -> Receipt:
         """Take one of the library's own events from any thread, whatever the bounds say; raises as `emit` does."""
         self._check_open()
         if get_ident() == self._owner:
             return self.emit_internal(event)
-        encoded = self._harmless(event, None, on_unsafe="escape")
+        encoded = self._harmless_internal(event)
         with self._lock:
             self._check_open()
             self._poke()
@@ -202,7 +229,7 @@ class Intake:
 
     def stamp(self, event: AuditEvent, acknowledgements: Acknowledgements) -> Receipt:
         """Return an entry for one of the library's own events that goes into the chain before the stream is open."""
-        encoded = self._harmless(event, None, on_unsafe="escape")
+        encoded = self._harmless_internal(event)
         return Receipt(self._next_number(), time_ns(), encoded, -1, "", acknowledgements)
 
     def _accept(self, encoded: bytes) -> Receipt:
@@ -232,13 +259,44 @@ class Intake:
         try:
             encoded = encode(event)
         except Exception:  # noqa: BLE001 - as in emit
-            return kind, self._harmless(event, None)
-        if kind & _FREE_FORM and not holds_plain_values(event):
-            return kind, self._harmless(event, None)
+            encoded = self._walk(event, kind, None)
+        else:
+            encoded = self._walk(event, kind, encoded)
+        bound = bound_here()
+        return kind, encoded if bound is None else encoded + self._context_text(bound)
+
+    def _walk(self, event: AuditEvent, kind: int, encoded: bytes | None) -> bytes:
+        """Return the harmless bytes of an event that is looked into, without the secrets in free-form data.
+
+        `encoded` is what it encodes to, None where that raised.
+        """
+        if kind & _SEARCHED:
+            clean = self._redactor.redact_members(event, self._free_form_members[event.__class__])
+            if clean is not event:
+                event = clean
+                try:
+                    encoded = encode(event)
+                except Exception:  # noqa: BLE001 - as in emit
+                    encoded = None
+        if encoded is None or (kind & _FREE_FORM and not holds_plain_values(event)):
+            return self._harmless(event, None)
         too_long = len(encoded) + RECORD_OVERHEAD > self._plain_cost
         if too_long or not encoded.isascii() or _BACKSLASH in encoded or _DEL in encoded:
-            return kind, self._harmless(event, encoded)
-        return kind, encoded
+            return self._harmless(event, encoded)
+        return encoded
+
+    def _context_text(self, bound: Bound) -> bytes:
+        """Return the record's member `context` for what is bound; made at the first event, and kept in the binding."""
+        text = bound.texts.get(self._context_key)
+        if text is None:
+            text = bound.texts[self._context_key] = context_member(
+                bound.values,
+                redactor=self._redactor,
+                on_unsafe=self._config.on_unsafe,
+                max_field_chars=self._config.max_field_chars,
+                max_bytes=self._max_context_bytes,
+            )
+        return text
 
     def _learn(self, event: AuditEvent) -> int:
         """Check the event's class once, and remember what matters of it."""
@@ -246,17 +304,29 @@ class Intake:
         if described.internal:
             raise InvalidEvent(described.tag, "", "audit.* events tell of the log itself, and only the log emits them")
         kind = (_CRITICAL if described.critical else 0) | (_FREE_FORM if described.free_form else 0)
+        members = free_form_members(event.__class__) if self._config.redaction.enabled else ()
+        if members:
+            kind |= _SEARCHED
+            self._free_form_members[event.__class__] = members
         self._kinds[event.__class__] = kind
         return kind
 
-    def _harmless(self, event: AuditEvent, encoded: bytes | None, on_unsafe: OnUnsafe | None = None) -> bytes:
-        config = self._config
+    def _harmless(self, event: AuditEvent, encoded: bytes | None) -> bytes:
+        config, bound = self._config, bound_here()
+        room = config.max_event_bytes if bound is None else config.max_event_bytes - len(self._context_text(bound))
+        return self._fitted(event, encoded, config.on_unsafe, room)
+
+    def _harmless_internal(self, event: AuditEvent) -> bytes:
+        """Return the bytes of one of the library's own events: no task's, and never refused."""
+        return self._fitted(event, None, "escape", self._config.max_event_bytes)
+
+    def _fitted(self, event: AuditEvent, encoded: bytes | None, on_unsafe: OnUnsafe, max_event_bytes: int) -> bytes:
         harmless = make_harmless(
             event,
             encoded,
-            on_unsafe=on_unsafe or config.on_unsafe,
-            max_field_chars=config.max_field_chars,
-            max_event_bytes=config.max_event_bytes,
+            on_unsafe=on_unsafe,
+            max_field_chars=self._config.max_field_chars,
+            max_event_bytes=max_event_bytes,
         )
         # A copy, since msgspec returns its whole output buffer, of which a third may be unused: a buffer of 4 MiB
         # that was full of large events held 5.3 (tests/test_real_faults.py).

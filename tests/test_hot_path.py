@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from audit_async import AuditConfig, AuditLogger, Disabled
+from audit_async.context import audit_context
 from audit_async.events import ModelAccessed
 from tests.logs import ConfigFor
 
@@ -59,6 +60,16 @@ async def test_emit_is_one_python_function(config_for: ConfigFor) -> None:
     event = ModelAccessed(customer_id="c-20931", model_ref="llama-3-70b", access_type="inference")
     async with AuditLogger(config_for()) as audit:
         audit.emit(event)  # opens the chunk
+        assert calls_of(audit.emit, event, count=1000) == 1.0
+
+
+async def test_a_bound_context_costs_one_function_more(config_for: ConfigFor) -> None:
+    """What is bound is encoded at the first event under it; the others look it up and copy it."""
+    event = ModelAccessed(customer_id="c-20931", model_ref="llama-3-70b", access_type="inference")
+    async with AuditLogger(config_for()) as audit:
+        with audit_context(request_id="7f3a", tenant="acme"):
+            audit.emit(event)  # opens the chunk, and encodes the context
+            assert calls_of(audit.emit, event, count=1000) == 2.0
         assert calls_of(audit.emit, event, count=1000) == 1.0
 
 
