@@ -34,10 +34,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     context: dict[str, object]  #: what was bound for the task that emitted it; empty where nothing was
     prev_hash: str
     hash: str
+    log: str = ""  #: the log it was read from, as `orders/00`; empty where that is not known
 
 
-def decode_record(line: bytes) -> Record:
-    """Return the record that a line holds, with or without its line end.
+def decode_record(line: bytes, *, log: str = "") -> Record:
+    """Return the record that a line holds, with or without its line end; `log` is the name of the log it is from.
 
     Raises `NotARecord` for anything else. The hash is not checked: `audit_async.chain.check_record` does that.
     """
@@ -54,6 +55,7 @@ def decode_record(line: bytes) -> Record:
         context=members.context,
         prev_hash=members.prev_hash,
         hash=members.hash,
+        log=log,
     )
 
 

@@ -28,6 +28,8 @@ LOG_FILE: Final = "log.json"
 LOCK_FILE: Final = "lock"
 TORN: Final = "torn"
 ARCHIVE: Final = "archive"
+#: The readers' index, a cache; here because what is deleted from the log is deleted from it, too.
+INDEX_FILE: Final = "index.sqlite3"
 #: The ending of a file that is being made; it is renamed when it is whole and synced.
 UNFINISHED: Final = ".unfinished"
 

@@ -24,7 +24,7 @@ import msgspec
 from audit_async.config import RetentionPolicy
 from audit_async.errors import AuditError, LogCorrupted, RetentionRefused
 from audit_async.store import disk
-from audit_async.store.directory import ARCHIVE, UNFINISHED, LogDirectory, open_regular
+from audit_async.store.directory import ARCHIVE, INDEX_FILE, UNFINISHED, LogDirectory, open_regular
 from audit_async.store.directory import open_subdirectory as _open_subdirectory
 from audit_async.store.manifest import Manifest, SealedSegment
 from audit_async.store.sealing import CHECKSUM
@@ -281,6 +281,8 @@ def remove_leftovers(directory: LogDirectory, segments: Iterable[SealedSegment])
             with suppress(FileNotFoundError):
                 disk.unlink(name, dir_fd=directory.fd)
         if entry.state == "deleted":
+            with suppress(FileNotFoundError):
+                disk.unlink(INDEX_FILE, dir_fd=directory.fd)
             with suppress(FileNotFoundError):
                 archive_fd = disk.open_directory(ARCHIVE, dir_fd=directory.fd)
                 try:

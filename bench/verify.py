@@ -1,0 +1,123 @@
+"""Verifying a trail: records a second on one process and on two, beside SHA-256 of the same lines, and the memory.
+
+A million records, or as many as `BENCH_VERIFY_RECORDS` says. Each measurement is a process of its own, pinned to as
+many CPUs as it may use, so that its speed and its peak memory are its own; interpreters' starts are not counted, the
+workers' are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from audit_async.chain import Batch, Entry, Framer
+from audit_async.config import RotationPolicy
+from audit_async.events.base import encode
+from audit_async.store import LogStore
+from bench.frame import Row, effort, in_turn, ordinary_event, ratios, row_of, show, work_directory
+
+_BATCH = 2000
+
+_BASELINE = """
+import hashlib, json, resource, sys, time
+from pathlib import Path
+records, began = 0, time.perf_counter()
+for path in sorted(Path(sys.argv[1]).glob("*.audit")):
+    with path.open("rb") as file:
+        for line in file:
+            hashlib.sha256(line).hexdigest()
+            records += 1
+took = time.perf_counter() - began
+print(json.dumps([records / took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0]))
+"""
+_VERIFY = """
+import anyio, json, resource, sys, time
+from audit_async.reading import find_logs, verify_trail
+logs, processes, began = find_logs(sys.argv[1]), int(sys.argv[2]), time.perf_counter()
+report = anyio.run(lambda: verify_trail(logs, processes=processes))
+took = time.perf_counter() - began
+assert report.valid
+own, workers = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print(json.dumps([report.logs[0].records / took, own, workers]))
+"""
+
+
+class _Measured(NamedTuple):
+    """What a measuring process prints."""
+
+    records_per_s: float
+    own_kib: int  #: its peak memory
+    worker_kib: int  #: that of the largest of its workers
+
+
+def _write(base_dir: Path, records: int) -> Path:
+    """Write a log of ordinary events, sealed as usual; return its directory."""
+    store = LogStore.open(base_dir, "bench", "00", rotation=RotationPolicy())
+    framer = Framer(store.head, audit_prefix="5f0c1e9b7a3d2c48", service_id="bench")
+    for begin in range(0, records, _BATCH):
+        batch = Batch(framer.head)
+        now_ns = time.time_ns()
+        numbers = range(begin, min(begin + _BATCH, records))
+        framer.frame([Entry(n, now_ns + 1000 * n, encode(ordinary_event(n))) for n in numbers], batch)
+        store.commit(batch, sync=store.unsynced_bytes > 8 << 20)
+    store.commit(None, sync=True)
+    store.close()
+    return base_dir / "bench" / "00"
+
+
+def _measuring(program: str, cpus: int, *arguments: object) -> Callable[[], _Measured]:
+    """Return what runs a program on so many CPUs."""
+    allowed = sorted(os.sched_getaffinity(0))[:cpus]
+
+    def measure() -> _Measured:
+        done = subprocess.run(  # noqa: S603 - our own program
+            [sys.executable, "-c", program, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            check=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, allowed),
+        )
+        return _Measured(*json.loads(done.stdout))
+
+    return measure
+
+
+def run() -> None:
+    """Measure and print."""
+    records = int(os.environ.get("BENCH_VERIFY_RECORDS", effort(1_000_000, 20_000)))
+    with work_directory() as directory:
+        log = _write(directory, records)
+        size = sum(len(path.read_bytes()) for path in log.glob("*.audit"))  # and so into the page cache
+        measured = in_turn(
+            {
+                "baseline": _measuring(_BASELINE, 1, log),
+                "one": _measuring(_VERIFY, 1, log, 1),
+                "two": _measuring(_VERIFY, 2, log, 2),
+            },
+            rounds=effort(5, 1),
+        )
+    rates = {name: [each.records_per_s for each in rounds] for name, rounds in measured.items()}
+    show(
+        f"verify: {records:,} records of {size / records:.0f} bytes",
+        [
+            row_of("hashlib.sha256 of each line, nothing else, 1 CPU", rates["baseline"], "records/s", "the limit"),
+            row_of("verify, 1 CPU", rates["one"], "records/s", floor=800_000),
+            row_of("verify, 2 CPUs, 2 processes", rates["two"], "records/s"),
+            row_of(
+                "what verifying costs, beside the limit", ratios(rates["baseline"], rates["one"]), "times", digits=2
+            ),
+            row_of("2 CPUs beside 1", ratios(rates["two"], rates["one"]), "times", digits=2, floor=1.6),
+            _memory("peak memory, 1 process", [each.own_kib for each in measured["one"]]),
+            _memory("peak memory, 2 processes: who asks", [each.own_kib for each in measured["two"]]),
+            _memory("peak memory, 2 processes: a worker", [each.worker_kib for each in measured["two"]]),
+        ],
+    )
+
+
+def _memory(subject: str, kib: list[int]) -> Row:
+    return row_of(subject, [each / 1024 for each in kib], "MiB", ceiling=80)
