@@ -15,9 +15,12 @@ from audit_async.config import (
     Hybrid,
     Immediate,
     Local,
+    Redaction,
     RetentionPolicy,
     RotationPolicy,
+    Transparency,
 )
+from audit_async.context import audit_context, bind_context, current_context, unbind_context
 from audit_async.errors import (
     AuditError,
     BufferFull,
@@ -32,7 +35,9 @@ from audit_async.errors import (
 from audit_async.events.base import ActorInfo, AuditEvent, AuthMethod, ResourceInfo
 from audit_async.logger import AuditLogger, run
 from audit_async.receipt import Receipt
-from audit_async.status import Health, HealthStatus, LoggerStats, Position
+from audit_async.safety.fingerprint import fingerprint_secret, fingerprint_token
+from audit_async.safety.redaction import Redactor
+from audit_async.status import Commit, Health, HealthStatus, Histogram, LoggerStats, Position
 from audit_async.store import Hold
 from audit_async.upkeep import RetentionOutcome, RetentionReport
 
@@ -45,10 +50,12 @@ __all__ = [
     "AuthMethod",
     "Batched",
     "BufferFull",
+    "Commit",
     "ConfigError",
     "Disabled",
     "Health",
     "HealthStatus",
+    "Histogram",
     "Hold",
     "Hybrid",
     "Immediate",
@@ -60,13 +67,22 @@ __all__ = [
     "LoggerStats",
     "Position",
     "Receipt",
+    "Redaction",
+    "Redactor",
     "ResourceInfo",
     "RetentionOutcome",
     "RetentionPolicy",
     "RetentionRefused",
     "RetentionReport",
     "RotationPolicy",
+    "Transparency",
     "WriteFailed",
     "__version__",
+    "audit_context",
+    "bind_context",
+    "current_context",
+    "fingerprint_secret",
+    "fingerprint_token",
     "run",
+    "unbind_context",
 ]

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Final, Self, TypeVar, TypeVarTuple
 
 import anyio
 
@@ -30,10 +30,15 @@ from audit_async.events.lifecycle import AuditLogAccessed, AuditLogClosed, Audit
 from audit_async.flush import SyncSchedule
 from audit_async.intake import Intake, State
 from audit_async.receipt import NOTHING_RECORDED, NOWHERE, Acknowledgements, Receipt
-from audit_async.status import Condition, Health, HealthStatus, LoggerStats, Position
+from audit_async.status import CommitObserver, Condition, Health, HealthStatus, LoggerStats, Measurements, Position
 from audit_async.store import Committed, Hold, LogStore
 from audit_async.upkeep import RetentionReport, Upkeep
 from audit_async.writer import Writer, events_of
+
+if TYPE_CHECKING:  # they need the extra `tlog`
+    from audit_async.tlog.checkpoint import SignedCheckpoint
+    from audit_async.tlog.proof import TlogProof
+    from audit_async.transparency import CheckpointLog
 
 _log = logging.getLogger("audit_async")
 
@@ -56,6 +61,7 @@ class AuditLogger:
         self.config: Final = config
         self._intake: Final = Intake(config)
         self._condition = Condition(HealthStatus.NOT_STARTED)
+        self._measurements: Final = Measurements()
         self._session: _Session | None = None
         self._starting = False
         if isinstance(config.mode, Disabled):
@@ -122,6 +128,43 @@ class AuditLogger:
             return NOTHING_RECORDED
         return self._intake.emit_on_record(AuditLogAccessed(actor=actor, query=dict(query), records=records))
 
+    # Proving, where `AuditConfig.transparency` is set.
+
+    async def checkpoint(self) -> SignedCheckpoint:
+        """Sign and publish a checkpoint over everything that is durable now, and return it; witnesses come later.
+
+        The log does this by itself when its `Transparency` says so. Raises `ConfigError` where the log has none,
+        `LogForked` or `LogRolledBack` where the log would contradict what it signed before, another
+        `TransparencyError` where the key or the tiles fail, `LogClosed`, `OSError`.
+        """
+        checkpoints = self._checkpoints()
+        return await self._here(checkpoints.checkpoint)
+
+    async def prove(self, record: Receipt | str) -> TlogProof:
+        """Return the evidence that a record is in this log, named by its receipt or its `audit_id`.
+
+        What `.encode()` returns is a `.tlog-proof` file, which anybody can check without the log. Waits until the
+        record is durable (a receipt), and makes a checkpoint where none covers it yet. Raises as `checkpoint` does;
+        `RecordNotFound` for an `audit_id` that this log does not have.
+        """
+        checkpoints = self._checkpoints()
+
+        async def prove() -> TlogProof:
+            if isinstance(record, Receipt):
+                position = await record.durable()
+            else:
+                position = await checkpoints.position_of(record)
+            return await checkpoints.prove(position.seq, bytes.fromhex(position.hash))
+
+        return await self._here(prove)
+
+    def _checkpoints(self) -> CheckpointLog:
+        if self._session is None or self._intake.state is not State.OPEN:
+            raise LogClosed("the audit log is not open, so it signs nothing")
+        if self._session.checkpoints is None:
+            raise ConfigError("transparency", "is left out, so this log signs no checkpoints and proves nothing")
+        return self._session.checkpoints
+
     # Keeping and forgetting.
 
     async def apply_retention(self, *, dry_run: bool = False, at: datetime | None = None) -> RetentionReport:
@@ -181,7 +224,7 @@ class AuditLogger:
         session = self._session
         if session is None:
             return LoggerStats()
-        intake, writer = self._intake, session.writer
+        intake, writer, measured = self._intake, session.writer, self._measurements
         dropped = dict(intake.dropped)
         return LoggerStats(
             records=writer.head_seq - writer.first_seq + 1,
@@ -195,7 +238,21 @@ class AuditLogger:
             write_errors=writer.write_errors,
             bytes_written=writer.bytes_written,
             head_seq=writer.head_seq,
+            batch_events=measured.batch_events.snapshot(),
+            sync_seconds=measured.sync_seconds.snapshot(),
+            last_sync_at=measured.last_sync_at,
+            since_sync_s=measured.since_sync_s,
+            free_bytes=measured.free_bytes,
         )
+
+    def observe_commits(self, observer: CommitObserver) -> Callable[[], None]:
+        """Call `observer(commit)` behind each commit to the disk, in the log's loop; return what ends that.
+
+        For metrics that are pushed; `stats()` has the same as histograms. It should take microseconds. Before the
+        start too, so that no commit is missed; one that raises is logged and called no more.
+        """
+        self._measurements.observe(observer)
+        return lambda: self._measurements.forget(observer)
 
     def health(self) -> Health:
         """Return how the log is doing: for health endpoints; cheap, from any thread."""
@@ -248,7 +305,7 @@ class AuditLogger:
         self._starting = True
         try:
             self._session = await _Session.open(
-                self.config, Path(self.config.mode.base_dir), self._intake, self._condition
+                self.config, Path(self.config.mode.base_dir), self._intake, self._condition, self._measurements
             )
         finally:
             self._starting = False
@@ -303,8 +360,10 @@ class _Session:
     def __init__(
         self,
         config: AuditConfig,
+        *,
         intake: Intake,
         condition: Condition,
+        measurements: Measurements,
         store: LogStore,
         thread: DiskThread,
     ) -> None:
@@ -328,6 +387,7 @@ class _Session:
             acknowledgements=self.acknowledgements,
             schedule=schedule,
             condition=condition,
+            measurements=measurements,
             low_disk_bytes=config.low_disk_bytes,
             drain_timeout_s=config.drain_timeout,
         )
@@ -339,6 +399,8 @@ class _Session:
             condition=condition,
             policy=config.retention,
         )
+        self.checkpoints: CheckpointLog | None = None
+        self._signing: asyncio.Task[None] | None = None
         self._critical_at_once = schedule.critical_at_once
         self._writing: asyncio.Task[None] | None = None
         self._daily: asyncio.Task[None] | None = None
@@ -359,7 +421,9 @@ class _Session:
         return await asyncio.wrap_future(future)
 
     @classmethod
-    async def open(cls, config: AuditConfig, base_dir: Path, intake: Intake, condition: Condition) -> _Session:
+    async def open(
+        cls, config: AuditConfig, base_dir: Path, intake: Intake, condition: Condition, measurements: Measurements
+    ) -> _Session:
         """Open the store, put the opening records into the chain, and let the writer run."""
         thread = DiskThread(f"audit-async {config.service_id}")
         try:
@@ -383,16 +447,43 @@ class _Session:
                 opening.add_done_callback(_close_unwanted)
                 raise
             condition.where = f"audit log {store.directory}"
-            session = cls(config, intake, condition, store, thread)
+            session = cls(
+                config, intake=intake, condition=condition, measurements=measurements, store=store, thread=thread
+            )
             try:
+                if config.transparency is not None:
+                    session.checkpoints = await session._open_checkpoints()
                 await session._begin()
             except BaseException:
+                if session.checkpoints is not None:
+                    thread.submit(session.checkpoints.abandon)
                 thread.submit(store.close)
                 raise
         except BaseException:
             thread.shutdown()
             raise
         return session
+
+    async def _open_checkpoints(self) -> CheckpointLog:
+        """Open the tree of signed checkpoints; nothing may be written to a log that contradicts them."""
+        try:
+            from audit_async.reading.trail import Log  # noqa: PLC0415 - only logs that sign need these
+            from audit_async.transparency import CheckpointLog  # noqa: PLC0415
+        except ImportError as error:
+            raise ConfigError("transparency", "needs the extra: pip install 'audit-async[tlog]'") from error
+        config, store = self._config, self.store
+        assert config.transparency is not None  # noqa: S101 - open has asked
+        return await asyncio.wrap_future(
+            self._thread.submit(
+                CheckpointLog.open,
+                config.transparency,
+                Log(store.directory, config.service_id, store.directory.name, store.log_id),
+                records=store.head.seq + 1,
+                emit=self._intake.emit_on_record,
+                durable_seq=lambda: self.acknowledgements.durable_seq,
+                sealed=lambda: len(store.sealed_segments),
+            )
+        )
 
     async def _begin(self) -> None:
         config, store = self._config, self.store
@@ -420,6 +511,8 @@ class _Session:
         self._condition.becomes(HealthStatus.OK)
         self._intake.open(self.acknowledgements, self.writer.chunk_sent, critical_at_once=self._critical_at_once)
         self._writing = self.loop.create_task(self.writer.run(), name="audit-async writer")
+        if self.checkpoints is not None:
+            self._signing = self.loop.create_task(self.checkpoints.run(), name="audit-async checkpoints")
         if config.retention.automatic:
             self._daily = self.loop.create_task(self.upkeep.run_daily(), name="audit-async retention")
         await asyncio.sleep(0)  # so that it runs, and a cancellation finds it at work
@@ -431,19 +524,25 @@ class _Session:
             return
         self._closing = True
         self.upkeep.stop()
-        if self._daily is not None:
-            self._daily.cancel()
+        beside = [task for task in (self._daily, self._signing) if task is not None]
+        for task in beside:
+            task.cancel()
         self._intake.close(AuditLogClosed())
         self.writer.hurry()
         assert self._writing is not None  # noqa: S101 - _begin has made it, or there is no session
         with anyio.CancelScope(shield=True):
-            cancelled = self._daily is not None and await _settle(self._daily, 1.0)
+            cancelled = False
+            for task in beside:
+                cancelled |= await _settle(task, 1.0)
             cancelled |= await _settle(self._writing, self._config.drain_timeout)
             if not self._writing.done():
                 self.writer.fail(
                     TimeoutError(f"the disk did not take everything within {self._config.drain_timeout} s")
                 )
                 cancelled |= await _settle(self._writing, 1.0)
+            if self.checkpoints is not None:
+                finishing = self.loop.create_task(self.checkpoints.finish())
+                cancelled |= await _settle(finishing, self._config.drain_timeout)
             # A worker thread that hangs in a system call can't be waited for; the store is closed when it returns.
             cancelled |= await _settle(asyncio.wrap_future(self._thread.submit(self.store.close)), 1.0)
         self._thread.shutdown()

@@ -1,11 +1,13 @@
-"""What a logger says of itself: its health, its counters, and where a record came to stand."""
+"""What a logger says of itself: its health, its counters and measurements, and where a record came to stand."""
 
 from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_left
+from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -47,6 +49,22 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         return self.status in {HealthStatus.OK, HealthStatus.LOW_DISK, HealthStatus.DISABLED}
 
 
+#: Upper bounds of the buckets that batch sizes are counted in, in events.
+BATCH_BOUNDS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0)
+#: Upper bounds of the buckets that sync durations are counted in, in seconds: an NVMe drive with a power-loss
+#: protected cache is in the first three, a consumer's SSD in the next three, a rotating or network disk behind them.
+SYNC_BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Histogram(msgspec.Struct, frozen=True, kw_only=True):
+    """How observations are distributed over fixed buckets, since the start."""
+
+    bounds: tuple[float, ...]  #: the buckets' upper bounds, which belong to them, ascending
+    counts: tuple[int, ...]  #: observations in each bucket alone; one more than bounds, for what is above the last
+    sum: float  #: of all observations
+    count: int  #: of all observations
+
+
 class LoggerStats(msgspec.Struct, frozen=True, kw_only=True):
     """Counters since `start()`. The library's own events (`audit.*`) count like any other."""
 
@@ -61,6 +79,82 @@ class LoggerStats(msgspec.Struct, frozen=True, kw_only=True):
     write_errors: int = 0  #: hops that failed and were tried again
     bytes_written: int = 0  #: bytes of all records written
     head_seq: int = -1  #: the last sequence number given out; it may not be durable yet
+    batch_events: Histogram = Histogram(bounds=BATCH_BOUNDS, counts=(0,) * (len(BATCH_BOUNDS) + 1), sum=0.0, count=0)
+    #: events handed to the disk at a time
+    sync_seconds: Histogram = Histogram(bounds=SYNC_BOUNDS, counts=(0,) * (len(SYNC_BOUNDS) + 1), sum=0.0, count=0)
+    #: time of each write and sync that succeeded, the sealing of a segment included where one was due
+    last_sync_at: float | None = None  #: when the last sync ended, seconds since 1970
+    since_sync_s: float | None = None  #: how long ago that is, by a clock that nobody sets
+    free_bytes: int | None = None  #: left on the file system, as of the last commit, tried or done, at most 1 s before
+
+
+class Commit(NamedTuple):
+    """One hop to the disk that succeeded."""
+
+    events: int  #: handed over; 0 for a sync alone
+    sync_s: float | None  #: how long the write and sync took; None where nothing was synced
+
+
+CommitObserver = Callable[[Commit], None]
+
+
+class Measurements:
+    """What is measured of a logger's commits. Owned by the loop's thread, `free_bytes` by the disk's; read anywhere."""
+
+    def __init__(self) -> None:
+        self.batch_events = Distribution(BATCH_BOUNDS)
+        self.sync_seconds = Distribution(SYNC_BOUNDS)
+        self.last_sync_at: float | None = None
+        self.free_bytes: int | None = None
+        self._synced_monotonic_s: float | None = None
+        self._observers: tuple[CommitObserver, ...] = ()
+
+    @property
+    def since_sync_s(self) -> float | None:
+        """How long ago the last sync ended; None before the first."""
+        return None if self._synced_monotonic_s is None else time.monotonic() - self._synced_monotonic_s
+
+    def observe(self, observer: CommitObserver) -> None:
+        """Call `observer` behind each commit, in the loop's thread; it should take microseconds."""
+        self._observers = (*self._observers, observer)
+
+    def forget(self, observer: CommitObserver) -> None:
+        """Call `observer` no more."""
+        self._observers = tuple(each for each in self._observers if each != observer)
+
+    def committed(self, commit: Commit) -> None:
+        """Count a commit: 2 us, once a commit."""
+        if commit.events:
+            self.batch_events.add(commit.events)
+        if commit.sync_s is not None:
+            self.sync_seconds.add(commit.sync_s)
+            self.last_sync_at, self._synced_monotonic_s = time.time(), time.monotonic()
+        for observer in self._observers:
+            try:
+                observer(commit)
+            except Exception:  # noqa: BLE001 - it is logged, with its traceback
+                # Whoever watches the log must not be able to stop it.
+                self.forget(observer)
+                _log.exception("a commit observer raised and is called no more: %r", observer)
+
+
+class Distribution:
+    """A histogram in the making. One thread adds; a snapshot from another may lack the newest observation's sum."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def add(self, value: float) -> None:
+        """Count `value` into its bucket."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def snapshot(self) -> Histogram:
+        """Return what was counted so far."""
+        counts = tuple(self._counts)
+        return Histogram(bounds=self._bounds, counts=counts, sum=self._sum, count=sum(counts))
 
 
 class Condition:

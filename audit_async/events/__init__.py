@@ -21,6 +21,7 @@ from audit_async.events.base import (
 )
 from audit_async.events.compliance import GdprDataAccessRequest, GdprDataExport, GdprRightToErasure
 from audit_async.events.data_access import DataDeleted, InferenceExecuted, ModelAccessed
+from audit_async.events.http import CapturedBody, HttpOutcome, HttpRequest, WebSocketClosed
 from audit_async.events.lifecycle import (
     AuditEventsDropped,
     AuditHoldLifted,
@@ -34,6 +35,7 @@ from audit_async.events.lifecycle import (
     AuditSegmentDeleted,
     AuditSegmentSealed,
 )
+from audit_async.events.log import LogRecorded
 from audit_async.events.recorded import NotARecord, Record, decode_event, decode_record
 from audit_async.events.registry import EventKind, GenericEvent, describe
 from audit_async.events.resources import (
@@ -85,6 +87,7 @@ __all__ = [
     "AuthSuccess",
     "AuthorizationDenied",
     "AuthorizationGranted",
+    "CapturedBody",
     "DataDeleted",
     "EventKind",
     "Failure",
@@ -92,10 +95,13 @@ __all__ = [
     "GdprDataExport",
     "GdprRightToErasure",
     "GenericEvent",
+    "HttpOutcome",
+    "HttpRequest",
     "IPAddress",
     "InferenceExecuted",
     "IntegrityViolation",
     "InvalidTokenUsed",
+    "LogRecorded",
     "MalformedModelRejected",
     "ModelAccessed",
     "NodeDeregistered",
@@ -127,6 +133,7 @@ __all__ = [
     "VramAllocationFailed",
     "VramDeallocated",
     "VramSealed",
+    "WebSocketClosed",
     "decode_event",
     "decode_record",
     "describe",

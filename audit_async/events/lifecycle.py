@@ -110,3 +110,24 @@ class AuditLogAccessed(AuditEvent, tag="audit.log_accessed"):
     actor: str
     query: Mapping[str, Any]
     records: int | None = None
+
+
+class AuditCheckpoint(AuditEvent, tag="audit.checkpoint"):
+    """The log has signed that its first `size` records have the Merkle root `root`; `note` is what was signed."""
+
+    size: int
+    root: str  #: hex
+    note: str  #: a signed note (https://c2sp.org/signed-note)
+
+
+class AuditSigningKeysChanged(AuditEvent, tag="audit.signing_keys_changed"):
+    """The log signs with other keys than before; each is a verifier key (a C2SP vkey)."""
+
+    added: list[str]
+    retired: list[str]
+
+
+class AuditSigningRefused(AuditEvent, tag="audit.signing_refused"):
+    """The log signs no more checkpoints, because one would contradict what was signed before."""
+
+    reason: str

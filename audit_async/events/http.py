@@ -1,0 +1,91 @@
+"""Requests that a web service answered, as its middleware saw them from outside.
+
+Everything here is plain text and numbers, on purpose: no member has room for free-form data, so that the event of every
+single request takes the fast way into the trail. Headers and bodies are lists of text, redacted before they come here.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from audit_async.events.base import ActorInfo, AuditEvent, IPAddress
+
+
+class HttpOutcome(StrEnum):
+    """How an exchange ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"  #: the application raised; `error` names the exception's class
+    NO_RESPONSE = "no_response"  #: the application returned without an answer, or without the end of one
+    CLIENT_DISCONNECTED = "client_disconnected"  #: the client went away before the answer's end
+    CANCELLED = "cancelled"  #: the server gave up the request: a timeout, or its own end
+
+
+class CapturedBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A body, or its beginning, with its secrets taken out.
+
+    `text` is in pieces that are short enough to be recorded whole; joined they are the text. It is empty where the body
+    is not text of a listed type, and then `left_out` says why.
+    """
+
+    content_type: str = ""
+    bytes: int  #: of the whole body, as far as it passed
+    truncated: bool = False  #: more passed than was kept
+    text: list[str] = []
+    left_out: str | None = None
+
+
+class HttpRequest(AuditEvent, tag="http.request"):
+    """A request was answered, or came to another end; what is not known is left out.
+
+    `route` is the template that the path matched (`/orders/{order_id}`). `status` is what the client was told: where
+    the application raised before it answered, that is the server's 500. `duration_ms` lasts to the answer's last byte,
+    and `bytes_in` counts the body as far as the application read it. `query`, headers and bodies are there only where
+    the policy asks for them.
+    """
+
+    actor: ActorInfo | None = None
+    method: str
+    path: str
+    route: str | None = None
+    status: int | None = None
+    duration_ms: int
+    bytes_in: int
+    bytes_out: int
+    ip: IPAddress | None = None
+    user_agent: str | None = None
+    outcome: HttpOutcome = HttpOutcome.COMPLETED
+    error: str | None = None
+    note: str | None = None
+    query: str | None = None
+    request_headers: list[str] | None = None
+    request_body: CapturedBody | None = None
+    response_headers: list[str] | None = None
+    response_body: CapturedBody | None = None
+
+
+class WebSocketClosed(AuditEvent, tag="http.websocket_closed"):
+    """A WebSocket came to its end. `status` is 101 where it was accepted, otherwise the refusal's.
+
+    `close_code` is that of RFC 6455 and `closed_by` is `client` or `server`; both are left out where nobody closed it
+    in order. Messages are counted, never kept; where a framework does not show them, the counts are left out.
+    """
+
+    actor: ActorInfo | None = None
+    path: str
+    route: str | None = None
+    status: int | None = None
+    duration_ms: int
+    close_code: int | None = None
+    closed_by: str | None = None
+    messages_in: int | None = None
+    messages_out: int | None = None
+    bytes_in: int | None = None
+    bytes_out: int | None = None
+    ip: IPAddress | None = None
+    user_agent: str | None = None
+    outcome: HttpOutcome = HttpOutcome.COMPLETED
+    error: str | None = None
+    note: str | None = None

@@ -1,0 +1,133 @@
+"""`AuditCollector`: an audit log's counters, read when Prometheus asks for them.
+
+    REGISTRY.register(AuditCollector(audit))
+
+Each series has the labels `service_id` and `log_instance`, the log's directory, so that several logs of a service can
+be told from each other. (`instance` itself is the label that Prometheus gives to what it scrapes.)
+
+Several worker processes are several logs, and one scrape meets one of them. prometheus_client's multiprocess mode
+(`PROMETHEUS_MULTIPROC_DIR`) does not help: it knows no custom collectors. Either each worker serves its metrics on a
+port of its own (`start_http_server(9100 + int(audit.directory.name))` in the life span), or OpenTelemetry pushes them:
+see `opentelemetry`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from audit_async.integrations.source import LoggerSource, check_source, logger_from
+from audit_async.logger import AuditLogger
+from audit_async.status import Health, HealthStatus, Histogram, LoggerStats
+
+__all__ = ["AuditCollector"]
+
+_LABELS: Final = ("service_id", "log_instance")
+
+
+class AuditCollector(Collector):
+    """Collects the metrics of one log, or of several: a registry takes each metric's name from one collector only.
+
+    Each of `audits` is a logger, or a function that returns it and None while there is none. Scraping reads counters
+    in memory and waits for nothing, not even for a disk that hangs; from any thread.
+
+    Raises `ConfigError` for anything else.
+    """
+
+    def __init__(self, *audits: LoggerSource) -> None:
+        self._sources: Final = tuple(map(check_source, audits))
+
+    def describe(self) -> Iterable[Metric]:
+        """Name the metrics; a registry asks once."""
+        return _families()
+
+    def collect(self) -> Iterator[Metric]:
+        """Return every metric with the values of the moment; the registry calls this at each scrape."""
+        families = _Families()
+        for source in self._sources:
+            audit = logger_from(source)
+            if audit is not None:
+                families.add(audit)
+        yield from families
+
+
+def _families() -> list[Metric]:
+    return list(_Families())
+
+
+class _Families:
+    """The metrics, without values at first; `add` gives them those of one log."""
+
+    def __init__(self) -> None:
+        self._emitted = _counter("events_emitted", "Events taken into the chain, the log's own included.")
+        self._durable = _counter("events_durable", "Events of this process known to be on stable storage.")
+        self._dropped = _counter("events_dropped", "Events refused because the buffer was full.", "event_type")
+        self._written = _counter("written_bytes", "Bytes of all records written.")
+        self._write_errors = _counter("write_errors", "Writes or syncs that failed and were tried again.")
+        self._waiting = _gauge("events_waiting", "Events emitted and not yet durable.")
+        self._fill = _gauge("buffer_fill_ratio", "How full the buffer is; ordinary events are refused from 0.9 on.")
+        self._batch = _histogram("batch_size_events", "Events handed to the disk at a time.")
+        self._sync = _histogram("sync_duration_seconds", "Time of each write and sync that succeeded.")
+        self._head = _gauge("chain_head_seq", "Sequence number of the newest record.")
+        self._durable_seq = _gauge("chain_durable_seq", "Sequence number up to which all is on stable storage.")
+        self._last_sync = _gauge("last_sync_age_seconds", "Seconds since the last sync; long also where nothing waits.")
+        self._free = _gauge("disk_free_bytes", "Free space on the log's file system, as of the last write.")
+        self._healthy = _gauge("healthy", "1 while what is emitted becomes durable, otherwise 0.")
+        self._status = _gauge("health_status", "1 for the log's present status, 0 for all others.", "status")
+
+    def __iter__(self) -> Iterator[Metric]:
+        return iter(vars(self).values())
+
+    def add(self, audit: AuditLogger) -> None:
+        """Add the values of one log."""
+        directory = audit.directory
+        labels = (audit.config.service_id, directory.name if directory is not None else "")
+        self._add_health(labels, audit.health())
+        if directory is not None:  # before the start there is nothing to count, and when disabled there never is
+            self._add_stats(labels, audit.stats())
+
+    def _add_health(self, labels: tuple[str, str], health: Health) -> None:
+        self._healthy.add_metric(labels, health.ok)
+        self._fill.add_metric(labels, health.buffer_fill)
+        for status in HealthStatus:
+            self._status.add_metric((*labels, status.value), status is health.status)
+
+    def _add_stats(self, labels: tuple[str, str], stats: LoggerStats) -> None:
+        self._emitted.add_metric(labels, stats.records)
+        self._durable.add_metric(labels, stats.durable)
+        for event_type, dropped in stats.dropped_by_type.items():
+            self._dropped.add_metric((*labels, event_type), dropped)
+        self._written.add_metric(labels, stats.bytes_written)
+        self._write_errors.add_metric(labels, stats.write_errors)
+        self._waiting.add_metric(labels, stats.waiting)
+        self._batch.add_metric(labels, _buckets(stats.batch_events), stats.batch_events.sum)
+        self._sync.add_metric(labels, _buckets(stats.sync_seconds), stats.sync_seconds.sum)
+        self._head.add_metric(labels, stats.head_seq)
+        self._durable_seq.add_metric(labels, stats.head_seq - stats.records + stats.durable)
+        if stats.since_sync_s is not None:
+            self._last_sync.add_metric(labels, stats.since_sync_s)
+        if stats.free_bytes is not None:
+            self._free.add_metric(labels, stats.free_bytes)
+
+
+def _counter(name: str, documentation: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"audit_async_{name}", documentation, labels=(*_LABELS, *labels))
+
+
+def _gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"audit_async_{name}", documentation, labels=(*_LABELS, *labels))
+
+
+def _histogram(name: str, documentation: str) -> HistogramMetricFamily:
+    return HistogramMetricFamily(f"audit_async_{name}", documentation, labels=_LABELS)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Return the buckets as Prometheus has them: each with the counts of all below it."""
+    bounds = [*map(str, histogram.bounds), "+Inf"]
+    return list(zip(bounds, map(float, accumulate(histogram.counts)), strict=True))

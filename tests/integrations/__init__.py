@@ -1,0 +1,1 @@
+"""Tests against the real frameworks and libraries."""
