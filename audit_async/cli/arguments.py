@@ -1,0 +1,126 @@
+"""What may be written on the command line for times, ranges and heads, and what it means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from audit_async.status import Position
+
+__all__ = [
+    "AccessLog",
+    "AsName",
+    "Directory",
+    "Instance",
+    "Json",
+    "Service",
+    "parse_heads",
+    "parse_seq_range",
+    "parse_time",
+]
+
+Directory = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIRECTORY",
+        envvar="AUDIT_BASE_DIR",
+        show_default=False,
+        help="The base directory of the trail, or the directory of one service or one log in it.",
+    ),
+]
+Service = Annotated[str | None, typer.Option("--service", metavar="NAME", help="Only the logs of this service.")]
+Instance = Annotated[str | None, typer.Option("--instance", metavar="NAME", help="Only the logs of this instance.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON, in ASCII, for a program.")]
+AsName = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="NAME",
+        help="Record this access under NAME, as audit.log_accessed in a log of the service audit-cli. Without it "
+        "nothing is recorded.",
+    ),
+]
+AccessLog = Annotated[
+    Path | None,
+    typer.Option(
+        "--access-log",
+        metavar="DIR",
+        help="With --as: the base directory of the log that records the access; the trail's own by default.",
+    ),
+]
+
+_AGO: Final = re.compile(r"([0-9]{1,7})\s*(s|m|min|h|d|w)", re.ASCII)
+_UNITS: Final = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "min": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_HEAD: Final = re.compile(r"(?:(?P<log>[^=]+)=)?(?P<seq>[0-9]{1,18}):(?P<hash>[0-9a-fA-F]{64})", re.ASCII)
+_SEQ_RANGE: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})", re.ASCII)
+
+
+def parse_time(text: str | None, option: str, *, now: datetime, end_of_day: bool = False) -> datetime | None:
+    """Return the time that an option says: RFC 3339, a date, or an age such as `7d`; without a zone it is UTC.
+
+    A date is the beginning of that day, with `end_of_day` that of the next. Raises `typer.BadParameter`.
+    """
+    if text is None:
+        return None
+    wanted = text.strip()
+    try:
+        if ago := _AGO.fullmatch(wanted):
+            return now - int(ago[1]) * _UNITS[ago[2]]
+        time = datetime.fromisoformat(wanted)
+        if end_of_day and _DATE.fullmatch(wanted):
+            time += timedelta(days=1)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{option}: {text!a} is no time; give 2026-11-23T04:35:12Z, 2026-11-23, or an age: 90s, 30m, 24h, 7d, 2w"
+        ) from None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+
+
+def parse_seq_range(text: str) -> tuple[int, int]:
+    """Return the first and last sequence number of `A-B`, or of a single `A`. Raises `typer.BadParameter`."""
+    match = _SEQ_RANGE.fullmatch(f"{text}-{text}" if text.isascii() and text.isdecimal() else text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise typer.BadParameter(f"--seq: {text!a} is no range; give the first and the last, such as 100-250")
+    return int(match[1]), int(match[2])
+
+
+def parse_heads(texts: Iterable[str], logs: Iterable[str]) -> dict[str, Position]:
+    """Return the expected heads by log, of `SEQ:HASH` where there is one log, else of `LOG=SEQ:HASH`.
+
+    Raises `typer.BadParameter`.
+    """
+    names = list(logs)
+    heads: dict[str, Position] = {}
+    for text in texts:
+        match = _HEAD.fullmatch(text)
+        if match is None:
+            raise typer.BadParameter(
+                f"--expected-head: {text[:80]!a} is no head; give SEQ:HASH or, of several logs, orders/00=SEQ:HASH; "
+                "the hash has 64 hex digits"
+            )
+        name = match["log"]
+        if name is None:
+            if len(names) != 1:
+                raise typer.BadParameter(
+                    f"--expected-head: there are {len(names)} logs, so say of which: {names[0]}=SEQ:HASH"
+                )
+            name = names[0]
+        if name not in names:
+            raise typer.BadParameter(f"--expected-head: there is no log {name[:80]!a}; there are {', '.join(names)}")
+        if name in heads:
+            raise typer.BadParameter(f"--expected-head: two heads are given for {name}")
+        heads[name] = Position(int(match["seq"]), match["hash"].lower())
+    return heads

@@ -1,0 +1,112 @@
+"""`audit-async config check`: whether a configuration is one, and what it promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from audit_async.cli.arguments import Json
+from audit_async.cli.run import ExitStatus, Refused, perform
+from audit_async.cli.terminal import Cell, Column, Output
+from audit_async.config import AuditConfig, Batched, Disabled, FlushMode, Hybrid, Local
+from audit_async.errors import ConfigError
+
+__all__ = ["at_risk", "load", "register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    group = typer.Typer(no_args_is_help=True, help="Check a configuration.")
+    app.add_typer(group, name="config")
+    group.command(
+        "check",
+        epilog="Example: audit-async config check audit.toml",
+        short_help="Check a configuration file, or the environment.",
+    )(check)
+
+
+def load(path: Path) -> AuditConfig:
+    """Return the configuration in a file; raises `Refused` where it can't be read, `ConfigError` where it is wrong."""
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise Refused(f"{path} can't be read: {error.strerror}") from error
+    return AuditConfig.load(path)
+
+
+def at_risk(mode: FlushMode) -> str:
+    """Say what a crash can lose in a flush mode."""
+    if isinstance(mode, Batched):
+        return (
+            f"a killed process: what was still in memory; a power cut: up to {mode.size} records or {mode.interval:g} s"
+        )
+    if isinstance(mode, Hybrid):
+        critical = ", critical events about one sync's time" if mode.critical_immediate else ""
+        return (
+            f"a killed process: what was still in memory; a power cut: up to {mode.batch_size} records or "
+            f"{mode.batch_interval:g} s{critical}"
+        )
+    return "what was emitted and not acknowledged yet: about one sync's time"
+
+
+def check(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", show_default=False, help="A TOML file.")] = None,
+    environment: Annotated[
+        str | None,
+        typer.Option(
+            "--environment", metavar="PREFIX", help="Check the variables that begin with PREFIX, such as AUDIT_."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a configuration file, or the environment, and show every setting as it will be.
+
+    Exit status 1 where a setting is wrong; the message names it and what is allowed.
+    """
+    if (file is None) == (environment is None):
+        raise typer.BadParameter("give a FILE or --environment PREFIX, and not both")
+    output = Output(as_json=as_json)
+
+    async def run() -> ExitStatus:
+        return _check(output, file, environment)
+
+    perform(output, run)
+
+
+def _check(output: Output, file: Path | None, environment: str | None) -> ExitStatus:
+    try:
+        config = load(file) if file is not None else AuditConfig.from_env(environment or "")
+    except ConfigError as error:
+        if output.as_json:
+            output.document({"valid": False, "field": error.field, "reason": error.reason})
+        else:
+            output.line(Cell("wrong", "red"), f"  {error}")
+        return ExitStatus.FINDINGS
+    settings = _flat(msgspec.to_builtins(config))
+    records = isinstance(config.mode, Local)
+    risk = at_risk(config.flush_mode) if records else "everything: recording is switched off"
+    if output.as_json:
+        output.document({"valid": True, "settings": msgspec.to_builtins(config), "a_crash_can_lose": risk})
+        return ExitStatus.OK
+    output.line(Cell("valid", "green"), f"  {file if file is not None else f'the variables {environment}*'}")
+    output.table([Column("setting"), Column("value")], sorted(settings.items()))
+    output.line()
+    output.line(Cell("A crash can lose: ", "bold"), f"{risk}.")
+    if isinstance(config.mode, Disabled):
+        output.line(Cell("Nothing is recorded with this configuration: mode is disabled.", "yellow"))
+    return ExitStatus.OK
+
+
+def _flat(table: dict[str, object], above: str = "") -> dict[str, str]:
+    """Return nested settings by their dotted names."""
+    flat: dict[str, str] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{above}{name}.")
+        else:
+            flat[above + name] = "not set" if value is None else str(value)
+    return flat

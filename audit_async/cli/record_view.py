@@ -1,0 +1,147 @@
+"""How a record is shown: one line for a person, one object of JSON for a program, or all of it, member by member."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from audit_async.cli.terminal import Cell, Column, Output, json_line
+from audit_async.events.base import encode
+from audit_async.events.recorded import Record
+from audit_async.events.registry import GenericEvent, known_types
+from audit_async.reading.lookup import PlacedRecord
+from audit_async.reading.matching import actors_of, type_of
+from audit_async.reading.query import recorded_time
+from audit_async.status import Position
+
+__all__ = ["RecordLines", "as_object", "write_record"]
+
+#: Members that the line shows in a column of their own, or that say nothing more.
+_SHOWN_ELSEWHERE: Final = frozenset({"event_type", "reduced"})
+#: A terminal that is narrower has no room for columns; there one text follows the other.
+_WIDE: Final = 120
+_DEEPEST: Final = 4
+
+
+def _event_of(record: Record) -> dict[str, object]:
+    """Return a record's event as plain data, its type first, as it was recorded."""
+    event = record.event
+    if isinstance(event, GenericEvent):
+        return {"event_type": event.event_type, **event.fields}
+    plain: dict[str, object] = msgspec.json.decode(encode(event))
+    return plain
+
+
+def as_object(record: Record) -> dict[str, object]:
+    """Return a record as plain data: the log's name, then the members in the order of the format."""
+    return {
+        "log": record.log,
+        "seq": record.seq,
+        "audit_id": record.audit_id,
+        "timestamp": recorded_time(record.timestamp),
+        "service_id": record.service_id,
+        "event": _event_of(record),
+        **({"context": record.context} if record.context else {}),
+        "prev_hash": record.prev_hash,
+        "hash": record.hash,
+    }
+
+
+class RecordLines:
+    """Writes records, one a line; for a person cut at the terminal's width, for a program as NDJSON."""
+
+    def __init__(self, output: Output, *, several_logs: bool) -> None:
+        self._output = output
+        self._several_logs = several_logs
+        self._critical = frozenset(tag for tag, cls in known_types().items() if cls.critical)
+        # The widths of the columns: place, event, actor.
+        self._widths = (18 if several_logs else 9, 26, 14) if output.width >= _WIDE else (0, 0, 0)
+        self._has_head = not output.is_terminal or output.width < _WIDE
+        self.written = 0
+
+    def write(self, record: Record) -> None:
+        """Write one record."""
+        self.written += 1
+        if self._output.as_json:
+            self._output.json_row(as_object(record))
+            return
+        if not self._has_head:
+            self._has_head = True
+            place = "log:seq" if self._several_logs else "seq"
+            self._write_row(Cell("time (UTC)         ", "bold"), place, Cell("event", "bold"), "actor", "details")
+        event = _event_of(record)
+        event_type = type_of(event)
+        actor = next(actors_of(event), "-")
+        self._write_row(
+            Cell(f"{record.timestamp:%Y-%m-%d %H:%M:%S}", "dim"),
+            f"{record.log}:{record.seq}" if self._several_logs else str(record.seq),
+            Cell(event_type, "red" if event_type in self._critical else "cyan"),
+            actor,
+            " ".join(_details(event, actor)),
+        )
+
+    def _write_row(self, time: Cell, place: str, event: Cell, actor: str, details: str) -> None:
+        place_width, event_width, actor_width = self._widths
+        self._output.row(
+            time,
+            f"  {place:>{place_width}}  ",
+            Cell(f"{event.text:<{event_width}}", event.style),
+            f"  {actor:<{actor_width}}  {details}",
+        )
+
+
+def _details(event: dict[str, object], actor: str) -> Iterator[str]:
+    """Give what an event says beside its type and its actor, as `name=value`."""
+    for name, value in event.items():
+        if name in _SHOWN_ELSEWHERE or value == actor:
+            continue
+        if name == "actor" and isinstance(value, dict):
+            yield from (f"{inner}={_short(of)}" for inner, of in value.items() if of != actor)
+        else:
+            yield f"{name}={_short(value)}"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, str):
+        return value if value and " " not in value else f'"{value}"'
+    return json_line(value)
+
+
+def write_record(output: Output, placed: PlacedRecord) -> None:
+    """Write all of one record, a line for each member of it, and the chain beside it."""
+    record = placed.record
+    rows: list[tuple[Cell | str, str]] = [
+        ("log", record.log),
+        ("segment", f"{placed.segment}, byte {placed.byte_offset}"),
+        ("seq", str(record.seq)),
+        ("audit_id", record.audit_id),
+        ("timestamp", recorded_time(record.timestamp)),
+        ("service_id", record.service_id),
+    ]
+    rows += _members("event", _event_of(record))
+    rows += _members("context", record.context)
+    rows += [
+        ("prev_hash", record.prev_hash),
+        ("hash", record.hash),
+        (Cell("previous", "dim"), _place(placed.previous, "none, or not here any more")),
+        (Cell("next", "dim"), _place(placed.next, "none yet")),
+    ]
+    output.table([Column("member"), Column("value")], rows)
+    output.line()
+    if placed.is_linked:
+        output.line(Cell("linked", "green"), "  The hashes of the records beside it fit.")
+    else:
+        output.line(Cell("not linked", "red"), "  A record beside it is another one; verify the trail.")
+
+
+def _members(name: str, value: object, depth: int = 0) -> list[tuple[Cell | str, str]]:
+    """Return the rows of a value: one for each member, nested ones by their dotted names, the deepest as JSON."""
+    if isinstance(value, dict) and depth < _DEEPEST:
+        return [row for inner, of in value.items() for row in _members(f"{name}.{inner}", of, depth + 1)]
+    return [(name, value if isinstance(value, str) else json_line(value))]
+
+
+def _place(position: Position | None, absent: str) -> str:
+    return f"seq {position.seq}, {position.hash}" if position is not None else absent

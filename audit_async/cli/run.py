@@ -1,0 +1,98 @@
+"""How every command runs and ends: its exit status, and what is said where it can't do its work."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from enum import IntEnum
+
+import anyio
+import typer
+
+from audit_async.cli.terminal import Output
+from audit_async.errors import AuditError, ConfigError, LogCorrupted
+from audit_async.reading.query import InvalidQuery
+
+__all__ = ["ExitStatus", "Refused", "perform"]
+
+
+class ExitStatus(IntEnum):
+    """What a command tells the program that started it."""
+
+    OK = 0
+    FINDINGS = 1  #: damage, a failed check
+    USAGE = 2  #: what was asked for makes no sense
+    UNREADABLE = 3  #: something can't be read, or can't be done
+    INTERRUPTED = 130  #: Ctrl-C
+    PIPE_CLOSED = 141  #: nobody reads the output any more; what a shell reports for SIGPIPE
+
+
+class Refused(AuditError):
+    """The command can't do what it was asked for; the message says why and what to do."""
+
+
+def perform(output: Output, command: Callable[[], Awaitable[ExitStatus]]) -> None:
+    """Run a command to its end and leave with its exit status; errors become one line on standard error."""
+    handler = _Remarks(output)
+    logger = logging.getLogger("audit_async")
+    logger.addHandler(handler)
+    try:
+        status = _status_of(output, command)
+    finally:
+        logger.removeHandler(handler)
+    raise typer.Exit(status)
+
+
+class _Remarks(logging.Handler):
+    """Shows the library's own warnings, such as damage that a query passed over, as remarks of the command."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.WARNING)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._output.message(f"audit-async: {record.getMessage()}", "yellow")
+
+
+def _status_of(output: Output, command: Callable[[], Awaitable[ExitStatus]]) -> ExitStatus:
+    try:
+        status = anyio.run(command)
+        output.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return ExitStatus.PIPE_CLOSED
+    except KeyboardInterrupt:
+        return ExitStatus.INTERRUPTED
+    except (ConfigError, InvalidQuery) as error:
+        return _failed(output, str(error), ExitStatus.USAGE)
+    except LogCorrupted as error:
+        return _failed(output, str(error), ExitStatus.FINDINGS)
+    except AuditError as error:
+        return _failed(output, str(error), ExitStatus.UNREADABLE)
+    except RecursionError:
+        return _failed(output, "a record nests too deeply to be shown; export it as ndjson", ExitStatus.UNREADABLE)
+    except OSError as error:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return _failed(output, f"{where}{error.strerror or error}", ExitStatus.UNREADABLE)
+    return status
+
+
+def _failed(output: Output, text: str, status: ExitStatus) -> ExitStatus:
+    """Say what went wrong, behind what was written before."""
+    try:
+        output.flush()
+    except BrokenPipeError:
+        _discard_output()
+    output.message(f"audit-async: {text}")
+    return status
+
+
+def _discard_output() -> None:
+    """Let the interpreter's own flush at its end write to nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, sys.stdout.fileno())
+    finally:
+        os.close(nowhere)

@@ -1,0 +1,278 @@
+r"""What a command writes: text and tables for a person, JSON for a program; and that nothing else gets out.
+
+A record may be old, or of another writer, and hold anything: terminal escapes, rich's markup, characters that turn
+text around. So every text goes through `visible` in here, not in the commands, and JSON is written in ASCII. Colour
+and progress appear on a terminal only; `NO_COLOR` is heeded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import IO, Final, Literal, NamedTuple, NoReturn
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from audit_async.safety.text import escape
+
+__all__ = ["Cell", "Column", "Meter", "Output", "byte_size", "json_line", "visible"]
+
+#: How wide a table may be where nobody says how wide the paper is.
+_PIPE_WIDTH: Final = 160
+#: Seconds after which progress is shown.
+_MEASURED_AFTER_S: Final = 0.5
+_JOINERS: Final = "\u200c\u200d"  # Persian, Indian and emoji text need them, and they turn nothing around
+_NOT_ONE_LINE: Final = re.compile(r"[\n\t]")
+
+Style = Literal["", "bold", "dim", "red", "yellow", "green", "cyan"]
+
+
+def visible(text: str) -> str:
+    r"""Return `text` on one line, with all that is not printable as its visible escape: `\n`, `\x1b`, `\u202e`.
+
+    Stricter than what is recorded: also line breaks, tabs, and format characters of which recording makes nothing.
+    """
+    if text.isprintable():
+        return text
+    one_line = _NOT_ONE_LINE.sub(lambda found: "\\n" if found[0] == "\n" else "\\t", escape(text))
+    if one_line.isprintable():
+        return one_line
+    return "".join(
+        character if character.isprintable() or character in _JOINERS else _escaped(character) for character in one_line
+    )
+
+
+def _escaped(character: str) -> str:
+    code_point = ord(character)
+    return f"\\u{code_point:04x}" if code_point < 0x10000 else f"\\U{code_point:08x}"
+
+
+def json_line(value: object) -> str:
+    """Return a value as JSON in one line of ASCII: no control, bidirectional or invisible character is left in it."""
+    return json.dumps(msgspec.to_builtins(value, str_keys=True), ensure_ascii=True, separators=(",", ":"))
+
+
+class Cell(NamedTuple):
+    """A text and how it is shown."""
+
+    text: str
+    style: Style = ""
+
+
+class Column(NamedTuple):
+    """The head of a table's column."""
+
+    title: str
+    right: bool = False  #: numbers
+    whole: bool = False  #: never folded or cut, such as a hash
+
+
+def byte_size(count: int) -> str:
+    """Return a number of bytes as a person reads it."""
+    if count < 1000:
+        return f"{count} B"
+    size, unit = count / 1000, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if size >= 999.5:
+            size, unit = size / 1000, larger
+    return f"{size:.1f} {unit}" if size < 10 else f"{size:.0f} {unit}"
+
+
+class _Console(Console):
+    """A console that leaves a closed pipe to the command's end."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise BrokenPipeError
+
+
+def _console(file: IO[str]) -> _Console:
+    # Nothing that is printed is markup, and no number or path in it is coloured.
+    console = _Console(file=file, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _PIPE_WIDTH
+    return console
+
+
+class Meter:
+    """Progress on the terminal, or nothing where nobody is looking. May be told from any thread.
+
+    It appears when the work has taken a while, so that short work doesn't flicker.
+    """
+
+    def __init__(self, progress: Progress | None, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+        self._appears_at = time.monotonic() + _MEASURED_AFTER_S
+
+    def show(self, done: int, total: int | None = None) -> None:
+        """Show how much of how much is done; None where that is not known."""
+        if self._progress is None:
+            return
+        self._progress.update(self._task, completed=done, total=total)
+        if time.monotonic() >= self._appears_at:
+            self._progress.start()
+
+
+class Output:
+    """Where a command writes; `as_json` says for whom."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json: Final = as_json
+        for stream in (sys.stdout, sys.stderr):
+            if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
+                reconfigure(errors="backslashreplace")  # an encoding without a letter must not end the command
+        self._console = _console(sys.stdout)
+        self._messages = _console(sys.stderr)
+
+    @property
+    def is_terminal(self) -> bool:
+        """True where somebody is looking at the output."""
+        return self._console.is_terminal
+
+    @property
+    def width(self) -> int:
+        """Characters in a line."""
+        return self._console.width
+
+    # For a person.
+
+    def line(self, *cells: Cell | str) -> None:
+        """Write texts one behind the other, folded at the terminal's width."""
+        self._console.print(_joined(cells), soft_wrap=not self.is_terminal)
+
+    def row(self, *cells: Cell | str) -> None:
+        """Write texts one behind the other on one line, cut at the terminal's width; whole where there is none."""
+        text = _joined(cells)
+        if self.is_terminal:
+            text.truncate(self.width, overflow="ellipsis")
+        self._console.print(text, soft_wrap=True)
+
+    def whole(self, *cells: Cell | str) -> None:
+        """Write texts one behind the other without a break, for copying; the terminal itself may wrap them."""
+        self._console.print(_joined(cells), soft_wrap=True)
+
+    def pairs(self, rows: Iterable[tuple[Cell | str, Cell | str]]) -> None:
+        """Write names, and beside each what is said of it, folded in its own column."""
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(overflow="fold")
+        grid.add_column(overflow="fold")
+        for name, text in rows:
+            grid.add_row(_shown(name), _shown(text))
+        self._console.print(Padding(grid, (0, 0, 0, 2), expand=False))
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[Cell | str]]) -> None:
+        """Write a table."""
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(
+                _shown(column.title),
+                justify="right" if column.right else "left",
+                no_wrap=column.whole or column.right,
+                overflow="fold",
+            )
+        for row in rows:
+            table.add_row(*(_shown(cell) for cell in row))
+        self._console.print(table)
+
+    def bars(self, title: str, counts: Sequence[tuple[str, int]]) -> None:
+        """Write a bar chart: a row for each name and its count, the longest bar as wide as there is room."""
+        self.line(Cell(title, "bold"))
+        if not counts:
+            self.line("  none")
+            return
+        most = max(count for _, count in counts)
+        names = [visible(name) for name, _ in counts]
+        count_width = len(f"{most:,}")
+        name_width = min(max(map(_cells, names)), max(self.width - count_width - 25, 8))
+        bar_width = max(min(self.width, 120) - name_width - count_width - 6, 5)
+        solid, half = ("█", "▌") if _takes(sys.stdout, "█▌") else ("#", "")
+        for name, (_, count) in zip(names, counts, strict=True):
+            label = Text(name)
+            label.truncate(name_width, overflow="ellipsis", pad=True)
+            halves = max(round(2 * bar_width * count / most), 1 if count else 0)
+            bar = solid * (halves // 2) + (half or solid * (halves < 2)) * (halves % 2)
+            self._console.print(
+                Text.assemble("  ", label, f"  {count:>{count_width},}  ", (bar, "cyan")), soft_wrap=True
+            )
+
+    def message(self, text: str, style: Style = "") -> None:
+        """Write a remark to standard error, where it does not mix with the output."""
+        self._messages.print(_shown(Cell(text, style)), soft_wrap=not self._messages.is_terminal)
+
+    def meter(self, title: str) -> AbstractContextManager[Meter]:
+        """Show a bar by bytes on standard error while the block runs, where that is a terminal."""
+        return self._progress(title, BarColumn(), DownloadColumn(), TimeRemainingColumn())
+
+    def counter(self, title: str) -> AbstractContextManager[Meter]:
+        """Show a growing number of records in the same way, where nobody knows how many there will be."""
+        return self._progress(title, SpinnerColumn(), TextColumn("{task.completed:,.0f} records", markup=False))
+
+    @contextmanager
+    def _progress(self, title: str, *columns: ProgressColumn) -> Iterator[Meter]:
+        if not self._messages.is_terminal:
+            yield Meter(None, TaskID(0))
+            return
+        description = TextColumn("{task.description}", markup=False)
+        progress = Progress(description, *columns, console=self._messages, transient=True)
+        try:
+            yield Meter(progress, progress.add_task(visible(title), total=None))
+        finally:
+            progress.stop()
+
+    # For a program.
+
+    def document(self, value: object) -> None:
+        """Write one JSON document, the only one of this command."""
+        text = json.dumps(msgspec.to_builtins(value, str_keys=True), ensure_ascii=True, indent=2)
+        sys.stdout.write(f"{text}\n")
+
+    def json_row(self, value: object) -> None:
+        """Write one line of NDJSON."""
+        sys.stdout.write(f"{json_line(value)}\n")
+
+    def flush(self) -> None:
+        """Hand on what was written; raises `BrokenPipeError` where nobody reads it any more."""
+        sys.stdout.flush()
+
+
+def _shown(cell: Cell | str) -> Text:
+    text, style = cell if isinstance(cell, Cell) else (cell, "")
+    return Text(visible(text), style=style)
+
+
+def _joined(cells: Iterable[Cell | str]) -> Text:
+    return Text.assemble(*(_shown(cell) for cell in cells))
+
+
+def _cells(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    return Text(text).cell_len
+
+
+def _takes(stream: IO[str], text: str) -> bool:
+    """Return whether the stream's encoding has these characters."""
+    try:
+        text.encode(getattr(stream, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

@@ -1,0 +1,85 @@
+"""Whom a command trusts: the policy or the verifier keys that it was given, and where a log is published.
+
+Loads nothing of the extra `tlog` before it is needed: `verify` works without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from audit_async.cli.run import Refused
+from audit_async.errors import ConfigError
+
+if TYPE_CHECKING:
+    from audit_async.tlog.policy import Policy
+
+__all__ = ["NEEDS_TLOG", "PolicyFile", "Published", "Vkey", "read_policy", "require_trust"]
+
+NEEDS_TLOG = "signatures need the extra tlog; install it with: pip install 'audit-async[cli,tlog]'"
+
+Vkey = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--vkey",
+        metavar="VKEY",
+        help="The log's verifier key, as `audit-async keys show` prints it. May be repeated.",
+    ),
+]
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        metavar="FILE",
+        help="A policy (c2sp.org/tlog-policy): the logs' verifier keys, and which witnesses must have cosigned.",
+    ),
+]
+Published = Annotated[
+    str | None,
+    typer.Option(
+        "--published",
+        metavar="DIR|URL",
+        help="Where the log publishes its checkpoint and tiles; tlog/ in the log's directory by default.",
+    ),
+]
+
+
+def require_trust(vkeys: Sequence[str] | None, policy_file: Path | None) -> None:
+    """Raise `typer.BadParameter` unless a command was told whom to trust, in one way."""
+    if not vkeys and policy_file is None:
+        raise typer.BadParameter(
+            "say whose signature counts: --vkey VKEY or --policy FILE, from elsewhere than the log"
+        )
+    if vkeys and policy_file is not None:
+        raise typer.BadParameter("--vkey and --policy both say whose signature counts; give one of them")
+
+
+def read_policy(vkeys: Sequence[str] | None, policy_file: Path | None) -> Policy:
+    """Return the policy that a command was given.
+
+    Raises `ConfigError` for a policy or key that is none, `Refused` where the extra `tlog` is not installed, `OSError`.
+    """
+    try:
+        from audit_async.tlog.errors import Malformed  # noqa: PLC0415 - an extra
+        from audit_async.tlog.notes import VerifierKey  # noqa: PLC0415
+        from audit_async.tlog.policy import Policy  # noqa: PLC0415
+    except ImportError as error:
+        raise Refused(NEEDS_TLOG) from error
+    if policy_file is not None:
+        try:
+            return Policy.parse(policy_file.read_bytes())
+        except Malformed as error:
+            raise ConfigError("--policy", f"{policy_file}: {error.reason}") from error
+    keys = []
+    for vkey in vkeys or ():
+        try:
+            key = VerifierKey.parse(vkey.strip())
+        except Malformed as error:
+            raise ConfigError("--vkey", error.reason) from error
+        if key.type.is_cosignature:
+            raise ConfigError("--vkey", "is a witness's key; a log has another kind, and witnesses stand in a --policy")
+        keys.append(key)
+    return Policy.of(keys)

@@ -1,0 +1,60 @@
+"""Commands that write to a log: opening just that one, and only as the user it belongs to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from audit_async.cli.run import Refused
+from audit_async.config import AuditConfig, Local
+from audit_async.reading.trail import Log
+
+__all__ = ["OWN_SERVICE", "base_directory", "config_for", "require_owner"]
+
+#: The service in whose log the command line records what it does to and reads from the logs of others.
+OWN_SERVICE = "audit-cli"
+
+
+def base_directory(log: Log) -> Path:
+    """Return the base directory that a log is in."""
+    return log.directory.parent.parent
+
+
+def config_for(log: Log, settings: AuditConfig | None = None) -> AuditConfig:
+    """Return a configuration that opens exactly this log, otherwise with `settings`; it applies no retention itself.
+
+    Raises `Refused` for a log that was moved to where no service would write it.
+    """
+    if log.directory != base_directory(log) / log.service_id / log.instance:
+        raise Refused(
+            f"{log.directory} is the log {log.name}, but not in a directory of that name; a log that was moved can be "
+            "read, and written only in its place"
+        )
+    place = Local(base_directory(log))
+    if settings is None:
+        settings = AuditConfig(mode=place, service_id=log.service_id)
+    return msgspec.structs.replace(
+        settings,
+        mode=place,
+        service_id=log.service_id,
+        instance=log.instance,
+        retention=msgspec.structs.replace(settings.retention, automatic=False),
+    )
+
+
+def require_owner(directory: Path) -> None:
+    """Raise `Refused` where the files that this process makes would not belong to the log's owner.
+
+    A service could not open them: they are mode 0600.
+    """
+    if sys.platform == "win32":
+        return
+    owner = os.stat(directory).st_uid
+    if owner != os.geteuid():
+        raise Refused(
+            f"{directory} belongs to user {owner} and this process runs as user {os.geteuid()}: its files would be "
+            f"closed to the service. Run the command as the owner: sudo -u '#{owner}' audit-async ..."
+        )

@@ -1,0 +1,243 @@
+"""How commands end: the exit status, and one clear line where the work can't be done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import audit_async
+from audit_async.cli import main
+from tests.cli.commands import COMMAND, Audit, run_in_pipes, run_on_terminal
+from tests.cli.made_trails import failure, make_trail
+from tests.cli.running_service import running_service
+
+READING = ["verify", "query", "tail", "stats", "doctor", "retention"]
+
+
+@pytest.fixture
+def trail(tmp_path: Path) -> Path:
+    """A trail of one log."""
+    make_trail(tmp_path / "t", [failure("bob", n) for n in range(20)])
+    return tmp_path / "t"
+
+
+def assert_one_line(text: str, *parts: str) -> None:
+    """Assert that an error is one line, names the command, has these parts and is no traceback."""
+    assert text.startswith("audit-async: ")
+    assert text.count("\n") == 1
+    assert "Traceback" not in text
+    for part in parts:
+        assert part in text
+
+
+@pytest.mark.parametrize("command", READING)
+def test_all_is_well(command: str, trail: Path, audit: Audit) -> None:
+    """A sound trail is status 0, and nothing is said on standard error but a count."""
+    ended = audit(command, trail)
+    assert ended.status == 0
+    assert ended.err in {"", "20 records\n"}
+
+
+@pytest.mark.parametrize("command", READING)
+def test_an_empty_directory(command: str, tmp_path: Path, audit: Audit) -> None:
+    """A directory without a log can't be read: status 3, and the message says what to give."""
+    ended = audit(command, tmp_path)
+    assert (ended.status, ended.out) == (3, "")
+    assert_one_line(ended.err, str(tmp_path), "holds no log", "base directory")
+
+
+@pytest.mark.parametrize("command", READING)
+def test_no_directory(command: str, tmp_path: Path, audit: Audit) -> None:
+    """A path that leads nowhere can't be read: status 3."""
+    ended = audit(command, tmp_path / "nowhere")
+    assert (ended.status, ended.out) == (3, "")
+    assert_one_line(ended.err, "nowhere", "No such file or directory")
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that every user can enter, as pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="audit-async-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_what_may_not_be_read(open_directory: Path) -> None:
+    """A trail that is closed to this user is status 3; the message says as whom to read it."""
+    make_trail(open_directory, [failure("bob")])
+    trail, log = open_directory, open_directory / "orders" / "00"
+    (trail / "orders").chmod(0o755)
+    # Root may read everything, so it becomes nobody, once the commands have imported all that they need.
+    code = (
+        "import contextlib, io, os, sys; from audit_async.cli import main\n"
+        "log, trail, *commands = sys.argv[1:]\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        "    assert [main([command, trail]) for command in commands] == [0] * len(commands)\n"
+        "os.chmod(log, 0)\n"
+        "os.geteuid() or os.setuid(65534)\n"
+        "sys.exit(str([main([command, trail]) for command in commands]))"
+    )
+    command = [sys.executable, "-c", code, str(log), str(trail), *READING]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    log.chmod(0o700)
+    assert ended.stdout == ""
+    *errors, statuses = ended.stderr.splitlines()
+    assert statuses == str([3] * len(READING))
+    for error in errors:
+        assert_one_line(f"{error}\n", str(log), "Permission denied", "as the user who owns the trail")
+
+
+@pytest.mark.parametrize("command", ["query", "stats", "tail"])
+def test_damage_is_a_finding(command: str, trail: Path, audit: Audit) -> None:
+    """Damage that a command comes upon is status 1; the message says where it is."""
+    (segment,) = (trail / "orders" / "00").glob("*.audit")
+    segment.write_bytes(segment.read_bytes().replace(b'"path":"/17"', b'"path":"/71"'))
+    ended = audit(command, trail)
+    assert ended.status == 1
+    assert_one_line(ended.err, segment.name, "line 18", "verify")
+
+
+def test_damage_can_be_passed_over(trail: Path, audit: Audit) -> None:
+    """With `--skip-damage` all genuine records are shown, and what was left out is counted."""
+    (segment,) = (trail / "orders" / "00").glob("*.audit")
+    segment.write_bytes(segment.read_bytes().replace(b'"path":"/17"', b'"path":"/71"'))
+    ended = audit("query", trail, "--skip-damage", "--json")
+    assert ended.status == 0
+    assert [row["seq"] for row in ended.rows] == [n for n in range(20) if n != 17]
+    assert_one_line(ended.err, "damage", "1 times", "line 18")
+
+
+def test_a_foreign_file(tmp_path: Path, audit: Audit) -> None:
+    """Lines of another program in a segment's place are a finding, never a traceback."""
+    log = tmp_path / "t" / "orders" / "00"
+    log.mkdir(parents=True)
+    (log / "000000000000-2026-11-22.audit").write_text('{"level":"info","msg":"started"}\nnot even JSON\n\xff\x00')
+    for command in ("query", "stats", "tail", "verify"):
+        ended = audit(command, tmp_path / "t")
+        assert ended.status == 1
+        assert "Traceback" not in ended.err
+        assert "000000000000-2026-11-22.audit" in ended.out + ended.err
+
+
+def test_a_version_from_the_future(trail: Path, audit: Audit) -> None:
+    """A log of a later format is a finding that says so; it is never taken for a sound one."""
+    identity = trail / "orders" / "00" / "log.json"
+    identity.write_text(identity.read_text().replace('"format_version":1', '"format_version":2'))
+    for command in ("verify", "doctor"):
+        ended = audit(command, trail)
+        assert ended.status == 1
+        assert "version 2" in ended.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["frobnicate"], ["query"], ["query", ".", "--frob"], ["query", ".", "--limit", "0"], ["verify", ".", "--seq", "x"],
+     ["verify", ".", "--last", "5", "--seq", "1-2"], ["tail", ".", "-n", "-1"], ["show", "x", "."],
+     ["export", ".", "out.doc"], ["retention", ".", "--apply"], ["hold", "set", "."], ["config", "check"],
+     ["hold", "set", ".", "--as", "me", "--reason", " "]],
+    ids=" ".join,
+)  # fmt: skip
+def test_wrong_usage(arguments: list[str], audit: Audit) -> None:
+    """What makes no sense is status 2 before anything is read; the message says what would."""
+    ended = audit(*arguments)
+    assert (ended.status, ended.out) == (2, "")
+    assert "audit-async" in ended.err
+    assert "Traceback" not in ended.err
+
+
+COMMANDS = ["verify", "query", "tail", "show", "stats", "export", "retention", "hold set", "hold lift", "hold show",
+            "doctor", "config check"]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str, audit: Audit) -> None:
+    """Every command's help shows an example of it, and how to get JSON."""
+    ended = audit(*command.split(), "--help")
+    assert ended.status == 0
+    assert f"Example: audit-async {command} " in " ".join(ended.out.split())
+    assert "--json" in ended.out
+
+
+def test_help_and_version(audit: Audit) -> None:
+    """The help lists every command; the version is that of the package."""
+    listed = audit("--help")
+    assert listed.status == 0
+    for command in COMMANDS:
+        assert command.split()[0] in listed.out
+    assert audit("--version").out == f"audit-async {audit_async.__version__}\n"
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where typer and rich are missing, one line says what to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["verify", "."]) == 2
+    assert_one_line(capsys.readouterr().err, "typer and rich", "pip install 'audit-async[cli]'")
+
+
+def test_the_package_itself_needs_no_extra() -> None:
+    """Importing the package, its reader and the door of the command line imports neither typer nor rich."""
+    code = "import sys, audit_async, audit_async.reader, audit_async.cli; print({'typer', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_the_installed_command(trail: Path) -> None:
+    """The command that pip installs is the same as `python -m audit_async.cli`."""
+    command = shutil.which("audit-async", path=str(Path(sys.executable).parent))
+    if command is None:
+        pytest.skip("this environment was made before the command was")
+    installed = subprocess.run(
+        [command, "query", str(trail), "--json"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert installed.stdout == run_in_pipes("query", trail, "--json").out
+
+
+def test_nobody_reads_on(tmp_path: Path) -> None:
+    """Where the reader of a pipe has enough, the command ends at once, without a word, as SIGPIPE would end it."""
+    make_trail(tmp_path / "t", [failure("x" * 500, n) for n in range(2000)])
+    for options in ([], ["--json"]):
+        with subprocess.Popen(
+            [*COMMAND, "query", str(tmp_path / "t"), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as child:
+            assert child.stdout is not None
+            assert child.stderr is not None
+            assert child.stdout.readline()
+            child.stdout.close()
+            assert child.stderr.read() == b""
+            assert child.wait(timeout=60) == 128 + signal.SIGPIPE
+
+
+def test_ctrl_c(trail: Path) -> None:
+    """Ctrl-C ends a command that waits with status 130 and no traceback."""
+    status, written = run_on_terminal("tail", "-f", trail, until=lambda written: b"/19" in written)
+    assert status == 130
+    assert b"Traceback" not in written
+    assert b"Error" not in written
+
+
+def test_ctrl_c_while_the_access_is_recorded(trail: Path, audit: Audit) -> None:
+    """A tail that is ended by Ctrl-C has recorded who was looking, and its log is closed in order."""
+    status, written = run_on_terminal("tail", "-f", trail, "--as", "joe", until=lambda written: b"/19" in written)
+    assert (status, b"Traceback" in written) == (130, False)
+    rows = audit("query", trail, "--service", "audit-cli", "--json").rows
+    kinds = [row["event"]["event_type"] for row in rows]
+    assert kinds[0] == "audit.log_opened"
+    assert kinds[-1] == "audit.log_closed"
+    assert {row["event"]["actor"] for row in rows[1:-1]} == {"joe"}
+
+
+def test_beside_a_running_service(tmp_path: Path, audit: Audit) -> None:
+    """Every command that reads works on a log that is being written, and needs no lock."""
+    with running_service(tmp_path / "t") as service:
+        for command in READING:
+            assert audit(command, tmp_path / "t").status == 0
+        assert service.emit("second") == 2
+        assert json.loads(audit("query", tmp_path / "t", "--json", "--newest-first", "--limit", "1").out)["seq"] == 2

@@ -1,0 +1,278 @@
+"""`query`, `tail`, `show`, `stats` and `export`: what is shown is what was asked for, and who asked is recorded."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import threading
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audit_async.cli.stats import Frequencies
+from tests.cli.commands import COMMAND, Audit, environment, run_on_terminal
+from tests.cli.made_trails import erasure, failure, make_trail
+from tests.cli.running_service import running_service
+from tests.store.chained import Chain
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    """The chain of a log of the service `orders` in `t`: 30 log-in failures and 10 erasures, one a minute."""
+    events = [erasure(f"c-{n}") if n % 4 == 3 else failure(("bob", "eve")[n % 2], n) for n in range(40)]
+    return make_trail(tmp_path / "t", events, max_bytes=4000, step_ns=60 * 10**9)
+
+
+def seqs(rows: list[dict[str, object]]) -> list[object]:
+    """Return the sequence numbers of rows."""
+    return [row["seq"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--actor", "eve"], [n for n in range(40) if n % 2 and n % 4 != 3]),
+        (["--resource", "c-7"], [7]),
+        (["--type", "data.*", "--limit", "2"], [3, 7]),
+        (["--type", "data.*", "--type", "auth.*", "--limit", "3"], [0, 1, 2]),
+        (["--critical", "--limit", "3", "--newest-first"], [38, 37, 36]),
+        (["--not-critical", "--after-seq", "30"], [31, 35, 39]),
+        (["--text", "/3"], [30, 32, 33, 34, 36, 37, 38]),
+        (["--since", "2026-11-22T12:10:00Z", "--until", "2026-11-22T12:12:00Z"], [10, 11]),
+        (["--since", "2026-11-22", "--until", "2026-11-22", "--limit", "1"], [0]),
+        (["--context", "tenant=acme"], []),
+        (["--actor", "eve", "--no-index", "--limit", "1"], [1]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_query(options: list[str], expected: list[int], chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """Each option of a query leaves out what it says."""
+    ended = audit("query", tmp_path / "t", *options, "--json")
+    assert ended.status == 0
+    assert seqs(ended.rows) == expected
+
+
+def test_query_for_a_program(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """A line of NDJSON has all that was recorded, in its order, and the log's name."""
+    (row,) = audit("query", tmp_path / "t", "--limit", "1", "--json").rows
+    recorded = json.loads(chain.lines[0])
+    assert row == {"log": "orders/00", **recorded}
+    assert list(row)[1:] == list(recorded)
+
+
+def test_query_for_a_person(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """A line for a person has the time, the place, the type, who, and the rest; it is whole where nothing cuts it."""
+    ended = audit("query", tmp_path / "t", "--limit", "2")
+    assert ended.err == "2 records\n"
+    first, second = ended.out.splitlines()
+    assert first.split() == [
+        "2026-11-22", "12:00:00", "0", "auth.failure", "bob", "reason=bad", "ip=203.0.113.9", "path=/0"
+    ]  # fmt: skip
+    assert second.index("auth.failure") == first.index("auth.failure")
+
+
+def test_several_logs_name_the_log(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """Where there are several logs, each line says of which it is."""
+    make_trail(tmp_path / "t", [failure("mallory")], instance="01")
+    out = audit("query", tmp_path / "t", "--actor", "mallory").out
+    assert "orders/01:0" in out
+    assert "orders/01:0" not in audit("query", tmp_path / "t", "--instance", "01").out
+
+
+def accesses(trail: Path, audit: Audit) -> list[dict[str, object]]:
+    """Return what was recorded in the log of `audit-cli` of who read what, without `event_type`."""
+    rows = audit("query", trail, "--service", "audit-cli", "--type", "audit.log_accessed", "--json").rows
+    return [{name: value for name, value in row["event"].items() if name != "event_type"} for row in rows]
+
+
+def test_who_reads_is_recorded(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """With `--as` the access stands in the log of audit-cli beside the trail: who, what was asked, how many came."""
+    trail = tmp_path / "t"
+    audit("query", trail, "--service", "orders", "--actor", "bob", "--as", "joe")
+    audit("show", "7", trail, "--log", "orders/00", "--as", "joe")
+    audit("export", trail, tmp_path / "out.csv", "--service", "orders", "--limit", "4", "--as", "jane")
+    audit("tail", trail, "--service", "orders", "-n", "2", "--as", "jane")
+    assert accesses(trail, audit) == [
+        {"actor": "joe", "query": {"actor": "bob"}, "records": 20},
+        {"actor": "joe", "query": {"seq": 7, "log": "orders/00"}, "records": 1},
+        {"actor": "jane", "query": {"limit": 4, "export": "csv"}, "records": 4},
+        {"actor": "jane", "query": {"limit": 2, "newest_first": True}, "records": 2},
+    ]
+    assert audit("verify", trail).status == 0
+
+
+def test_without_a_name_nothing_is_recorded(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """Without `--as` a command writes no log, as its help says."""
+    for command in ("query", "stats", "tail", "verify"):
+        audit(command, tmp_path / "t")
+    assert sorted(path.name for path in (tmp_path / "t").iterdir()) == ["orders"]
+    assert "Without it nothing is recorded" in " ".join(audit("query", "--help").out.replace("│", " ").split())
+
+
+def test_the_access_is_recorded_elsewhere(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """`--access-log` names another base directory for the record of the access."""
+    audit("query", tmp_path / "t", "--as", "joe", "--access-log", tmp_path / "elsewhere")
+    assert [path.name for path in (tmp_path / "t").iterdir()] == ["orders"]
+    assert len(accesses(tmp_path / "elsewhere", audit)) == 1
+
+
+def test_who_cannot_be_recorded_reads_nothing(
+    chain: Chain, tmp_path: Path, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the access can't be recorded, nothing is shown."""
+    monkeypatch.setattr("os.geteuid", lambda: 12345)
+    for arguments in (["query"], ["tail"]):
+        ended = audit(*arguments, tmp_path / "t", "--as", "joe")
+        assert (ended.status, ended.out) == (3, "")
+        assert "Run the command as the owner" in ended.err
+
+
+def test_show(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """A record is shown with every member, its place, and the hashes of its neighbours."""
+    document = audit("show", "7", tmp_path / "t", "--json").document
+    assert document["record"] == {"log": "orders/00", **json.loads(chain.lines[7])}
+    assert document["previous"] == {"seq": 6, "hash": chain.heads[6].hash.decode()}
+    assert document["next"] == {"seq": 8, "hash": chain.heads[8].hash.decode()}
+    assert document["is_linked"] is True
+    out = audit("show", "7", tmp_path / "t").out
+    for text in ("event.customer_id", "c-7", chain.heads[7].hash.decode(), chain.heads[8].hash.decode(), "linked"):
+        assert text in out
+    assert audit("show", json.loads(chain.lines[7])["audit_id"], tmp_path / "t", "--json").document == document
+
+
+def test_show_what_is_not_there(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """A record that is not there is status 3; one of several logs needs the log's name, status 2."""
+    assert audit("show", "4000", tmp_path / "t").status == 3
+    make_trail(tmp_path / "t", [failure("mallory")], instance="01")
+    ended = audit("show", "0", tmp_path / "t")
+    assert ended.status == 2
+    assert "orders/01" in ended.err
+
+
+def test_show_what_is_not_linked(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """A genuine record whose neighbour is another one is a finding."""
+    last = max((tmp_path / "t" / "orders" / "00").glob("*.audit"))
+    lines = last.read_bytes().splitlines(keepends=True)
+    lines[0] = lines[0].replace(b'"reason":"bad"', b'"reason":"bax"').replace(b"gdpr_art_17", b"gdpr_art_18")
+    last.write_bytes(b"".join(lines))
+    second = json.loads(lines[1])["seq"]
+    ended = audit("show", str(second), tmp_path / "t")
+    assert ended.status in {0, 1}
+    assert ("not linked" in ended.out) is (ended.status == 1)
+
+
+def test_tail(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """`tail` shows the last records, the newest at the end."""
+    assert seqs(audit("tail", tmp_path / "t", "-n", "3", "--json").rows) == [37, 38, 39]
+    assert len(audit("tail", tmp_path / "t").out.splitlines()) == 10
+    assert audit("tail", tmp_path / "t", "-n", "0").out == ""
+    assert seqs(audit("tail", tmp_path / "t", "-n", "1", "--actor", "bob", "--json").rows) == [38]
+
+
+def test_tail_follows_a_running_service(tmp_path: Path) -> None:
+    """`tail -f` shows each record soon after it was written, also through a pipe."""
+    tail = [*COMMAND, "tail", "-f", str(tmp_path / "t"), "-n", "1", "--json"]
+    with (
+        running_service(tmp_path / "t") as service,
+        subprocess.Popen(tail, stdout=subprocess.PIPE, text=True, env=environment()) as process,
+    ):
+        assert process.stdout is not None
+        too_late = threading.Timer(60, process.kill)  # a record that never comes must end the test, not hang it
+        too_late.start()
+        assert json.loads(process.stdout.readline())["seq"] == 1
+        for n in range(5):
+            seq = service.emit(f"more {n}")
+            row = json.loads(process.stdout.readline())
+            assert (row["seq"], row["event"]["producer"]) == (seq, f"more {n}")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        too_late.cancel()
+
+
+def test_stats(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """Events are counted by type, actor and hour of the day."""
+    make_trail(tmp_path / "t", [failure("eve")] * 5, instance="01", step_ns=3600 * 10**9)
+    assert audit("stats", tmp_path / "t", "--json", "--top", "1").document == {
+        "records": 45,
+        "critical": 35,
+        "first": "2026-11-22T12:00:00.000000Z",
+        "last": "2026-11-22T16:00:00.000000Z",
+        "logs": [{"name": "orders/00", "records": 40}, {"name": "orders/01", "records": 5}],
+        "types": {"top": [{"name": "auth.failure", "records": 35}], "others": 10, "uncertain": 0},
+        "actors": {"top": [{"name": "bob", "records": 20}], "others": 25, "uncertain": 0},
+        "hours": [0] * 12 + [41, 1, 1, 1, 1] + [0] * 7,
+    }
+    filtered = audit("stats", tmp_path / "t", "--json", "--actor", "eve", "--since", "2026-11-22T13:00:00Z").document
+    assert filtered["records"] == 4
+
+
+def test_stats_are_a_chart(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """For a person the counts are bars, the longest for the most frequent, as wide as the terminal lets them be."""
+    _, written = run_on_terminal("stats", tmp_path / "t", columns=80, NO_COLOR="1")
+    lines = {line.split()[0]: line for line in written.decode().splitlines() if "█" in line}
+    bars = {name: line.count("█") for name, line in lines.items()}
+    assert bars["auth.failure"] == pytest.approx(3 * bars["data.deleted"], abs=2)
+    assert bars["bob"] == pytest.approx(2 * bars["eve"], abs=2)
+    assert len(lines["auth.failure"].rstrip()) in range(76, 81)
+    assert audit("stats", tmp_path / "t", "--type", "nothing.at_all").out == "No records.\n"
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 30)), st.integers(1, 5))
+def test_counting_in_bounded_memory(names: list[int], kept: int) -> None:
+    """However many names come, the sum is exact and no count is wrong by more than what is said."""
+    counted, exact = Frequencies(kept=kept), Counter(map(str, names))
+    for number in names:
+        counted.add(str(number))
+        assert len(counted._counts) <= 2 * kept
+    top, others = counted.top(len(names) + 1)
+    assert sum(count for _, count in top) + others == len(names)
+    for name, count in top:
+        assert exact[name] - counted.uncertain <= count <= exact[name]
+    if counted.uncertain == 0:
+        assert dict(top) == exact
+
+
+@pytest.mark.parametrize(
+    ("name", "first_bytes"), [("out.ndjson", b'{"seq":0,'), ("out.jsonl", b'{"seq":0,'), ("out.csv", b"seq,log,"),
+                              ("out.parquet", b"PAR1"), ("out.zip", b"PK")],
+)  # fmt: skip
+def test_export_by_the_file_s_name(name: str, first_bytes: bytes, chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """The file's ending says what is written; the report says how much, and the file's SHA-256."""
+    document = audit("export", tmp_path / "t", tmp_path / name, "--json").document
+    content = (tmp_path / name).read_bytes()
+    assert content.startswith(first_bytes)
+    assert (document["records"], document["bytes"]) == (40, len(content))
+    shown = audit("export", tmp_path / "t", tmp_path / name, "--force")
+    assert shown.status == 0
+    assert "40 records" in shown.out
+    assert "SHA-256" in shown.out
+
+
+def test_export_options(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """The format may be named, nothing is overwritten unasked, and cells are raw only on demand."""
+    make_trail(tmp_path / "t", [failure("=1+1")], instance="01")
+    target = tmp_path / "out.dat"
+    arguments: list[str | Path] = ["export", tmp_path / "t", target, "--format", "csv", "--instance", "01"]
+    assert audit(*arguments).status == 0
+    assert "'=1+1" in target.read_text()
+    ended = audit(*arguments)
+    assert ended.status == 3
+    assert "--force" in ended.err
+    assert audit(*arguments, "--force", "--raw").status == 0
+    (row,) = csv.DictReader(io.StringIO(target.read_text(), newline=""))
+    assert row["actor"] == "=1+1"
+
+
+def test_export_of_evidence(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """A bundle made by the command has the records that were asked for."""
+    assert audit("export", tmp_path / "t", tmp_path / "e.zip", "--actor", "eve").status == 0
+    with zipfile.ZipFile(tmp_path / "e.zip") as bundle:
+        assert bundle.read("orders/00/records.ndjson").count(b"\n") == 10

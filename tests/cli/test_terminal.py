@@ -1,0 +1,155 @@
+"""What reaches a terminal: nothing that a record brings but text, whoever wrote the record."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit_async.cli.terminal import byte_size, json_line, visible
+from audit_async.safety.text import UNSAFE
+from tests.cli.commands import (
+    OWN_SEQUENCES,
+    Audit,
+    foreign_controls,
+    run_all_on_terminal,
+    run_in_pipes,
+    run_on_terminal,
+)
+from tests.cli.made_trails import HOSTILE, failure, make_hostile_trail, make_trail
+
+COMMANDS = [
+    "query {trail}",
+    "query {trail} --json",
+    "tail {trail}",
+    "show 0 {trail}",
+    "show 1 {trail}",
+    "show 1 {trail} --json",
+    "stats {trail}",
+    "stats {trail} --json",
+    "verify {trail}",
+    "doctor {trail}",
+    "hold show {trail}",
+]
+
+
+@given(st.text())
+def test_visible_text_is_printable(text: str) -> None:
+    """Whatever a text holds, its visible form is one line, printable, and what was printable stays as it was."""
+    shown = visible(text)
+    assert not UNSAFE.search(shown)
+    assert "\n" not in shown
+    assert shown.replace("\u200c", "").replace("\u200d", "").isprintable()
+    if text.isprintable():
+        assert shown == text
+
+
+@given(st.text())
+def test_json_is_ascii_and_the_same_data(text: str) -> None:
+    """JSON for a program holds the text as it is, spelled in printable ASCII."""
+    line = json_line({text: [text]})
+    assert line.isascii()
+    assert line.isprintable()
+    assert json.loads(line) == {text: [text]}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31m", "\\x1b[31m"),
+        ("a\nb\tc\r", "a\\nb\\tc\\x0d"),
+        ("\u202e\u2066", "\\u202e\\u2066"),
+        ("\U000e0041", "\\U000e0041"),
+        ("M\u00fcller \u5317\u4eac \U0001f468\u200d\U0001f469", "M\u00fcller \u5317\u4eac \U0001f468\u200d\U0001f469"),
+    ],
+)
+def test_what_is_visible(text: str, shown: str) -> None:
+    """Controls, bidirectional marks and invisible tags become escapes; other people's letters stay letters."""
+    assert visible(text) == shown
+
+
+def test_a_hostile_record_on_a_terminal(tmp_path: Path) -> None:
+    """On a real terminal, no command lets a control character of a record through, and markup is only text."""
+    make_hostile_trail(tmp_path / "t")
+    commands = [command.format(trail=tmp_path / "t") for command in COMMANDS]
+    for command, (status, written) in zip(commands, run_all_on_terminal(commands, columns=400), strict=True):
+        assert status in {0, 1}
+        assert foreign_controls(written) == set()
+        if command.startswith(("query", "show 0", "tail")) and "--json" not in command:
+            assert b"\\x1b[2J" in written
+            assert b"[red]markup[/red]" in written
+
+
+def test_a_hostile_record_in_a_pipe(tmp_path: Path, audit: Audit) -> None:
+    """In a pipe nothing is coloured, and nothing of a record but text gets through."""
+    make_hostile_trail(tmp_path / "t")
+    for command in COMMANDS:
+        ended = audit(*shlex.split(command.format(trail=tmp_path / "t")))
+        assert ended.status in {0, 1}
+        assert foreign_controls((ended.out + ended.err).encode()) == set()
+        assert "\x1b" not in ended.out + ended.err
+        if "--json" in command:
+            assert ended.out.isascii()
+    (row, *_) = audit("query", tmp_path / "t", "--json").rows
+    assert row["event"]["attempted_user"] == HOSTILE
+
+
+def test_a_name_from_the_command_line_is_shown_harmless(tmp_path: Path, audit: Audit) -> None:
+    """Also what comes back from the command's own arguments, in an error, is printable."""
+    wrong: list[list[str | Path]] = [
+        ["query", tmp_path / "\x1b[2J"],
+        ["show", "\x1b[2J", tmp_path],
+        ["verify", tmp_path, "--seq", "\x1b"],
+    ]
+    for arguments in wrong:
+        ended = audit(*arguments)
+        assert ended.status in {2, 3}
+        assert "\x1b" not in ended.out + ended.err
+
+
+def test_colour_is_for_terminals(tmp_path: Path) -> None:
+    """A terminal gets colour, unless NO_COLOR is set; a pipe gets none."""
+    make_trail(tmp_path / "t", [failure("bob")])
+    assert b"\x1b[31mauth.failure" in run_on_terminal("query", tmp_path / "t", columns=140)[1]
+    plain = run_on_terminal("query", tmp_path / "t", columns=140, NO_COLOR="1")[1]
+    assert b"\x1b[3" not in plain
+    assert "\x1b" not in run_in_pipes("query", tmp_path / "t").out
+
+
+@pytest.mark.parametrize("columns", [40, 80, 140])
+def test_lines_fit_the_terminal(columns: int, tmp_path: Path) -> None:
+    """No line of a list, table or chart is longer than the terminal is wide."""
+    make_trail(tmp_path / "t", [failure("bob" * n, n) for n in range(1, 30)])
+    commands = [f"{command} {tmp_path / 't'}" for command in ("query", "stats", "tail", "doctor", "retention")]
+    for _, written in run_all_on_terminal(commands, columns=columns, NO_COLOR="1"):
+        lines = OWN_SEQUENCES.sub(b"", written).decode().splitlines()
+        assert len(lines) >= 3
+        assert max(map(len, lines)) <= columns
+
+
+def test_what_is_to_be_copied_is_not_cut(tmp_path: Path) -> None:
+    """On the narrowest terminal, a head is written whole and without a break, to be copied."""
+    chain = make_trail(tmp_path / "t", [failure("bob")])
+    _, written = run_on_terminal("verify", tmp_path / "t", columns=40)
+    assert b"orders/00=0:" + chain.head.hash in written
+
+
+def test_an_encoding_without_the_letters(tmp_path: Path) -> None:
+    """Where the output's encoding lacks a letter, it becomes an escape, and the command goes on."""
+    make_trail(tmp_path / "t", [failure("M\u00fcller")])
+    ended = run_in_pipes("stats", tmp_path / "t", PYTHONIOENCODING="ascii")
+    assert ended.status == 0
+    assert "M\\xfcller" in ended.out
+    assert "####" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (999_600, "1.0 MB"), (10**13, "10 TB")]
+)
+def test_sizes(count: int, shown: str) -> None:
+    """Sizes are in decimal units, with two or three digits."""
+    assert byte_size(count) == shown
