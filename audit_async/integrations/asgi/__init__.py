@@ -1,0 +1,28 @@
+"""Every request of an ASGI application in the trail: Starlette, FastAPI, Litestar, Quart, or any other.
+
+    app = AuditMiddleware(app, audit, policy=Policy([Rule("/health", level="none")]))
+
+It stands outermost, sees messages pass and delays none: nothing is held back, and of bodies no more is copied than the
+policy asks for. An exchange gives one event, at the last byte of its answer, or when it ends without one: by an
+exception, a client that went away, a cancellation. The life span passes untouched, and so does every extension.
+
+No framework is imported here.
+"""
+
+from audit_async.integrations.asgi.messages import ASGIApp, Scope
+from audit_async.integrations.asgi.middleware import AuditMiddleware
+from audit_async.integrations.asgi.scope import actor_of_scope, logger_of_scope, route_of_scope, session_actor
+from audit_async.integrations.http.policy import Level, Policy, Rule
+
+__all__ = [
+    "ASGIApp",
+    "AuditMiddleware",
+    "Level",
+    "Policy",
+    "Rule",
+    "Scope",
+    "actor_of_scope",
+    "logger_of_scope",
+    "route_of_scope",
+    "session_actor",
+]

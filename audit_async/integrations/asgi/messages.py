@@ -1,0 +1,49 @@
+"""What travels between a server and an application, in the words of the ASGI specification."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from audit_async.integrations.http.recorder import Headers
+
+__all__ = ["REFUSAL", "RETRY_AFTER_S", "ASGIApp", "Message", "Receive", "Scope", "Send", "content_length",
+           "message_bytes", "with_request_id"]  # fmt: skip
+
+# Their values are whatever a server or framework puts there.
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: The body of a 503, where a request is refused because it could not be recorded.
+REFUSAL: Final = b"The service can't record requests at the moment, and serves none unrecorded. Try again later.\n"
+RETRY_AFTER_S: Final = b"5"
+
+_REQUEST_ID: Final = b"x-request-id"
+
+
+def with_request_id(headers: list[tuple[bytes, bytes]], request_id: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an answer with the request's id, unless the application gives one."""
+    for name, _ in headers:
+        if name.lower() == _REQUEST_ID:
+            return headers
+    return [*headers, (_REQUEST_ID, request_id)]
+
+
+def content_length(headers: Headers) -> int:
+    """Return what the headers say of the body's size; 0 where they don't."""
+    for name, value in headers:
+        if name.lower() == b"content-length" and value.isdigit():
+            return int(value)
+    return 0
+
+
+def message_bytes(message: Message) -> int:
+    """Return the size of a WebSocket message's payload; text counts as the UTF-8 that it travels as."""
+    data = message.get("bytes")
+    if data is not None:
+        return len(data)
+    text = message.get("text") or ""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,53 @@
+"""Starlette: the log's life is the application's, and its handlers get the logger from the request.
+
+app = Starlette(routes=routes, lifespan=audit_lifespan(config))
+app.add_middleware(AuditMiddleware)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TypeVar
+
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+
+from audit_async.config import AuditConfig
+from audit_async.integrations.asgi import AuditMiddleware, Level, Policy, Rule, logger_of_scope, session_actor
+from audit_async.integrations.asgi.scope import STATE_KEY
+from audit_async.logger import AuditLogger
+
+__all__ = ["AuditMiddleware", "Level", "Policy", "Rule", "audit_lifespan", "get_audit", "session_actor"]
+
+AppT = TypeVar("AppT", bound=Starlette)
+
+#: A life span of the application's own: yields nothing, or what each request is to find in its state.
+Lifespan = Callable[[AppT], AbstractAsyncContextManager[Mapping[str, object] | None]]
+
+
+def audit_lifespan(
+    config: AuditConfig, lifespan: Lifespan[AppT] | None = None
+) -> Callable[[AppT], AbstractAsyncContextManager[Mapping[str, object]]]:
+    """Return a life span that opens the log before the first request, and drains and closes it after the last.
+
+    The application's own `lifespan` runs within it, so what that does at start and end can be recorded. The logger
+    stands at `app.state.audit` and `request.state.audit`, and where `AuditMiddleware` and `get_audit` look for it. Each
+    worker process opens a log of its own; what opening raises stops the start, as it should.
+    """
+
+    @asynccontextmanager
+    async def audited(app: AppT) -> AsyncIterator[Mapping[str, object]]:
+        async with AsyncExitStack() as stack:
+            audit = await stack.enter_async_context(AuditLogger(config))
+            setattr(app.state, STATE_KEY, audit)
+            stack.callback(delattr, app.state, STATE_KEY)
+            own = None if lifespan is None else await stack.enter_async_context(lifespan(app))
+            yield {**(own or {}), STATE_KEY: audit}
+
+    return audited
+
+
+def get_audit(connection: HTTPConnection) -> AuditLogger:
+    """Return the application's logger, in a handler; raises `ConfigError` where the life span has not opened one."""
+    return logger_of_scope(connection.scope)
