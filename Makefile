@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# A process a CPU, each with whole files. PYTEST_JOBS= runs everything in one.
+PYTEST_JOBS ?= -n auto --dist loadfile
 
 .PHONY: demo test test-all lint format campaign bench clean
 
@@ -17,7 +19,7 @@ demo: $(VENV)/.installed  ## the main job: a real service under real requests, s
 
 test: lint  ## everything that has to hold before a change lands
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m coverage run -m pytest $(PYTEST_JOBS) $(PYTEST_ARGS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
@@ -44,13 +46,17 @@ test-all: test
 
 .PHONY: pytest-only
 pytest-only: $(VENV)/.installed
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_JOBS) $(PYTEST_ARGS)
 
 campaign: $(VENV)/.installed  ## the long runs: hundreds of kills
 	$(BIN)/python -m pytest -m campaign $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed  ## figures beside the machine's own limits; not a test
-	$(BIN)/python -m bench
+$(VENV)/.bench-installed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	touch $@
+
+bench: $(VENV)/.bench-installed  ## figures beside the machine's own limits and beside rivals; not a test
+	$(BIN)/python -m bench $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv .venv-* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis demo-trail build dist

@@ -1,31 +1,69 @@
-"""`python -m bench [name ...]`: run these benchmarks, or all."""
+"""`python -m bench [name ...]`: run these benchmarks, or all; results go to `bench/results/`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Final, NamedTuple
 
-from bench import emit, loop_lag, opening, throughput
-from bench.frame import machine
+from bench import machine
+from bench.results import RESULTS, keep
 
-_BENCHMARKS: dict[str, Callable[[], None]] = {
-    "emit": emit.run,
-    "throughput": throughput.run,
-    "loop_lag": loop_lag.run,
-    "opening": opening.run,
+
+class _Benchmark(NamedTuple):
+    """A module of this package with a function `run`, imported only when it is asked for."""
+
+    subject: str
+    by_default: bool = True  #: whether it belongs to the whole set
+
+
+BENCHMARKS: Final[dict[str, _Benchmark]] = {
+    "emit": _Benchmark("what one emit costs its caller"),
+    "costs": _Benchmark(
+        "what an event costs in measures that no noise touches: allocations, calls, system calls, bytes"
+    ),
+    "throughput": _Benchmark("durable events a second from one producer"),
+    "breakdown": _Benchmark("what the time of a durable event goes into"),
+    "latency": _Benchmark("durable events a second and acknowledgement latency at 1 to 1,000 concurrent emitters"),
+    "loop_lag": _Benchmark("how long a turn of the event loop takes under load"),
+    "event_size": _Benchmark("cost against the size of an event"),
+    "memory": _Benchmark("memory against the length of the trail"),
+    "opening": _Benchmark("opening time against the length of the trail"),
+    "verify": _Benchmark("records verified a second and the memory it takes, beside hashlib"),
+    "query": _Benchmark("queries with and without the index, beside grep"),
+    "rivals": _Benchmark("the same event through other libraries"),
+    "web": _Benchmark("FastAPI with the middleware and without it; takes the machine for minutes", by_default=False),
+    "soak": _Benchmark("ten minutes of requests: memory, and each of them in the trail", by_default=False),
 }
 
 
 def main() -> None:
     """Run what the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure audit-async on this machine.")
-    parser.add_argument("name", nargs="*", help=f"which of {', '.join(_BENCHMARKS)}; all where none is named")
-    names = parser.parse_args().name or list(_BENCHMARKS)
-    if unknown := [name for name in names if name not in _BENCHMARKS]:
-        parser.error(f"no benchmark is called {unknown[0]!r}; there are {', '.join(_BENCHMARKS)}")
-    print(f"Measured on: {machine()}")
+    listing = "\n".join(f"  {name:<12}{benchmark.subject}" for name, benchmark in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure audit-async on this machine, beside the machine's own limits.",
+        epilog=f"benchmarks:\n{listing}\n\nBENCH_DIR: the directory to write logs below; its file system is measured",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="*", help="which to run; the whole set where none is named")
+    parser.add_argument(
+        "--quick", action="store_true", help="seconds instead of minutes: shows that all works, no figures"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept (%(default)s)")
+    arguments = parser.parse_args()
+    names = arguments.name or [name for name, benchmark in BENCHMARKS.items() if benchmark.by_default]
+    if unknown := [name for name in names if name not in BENCHMARKS]:
+        parser.error(f"no benchmark is called {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    if arguments.quick:
+        os.environ["BENCH_QUICK"] = "1"  # so that the processes that benchmarks start see it as well
+    print(f"Measured on: {machine.machine()}")
     for name in names:
-        _BENCHMARKS[name]()
+        about = machine.details() | ({"quick": "yes: not to be quoted"} if arguments.quick else {})
+        import_module(f"bench.{name}").run()
+        print("\nKept in " + ", ".join(map(str, keep(name, about, arguments.results))))
 
 
 if __name__ == "__main__":

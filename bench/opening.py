@@ -1,88 +1,49 @@
-"""How long opening takes with a long trail behind it, beside the same active segment alone."""
+"""How long opening takes with 1, 10 and 100 sealed segments behind it, beside the same active segment alone.
+
+Only the active segment is read, so the time should not grow with the trail; the manifest alone does.
+"""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from audit_async.chain import Batch, Entry, Framer
-from audit_async.config import RotationPolicy
-from audit_async.store import LogStore
-from bench.frame import Row, median, show, work_directory
-
-_SEALED = 100
-_SEGMENT_BYTES = 10 << 20  # 100 of them: a GiB
-_ACTIVE_BYTES = 5 << 20
-_ROUNDS = 7
-_EVENT = b'{"event_type":"bench.filled","text":"%s"}' % (b"x" * 160)
+from bench.frame import effort, in_turn, ratios, row_of, show, work_directory
+from bench.trail import fill, open_store
 
 
-def _open(base_dir: Path) -> LogStore:
-    return LogStore.open(base_dir, "bench", "00", rotation=RotationPolicy(max_bytes=_SEGMENT_BYTES))
+def run() -> None:
+    """Measure, alternating between the trails, and print."""
+    lengths = effort((1, 10, 100), (1, 3))
+    sealed_bytes, active_bytes = effort(10 << 20, 1 << 20), effort(5 << 20, 1 << 18)
+    with work_directory() as directory:
+        trails = {"the active segment alone": directory / "alone"}
+        trails |= {f"{sealed} sealed segments behind it": directory / str(sealed) for sealed in lengths}
+        for path, sealed in zip(trails.values(), (0, *lengths), strict=True):
+            fill(path, sealed=sealed, sealed_bytes=sealed_bytes, active_bytes=active_bytes)
+        subjects: dict[str, Callable[[], float]] = {
+            name: partial(_opening_ms, path, sealed_bytes) for name, path in trails.items()
+        }
+        times = in_turn(subjects, rounds=effort(11, 1))
+        mebibytes = {name: _size(path) / (1 << 20) for name, path in trails.items()}
+    alone = times.pop("the active segment alone")
+    rows = [row_of(f"the active segment alone ({active_bytes / (1 << 20):.1f} MiB)", alone, "ms", digits=1)]
+    rows += [row_of(name, taken, "ms", f"{mebibytes[name]:,.0f} MiB in all", digits=1) for name, taken in times.items()]
+    show("opening: time against the length of the trail", rows)
+    longest = list(times)[-1]
+    ratio = ratios(times[longest], alone)
+    show("opening: constant?", [row_of(f"{longest} / alone", ratio, "", digits=2, ceiling=1.2)])
 
 
-def _fill(base_dir: Path, *, sealed: int) -> None:
-    """Write a log of so many sealed segments and half a segment behind them."""
-    store = _open(base_dir)
-    framer = Framer(store.head, audit_prefix="0" * 16, service_id="bench")
-    written = number = 0
-    while written < sealed * _SEGMENT_BYTES + _ACTIVE_BYTES:
-        batch = Batch(framer.head)
-        now_ns = time.time_ns()
-        framer.frame([Entry(number + n, now_ns, _EVENT) for n in range(2000)], batch)
-        store.commit(batch, sync=False)
-        number += 2000
-        written += batch.size
-        if store.unsynced_bytes > 8 << 20:
-            store.commit(None, sync=True)
-    store.commit(None, sync=True)
-    store.close()
-
-
-def _alone(long: Path, short: Path) -> None:
-    """Make a log whose only segment is as long as the active one of `long`, to the byte."""
-    size = max((long / "bench" / "00").glob("*.audit")).stat().st_size
-    store = _open(short)
-    framer = Framer(store.head, audit_prefix="0" * 16, service_id="bench")
-    number = written = 0
-    while True:
-        batch = Batch(framer.head)
-        framer.frame([Entry(number, time.time_ns(), _EVENT)], batch)
-        if written + batch.size > size:
-            break
-        store.commit(batch, sync=False)
-        number += 1
-        written += batch.size
-    store.commit(None, sync=True)
-    store.close()
-
-
-def _opening_ms(base_dir: Path) -> float:
+def _opening_ms(base_dir: Path, max_bytes: int) -> float:
     began = perf_counter()
-    store = _open(base_dir)
+    store = open_store(base_dir, max_bytes)
     took_ms = (perf_counter() - began) * 1e3
     store.close()
     return took_ms
 
 
-def run() -> None:
-    """Measure, alternating between the two, and print."""
-    with work_directory() as directory:
-        long, short = directory / "long", directory / "short"
-        _fill(long, sealed=_SEALED)
-        _alone(long, short)
-        in_turn = [(_opening_ms(long), _opening_ms(short)) for _ in range(_ROUNDS)]
-        log = long / "bench" / "00"
-        segments = sorted(log.glob("*.audit"))
-        total_mib = sum(path.stat().st_size for path in segments) / (1 << 20)
-        active_mib = segments[-1].stat().st_size / (1 << 20)
-    long_ms, short_ms = (median([pair[which] for pair in in_turn]) for which in (0, 1))
-    show(
-        f"Opening: {len(segments) - 1} sealed segments and an active one ({total_mib:.0f} MiB), and the active alone",
-        [
-            Row("with the sealed segments", f"{long_ms:.1f} ms"),
-            Row(f"the active segment alone ({active_mib:.1f} MiB)", f"{short_ms:.1f} ms"),
-            Row("ratio", f"{long_ms / short_ms:.3f}", "<= 1.2"),
-        ],
-    )
+def _size(base_dir: Path) -> int:
+    return sum(path.stat().st_size for path in base_dir.rglob("*.audit"))

@@ -29,7 +29,7 @@ from audit_async.events import (
     describe,
 )
 from audit_async.events.base import encode
-from audit_async.safety.harmless import OnUnsafe, harmless_mapping, make_harmless
+from audit_async.safety.harmless import OnUnsafe, make_harmless
 from audit_async.safety.text import cut, escape
 from tests.test_events import BUILT_IN, LIFECYCLE, any_event, defevent
 
@@ -391,18 +391,3 @@ def test_what_was_reduced_before_is_kept_when_it_is_recorded_again() -> None:
     forged = AuthFailure(reason="\x1b", ip="i", path="/", reduced={"path\x1b": Reduced(chars=1, sha256="0" * 64)})
     with pytest.raises(InvalidEvent, match="reduced"):
         harmless(forged)
-
-
-def test_a_mapping_is_made_harmless_like_an_event() -> None:
-    """A context mapping is one safe JSON object; errors name the field, what was cut is listed in it."""
-    options: dict[str, Any] = {"event_type": "auth.failure", "field": "context", "max_field_chars": 64}
-    plain = harmless_mapping({"tenant": "t"}, on_unsafe="escape", **options)
-    assert plain == b'{"tenant":"t"}'
-    mapping = MappingProxyType({"a\x1b": math.nan, "long": "x" * 65, "reduced": 1})
-    data = json.loads(harmless_mapping(mapping, on_unsafe="escape", **options))
-    assert data["reduced"] == {"context.long": {"chars": 65, "sha256": sha256(b"x" * 65).hexdigest()}}
-    assert (data["a\\x1b"], data["reduced~2"]) == ("NaN", 1)
-    with pytest.raises(InvalidEvent) as caught:
-        harmless_mapping({"id": "SECRET\x1b"}, on_unsafe="reject", **options)
-    assert (caught.value.field, caught.value.event_type) == ("context.id", "auth.failure")
-    assert "SECRET" not in str(caught.value)

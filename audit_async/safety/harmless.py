@@ -7,7 +7,7 @@ bytes, and given back untouched. Only where something is found is the event walk
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
@@ -17,14 +17,14 @@ from typing import Final, Literal, cast
 import msgspec
 
 from audit_async.errors import InvalidEvent
-from audit_async.events.base import AuditEvent, encode
+from audit_async.events.base import AuditEvent
 from audit_async.events.registry import describe
 from audit_async.safety.fitting import fit
-from audit_async.safety.plain import MAX_DEPTH, PlainWalk, encode_plain
+from audit_async.safety.plain import MAX_DEPTH, PlainWalk
 from audit_async.safety.reductions import Reductions
 from audit_async.safety.text import is_unsafe_json
 
-__all__ = ["OnUnsafe", "harmless_mapping", "holds_plain_values", "make_harmless"]
+__all__ = ["OnUnsafe", "holds_plain_values", "make_harmless"]
 
 #: What becomes of unsafe text: recorded in a harmless form, or refused.
 OnUnsafe = Literal["escape", "reject"]
@@ -35,6 +35,9 @@ _BYTES_A_LISTED_ENTRY: Final = 1024
 
 # An integer that may be outside 64 bits, where a value begins.
 _LONG_NUMBER: Final = re.compile(rb"[:,\[]-?[0-9]{19}")
+# A search for that costs 5 ns a byte; that there are nowhere 19 digits in a row is seen in 0.5.
+_DIGITS_AS_ZEROS: Final = bytes(0x30 if 0x30 <= byte <= 0x39 else byte for byte in range(256))
+_LONG_ZEROS: Final = b"0" * 19
 
 
 def make_harmless(
@@ -104,44 +107,14 @@ def _are_plain(values: Iterable[object], depth: int) -> bool:
     return depth > 0 and all(_is_plain(value, depth - 1) for value in values)
 
 
-def harmless_mapping(
-    mapping: Mapping[str, object], *, event_type: str, field: str, on_unsafe: OnUnsafe, max_field_chars: int
-) -> bytes:
-    """Return a mapping as a JSON object on one line with no unsafe text, as `make_harmless` does for an event.
-
-    What was cut is listed in a member `reduced` of the object; one that the mapping has itself keeps its value under
-    the next free name, `reduced~2`. Errors name `event_type` and paths that begin with `field`. The size of the whole
-    is not bounded.
-    """
-    try:
-        encoded = encode(mapping)
-    except Exception:  # noqa: BLE001 - whatever the values' own code raises; the walk names the field
-        encoded = None
-    if encoded is not None and _nothing_found(encoded, free_form=True, max_field_chars=max_field_chars):
-        return encoded
-    reductions = Reductions(_MAX_LISTED)
-    walk = PlainWalk(event_type, reductions, reject=on_unsafe == "reject", max_field_chars=max_field_chars)
-    data = walk.mapping(mapping, field)
-    listed = reductions.listed()
-    if listed:
-        if "reduced" in data:
-            number = 2
-            while f"reduced~{number}" in data:
-                number += 1
-            data[f"reduced~{number}"] = data.pop("reduced")
-        data["reduced"] = listed
-    try:
-        return encode_plain(data)
-    except RecursionError:
-        pass
-    raise InvalidEvent(
-        event_type, field, "nests too deep for the stack that is left here; emit it from a shallower call"
-    )
-
-
 def _nothing_found(encoded: bytes, *, free_form: bool, max_field_chars: int) -> bool:
     """True where encoded JSON certainly holds nothing that has to be changed; a false alarm costs only time."""
-    if is_unsafe_json(encoded) or (free_form and b"null" in encoded) or _LONG_NUMBER.search(encoded):
+    # Large events are mostly ASCII without a backslash, where nothing unsafe can be: looking for that first, and for
+    # digits in the next line, makes 4 KiB cost 9 us and not 38 (python -m bench event_size).
+    plain = encoded.isascii() and b"\\" not in encoded and b"\x7f" not in encoded
+    if (not plain and is_unsafe_json(encoded)) or (free_form and b"null" in encoded):
+        return False
+    if _LONG_ZEROS in encoded.translate(_DIGITS_AS_ZEROS) and _LONG_NUMBER.search(encoded):
         return False
     if encoded.count(b"[") + encoded.count(b"{") > MAX_DEPTH:
         return False
@@ -149,4 +122,5 @@ def _nothing_found(encoded: bytes, *, free_form: bool, max_field_chars: int) -> 
         return True
     # Every text lies between two quotes that are not its own. Read a backslash before a closing quote wrongly, and
     # two texts become one longer one: never a shorter.
-    return max(map(len, encoded.decode().replace('\\"', "__").split('"'))) <= max_field_chars
+    texts = encoded.split(b'"') if plain else encoded.decode().replace('\\"', "__").split('"')
+    return max(map(len, texts)) <= max_field_chars

@@ -68,7 +68,7 @@ class _Frame:
 
 
 class PlainWalk:
-    """One walk over one event or mapping. Each raises `InvalidEvent` with the path of what can't be recorded."""
+    """One walk over one event. Each raises `InvalidEvent` with the path of what can't be recorded."""
 
     def __init__(self, event_type: str, reductions: Reductions, *, reject: bool, max_field_chars: int) -> None:
         #: The targets made of structs, by id: their decoders need them, so only what is in them is taken out.
@@ -86,15 +86,6 @@ class PlainWalk:
         self.fixed[id(target)] = target
         self._walk(_Frame(event, _struct_members(event, leave_out="reduced"), target, None))
         return target
-
-    def mapping(self, mapping: Mapping[str, object], field: str) -> dict[str, Any]:
-        """Return a mapping as plain data; paths begin with `field`."""
-        holder: dict[str, Any] = {}
-        self._walk(_Frame(holder, [(0, field, mapping)], holder, None))
-        (plain,) = holder.values()
-        if not isinstance(plain, dict):
-            raise self._invalid(field, "is no mapping; give a dict of names and values")
-        return plain
 
     def _invalid(self, path: Path | str | None, reason: str) -> InvalidEvent:
         return InvalidEvent(self._event_type, path if isinstance(path, str) else render(path), reason)
