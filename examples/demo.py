@@ -413,9 +413,8 @@ def demonstrate(requests: int, directory: Path, screen: Screen) -> bool:
     for command, *options in (["verify"], ["stats"], ["query", "--critical", "--limit", "5"]):
         screen.heading(" ".join(["audit-async", command, *options]))
         sys.stdout.flush()
-        shown = subprocess.run(
-            [sys.executable, "-m", "audit_async.cli", command, str(directory), *options], check=False
-        )
+        program = [sys.executable, "-m", "audit_async.cli", command, str(directory)]
+        shown = subprocess.run([*program, *options], stderr=subprocess.STDOUT, check=False)
         held = held and shown.returncode == 0
     print(f"\n{'All held' if held else 'NOT ALL HELD'}. The trail is kept in {log}")
     return held
