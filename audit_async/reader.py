@@ -15,7 +15,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import anyio
 import anyio.to_thread
@@ -38,6 +38,9 @@ from audit_async.reading.search import Search
 from audit_async.reading.trail import Log, TrailUnreadable, find_logs
 from audit_async.reading.verify import verify_trail
 from audit_async.status import Position
+
+if TYPE_CHECKING:
+    from audit_async.tlog.policy import Policy  # needs an extra
 
 __all__ = [
     "AuditQuery",
@@ -99,6 +102,9 @@ class AuditReader:
         *,
         expected_head: Position | tuple[int, str] | None = None,
         expected_heads: Mapping[str, Position] | None = None,
+        policy: Policy | None = None,
+        known_checkpoints: Mapping[str, bytes] | None = None,
+        published: str | os.PathLike[str] | None = None,
         processes: int | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> VerifyReport:
@@ -109,6 +115,11 @@ class AuditReader:
         off or that the whole chain was written anew; the report says so. `processes` share the work: None for one a
         core, where there is enough to do. `progress` is called on the event loop.
 
+        With a `policy` the records must also lead to the checkpoints that were signed: the one that each log
+        publishes (in `tlog/` of its directory, or `published`, a directory or URL, for one log), those that the chain
+        records, and `known_checkpoints`, signed notes that were kept elsewhere, by the words that say where. What was
+        cut off or written anew up to the last checkpoint is then found. Needs the extra `tlog`.
+
         What is wrong with the trail is in the report; `TrailUnreadable` is raised where it can't be read at all,
         `InvalidQuery` and `ConfigError` for wrong arguments.
         """
@@ -118,7 +129,22 @@ class AuditReader:
             if len(logs) > 1 or heads:
                 raise InvalidQuery("expected_head", "belongs to one log; name it in expected_heads")
             heads[logs[0].name] = Position(*expected_head)
-        return await verify_trail(logs, scope, expected_heads=heads, processes=processes, progress=progress)
+        if policy is None:
+            if known_checkpoints or published is not None:
+                raise InvalidQuery("policy", "is missing; say whose signature counts")
+            return await verify_trail(logs, scope, expected_heads=heads, processes=processes, progress=progress)
+        from audit_async.reading.signed_trail import verify_signed_trail  # noqa: PLC0415 - needs the extra tlog
+
+        return await verify_signed_trail(
+            logs,
+            policy,
+            scope,
+            known_checkpoints=known_checkpoints,
+            published=published,
+            expected_heads=heads,
+            processes=processes,
+            progress=progress,
+        )
 
     # Asking.
 

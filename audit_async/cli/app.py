@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from audit_async._version import __version__
-from audit_async.cli import checking, config, doctor, export, hold, querying, retention, stats
+from audit_async.cli import checking, config, doctor, export, hold, querying, retention, stats, transparency
 from audit_async.cli.run import ExitStatus
 
 __all__ = ["run"]
@@ -50,6 +50,7 @@ for register in (
     hold.register,
     doctor.register,
     config.register,
+    transparency.register,
 ):
     register(app)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
@@ -12,6 +13,8 @@ from audit_async.cli.arguments import Directory, Instance, Json, Service, parse_
 from audit_async.cli.filters import Since, Until
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Column, Output, byte_size
+from audit_async.cli.trusted import PolicyFile, Published, Vkey, read_policy, require_trust
+from audit_async.reader import AuditReader
 from audit_async.reading import (
     Everything,
     LastRecords,
@@ -21,8 +24,6 @@ from audit_async.reading import (
     SeqRange,
     TimeRange,
     VerifyReport,
-    find_logs,
-    verify_trail,
 )
 
 __all__ = ["register"]
@@ -56,6 +57,18 @@ def verify(
             "off or written anew. May be repeated.",
         ),
     ] = None,
+    vkey: Vkey = None,
+    policy_file: PolicyFile = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="FILE",
+            help="With --vkey or --policy: a signed checkpoint that was kept elsewhere, which shows a log that came "
+            "back from an older backup. May be repeated.",
+        ),
+    ] = None,
+    published: Published = None,
     last: Annotated[
         int | None, typer.Option("--last", min=1, metavar="N", help="Only the last N records of each log.")
     ] = None,
@@ -71,21 +84,27 @@ def verify(
     """Check every record, link, segment, checksum and manifest; exit status 1 where something was found.
 
     It needs no lock and works beside a running service. Keep the heads that it shows somewhere else, and give them to
-    --expected-head the next time.
+    --expected-head the next time. With --vkey or --policy the records must also lead to every signed checkpoint.
     """
+    is_signed = bool(vkey) or policy_file is not None
+    if is_signed or checkpoint or published is not None:
+        require_trust(vkey, policy_file)
     if sum(option is not None for option in (last, seq, since or until)) > 1:
         raise typer.BadParameter("--last, --seq and --since/--until say different things; give one of them")
     scope = _scope(last, seq, since, until)
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
-        logs = find_logs(directory, service=service, instance=instance)
-        heads = parse_heads(expected_head or (), [log.name for log in logs])
+        policy = read_policy(vkey, policy_file) if is_signed else None
+        reader = AuditReader(directory, service=service, instance=instance)
+        heads = parse_heads(expected_head or (), [log.name for log in reader.logs()])
         with output.meter("verifying") as meter:
-            report = await verify_trail(
-                logs,
+            report = await reader.verify(
                 scope,
                 expected_heads=heads,
+                policy=policy,
+                known_checkpoints={str(path): path.read_bytes() for path in checkpoint or ()},
+                published=published,
                 processes=processes,
                 progress=lambda progress: meter.show(progress.bytes_done, progress.bytes_total),
             )

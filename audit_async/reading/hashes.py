@@ -63,7 +63,10 @@ class RecordHashes:
             self._segment, self._offset, self._offset_seq = segment.name, 0, segment.first_seq
         try:
             with open_segment(segment) as file:
-                file.seek(self._offset)
+                if file.seekable():
+                    file.seek(self._offset)
+                else:  # an archive: what was read of it before is read again, and left out
+                    self._offset, self._offset_seq = 0, segment.first_seq
                 for lines in read_lines(file, offset=self._offset):
                     piece: list[bytes] = []
                     for line in _whole_lines(lines.data):

@@ -28,8 +28,8 @@ def contents(log: Path) -> dict[str, object]:
     """Return what matters in a log's directory, by the files' names.
 
     White space in a JSON file does not, nor two members that nothing depends on: when the log was made, and whether a
-    seal has been told of; a segment is live where the manifest does not say otherwise. Nor does the lock matter, nor
-    what was put aside.
+    seal has been told of; a segment is live where the manifest does not say otherwise. Of a deleted segment nothing is
+    left that could contradict the times that the manifest has of it. Nor does the lock matter, nor what was put aside.
     """
     found: dict[str, object] = {}
     for path in sorted(log.rglob("*")):
@@ -50,7 +50,10 @@ def _meaning(content: bytes) -> object:
         entries = decoded.get("segments")
         for entry in entries if isinstance(entries, list) else []:
             if isinstance(entry, dict):
-                entry.setdefault("state", "live")
+                if entry.setdefault("state", "live") == "deleted":
+                    for member, kept in (("first_timestamp", 10), ("last_timestamp", 0)):  # its date is in its name
+                        if isinstance(entry.get(member), str):
+                            entry[member] = entry[member][:kept]
                 if isinstance(entry.get("recorded"), bool):
                     del entry["recorded"]
     return json.dumps(decoded, sort_keys=True)

@@ -24,6 +24,8 @@ from tests.logs import Counted
 from tests.tlog.trees import sign
 
 ORIGIN: Final = "host.example/orders/00"
+#: A few records fill one.
+SMALL_SEGMENTS: Final = RotationPolicy(max_bytes=1500)
 
 
 class SigningLog:
@@ -164,4 +166,11 @@ def changed(seq: int) -> Callable[[list[bytes]], list[bytes]]:
     return change
 
 
-SMALL_SEGMENTS: Final = RotationPolicy(max_bytes=1500)
+def renumbered(lines: list[bytes]) -> list[bytes]:
+    """Return records as they are, their sequence numbers without a gap."""
+    return [b'{"seq":%d' % seq + line[line.index(b",") :] for seq, line in enumerate(lines)]
+
+
+def without_checkpoints(lines: list[bytes]) -> list[bytes]:
+    """Return the records without those that tell of checkpoints."""
+    return renumbered([line for line in lines if b'"audit.checkpoint"' not in line])
