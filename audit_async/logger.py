@@ -457,7 +457,8 @@ class _Session:
             except BaseException:
                 if session.checkpoints is not None:
                     thread.submit(session.checkpoints.abandon)
-                thread.submit(store.close)
+                # Waited for, so that whoever tries again finds the log unlocked, and takes no other slot for it.
+                await _settle(asyncio.wrap_future(thread.submit(store.close)), 1.0)
                 raise
         except BaseException:
             thread.shutdown()

@@ -163,7 +163,7 @@ def test_watching_from_another_machine(log: SigningLog, monitor: Monitor, tmp_pa
             moved.rename(log.directory / "tlog/checkpoint")
             saw("unchanged")
             log.session()
-            saw("grown")
+            saw("grown", size=log.size)
             forgery = tmp_path / "forgery"
             forgery.write_bytes(log.sign(log.size, bytes(32)))
             forgery.rename(log.directory / "tlog/checkpoint")
@@ -173,10 +173,10 @@ def test_watching_from_another_machine(log: SigningLog, monitor: Monitor, tmp_pa
             watchdog.cancel()
 
 
-def next_outcome(rows: map[dict[str, object]], wanted: str) -> None:
-    """Read on until a look has this outcome; looks at what comes between are well."""
+def next_outcome(rows: map[dict[str, object]], wanted: str, *, size: int | None = None) -> None:
+    """Read on until a look has this outcome, and shows this size; looks at what comes between are well."""
     for row in rows:
-        if row["outcome"] == wanted:
+        if row["outcome"] == wanted and size in (None, row["size"]):
             return
         assert row["outcome"] in {"unchanged", "grown", "unreachable"}, row
     raise AssertionError(f"it ended before it saw {wanted}")
