@@ -24,7 +24,7 @@ from audit_async.reading.report import MOST_FINDINGS, FindingKind
 from audit_async.reading.trail import DAMAGED_ARCHIVE, Lines, Log, SegmentFile, open_regular, open_segment, read_lines
 from audit_async.store import SealedSegment
 from audit_async.store.directory import ARCHIVE, SegmentName
-from audit_async.store.recovery import _torn_by_crash as torn_by_crash
+from audit_async.store.recovery import torn_by_crash
 
 #: Clocks of several threads differ by microseconds; what is reported is a clock that was set back.
 CLOCK_TOLERANCE_S: Final = 1.0

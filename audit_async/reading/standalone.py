@@ -31,7 +31,7 @@ def check_log(log: Path) -> list[str]:
     """Print the head of the log in a directory; return its findings. Reading stops at a hundred of them."""
     findings, due, prev, kind, expected = list[str](), 0, b"0" * 64, b"", dict[int, bytes]()
     entries = json.loads(file.read_bytes())["segments"] if (file := log / "manifest.json").exists() else []
-    gone = {entry["first_seq"]: entry for entry in entries if entry["state"] in {"archived", "deleted"}}
+    gone = {entry["first_seq"]: entry for entry in entries if entry.get("state") in {"archived", "deleted"}}
     for path in sorted(log.glob("*.audit")):
         first, number, digest = int(re.sub(r"-\d{4}-\d\d-\d\d\.audit\Z", "", path.name)), 0, sha256()
         while due != first and due in gone:

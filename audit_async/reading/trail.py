@@ -20,8 +20,7 @@ import msgspec
 
 from audit_async.errors import AuditError, LogCorrupted
 from audit_async.store import SealedSegment, disk, open_segment_for_reading, read_manifest
-from audit_async.store.directory import _NAME as CONFIGURABLE_NAME
-from audit_async.store.directory import LOG_FILE, Identity, SegmentName
+from audit_async.store.directory import CONFIGURABLE_NAME, LOG_FILE, Identity, SegmentName
 from audit_async.store.manifest import MANIFEST_FILE
 
 if sys.version_info >= (3, 14):

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from audit_async.chain import BadRecord, Head, check_record
 from audit_async.errors import LogCorrupted
 from audit_async.reading.trail import DAMAGED_ARCHIVE, LONGEST_LINE, SegmentFile, open_segment
-from audit_async.store.recovery import _is_copy as is_copy
-from audit_async.store.recovery import _torn_by_crash as torn_by_crash
+from audit_async.store.recovery import is_copy, torn_by_crash
 
 
 def are_void_copies(

@@ -34,7 +34,7 @@ INDEX_FILE: Final = "index.sqlite3"
 UNFINISHED: Final = ".unfinished"
 
 _SEGMENT: Final = re.compile(r"([0-9]{12,18})-([0-9]{4}-[0-9]{2}-[0-9]{2})\.audit", re.ASCII)
-_NAME: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+CONFIGURABLE_NAME: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
 class SegmentName(NamedTuple):
@@ -76,7 +76,7 @@ class LogDirectory:
         `allow_insecure_dir`), and a symbolic link below `base_dir`; `OSError` where the system refuses.
         """
         for field, name in (("service_id", service_id), ("instance", instance)):
-            if not _NAME.fullmatch(name):
+            if not CONFIGURABLE_NAME.fullmatch(name):
                 raise ConfigError(field, f"{name!a} can't name a directory; use letters, digits, '.', '_', '-'")
         self.base_dir = Path(os.path.abspath(base_dir))
         self.service_id = service_id

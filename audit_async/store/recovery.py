@@ -248,13 +248,13 @@ def _judge_end(directory: LogDirectory, walk: Walk) -> Tail:
     """Return the tail of the last segment where a crash explains it; raises `LogCorrupted` where none does."""
     fd = open_regular(str(walk.name), dir_fd=directory.fd)
     with open(fd, "rb") as file:
-        reason = _torn_by_crash(file, walk.bytes)
+        reason = torn_by_crash(file, walk.bytes)
     if reason is None:
         raise LogCorrupted(str(walk.name), walk.records + 1, walk.head.seq + 1, walk.stopped or "not the record due")
     return Tail(str(walk.name), walk.bytes, reason)
 
 
-def _torn_by_crash(file: BinaryIO, at: int) -> str | None:
+def torn_by_crash(file: BinaryIO, at: int) -> str | None:
     """Return how a crash left the bytes from `at`, where the first line is not whole; None where no crash does so."""
     file.seek(at)
     line = file.readline(_LONGEST_LINE)
@@ -324,7 +324,7 @@ def _check_copies(
             if isinstance(other, SealedSegment) and other.state != "live":
                 break
             with open(open_regular(name, dir_fd=directory.fd), "rb") as file:
-                if not _is_copy(copies, file, other.bytes):
+                if not is_copy(copies, file, other.bytes):
                     break
             head = other.head
             if copies.tell() == os.fstat(copies.fileno()).st_size:
@@ -332,12 +332,12 @@ def _check_copies(
         else:
             begin = copies.tell()
             rest = _walk(copies, SegmentName(0, ""), head, None)
-            if rest.stopped is None or _torn_by_crash(copies, begin + rest.bytes) is not None:
+            if rest.stopped is None or torn_by_crash(copies, begin + rest.bytes) is not None:
                 return
     raise LogCorrupted(segment, line, None, "behind its records stand bytes that are no copies of the next segment")
 
 
-def _is_copy(copies: BinaryIO, file: BinaryIO, size: int) -> bool:
+def is_copy(copies: BinaryIO, file: BinaryIO, size: int) -> bool:
     """Compare up to `size` bytes of both from where they stand; a zero in `copies` stands for any byte."""
     while size:
         theirs = copies.read(min(size, _CHUNK))

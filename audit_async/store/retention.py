@@ -387,14 +387,22 @@ def open_segment_for_reading(directory: Path, segment: SealedSegment) -> BinaryI
     archive = directory / ARCHIVE / (segment.segment + _COMPRESSED)
     if segment.state in {"live", "damaged"}:
         try:
-            return open(disk.open_file(str(directory / segment.segment)), "rb")
+            return _open(directory / segment.segment)
         except FileNotFoundError:
             if not archive.exists():
                 raise
     elif segment.state != "archived":
         raise FileNotFoundError(f"{segment.segment} is {segment.state}: the manifest has its hashes, not its records")
-    file = open(disk.open_file(str(archive)), "rb")  # noqa: SIM115 - closed with the stream
-    return io.BufferedReader(_Decompressed(file))
+    return io.BufferedReader(_Decompressed(_open(archive)))
+
+
+def _open(path: Path) -> BinaryIO:
+    fd = disk.open_file(str(path))
+    try:
+        return open(fd, "rb")
+    except BaseException:  # a directory of that name
+        disk.close(fd)
+        raise
 
 
 class _Decompressed(io.RawIOBase):
