@@ -451,7 +451,13 @@ def main() -> int:
 
 
 def end_in_order(_signal: int, _frame: FrameType | None) -> None:
-    """Treat SIGTERM as Ctrl-C, so that the service is stopped before this process ends."""
+    """Treat SIGTERM as Ctrl-C, so that the service is stopped before this process ends.
+
+    The first one cancels the running task, which may miss it just when a request comes to its end; five seconds later
+    the second one can't be missed.
+    """
+    signal.signal(signal.SIGALRM, lambda _signal, _frame: signal.raise_signal(signal.SIGINT))
+    signal.alarm(5)
     signal.raise_signal(signal.SIGINT)
 
 

@@ -470,8 +470,12 @@ async def test_the_demo_leaves_no_process_behind(target: str, sent: str, status:
                 printed += await demo.stdout.receive()
         service = int(found[1])
         os.kill(service if target == "service" else demo.pid, signal.Signals[sent])
-        with anyio.fail_after(60):
-            assert await demo.wait() == status
+        try:
+            with anyio.fail_after(60):
+                assert await demo.wait() == status
+        finally:
+            if demo.returncode is None:
+                demo.kill()
     with pytest.raises(ProcessLookupError):
         os.kill(service, 0)
 
