@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# A process a CPU, each with whole files. PYTEST_JOBS= runs everything in one.
-PYTEST_JOBS ?= -n auto --dist loadfile
+# A process a CPU; PYTEST_JOBS= runs everything in one.
+PYTEST_JOBS ?= -n auto --dist worksteal
 
 .PHONY: demo test test-all lint format campaign bench clean
 

@@ -438,6 +438,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.requests < 1:
         parser.error("--requests: at least 1")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where a shell started this with `&`
     signal.signal(signal.SIGTERM, end_in_order)
     try:
         return 0 if demonstrate(arguments.requests, fresh_directory(arguments.dir), Screen()) else 1
@@ -451,13 +452,7 @@ def main() -> int:
 
 
 def end_in_order(_signal: int, _frame: FrameType | None) -> None:
-    """Treat SIGTERM as Ctrl-C, so that the service is stopped before this process ends.
-
-    The first one cancels the running task, which may miss it just when a request comes to its end; five seconds later
-    the second one can't be missed.
-    """
-    signal.signal(signal.SIGALRM, lambda _signal, _frame: signal.raise_signal(signal.SIGINT))
-    signal.alarm(5)
+    """Treat SIGTERM as Ctrl-C, so that the service is stopped before this process ends."""
     signal.raise_signal(signal.SIGINT)
 
 

@@ -56,7 +56,9 @@ def logging_as_before() -> Iterator[None]:
     yield
     orders = logging.getLogger("orders")
     orders.handlers.clear()
-    orders.disabled = False  # what dictConfig does to loggers that were there
+    for known in logging.Logger.manager.loggerDict.values():
+        if isinstance(known, logging.Logger):
+            known.disabled = False  # what dictConfig does to every logger that was there
     root.handlers[:], root.level = handlers, level
     structlog.reset_defaults()
 
