@@ -339,7 +339,7 @@ async def test_with_a_policy_nothing_is_published_before_its_quorum(
         policy = tmp_path / "policy"
         log_key = load_signer(key, origin=ORIGIN).key
         policy.write_text(f"log {log_key}\nwitness w {witness.cosigner.key} {witness.url}\nquorum w\n")
-        config = signing(interval=OFTEN, policy=policy, witness_timeout=0.1)
+        config = signing(interval=OFTEN, policy=policy, witness_timeout=2.0)
         checkpoint = log_directory(config) / "tlog" / "checkpoint"
         async with AuditLogger(config) as audit:
             receipt = await audit.emit_durable(Counted(producer="p", n=0))

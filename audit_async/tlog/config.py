@@ -61,7 +61,7 @@ class Transparency(Struct, frozen=True, kw_only=True):
     - `policy`: path of a tlog-policy file that says which cosignatures make a checkpoint valid.
     - `guard`: a file outside of what is backed up and restored with the log, better on another host's disk, that
       remembers the last signed checkpoint; with it, a log that came back from a backup is found out before it signs.
-    - `witness_timeout`: seconds that one round of asking witnesses may take; nothing else waits for it.
+    - `witness_timeout`: seconds that a witness has for its answer; nothing else waits for it.
 
     Raises `ConfigError`.
     """

@@ -199,12 +199,12 @@ class Witnesses:
     async def cosign(
         self, signed: SignedCheckpoint, prove: Prover, *, timeout_s: float
     ) -> tuple[SignedCheckpoint, tuple[WitnessAnswer, ...]]:
-        """Return the checkpoint with the cosignatures that were given within `timeout_s`, and what each witness said.
+        """Return the checkpoint with the cosignatures that were given, and what each witness said.
 
-        A witness that failed is asked again within that time, after a pause that doubles with each failure, unless it
-        knows the log or its key not at all; one that has failed in earlier rounds is left alone until its pause is
-        over. Never raises for a witness's sake: look
-        for an `InconsistentLog` among the answers, since that one is about the log.
+        A witness has `timeout_s` for each answer. One that failed is asked again where its pause, which doubles with
+        each failure, is over before the round is `timeout_s` old, unless it knows the log or its key not at all; one
+        that has failed in earlier rounds is left alone until then. Never raises for a
+        witness's sake: look for an `InconsistentLog` among the answers, since that one is about the log.
         """
         answers: dict[VerifierKey, WitnessAnswer] = {}
 
@@ -230,11 +230,10 @@ class Witnesses:
             if max(now, self._not_before[key]) >= deadline:
                 return WitnessAnswer(key, url, None, error)
             await anyio.sleep(max(0.0, self._not_before[key] - now))
-            remaining_s = deadline - anyio.current_time()
-            if remaining_s <= 0:  # the loop was busy
-                return WitnessAnswer(key, url, None, error)
             try:
-                cosignature = await client.submit(signed, prove, timeout_s=remaining_s)
+                # The whole time, not what is left of the round: an answer that nobody can give in a millisecond would
+                # count as a failure, and double the pause of a witness that is well.
+                cosignature = await client.submit(signed, prove, timeout_s=timeout_s)
             except InconsistentLog as found:
                 return WitnessAnswer(key, url, None, found)
             except WitnessFailed as failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -235,6 +236,21 @@ async def test_one_that_failed_is_left_alone_for_a_while(witness: Witness, monke
     witness.instead = lambda _: None
     _, answers = await witnesses.cosign(signed, prove, timeout_s=PATIENCE_S)
     assert answers[0].error is None
+
+
+async def test_one_that_is_asked_at_the_end_of_a_round_has_the_whole_time(witness: Witness) -> None:
+    """A pause that ends just before the round does costs the witness none of the time that it has for its answer."""
+
+    def slow(_: bytes) -> None:
+        time.sleep(0.1)
+
+    witness.instead = slow
+    client = WitnessClient.parse(witness.line)
+    witnesses = Witnesses([client])
+    witnesses._not_before[client.key] = anyio.current_time() + 0.95
+    _, answers = await witnesses.cosign(await signed_at(5), prove, timeout_s=1.0)
+    assert answers[0].error is None
+    assert len(witness.requests) == 2
 
 
 async def test_pauses_grow_to_a_minute() -> None:
