@@ -53,11 +53,11 @@ class Framer:
         `service_id` must need no escaping in JSON (the configuration sees to that).
         """
         self._head = after
-        self._behind_seq = f',"audit_id":"{audit_prefix}-'
-        self._behind_time = f'Z","service_id":"{service_id}","event":'
+        # What `%` makes a record of, but for what `_begin_second` knows; neither name has a "%" in it.
+        self._up_to_time = f'{{"seq":%d,"audit_id":"{audit_prefix}-%x","timestamp":"'
+        self._behind_time = f'%06dZ","service_id":"{service_id}","event":%b,"prev_hash":"%b"}}'
         self._second_ns = _NO_SECOND
-        self._up_to_second = ""
-        self._date = ""
+        self._record = b""  # for times within that second
 
     @property
     def head(self) -> Head:
@@ -69,15 +69,15 @@ class Framer:
 
         `batch` must have been begun at this framer's head, and only this method may have added to it.
         """
-        # The hot loop of the writer: about 1.3 us a record (bench throughput). A copied hash object costs 270 ns
-        # less than a new one, and one f-string with the fixed parts pre-formatted 110 ns less than bytes
-        # formatting. Nothing in it may raise half-way: an entry without a line would be a hole in the chain.
+        # The hot loop of the writer: about 1.25 us a record, two fifths of it SHA-256 (bench breakdown). One `%` makes
+        # all that is hashed, 350 ns less than an f-string, its encoding and a join. Nothing in it may raise half-way:
+        # an entry without a line would be a hole in the chain.
         seq, previous = self._head.seq, self._head.hash
-        append, dates, join, new_hash = batch.lines.append, batch.dates, b"".join, _SHA256.copy
-        behind_seq, behind_time = self._behind_seq, self._behind_time
-        second_ns, up_to_second = self._second_ns, self._up_to_second
-        size = event_bytes = 0
-        if not batch.lines:
+        lines, dates = batch.lines, batch.dates
+        append, framed = lines.append, len(lines)
+        record, second_ns = self._record, self._second_ns
+        event_bytes = 0
+        if not lines:
             dates.clear()
             second_ns = _NO_SECOND  # so that its first entry notes the date
         for entry in entries:
@@ -85,41 +85,32 @@ class Framer:
             since_second_ns = entry.time_ns - second_ns
             if not 0 <= since_second_ns < 1_000_000_000:
                 second_ns = self._begin_second(entry.time_ns, seq - batch.first_seq, dates)
-                up_to_second = self._up_to_second
+                record = self._record
                 since_second_ns = entry.time_ns - second_ns
             event = entry.event
-            opening = (
-                f'{{"seq":{seq}{behind_seq}{entry.number:x}","timestamp":"{up_to_second}'
-                f"{since_second_ns // 1000:06d}{behind_time}"
-            )
-            hashed = join((opening.encode(), event, b',"prev_hash":"', previous, b'"}'))
-            hasher = new_hash()
-            hasher.update(hashed)
-            previous_hex = hasher.hexdigest()
+            hashed = record % (seq, entry.number, since_second_ns // 1000, event, previous)
+            previous_hex = sha256(hashed).hexdigest()
             previous = previous_hex.encode()
-            line = join((hashed[:-1], b',"hash":"', previous, b'"}\n'))
-            append(line)
-            size += len(line)
+            append(b'%b,"hash":"%b"}\n' % (hashed[:-1], previous))
             event_bytes += len(event)
             entry.seq = seq
             entry.hash = previous_hex
             entry.event = b""
         self._second_ns = second_ns
         self._head = batch.head = Head(seq, previous)
-        batch.size += size
+        batch.size += sum(map(len, lines[framed:] if framed else lines))
         batch.event_bytes += event_bytes
 
     def _begin_second(self, time_ns: int, index: int, dates: list[tuple[int, str]]) -> int:
         """Format the second that `time_ns` lies in; note its date where it is new. Return the second in ns."""
         seconds = time_ns // 1_000_000_000
-        self._up_to_second = strftime("%Y-%m-%dT%H:%M:%S.", gmtime(seconds))
-        date = self._up_to_second[:10]
+        up_to_second = strftime("%Y-%m-%dT%H:%M:%S.", gmtime(seconds))
+        self._record = f"{self._up_to_time}{up_to_second}{self._behind_time}".encode()
+        date = up_to_second[:10]
         if not dates or dates[-1][1] != date:
             dates.append((index, date))
         return seconds * 1_000_000_000
 
-
-_SHA256 = sha256()
 
 # Later than every time, so that no time lies in it and the next entry formats its own second.
 _NO_SECOND = 1 << 80

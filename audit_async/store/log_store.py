@@ -150,7 +150,7 @@ class LogStore:
 
         The happy path, in order:
 
-        1. fstat of lock and segment, stat of the path   nobody removed, replaced or changed what we write to
+        1. fstat of the lock, stat of the segment's path nobody removed, replaced or changed what we write to
         2. pwrite of all lines, at the end we know       the records survive the end of this process
         3. fdatasync (only if `sync`)                    the records survive a power cut; one call does 2 and 3 where
                                                          the kernel has it (see `disk.write_and_sync_at`)
@@ -387,7 +387,10 @@ class LogStore:
     # -- files that somebody touched -----------------------------------------------------------------------------
 
     def _check_files(self) -> None:
-        """See that the files are where they were and as long as they were: three system calls, about 4 us."""
+        """See that the files are where they were and as long as they were: two system calls, about 3 us.
+
+        What has the segment's name and its inode number is the segment: no other file gets that while it is open.
+        """
         segment = self._active
         if segment is not None:
             if segment.torn:
@@ -396,21 +399,19 @@ class LogStore:
                 except OSError:
                     self._give_up(segment)
                     raise
-            here = os.fstat(segment.fd)
             try:
                 there = os.stat(segment.path, follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
                 there = None
             if (
                 there is not None
-                and here.st_ino == there.st_ino
-                and here.st_dev == there.st_dev
-                and here.st_size == segment.written.bytes
+                and (there.st_dev, there.st_ino) == segment.inode
+                and there.st_size == segment.written.bytes
                 and self._lock.is_held()
                 and not self._rebuilding
             ):
                 return
-            self._mend(segment, here.st_size, there.st_size if there is not None else 0)
+            self._mend(segment, os.fstat(segment.fd).st_size, there.st_size if there is not None else 0)
         elif self._rebuilding or not self._lock.is_held() or not self._log_directory.is_in_place():
             self._mend(None, 0, 0)
 
@@ -499,10 +500,7 @@ class LogStore:
         except BaseException:
             disk.close(fd)
             raise
-        disk.close(segment.fd)
-        segment.fd = fd
-        segment.name_durable = True
-        segment.mark_synced()
+        segment.go_on_in(fd)
         self._mark_synced()
         self._damaged_untold.append(DamagedSegment(name, reason, segment.written.bytes, path_bytes))
 
