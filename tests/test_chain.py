@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_async.chain import GENESIS_HASH, START, BadRecord, Batch, Entry, Framer, Head, check_record
+from audit_async.chain import GENESIS_HASH, START, BadRecord, Batch, Entry, Framer, Head, check_readable, check_record
 
 PREFIX = "5f0c1e9b7a3d2c48"
 EVENT = b'{"event_type":"auth.failure","reason":"bad_password","ip":"203.0.113.9","path":"/login"}'
@@ -134,6 +134,16 @@ def test_the_forger_in_these_tests_can_seal_a_line() -> None:
         pytest.param(resealed(GOOD.replace(b'"event":{', b'"event":[{')), "members", id="broken JSON"),
         pytest.param(resealed(GOOD.replace(b"203.0.113.9", b"203.0.\xff13.9")), "members", id="not UTF-8"),
         pytest.param(
+            resealed(GOOD.replace(b'"event":{', b'"event":[],"context":{')),
+            "no JSON object",
+            id="an event that is a list",
+        ),
+        pytest.param(
+            resealed(GOOD.replace(b'},"prev_hash"', b'},"context":"x","prev_hash"')),
+            "no JSON object",
+            id="a text as context",
+        ),
+        pytest.param(
             GOOD.replace(b',"prev_hash":"' + GENESIS_HASH, b',"prev_hash":"' + b"A" * 64),
             "prev_hash and hash",
             id="upper-case hash",
@@ -159,6 +169,15 @@ def test_a_record_can_be_checked_without_the_one_before() -> None:
         "2025-11-24T16:15:13.000000Z",
     )
     assert checked.prev_hash.decode() == json.loads(GOOD)["hash"]
+
+
+def test_a_number_of_any_size_is_json() -> None:
+    """The chain vouches for a record whose number nobody can read, and `check_readable` names what is wrong with it."""
+    huge = resealed(GOOD.replace(b'"event":{', b'"event":{"n":1e999,'))
+    check_readable(GOOD)
+    assert check_record(huge, after=START).seq == 0
+    with pytest.raises(BadRecord, match="a number that is too large"):
+        check_readable(huge)
 
 
 @given(st.binary(max_size=600))

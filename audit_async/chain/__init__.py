@@ -4,7 +4,7 @@ This room knows how a line is framed, hashed and linked, and how to tell a good 
 neither files nor the event loop, and what an event means is not its business.
 """
 
-from audit_async.chain.check import BadRecord, CheckedRecord, check_record
+from audit_async.chain.check import BadRecord, CheckedRecord, check_readable, check_record
 from audit_async.chain.framer import Batch, Entry, Framer
 from audit_async.chain.record import FORMAT_VERSION, GENESIS_HASH, START, Head
 
@@ -18,5 +18,6 @@ __all__ = [
     "Entry",
     "Framer",
     "Head",
+    "check_readable",
     "check_record",
 ]

@@ -54,15 +54,16 @@ class CheckedRecord(NamedTuple):
 class Members(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
     """The members of a record, in the format's order; a member that the format does not have is refused.
 
-    Not tracked by the garbage collector (it is no part of a cycle): a verifier makes millions of them.
+    Not tracked by the garbage collector (it is no part of a cycle): a verifier makes millions of them. Event and
+    context are JSON that was checked for its grammar; making objects of them takes a verifier a fifth of its time.
     """
 
     seq: int
     audit_id: str
     timestamp: str
     service_id: str
-    event: dict[str, object]
-    context: dict[str, object] | msgspec.UnsetType = msgspec.UNSET
+    event: msgspec.Raw
+    context: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     prev_hash: str
     hash: str
 
@@ -77,7 +78,8 @@ def check_record(line: bytes, after: Head | None) -> CheckedRecord:
     `prev_hash` stand, as for the first line of a segment whose predecessor is not at hand.
 
     Raises `BadRecord` with the first reason found: not a record of this format, a hash that is not the line's own,
-    or a link or sequence number that does not follow `after`.
+    or a link or sequence number that does not follow `after`. What the event says is not judged; `check_readable`
+    finds the one thing that JSON's grammar allows and no reader can take.
     """
     if len(line) < _SHORTEST or not line.endswith(LINE_END):
         raise BadRecord("not a whole record")
@@ -103,7 +105,30 @@ def check_record(line: bytes, after: Head | None) -> CheckedRecord:
         if prev_hash != after.hash:
             raise BadRecord("prev_hash is not the hash of the record before")
     try:
-        _decode_members(line)
+        members = _decode_members(line)
+        if not line.isascii():
+            line.decode()  # of what is raw only the grammar was checked
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadRecord("the members are not those of a record") from error
+    if not is_object(members.event) or not (members.context is msgspec.UNSET or is_object(members.context)):
+        raise BadRecord("its event or context is no JSON object")
     return CheckedRecord(seq, own_hash, prev_hash, opening[2].decode(), opening[3].decode())
+
+
+def is_object(json: msgspec.Raw) -> bool:
+    """Return whether JSON, whose grammar was checked, is an object."""
+    return bytes(json).startswith(b"{")
+
+
+def check_readable(line: bytes) -> None:
+    """Raise `BadRecord` where a line that `check_record` has accepted holds a number that is too large to be read.
+
+    JSON has no bound for numbers (RFC 8259, section 6), so the chain vouches for such a record like for any other.
+    """
+    try:
+        _decode_values(line)
+    except msgspec.MsgspecError as error:
+        raise BadRecord("it holds a number that is too large to be read") from error
+
+
+_decode_values = msgspec.json.Decoder(dict[str, object]).decode

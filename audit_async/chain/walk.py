@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from audit_async.chain.check import BadRecord, CheckedRecord, Members, check_record
+from audit_async.chain.check import BadRecord, CheckedRecord, Members, check_record, is_object
 from audit_async.chain.record import BODY_END, HASH_AT, HASH_MEMBER, LINE_END, PREV_AT, Head
 
 #: Lines that are checked one by one where a longer run deviates.
@@ -28,12 +28,18 @@ _MOST_PLACES: Final = 8
 
 _LONGEST_SEQ: Final = 10**18
 _HEX64: Final = re.compile(rb"[0-9a-f]{64}")
-# What `check_record` asks of an audit_id and a timestamp, for a column of them; possessive, so without backtracking.
+_BRACE: Final = {ord("{")}
+# What `check_record` asks of an audit_id and a timestamp, for a column of them. Possessive, so without backtracking;
+# and a timestamp with each digit made 0, a quarter of what a regular expression takes.
 _AUDIT_IDS: Final = re.compile(r"(?:[0-9a-f]{16}-[0-9a-f]{1,16}+\n)*+")
-_TIMESTAMPS: Final = re.compile(r"(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\n)*+", re.ASCII)
+_TIMESTAMP: Final = b"0000-00-00T00:00:00.000000Z\n"
+_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
+# What stands before a record's event beside the digits of its seq, its audit_id and its service_id.
+_BEFORE_EVENT: Final = len('{"seq":,"audit_id":"","timestamp":"","service_id":,"event":') + len(_TIMESTAMP) - 1
 
 _decode_lines: Final = msgspec.json.Decoder(Members).decode_lines
 _encode_lines: Final = msgspec.json.Encoder().encode_lines
+_encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(Members).decode
 
 
@@ -128,7 +134,7 @@ class ChainWalk:
 
     def _accept(self, data: bytes) -> Good | None:
         """Return the lines where every one of them is the record that is due, None where any may not be."""
-        # The hot path of verifying: about 2 us a record of 390 bytes, a quarter of it SHA-256 (bench verify).
+        # The hot path of verifying: about 1.6 us a record of 390 bytes, a third of it SHA-256 (bench verify).
         if self._uncertain or not data.endswith(LINE_END):
             return None
         first_seq, prev_hash = self._places[0]
@@ -138,6 +144,8 @@ class ChainWalk:
             records = _decode_lines(data)
             if _encode_lines(records) != data:
                 return None
+            if not data.isascii():
+                data.decode()  # of what is raw only the grammar was checked
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return None
         end_seq = first_seq + len(records)
@@ -149,14 +157,15 @@ class ChainWalk:
         hashes = [sha256(line[: BODY_END + 1] + b"}").hexdigest() for line in lines]
         audit_ids = "\n".join([*[record.audit_id for record in records], ""])
         timestamps = [record.timestamp for record in records]
-        in_lines = "\n".join([*timestamps, ""])
+        in_lines = "\n".join([*timestamps, ""]).encode()
         if (
             [record.hash for record in records] != hashes
             or [record.prev_hash for record in records] != [prev_hash.decode(), *hashes[:-1]]
             or [record.seq for record in records] != list(range(first_seq, end_seq))
-            or not (audit_ids.count("\n") == in_lines.count("\n") == len(records))
+            or audit_ids.count("\n") != len(records)
             or not _AUDIT_IDS.fullmatch(audit_ids)
-            or not _TIMESTAMPS.fullmatch(in_lines)
+            or in_lines.translate(_ZEROS) != _TIMESTAMP * len(records)
+            or not _have_objects(records, lines)
         ):
             return None
         good = Good(self.line, self.offset, data, records, audit_ids, timestamps)
@@ -210,6 +219,27 @@ class ChainWalk:
         if len(places) > _MOST_PLACES:
             return (_ANYWHERE,)
         return tuple(sorted(places, key=lambda place: (place.seq is None, place.seq or 0, place.prev_hash or b"")))
+
+
+def _have_objects(records: list[Members], lines: list[bytes]) -> bool:
+    """Return whether each event and context is an object; of several services' records nothing is said.
+
+    The lines are spelled as the format says, and their audit_ids and timestamps are what they have to be.
+    """
+    service_id = records[0].service_id
+    if {record.service_id for record in records} != {service_id}:
+        return False
+    fixed = _BEFORE_EVENT + len(_encode(service_id))
+    digits = len(str(records[0].seq))
+    if len(str(records[-1].seq)) == digits:
+        begins = {line[fixed + digits + len(record.audit_id)] for line, record in zip(lines, records, strict=True)}
+    else:
+        begins = {
+            line[fixed + len(str(record.seq)) + len(record.audit_id)]
+            for line, record in zip(lines, records, strict=True)
+        }
+    contexts = [record.context for record in records if record.context is not msgspec.UNSET]
+    return begins == _BRACE and all(map(is_object, contexts))
 
 
 def _hashes_of(line: bytes) -> tuple[bytes | None, ...]:

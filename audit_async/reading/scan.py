@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator
 from contextlib import suppress
 from typing import BinaryIO, Final, NamedTuple
 
-from audit_async.chain import BadRecord, check_record
+from audit_async.chain import BadRecord, check_readable, check_record
 from audit_async.errors import LogCorrupted
 from audit_async.reading.matching import Filter
 from audit_async.reading.trail import (
@@ -197,6 +197,7 @@ def check(line: bytes, offset: int, part: Part, wanted: Filter, seqs: Range) -> 
     if opening is not None and not (seqs.holds(int(opening[1])) and wanted.wants_time(opening[2].decode())):
         return None
     checked = check_record(line, None)
+    check_readable(line)
     if not wanted.wants(line):
         return None
     return Found(checked.timestamp, part.segment.log, checked.seq, line, part.segment.name, offset)

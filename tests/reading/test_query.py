@@ -22,6 +22,7 @@ from audit_async.reading import scan, trail
 from audit_async.reading.matching import Filter
 from tests.reading.written import WrittenLog, ask, hash_of, hashes
 from tests.store.chained import DAY_NS, NOON_NS, memory_directory
+from tests.test_chain import resealed
 
 _FAST = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -468,6 +469,21 @@ def test_damage_is_an_error_that_says_where(tmp_path: Path, newest_first: bool, 
     assert (error.segment, error.line, error.seq) == (f"orders/00/{names[1]}", 3, first_seq + 2)
     kept = [record.seq for record in ask(tmp_path, query, use_index=use_index, on_damage="skip")]
     assert sorted(kept) == [seq for seq in range(40) if seq != first_seq + 2]
+
+
+@pytest.mark.parametrize("query", [AuditQuery(), AuditQuery(actor="eve"), AuditQuery(newest_first=True)])
+def test_a_number_that_nobody_can_read_is_damage(tmp_path: Path, query: AuditQuery) -> None:
+    """A record that hashes to what it says and still can't be read is named, not an error from within."""
+    log = WrittenLog(tmp_path, max_bytes=1 << 20)
+    log.write(*(numbered(n, user_id="eve") for n in range(3)))
+    log.close()
+    [segment] = log.directory.glob("*.audit")
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join([*lines[:2], resealed(lines[2].replace(b'"n":2', b'"n":1e999'))]))
+    with pytest.raises(LogCorrupted, match="a number that is too large to be read") as caught:
+        ask(tmp_path, query)
+    assert (caught.value.line, caught.value.seq) == (3, 2)
+    assert len(ask(tmp_path, query, on_damage="skip")) == 2
 
 
 def test_skipped_damage_is_counted_in_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -27,6 +27,9 @@ _EVENTS = [
 _FORGED = [
     (b'"event":{', b'"event":[{'),
     (b'"event":{', b'"event": {'),
+    (b'"event":{', b'"event":1,"context":{'),
+    (b'"event":{', b'"event":"{","context":{'),
+    (b',"prev_hash":"', b',"context":[{}],"prev_hash":"'),
     (b'"event":', b'"evil":1,"event":'),
     (b'"event":', b'"event":{},"event":'),
     (b'"event":{', b'"event":{"n":1e999,'),
