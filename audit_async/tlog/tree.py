@@ -26,6 +26,11 @@ MAX_SIZE: Final = (1 << 63) - 1
 #: Takes (level, index), returns the hash of that complete subtree.
 HashReader = Callable[[int, int], bytes]
 
+# What every leaf and every node begins with. A copy of it takes an update in nine tenths of the time of a new
+# `sha256()` over prefix and data (python -m bench transparency).
+_LEAF: Final = sha256(b"\x00")
+_NODE: Final = sha256(b"\x01")
+
 
 # -- hashes -------------------------------------------------------------------------------------------------------
 
@@ -37,7 +42,13 @@ def leaf_hash(data: bytes) -> bytes:
 
 def leaf_hashes(leaves: Iterable[bytes]) -> list[bytes]:
     """Return the hash of each leaf; what `leaf_hash` does, without a call for each."""
-    return [sha256(b"\x00" + data).digest() for data in leaves]
+    hashes: list[bytes] = []
+    add, copy = hashes.append, _LEAF.copy
+    for data in leaves:
+        digest = copy()
+        digest.update(data)
+        add(digest.digest())
+    return hashes
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
@@ -50,9 +61,15 @@ def complete_root(hashes: Sequence[bytes]) -> bytes:
     count = len(hashes)
     if count == 0 or count & (count - 1):
         raise ValueError(f"a complete subtree has a power of two of hashes at each level, not {count}")
+    copy = _NODE.copy
     while len(hashes) > 1:
         pairs = iter(hashes)
-        hashes = [sha256(b"\x01" + left + right).digest() for left, right in zip(pairs, pairs, strict=True)]
+        above: list[bytes] = []
+        for left, right in zip(pairs, pairs, strict=True):
+            digest = copy()
+            digest.update(left + right)
+            above.append(digest.digest())
+        hashes = above
     return hashes[0]
 
 
@@ -113,11 +130,13 @@ class RightEdge:
 
     def append(self, hashes: Iterable[bytes]) -> None:
         """Append leaves, given as leaf hashes."""
-        edge, size = self._edge, self.size
+        edge, size, copy = self._edge, self.size, _NODE.copy
         for leaf in hashes:
             node, merges = leaf, size
             while merges & 1:
-                node = sha256(b"\x01" + edge.pop() + node).digest()
+                digest = copy()
+                digest.update(edge.pop() + node)
+                node = digest.digest()
                 merges >>= 1
             edge.append(node)
             size += 1
