@@ -51,6 +51,10 @@ TREE_DIRECTORY: Final = "tlog"
 _LOOK_S: Final = 1.0
 #: Record hashes appended in one call to the worker thread: some milliseconds of work.
 _PIECE: Final = 4096
+#: While no checkpoint is due the tree rests after each piece for as long as that took: it shares the GIL with the
+#: writer, and a burst of records is not the time to hash them twice. Not where more than these are missing in it, a
+#: second's work, so that neither a checkpoint nor the end of the log has to wait for long.
+_MOST_BEHIND: Final = 500_000
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -242,20 +246,34 @@ class CheckpointLog:
     # Feeding the tree.
 
     async def _catch_up(self) -> None:
-        async with self._one_at_a_time:
-            await self._catch_up_locked()
+        """Append the hashes of durable records, piece by piece, until there are no more or a checkpoint is due."""
+        while True:
+            began = time.monotonic()
+            async with self._one_at_a_time:
+                behind = await self._append_piece()
+            if behind <= 0 or self._is_due():
+                return
+            if behind < _MOST_BEHIND:
+                await anyio.sleep(time.monotonic() - began)
 
     async def _catch_up_locked(self) -> None:
-        """Append the hashes of all records that are durable now, in pieces."""
+        """Append the hashes of all records that are durable now, without a rest."""
+        up_to_seq = self._durable_seq()
+        while await self._append_piece(up_to_seq) > 0:
+            pass
+
+    async def _append_piece(self, up_to_seq: int | None = None) -> int:
+        """Append the next hashes, up to those of all that is durable; return how many of them are missing then."""
         if self._reopen:
             await self._in_thread(self._open_again)
-        up_to_seq = self._durable_seq()
-        while self._publisher.size <= up_to_seq:
-            await self._on_disk(self._append_piece, up_to_seq)
+        if up_to_seq is None:
+            up_to_seq = self._durable_seq()
+        if self._publisher.size <= up_to_seq:
+            await self._on_disk(self._read_and_append, up_to_seq)
+        return up_to_seq + 1 - self._publisher.size
 
-    def _append_piece(self, up_to_seq: int) -> None:
-        hashes = self._hashes.read(up_to_seq, _PIECE)
-        self._publisher.append(hashes)
+    def _read_and_append(self, up_to_seq: int) -> None:
+        self._publisher.append(self._hashes.read(up_to_seq, _PIECE))
 
     def _open_again(self) -> None:
         self._publisher.close()

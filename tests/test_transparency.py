@@ -161,6 +161,28 @@ async def test_a_checkpoint_is_made_at_a_rotation(signing: Callable[..., AuditCo
         await until(lambda: len(told(config, "audit.checkpoint")) > 0)
 
 
+async def test_the_tree_follows_the_records_and_a_checkpoint_does_not_wait_for_it(
+    signing: Callable[..., AuditConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New records come into the tree in pieces, with rests between; a checkpoint is over all of them at once."""
+    monkeypatch.setattr("audit_async.transparency._PIECE", 1)
+    monkeypatch.setattr("audit_async.transparency._LOOK_S", OFTEN)
+    config = signing()
+    async with AuditLogger(config) as audit:
+        tree = audit._checkpoints()
+        for n in range(20):
+            audit.emit(Counted(producer="p", n=n))
+        await audit.flush()
+        await until(lambda: tree._publisher.size == 21)
+        assert told(config, "audit.checkpoint") == []
+        monkeypatch.setattr("audit_async.transparency._MOST_BEHIND", 1 << 40)
+        for n in range(300):
+            audit.emit(Counted(producer="p", n=n))
+        await audit.flush()
+        assert (await audit.checkpoint()).checkpoint.size == 321
+    check_trail(log_directory(config))
+
+
 async def test_evidence_for_one_record(signing: Callable[..., AuditConfig]) -> None:
     """A proof is had by receipt or audit_id, verifies without the log, and for no other record."""
     config = signing()
