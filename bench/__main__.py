@@ -32,6 +32,7 @@ BENCHMARKS: Final[dict[str, _Benchmark]] = {
     "memory": _Benchmark("memory against the length of the trail"),
     "opening": _Benchmark("opening time against the length of the trail"),
     "verify": _Benchmark("records verified a second and the memory it takes, beside hashlib"),
+    "transparency": _Benchmark("what signing costs, how long a proof takes, tiles against the length of the log"),
     "query": _Benchmark("queries with and without the index, beside grep"),
     "rivals": _Benchmark("the same event through other libraries"),
     "web": _Benchmark("FastAPI with the middleware and without it; takes the machine for minutes", by_default=False),
@@ -41,7 +42,7 @@ BENCHMARKS: Final[dict[str, _Benchmark]] = {
 
 def main() -> None:
     """Run what the command line names."""
-    listing = "\n".join(f"  {name:<12}{benchmark.subject}" for name, benchmark in BENCHMARKS.items())
+    listing = "\n".join(f"  {name:<14}{benchmark.subject}" for name, benchmark in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure audit-async on this machine, beside the machine's own limits.",

@@ -78,30 +78,35 @@ SUBJECTS = {
 async def write(directory: Path, subject: Subject, events: int) -> Written:
     """Emit from one producer as fast as it goes; return when all is acknowledged."""
     async with AuditLogger(config(directory, subject.mode)) as audit:
-        emit = audit.emit
-        burst = [
-            (Critical if n % 100 < subject.critical_percent else Ordinary)(
-                customer_id="c-20931", model_ref=f"llama-3-70b/{n}", access_type="inference"
-            )
-            for n in range(_BURST)
-        ]
-        before = audit.stats()
-        outstanding: deque[Receipt] = deque()  # the last of each burst: no more than the buffer holds
-        began = perf_counter()
-        for _ in range(events // _BURST):
-            if len(outstanding) == _OUTSTANDING // _BURST:
-                oldest = outstanding.popleft()
-                if not oldest.is_durable:
-                    await oldest.durable()
-            for event in burst:
-                receipt = emit(event)
-            outstanding.append(receipt)
-            await asyncio.sleep(0)
-        await audit.flush()
-        took_s = perf_counter() - began
-        after = audit.stats()
+        return await produce(audit, subject, events)
+
+
+async def produce(audit: AuditLogger, subject: Subject, events: int) -> Written:
+    """Emit to an open log, as `write` does."""
+    emit = audit.emit
+    burst = [
+        (Critical if n % 100 < subject.critical_percent else Ordinary)(
+            customer_id="c-20931", model_ref=f"llama-3-70b/{n}", access_type="inference"
+        )
+        for n in range(_BURST)
+    ]
+    before = audit.stats()
+    outstanding: deque[Receipt] = deque()  # the last of each burst: no more than the buffer holds
+    began = perf_counter()
+    for _ in range(events // _BURST):
+        if len(outstanding) == _OUTSTANDING // _BURST:
+            oldest = outstanding.popleft()
+            if not oldest.is_durable:
+                await oldest.durable()
+        for event in burst:
+            receipt = emit(event)
+        outstanding.append(receipt)
+        await asyncio.sleep(0)
+    await audit.flush()
+    took_s = perf_counter() - began
+    after = audit.stats()
     durable = after.durable - before.durable
-    assert durable == events, f"{durable} events are durable, not {events}"
+    assert durable >= events, f"{durable} events are durable, not {events}"
     return Written(events / took_s, after.bytes_written - before.bytes_written, (after.syncs - before.syncs) / took_s)
 
 
