@@ -37,7 +37,7 @@ class Row(NamedTuple):
     def target(self) -> str:
         """The target and whether it is met, in words; empty where there is none."""
         bounds = [
-            f"{sign} {bound:,g}" for sign, bound in ((">=", self.floor), ("<=", self.ceiling)) if bound is not None
+            f"{sign} {bound:,.12g}" for sign, bound in ((">=", self.floor), ("<=", self.ceiling)) if bound is not None
         ]
         return "" if self.met is None else f"target {' and '.join(bounds)}: {'met' if self.met else 'MISSED'}"
 
