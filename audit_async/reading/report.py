@@ -106,9 +106,9 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a verification is."""
 
     log: str  #: that is being read
-    bytes_done: int  #: of all logs
+    bytes_done: int  #: of all logs; twice the same bytes, where records are compared with signatures before
     bytes_total: int
-    records: int  #: of all logs, so far
+    records: int  #: of all logs that are verified so far
 
 
 class Notebook:

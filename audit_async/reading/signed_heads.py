@@ -73,14 +73,14 @@ def check_signed_heads(
     *,
     origins: Sequence[str] | None = None,
     known: Sequence[tuple[Checkpoint, str]] = (),
-    tick: Callable[[], None] = lambda: None,
+    tick: Callable[[int, int], None] = lambda _done, _records: None,
 ) -> SignedHeads:
     """Hold one log to its checkpoints; blocks, and needs no lock.
 
     `origins` are the names under which it may sign; None allows all of the policy's, and none at all means that it
     has no key and nothing is checked. `known` are checkpoints that were kept elsewhere, and
-    where; those of other names are left out. `tick` is
-    called every few tens of thousands of records, and may raise to end this.
+    where; those of other names are left out. `tick` is called every few megabytes, with the records that are compared
+    so far and all that there are, and may raise to end this. Where it looks again it counts anew.
 
     Raises `SourceFailed` and `TrailUnreadable` where something can't be read; what is wrong is in the result.
     """
@@ -109,13 +109,14 @@ class _Check:
         *,
         origins: tuple[str, ...],
         known: Sequence[tuple[Checkpoint, str]],
-        tick: Callable[[], None],
+        tick: Callable[[int, int], None],
     ) -> None:
         self._log = log
         self._policy = policy
         self._read_file = published
         self._origins = origins
         self._tick = tick
+        self._records = self._compared = 0
         self._notebook = Notebook(log.name)
         self._published: VerifiedCheckpoint | None = None
         self._known = [(checkpoint, place) for checkpoint, place in known if checkpoint.origin in origins]
@@ -186,7 +187,8 @@ class _Check:
         told = self._told()
         pending = next(told, None)
         held = 0
-        for piece in self._leaves(_records_in(self._log)):
+        self._records = _records_in(self._log)
+        for piece in self._leaves(self._records):
             leaves, reach = piece, edge.size + len(piece)
             due = [head for head in heads if edge.size < head.size <= reach]
             while pending is not None and pending.size <= reach:
@@ -202,7 +204,8 @@ class _Check:
                 else:
                     self._find_misfit(head, held, is_known=head in heads)
             edge.append(leaves)
-            self._tick()
+            self._compared = edge.size
+            self._tick(self._compared, self._records)
         for head in heads:
             if head.size > edge.size:
                 self._notebook.find(
@@ -312,7 +315,7 @@ class _Check:
         for part in parts_of(self._log):
             for found in scan(part, wanted, Range(), Damage(skip=True)):
                 if found is None:
-                    self._tick()
+                    self._tick(self._compared, self._records)
                     continue
                 event = decode_record(found.line).event
                 if isinstance(event, kind):

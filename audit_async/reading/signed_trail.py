@@ -13,11 +13,11 @@ import anyio.from_thread
 import anyio.to_thread
 import msgspec
 
-from audit_async.errors import ConfigError
+from audit_async.errors import ConfigError, LogCorrupted
 from audit_async.reading.report import Finding, Note, Progress, VerifyReport
-from audit_async.reading.scope import Scope
+from audit_async.reading.scope import Everything, Scope, select
 from audit_async.reading.signed_heads import SignedHeads, check_signed_heads
-from audit_async.reading.trail import Log
+from audit_async.reading.trail import Log, list_segments
 from audit_async.reading.verify import verify_trail
 from audit_async.status import Position
 from audit_async.tlog.checkpoint import Checkpoint
@@ -51,7 +51,8 @@ async def verify_signed_trail(
 
     Which key is for which log is said by its name: one that ends in `/<service>/<instance>` is for the log of that
     name, any other for all logs without such a key. A log that has a key must publish what it has signed. That the
-    policy knows a log which is not here is a note.
+    policy knows a log which is not here is a note. `progress` counts the bytes of both: what is compared with the
+    signatures, then what is verified.
 
     Raises as `verify_trail` does, `ConfigError` also for a known checkpoint that no key of the policy has signed, and
     `SourceFailed` where a published log can't be reached.
@@ -61,17 +62,81 @@ async def verify_signed_trail(
     if published is not None and sum(map(bool, origins.values())) > 1:
         raise ConfigError("published", "belongs to one log; name the log by its service and instance")
 
+    course = await anyio.to_thread.run_sync(_Course, [log for log in logs if origins[log.name]], logs, scope, progress)
+
     def check(log: Log) -> SignedHeads:
         source = published_at(log.directory / TREE_DIRECTORY if published is None else published)
-        return check_signed_heads(
-            log, policy, source, origins=origins[log.name], known=known, tick=anyio.from_thread.check_cancelled
-        )
+
+        def tick(compared: int, records: int) -> None:
+            anyio.from_thread.check_cancelled()
+            course.compared(log, compared, records)
+
+        return check_signed_heads(log, policy, source, origins=origins[log.name], known=known, tick=tick)
 
     results: dict[str, SignedHeads] = {}
     for log in logs:
         results[log.name] = await anyio.to_thread.run_sync(check, log)
-    report = await verify_trail(logs, scope, expected_heads=expected_heads, processes=processes, progress=progress)
+    verified = course.verified if progress is not None else None
+    report = await verify_trail(logs, scope, expected_heads=expected_heads, processes=processes, progress=verified)
     return _merged(report, results, policy, known, origins)
+
+
+class _Course:
+    """One course over two ways: all records of the logs that sign are compared, then what `scope` names is verified."""
+
+    def __init__(
+        self,
+        signing: Sequence[Log],
+        logs: Sequence[Log],
+        scope: Scope | None,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        """Look how far it is; blocks."""
+        self._progress: Final = progress
+        wanted = progress is not None
+        self._bytes = {log.name: _bytes_of(log, Everything()) if wanted else 0 for log in signing}
+        self._to_compare = sum(self._bytes.values())
+        self._to_verify = sum(_bytes_of(log, scope or Everything()) if wanted else 0 for log in logs)
+        self._before = 0  # bytes of the logs that were compared before this one
+        self._log = ""
+        self._done = 0
+
+    def compared(self, log: Log, records: int, of_all: int) -> None:
+        """Tell how far a log's records are compared; from a worker thread."""
+        if self._progress is None or not records:
+            return
+        if log.name != self._log:
+            self._before += self._bytes.get(self._log, 0)
+            self._log = log.name
+        done = self._before + self._bytes.get(log.name, 0) * min(records, of_all) // of_all
+        if done > self._done:  # a log that is looked at again begins anew, and most ticks are none of progress
+            self._done = done
+            total = self._to_compare + self._to_verify
+            told = Progress(log=log.name, bytes_done=done, bytes_total=max(done, total), records=0)
+            anyio.from_thread.run_sync(self._progress, told)
+
+    def verified(self, progress: Progress) -> None:
+        """Tell how far the verification is, which comes behind that; on the event loop."""
+        assert self._progress is not None  # noqa: S101 - who has none does not ask
+        ahead = self._to_compare
+        told = msgspec.structs.replace(
+            progress, bytes_done=ahead + progress.bytes_done, bytes_total=ahead + progress.bytes_total
+        )
+        self._progress(told)
+
+
+def _bytes_of(log: Log, scope: Scope) -> int:
+    """Return how many bytes of a log are to be read, 0 where that can't be said: reading it says what is wrong."""
+    total = 0
+    try:
+        for segment, begin in ((part.segment, part.begin) for part in select(list_segments(log), scope)):
+            if segment.sealed is None:
+                total += os.stat(segment.log.directory / segment.name).st_size - begin
+            elif segment.is_readable:
+                total += segment.sealed.bytes - begin
+    except (OSError, LogCorrupted):
+        return 0
+    return total
 
 
 def published_at(where: str | os.PathLike[str]) -> FileReader:

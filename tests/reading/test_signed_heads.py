@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 
+import anyio
 import pytest
 
 from audit_async import AuditLogger, ConfigError
-from audit_async.reading import LastRecords, VerifyReport, find_logs
+from audit_async.reader import AuditReader
+from audit_async.reading import LastRecords, Progress, VerifyReport, find_logs
 from audit_async.reading.signed_heads import check_signed_heads
 from audit_async.tlog.checkpoint import SignedCheckpoint
 from audit_async.tlog.errors import SourceFailed
@@ -157,11 +160,64 @@ def test_the_order_of_the_records_counts_not_how_they_are_read(tmp_path: Path, m
     log = SigningLog(tmp_path / "audit").session(checkpoints=9, per_checkpoint=4)
     checkpoints = sum(b"audit.checkpoint" in line for line in log.lines)
     assert checkpoints > 8
-    for piece in (1, 2, 5, 1000):
+    for piece, chunk_bytes in ((1, 500), (2, 500), (5, 500), (1000, 64 << 10)):
         monkeypatch.setattr("audit_async.reading.signed_heads._PIECE", piece)
+        monkeypatch.setattr("audit_async.reading.hashes._CHUNK_BYTES", chunk_bytes)
         assert kinds(log.report()) == set()
         (found, *more) = log.report(known_checkpoints={"a forgery": log.sign(7, bytes(32))}).findings
         assert (found.kind, found.seq, more) == ("history", 5, [])
+
+
+def test_progress_is_told_from_the_first_signature_to_the_last_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes over what is compared and what is verified, of all logs, never back, and ends with all of it."""
+    monkeypatch.setattr("audit_async.reading.signed_heads._PIECE", 2)
+    monkeypatch.setattr("audit_async.reading.hashes._CHUNK_BYTES", 500)
+    base_dir, policy, first = two_logs(tmp_path)
+    sizes = {name: sum(map(len, lines_of(base_dir, name))) for name in ("00", "01")}
+    every, newest = sum(sizes.values()), sum(len(lines[-1]) for lines in map(partial(lines_of, base_dir), sizes))
+    for trusted, scope, to_compare, to_verify in (
+        (policy, None, every, every),
+        (policy, LastRecords(1), every, newest),
+        (first.policy, None, sizes["00"], every),
+    ):
+        seen: list[Progress] = []
+        verify_signed(base_dir, trusted, scope=scope, progress=seen.append)
+        done = [told.bytes_done for told in seen]
+        assert done == sorted(done)
+        assert {told.bytes_total for told in seen} == {to_compare + to_verify}
+        assert done[-1] == to_compare + to_verify
+        comparing = [told for told in seen if told.bytes_done <= to_compare]
+        assert len(comparing) > 3
+        assert comparing[0].log == "orders/00"
+        assert 0 < comparing[0].bytes_done < sizes["00"]
+
+
+def lines_of(base_dir: Path, instance: str) -> list[bytes]:
+    """Return the records of a log with one segment."""
+    (segment,) = (base_dir / "orders" / instance).glob("*.audit")
+    return segment.read_bytes().splitlines(keepends=True)
+
+
+def test_comparing_with_signatures_can_be_cancelled(log: SigningLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that it tells of may be the last."""
+    monkeypatch.setattr("audit_async.reading.signed_heads._PIECE", 1)
+    monkeypatch.setattr("audit_async.reading.hashes._CHUNK_BYTES", 500)
+    seen: list[Progress] = []
+
+    async def live() -> None:
+        with anyio.move_on_after(30) as scope:
+
+            def cancel(told: Progress) -> None:
+                seen.append(told)
+                scope.cancel()
+
+            await AuditReader(log.base_dir).verify(policy=log.policy, progress=cancel)
+        assert scope.cancelled_caught
+
+    run(live)
+    assert len(seen) == 1
 
 
 # -- who changes files, without the key --------------------------------------------------------------------------------
