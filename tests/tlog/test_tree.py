@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from base64 import b64decode
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +21,6 @@ from audit_async.tlog.tree import (
     verify_consistency,
     verify_inclusion,
 )
-from tests.conftest import shared_file
 from tests.tlog.trees import mth, path, proof, reader_of, records
 
 #: The leaves of the certificate-transparency reference implementations, and the roots of their first n.
@@ -74,30 +70,155 @@ def test_published_proofs_of_rfc_6962() -> None:
     assert consistency_proof(6, 7, read) == [i, j, k]
 
 
-def test_reference_probes() -> None:
-    """Every good and bad proof that the transparency-dev reference verifier is probed with gets its verdict.
+#: The inclusion proofs of the reference implementations (transparency-dev/merkle, proof/verify_test.go, as the C++ and
+#: Python ones before it): index, size, hashes.
+CT_INCLUSION: list[tuple[int, int, list[str]]] = [
+    (0, 1, []),
+    (
+        0,
+        8,
+        [
+            "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7",
+            "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+            "6b47aaf29ee3c2af9af889bc1fb9254dabd31177f16232dd6aab035ca39bf6e4",
+        ],
+    ),
+    (
+        5,
+        8,
+        [
+            "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
+            "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0",
+            "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+        ],
+    ),
+    (2, 3, ["fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125"]),
+    (
+        1,
+        5,
+        [
+            "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+            "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+            "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
+        ],
+    ),
+]
+#: Their consistency proofs: old size, new size, hashes.
+CT_CONSISTENCY: list[tuple[int, int, list[str]]] = [
+    (1, 1, []),
+    (
+        1,
+        8,
+        [
+            "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7",
+            "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+            "6b47aaf29ee3c2af9af889bc1fb9254dabd31177f16232dd6aab035ca39bf6e4",
+        ],
+    ),
+    (
+        6,
+        8,
+        [
+            "0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a",
+            "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0",
+            "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+        ],
+    ),
+    (
+        2,
+        5,
+        [
+            "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+            "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
+        ],
+    ),
+    (
+        6,
+        7,
+        [
+            "0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a",
+            "b08693ec2e721597130641e8211e7eedccb4c26413963eee6c1e2ed16ffb1a5f",
+            "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+        ],
+    ),
+]
 
-    Some probes stand "don't care" in a root's place; a root that has not 32 bytes is refused here in any case.
-    """
-    probes = [json.loads(line) for line in shared_file("rfc6962_proofs.jsonl").read_text().splitlines()]
-    assert len(probes) > 190
-    for probe in probes:
-        hashes = [b64decode(value) for value in probe["proof"] or []]
-        try:
-            if "leafIdx" in probe:
-                leaf, root = b64decode(probe["leafHash"] or ""), b64decode(probe["root"] or "")
-                verify_inclusion(probe["leafIdx"], probe["treeSize"], leaf, root, hashes)
-            else:
-                roots = b64decode(probe["root1"] or ""), b64decode(probe["root2"] or "")
-                verify_consistency(probe["size1"], probe["size2"], *roots, hashes)
-        except InvalidProof:
-            refused = True
-        else:
-            refused = False
-        roots_are_hashes = all(
-            len(b64decode(probe[name] or "")) == 32 for name in ("root", "root1", "root2") if name in probe
-        )
-        assert refused == (probe["wantErr"] or not roots_are_hashes), probe
+
+def unhexed(hashes: list[str]) -> list[bytes]:
+    """Return a published proof as it is used."""
+    return [bytes.fromhex(value) for value in hashes]
+
+
+@pytest.mark.parametrize(("index", "size", "published"), CT_INCLUSION)
+def test_published_inclusion_proofs(index: int, size: int, published: list[str]) -> None:
+    """They are what is computed here, they verify, and nothing that differs from them in one place does."""
+    hashes, root = unhexed(published), bytes.fromhex(CT_ROOTS[size - 1])
+    leaf = leaf_hash(CT_LEAVES[index])
+    assert inclusion_proof(index, size, reader_of(CT_LEAVES[:size])) == hashes
+    verify_inclusion(index, size, leaf, root, hashes)
+    some = leaf_hash(b"some other")
+    wrong = [(other, size, leaf, root, hashes) for other in (index - 1, index + 1, index ^ 2)]
+    wrong += [(index, other, leaf, root, hashes) for other in (size * 2, size // 2)]
+    wrong += [(index, size, other, root, hashes) for other in (b"wrong leaf", b"", some)]
+    wrong += [(index, size, leaf, other, hashes) for other in (EMPTY_ROOT, some, b"")]
+    wrong += [(index, size, leaf, root, other) for other in _near_misses(hashes, bit=3, root=root)]
+    for probe in wrong:
+        with pytest.raises(InvalidProof):
+            verify_inclusion(*probe)
+
+
+@pytest.mark.parametrize(("old", "new", "published"), CT_CONSISTENCY)
+def test_published_consistency_proofs(old: int, new: int, published: list[str]) -> None:
+    """The same of them; an equal size needs no proof, and takes none."""
+    hashes, old_root, new_root = unhexed(published), bytes.fromhex(CT_ROOTS[old - 1]), bytes.fromhex(CT_ROOTS[new - 1])
+    assert consistency_proof(old, new, reader_of(CT_LEAVES[:new])) == hashes
+    verify_consistency(old, new, old_root, new_root, hashes)
+    some = leaf_hash(b"some other")
+    wrong = [(other, new, old_root, new_root, hashes) for other in (old - 1, old + 1, old ^ 2)]
+    wrong += [(old, other, old_root, new_root, hashes) for other in (new * 2, new // 2)]
+    wrong += [(old, new, other, new_root, hashes) for other in (b"wrong root", some)]
+    wrong += [(old, new, old_root, other, hashes) for other in (b"wrong root", some)]
+    wrong += [(old, new, new_root, old_root, hashes)] if new != old else []
+    near = [*_near_misses(hashes, bit=4, root=old_root), *_near_misses(hashes, bit=0, root=new_root)]
+    near += [[], [hashes[0], *hashes]] if hashes else []
+    wrong += [(old, new, old_root, new_root, other) for other in near]
+    for probe in wrong:
+        with pytest.raises(InvalidProof):
+            verify_consistency(*probe)
+
+
+def _near_misses(hashes: list[bytes], *, bit: int, root: bytes) -> list[list[bytes]]:
+    """Return what the reference verifiers are probed with: one hash too many, too few, or wrong in one bit."""
+    wrong = [[*hashes, b""], [*hashes, root], [b"", *hashes], [root, *hashes]]
+    for at, value in enumerate(hashes):
+        wrong.append([*hashes[:at], bytes([value[0] ^ (1 << bit)]) + value[1:], *hashes[at + 1 :]])
+        wrong.append([*hashes[:at], *hashes[at + 1 :]])
+    if len(hashes) > 1:
+        wrong.append([hashes[0], leaf_hash(b"some other"), *hashes[1:]])
+    return wrong
+
+
+def test_sizes_that_no_proof_is_for() -> None:
+    """A tree never shrinks, nothing is in the empty tree, and no proof is too short to be looked at."""
+    some, other = leaf_hash(b"some"), leaf_hash(b"other")
+    for index, size in ((0, 0), (0, 1), (1, 0), (2, 1)):
+        for leaf, root in ((some, b""), (b"", EMPTY_ROOT), (some, EMPTY_ROOT)):
+            with pytest.raises(InvalidProof):
+                verify_inclusion(index, size, leaf, root, [])
+    verify_inclusion(0, 1, some, some, [])
+    for old, new, old_root, new_root, hashes in (
+        (0, 0, some, other, []),
+        (1, 1, some, other, []),
+        (1, 0, some, other, []),
+        (2, 1, some, other, []),
+        (1, 2, some, other, []),
+        (0, 0, EMPTY_ROOT, EMPTY_ROOT, [EMPTY_ROOT]),
+        (0, 1, EMPTY_ROOT, EMPTY_ROOT, [EMPTY_ROOT]),
+        (1, 1, EMPTY_ROOT, EMPTY_ROOT, [EMPTY_ROOT]),
+    ):
+        with pytest.raises(InvalidProof):
+            verify_consistency(old, new, old_root, new_root, hashes)
+    verify_consistency(1, 1, some, some, [])
 
 
 @settings(deadline=None)  # a busy machine breaks no promise
