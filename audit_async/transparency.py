@@ -146,7 +146,7 @@ class CheckpointLog:
                 await anyio.sleep(min(_LOOK_S, self._settings.interval / 4, 0.1 if self._settings.every else _LOOK_S))
                 try:
                     await self._catch_up()
-                    if self._is_due():
+                    if self.refused is None and self._is_due():  # a witness may have said so meanwhile
                         await self.checkpoint()
                 except InconsistentLog as error:
                     self._refuse(error)
@@ -251,7 +251,7 @@ class CheckpointLog:
             began = time.monotonic()
             async with self._one_at_a_time:
                 behind = await self._append_piece()
-            if behind <= 0 or self._is_due():
+            if behind <= 0 or self._is_due() or self._refused is not None:
                 return
             if behind < _MOST_BEHIND:
                 await anyio.sleep(time.monotonic() - began)
