@@ -10,7 +10,8 @@ only what happens before:
   their context managers as the application ends;
 - a signal that is ignored stays ignored.
 
-A second signal of the same kind does not wait for the first one's drain.
+A second signal of the same kind does not wait for the first one's drain, nor for a loop that is too busy to begin it;
+and where no loop runs that could drain, the signal strikes at once.
 """
 
 from __future__ import annotations
@@ -43,35 +44,52 @@ class _Course:
     def __init__(self, signum: signal.Signals) -> None:
         self.signum = signum
         self.logs: dict[Drainable, asyncio.AbstractEventLoop] = {}
-        self._before: _Handler | int | None = None
+        # Whose the signal was when ours was put before them, the latest last. More than one where somebody has put a
+        # handler before ours, which may call ours, and then another log was opened.
+        self._before: list[_Handler | int] = []
+        self._given_back = False
+        self._asked = False  # a signal has come, and its drain is not over
         self._draining: asyncio.Task[None] | None = None
+        # While the signal strikes: which of `_before` comes next, should the one that is called call ours in its turn.
+        self._older: int | None = None
         # Kept, since each look-up of a bound method is a new object and `uninstall` asks "still ours?".
         self._handler: _Handler = self._on_signal
 
     def install(self) -> None:
         """Put our handler before the one that is there, unless it is there already or the signal is ignored."""
         before = signal.getsignal(self.signum)
-        if before in {self._handler, signal.SIG_IGN} or before is None:
+        if before is None or before is self._handler or before == signal.SIG_IGN:
             return  # None: a handler that wasn't set from Python, which could not be called in its turn
-        self._before = before
+        if before in self._before:
+            del self._before[self._before.index(before) :]
+        elif self._given_back and len(self._before) == 1:
+            self._before.clear()  # it never had our handler before it, so it can't call ours
+        self._given_back = False
+        self._before.append(before)
         signal.signal(self.signum, self._handler)
 
     def uninstall(self) -> None:
         """Give the signal back, unless somebody has put a handler in front of ours, which may call it."""
-        if signal.getsignal(self.signum) is self._handler and self._before is not None:
-            signal.signal(self.signum, self._before)
+        if signal.getsignal(self.signum) is not self._handler or not self._before:
+            return
+        signal.signal(self.signum, self._before[-1])  # and kept, for whoever has remembered our handler
+        self._given_back = True
 
     def _on_signal(self, _signum: int, frame: FrameType | None) -> None:
         """Begin to drain on the loop; without one, or at the second signal, let the signal strike at once."""
         loops = set(self.logs.values())
-        if self._draining is not None or len(loops) != 1:
+        if self._older is not None or self._asked or len(loops) != 1:
             self._strike(frame)
             return
         (loop,) = loops
         try:
+            if not loop.is_running():  # it may never run again
+                raise RuntimeError
             loop.call_soon_threadsafe(self._begin_drain, frame)
         except RuntimeError:  # that loop is closed: there is nothing left to drain with
             self._strike(frame)
+        else:
+            self._asked = True
 
     def _begin_drain(self, frame: FrameType | None) -> None:
         if self._draining is None:
@@ -79,20 +97,29 @@ class _Course:
 
     async def _drain(self, frame: FrameType | None) -> None:
         loop = asyncio.get_running_loop()
-        ends_here = self._before in {signal.SIG_DFL, signal.default_int_handler}
+        ends_here = self._before[-1] in (signal.SIG_DFL, signal.default_int_handler)
         try:
             for log in list(self.logs):
                 await (log.close_for_signal() if ends_here else log.flush_for_signal())
         finally:
             self._draining = None
+            self._asked = False
             # From a callback, not from this task: a KeyboardInterrupt belongs to the loop's runner.
             loop.call_soon(self._strike, frame)
 
     def _strike(self, frame: FrameType | None) -> None:
         """Let the signal do what it would have done without us."""
-        before = self._before
+        outer = self._older
+        index = len(self._before) - 1 if outer is None else outer
+        if index < 0:
+            return
+        before = self._before[index]
         if callable(before):
-            before(self.signum, frame)
+            self._older = index - 1
+            try:
+                before(self.signum, frame)
+            finally:
+                self._older = outer
         else:
             signal.signal(self.signum, signal.SIG_DFL)
             signal.raise_signal(self.signum)

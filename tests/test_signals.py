@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -281,3 +282,72 @@ def test_a_second_signal_does_not_wait_for_the_disk(start: Started) -> None:
         process.wait(timeout=0.3)
     status, _, _ = end(process, signal.SIGTERM)
     assert status == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("first_is_open", [True, False])
+def test_a_handler_that_calls_the_one_before_it_does_not_go_in_circles(
+    start: Started, tmp_path: Path, *, first_is_open: bool
+) -> None:
+    """A handler that passes the signal on to ours, and a log that is opened after it: each has its turn, once."""
+    process = start(
+        f"""
+        async def main():
+            first = AuditLogger(config)
+            await first.start()
+            before = signal.getsignal(signal.SIGTERM)
+            def passing_on(signum, frame):
+                print("handler", flush=True)
+                before(signum, frame)
+            signal.signal(signal.SIGTERM, passing_on)
+            if not {first_is_open}:
+                await first.aclose()
+            async with AuditLogger(config) as audit:
+                emit_many(audit)
+                print("ready", flush=True)
+                await asyncio.sleep(3600)
+        run_here(main)
+        """
+    )
+    status, stdout, stderr = end(process, signal.SIGTERM)
+    assert (status, stdout, stderr) == (-signal.SIGTERM, "handler\n", "")
+    records = read_events(tmp_path / "audit" / "orders" / ("01" if first_is_open else "00"))
+    assert sum("model_ref" in record["event"] for record in records) == 2000
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_does_not_wait_for_a_loop_that_is_busy(start: Started, signum: signal.Signals) -> None:
+    """Code that never comes back to the loop can be interrupted: no drain can begin, and the signals strike."""
+    process = start(
+        """
+        async def main():
+            async with AuditLogger(config):
+                print("ready", flush=True)
+                deadline = __import__("time").monotonic() + 20
+                while __import__("time").monotonic() < deadline:
+                    pass
+                print("nobody stopped it")
+        run_here(main)
+        """
+    )
+    for _ in range(3):  # asyncio's own handler of SIGINT takes the first that it gets for a cancellation
+        process.send_signal(signum)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.3)
+    stdout, _ = process.communicate(timeout=30)
+    assert (process.returncode, stdout) == (-signum, "")
+
+
+def test_a_signal_strikes_at_once_where_no_loop_runs(start: Started) -> None:
+    """Between two runs of its loop an open log can't be drained, and does not keep the process from ending."""
+    process = start(
+        """
+        import time
+        loop = __import__(loop_name).new_event_loop()
+        loop.run_until_complete(AuditLogger(config).start())
+        print("ready", flush=True)
+        time.sleep(20)
+        print("nobody stopped it")
+        """
+    )
+    status, stdout, _ = end(process, signal.SIGTERM)
+    assert (status, stdout) == (-signal.SIGTERM, "")
