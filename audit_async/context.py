@@ -22,10 +22,12 @@ from contextvars import ContextVar, Token
 from types import MappingProxyType, TracebackType
 from typing import Final
 
+import msgspec
+
 from audit_async.errors import InvalidEvent
 
-__all__ = ["MAX_BINDINGS", "Bound", "ContextValue", "audit_context", "bind_context", "bound_here", "current_context",
-           "unbind_context"]  # fmt: skip
+__all__ = ["MAX_BINDINGS", "Bound", "ContextValue", "audit_context", "bind_checked", "bind_context", "bound_here",
+           "current_context", "unbind_context"]  # fmt: skip
 
 #: What may be bound.
 ContextValue = str | int | float | bool | None
@@ -36,15 +38,12 @@ MAX_BINDINGS: Final = 32
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
-class Bound:
+class Bound(msgspec.Struct, eq=False):
     """All that is bound at one place, outer bindings included. Never changed but for what the logs keep in it."""
 
-    __slots__ = ("texts", "values")
-
-    def __init__(self, values: dict[str, ContextValue]) -> None:
-        self.values: Final = MappingProxyType(values)
-        #: The member as a log writes it, by the log's own key. Threads may race to make the same text, harmlessly.
-        self.texts: dict[int, bytes] = {}
+    values: Mapping[str, ContextValue]
+    #: The member as a log writes it, by the log's own key. Threads may race to make the same text, harmlessly.
+    texts: dict[int, bytes] = {}
 
 
 _current: Final[ContextVar[Bound | None]] = ContextVar("audit_context", default=None)
@@ -73,7 +72,7 @@ class audit_context:  # noqa: N801 - used like a function, as contextlib's own a
         self._tokens: list[Token[Bound | None]] = []
 
     def __enter__(self) -> None:
-        self._tokens.append(_bind(self._bindings))
+        self._tokens.append(bind_checked(self._bindings))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -87,7 +86,7 @@ class audit_context:  # noqa: N801 - used like a function, as contextlib's own a
 
 def bind_context(**bindings: ContextValue) -> Token[Bound | None]:
     """Bind names and values from here on, as `audit_context` does; return what `unbind_context` takes."""
-    return _bind({name: _checked(name, value) for name, value in bindings.items()})
+    return bind_checked({name: _checked(name, value) for name, value in bindings.items()})
 
 
 def unbind_context(token: Token[Bound | None]) -> None:
@@ -102,11 +101,16 @@ def unbind_context(token: Token[Bound | None]) -> None:
 def current_context() -> Mapping[str, ContextValue]:
     """Return what is bound here, by name, as it was bound; it can't be changed."""
     bound = _current.get()
-    return _NOTHING if bound is None else bound.values
+    return _NOTHING if bound is None else MappingProxyType(bound.values)
 
 
-def _bind(bindings: dict[str, ContextValue]) -> Token[Bound | None]:
-    values = {**current_context(), **bindings}
+def bind_checked(bindings: Mapping[str, ContextValue]) -> Token[Bound | None]:
+    """Bind what is known to be fit to be bound, as `bind_context` does; a third of its price, which a request pays.
+
+    The mapping is kept, and must not be changed any more. Raises `InvalidEvent` for one binding too many.
+    """
+    outer = _current.get()
+    values = bindings if outer is None else {**outer.values, **bindings}
     if len(values) > MAX_BINDINGS:
         name = list(values)[MAX_BINDINGS]
         raise InvalidEvent("context", name, f"is one binding too many; at most {MAX_BINDINGS} may be bound at once")

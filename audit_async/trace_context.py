@@ -10,7 +10,12 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
 
 __all__ = ["TraceParent", "current_span", "parse_traceparent"]
 
@@ -51,9 +56,20 @@ def current_span() -> dict[str, str]:
     """
     if "opentelemetry.trace" not in sys.modules:
         return {}
+    context = _context_look_up()()
+    if not context:  # nothing at all is current, so no span is: a quarter of what asking for one costs
+        return {}
     from opentelemetry import trace  # noqa: PLC0415 - an extra, and only looked up where it is in use
 
-    span = trace.get_current_span().get_span_context()
+    span = trace.get_current_span(context).get_span_context()
     if not span.is_valid:
         return {}
     return {"trace_id": trace.format_trace_id(span.trace_id), "span_id": trace.format_span_id(span.span_id)}
+
+
+@cache
+def _context_look_up() -> Callable[[], Context]:
+    """Return OpenTelemetry's function for what is current; an import statement at each request costs more than that."""
+    from opentelemetry.context import get_current  # noqa: PLC0415 - as above
+
+    return get_current

@@ -21,7 +21,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from audit_async.config import AuditConfig
-from audit_async.context import bind_context, unbind_context
+from audit_async.context import bind_checked, unbind_context
 from audit_async.errors import ConfigError
 from audit_async.events.base import ActorInfo
 from audit_async.events.http import HttpOutcome
@@ -105,7 +105,7 @@ def _middleware(recorder: Recorder[web.Request], *, fail_closed: bool, send_requ
         bindings = correlation_of(exchange.header_map)
         if send_request_id:
             exchange.request_id = bindings["request_id"]
-        token = bind_context(**bindings)
+        token = bind_checked(bindings)
         try:
             return await _serve(handler, exchange)
         finally:
@@ -131,9 +131,9 @@ class _RequestExchange(Exchange):
             path,
             [(name.lower(), value) for name, value in request.raw_headers],
             recorder.policy.plan(method, path),
-            raw_path=request.raw_path.encode("utf-8", "surrogateescape"),
-            query=request.rel_url.raw_query_string.encode("utf-8", "surrogateescape"),
-            peer=peername[0] if isinstance(peername, tuple) else None,  # a text on a UNIX socket
+            request.raw_path.encode("utf-8", "surrogateescape"),
+            request.rel_url.raw_query_string.encode("utf-8", "surrogateescape"),
+            peername[0] if isinstance(peername, tuple) else None,  # a text on a UNIX socket
         )
         self.request: Final = request
         self._recorder: Final = recorder

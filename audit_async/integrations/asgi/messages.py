@@ -27,7 +27,7 @@ _REQUEST_ID: Final = b"x-request-id"
 def with_request_id(headers: list[tuple[bytes, bytes]], request_id: bytes) -> list[tuple[bytes, bytes]]:
     """Return the headers of an answer with the request's id, unless the application gives one."""
     for name, _ in headers:
-        if name.lower() == _REQUEST_ID:
+        if len(name) == len(_REQUEST_ID) and name.lower() == _REQUEST_ID:
             return headers
     return [*headers, (_REQUEST_ID, request_id)]
 

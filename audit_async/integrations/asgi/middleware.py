@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from audit_async.context import bind_context, unbind_context
+from audit_async.context import bind_checked, unbind_context
 from audit_async.errors import ConfigError
 from audit_async.integrations.asgi.messages import ASGIApp, Receive, Scope, Send
 from audit_async.integrations.asgi.request import HttpExchange
@@ -86,7 +86,7 @@ class AuditMiddleware:
         bindings = correlation_of(exchange.header_map)
         if self._send_request_id:
             exchange.request_id = bindings["request_id"].encode("ascii")
-        token = bind_context(**bindings)
+        token = bind_checked(bindings)
         try:
             await self.app(scope, exchange.receive, exchange.send)
         except BaseException as error:

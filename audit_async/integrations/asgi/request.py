@@ -45,9 +45,9 @@ class HttpExchange(Exchange):
             path,
             scope["headers"],
             plan,
-            raw_path=scope.get("raw_path") or b"",
-            query=scope.get("query_string", b""),
-            peer=client[0] if client else None,
+            scope.get("raw_path") or b"",
+            scope.get("query_string", b""),
+            client[0] if client else None,
         )
         self.audit = audit
         self.scope = scope
@@ -73,7 +73,6 @@ class HttpExchange(Exchange):
     async def send(self, message: Message) -> None:
         """Pass on what goes to the client; the answer's last byte is the moment to record."""
         kind = message["type"]
-        last = False
         if kind == "http.response.body":
             body = message.get("body", b"")
             self.bytes_out += len(body)
@@ -81,7 +80,17 @@ class HttpExchange(Exchange):
                 self.response_capture.add(body)
             last = not (message.get("more_body") or self._has_trailers)
         elif kind == "http.response.start":
-            message = self._started(message)
+            last = False
+            headers = message.get("headers", ())
+            if self.request_id is not None:
+                headers = list(headers)
+                message = {**message, "headers": with_request_id(headers, self.request_id)}
+            self.status = message["status"]
+            self.response_headers = headers
+            if self.plan.capture > _METADATA:
+                self._recorder.begin_response(self, message["status"], headers)
+            if message.get("trailers"):
+                self._has_trailers = True
         else:
             last = self._passed_otherwise(kind, message)
         try:
@@ -91,16 +100,6 @@ class HttpExchange(Exchange):
             raise
         if last:
             self._record()
-
-    def _started(self, message: Message) -> Message:
-        """Take note of the answer's beginning; return it with the request's id."""
-        headers = message.get("headers", ())
-        if self.request_id is not None:
-            headers = list(headers)
-            message = {**message, "headers": with_request_id(headers, self.request_id)}
-        self._recorder.begin_response(self, message["status"], headers)
-        self._has_trailers = message.get("trailers", False)
-        return message
 
     def _passed_otherwise(self, kind: str, message: Message) -> bool:
         """Take note of a message of one of the protocol's extensions; True where it is the answer's last."""

@@ -26,7 +26,7 @@ def actor_of_scope(scope: Scope) -> ActorInfo | str | None:
     user = scope.get("user")
     if user is None:
         state = scope.get("state")
-        if isinstance(state, Mapping):
+        if type(state) is dict or isinstance(state, Mapping):  # the second alone takes 0.3 us for a dict
             user = state.get("user")
     return None if user is None else identity_of(user)
 
@@ -69,7 +69,8 @@ def logger_of_scope(scope: Scope) -> AuditLogger:
     """Return the logger that `audit_lifespan` has opened; raises `ConfigError` where there is none."""
     state = scope.get("state")
     if state is not None:
-        audit = state.get(STATE_KEY) if isinstance(state, Mapping) else getattr(state, STATE_KEY, None)
+        is_mapping = type(state) is dict or isinstance(state, Mapping)  # the second alone takes 0.3 us for a dict
+        audit = state.get(STATE_KEY) if is_mapping else getattr(state, STATE_KEY, None)
         if isinstance(audit, AuditLogger):
             return audit
     app = scope.get("app")

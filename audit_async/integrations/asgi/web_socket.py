@@ -48,9 +48,9 @@ class WebSocketExchange(Exchange):
             path,
             scope["headers"],
             recorder.policy.plan("WEBSOCKET", path),
-            raw_path=scope.get("raw_path") or b"",
-            query=b"",
-            peer=client[0] if client else None,
+            scope.get("raw_path") or b"",
+            b"",
+            client[0] if client else None,
         )
         self.audit = audit
         self.scope = scope

@@ -48,7 +48,8 @@ class TrustedProxies:
                 raise ConfigError(
                     "trusted_proxies", f"{proxy!r} is no address and no network; write 10.0.0.0/8, ::1 or unix"
                 ) from None
-        self._trusts_none: Final = not self._networks and not self._trusts_unix
+        #: Without a proxy that is trusted the client is the peer, whatever it says.
+        self.trusts_none: Final = not self._networks and not self._trusts_unix
         # Peers repeat, and reading an address costs 2 us; bounded, since a client chooses what a header says.
         self._trusts: Final[Callable[[str], bool]] = lru_cache(1024)(self._is_trusted)
 
@@ -57,7 +58,7 @@ class TrustedProxies:
 
         `peer` is the address of the connection's other end, None on a UNIX socket.
         """
-        if self._trusts_none or not (self._trusts_unix if peer is None else self._trusts(peer)):
+        if self.trusts_none or not (self._trusts_unix if peer is None else self._trusts(peer)):
             return peer
         hops = self._hops(headers)
         client = peer

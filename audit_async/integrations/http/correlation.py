@@ -42,13 +42,13 @@ def correlation_of(headers: Mapping[bytes, bytes]) -> dict[str, str]:
     """
     told = headers.get(b"x-request-id")
     if told is not None and _SANE_ID.fullmatch(told):
-        bindings = {"request_id": told.decode("ascii")}
+        request_id = told.decode("ascii")
     else:
-        bindings = {"request_id": f"{_fresh.prefix}{_fresh.number():016x}"}
+        request_id = f"{_fresh.prefix}{_fresh.number():016x}"
     span = current_span()
     if span:
-        return bindings | span
+        return {"request_id": request_id, **span}
     traceparent = headers.get(b"traceparent")
     if traceparent is not None and (parent := parse_traceparent(traceparent)) is not None:
-        return bindings | parent._asdict()
-    return bindings
+        return {"request_id": request_id, "trace_id": parent.trace_id, "span_id": parent.span_id}
+    return {"request_id": request_id}

@@ -12,15 +12,17 @@ from audit_async.config import AuditConfig
 from audit_async.safety.redaction import Redactor
 from audit_async.safety.text import escape
 
-__all__ = ["HttpRedactor"]
+__all__ = ["SHORT_PATH", "HttpRedactor", "is_plain_path"]
 
 #: User agents that are kept as they are recorded: services have few, and each would be searched again and again.
 _MAX_USER_AGENTS: Final = 512
 _MAX_KEPT_USER_AGENT: Final = 512
-#: A path in which nothing can be a secret: no named value, and no segment as long as the shortest key. Saves most paths
-#: a search of 5 us.
-_SHORT_PATH: Final = 64  # no log cuts shorter texts
-_HARMLESS_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._-]{0,12})*+").fullmatch
+
+#: No log cuts a text that is shorter.
+SHORT_PATH: Final = 64
+#: Matches a path in which nothing can be a secret, no named value and no segment as long as the shortest key, and which
+#: does not climb. Most are like that, and where they are short as well they need none of the searches, 5 us.
+is_plain_path: Final = re.compile(r"(?:/(?!\.\.)[A-Za-z0-9._-]{0,12})*+").fullmatch
 
 
 class HttpRedactor:
@@ -39,7 +41,7 @@ class HttpRedactor:
 
     def path(self, path: str) -> str:
         """Return a path without what looks like a secret, such as the token of a link that was mailed."""
-        if _HARMLESS_PATH(path) is not None and len(path) < _SHORT_PATH:
+        if len(path) < SHORT_PATH and is_plain_path(path):
             return path
         return self.accepted(self._redactor.redact_text(path))
 
