@@ -1,7 +1,7 @@
 """The service that `bench.web` and `bench.soak` put under load: FastAPI, as it is usually written, bare or audited.
 
-`python -m bench.web_service bare|audited port_file`: serves on a free port, whose number it writes into the file. The
-environment: `BENCH_TRAIL` is the trail's directory, `BENCH_FLUSH` one of `immediate`, `batched`, `hybrid`.
+`python -m bench.web_service bare|disabled|audited port_file`: serves on a free port, whose number it writes into the
+file. The environment: `BENCH_TRAIL` is the trail's directory, `BENCH_FLUSH` one of `immediate`, `batched`, `hybrid`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from audit_async import AuditConfig, Batched, Hybrid, Immediate, Local
+from audit_async import AuditConfig, Batched, Disabled, Hybrid, Immediate, Local
 from audit_async.config import FlushMode
 from audit_async.integrations.fastapi import AuditMiddleware, audit_lifespan
 
@@ -22,12 +22,12 @@ FLUSH_MODES: dict[str, FlushMode] = {"immediate": Immediate(), "batched": Batche
 
 
 def application(kind: str) -> FastAPI:
-    """Return the service; `audited` has the middleware and the life span, `bare` neither."""
+    """Return the service: `bare`, with the middleware and a log that does nothing (`disabled`), or with a real log."""
     if kind == "bare":
         app = FastAPI()
     else:
         config = AuditConfig(
-            mode=Local(Path(os.environ["BENCH_TRAIL"])),
+            mode=Disabled() if kind == "disabled" else Local(Path(os.environ["BENCH_TRAIL"])),
             service_id="bench",
             flush_mode=FLUSH_MODES[os.environ.get("BENCH_FLUSH", "immediate")],
         )
