@@ -1,6 +1,6 @@
 """When to sync: the flush modes as one small clock. It does no I/O and starts no timer; the writer asks it.
 
-What each mode promises stands in `audit_async.config` beside `Immediate`, `Batched` and `Hybrid`.
+What each mode promises stands in `audit_async.config.flush_mode` beside `Immediate`, `Batched` and `Hybrid`.
 """
 
 from __future__ import annotations

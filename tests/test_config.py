@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit_async import config as config_module
 from audit_async.config import (
     AuditConfig,
     Batched,
@@ -26,6 +25,8 @@ from audit_async.config import (
     RetentionPolicy,
     RotationPolicy,
 )
+from audit_async.config.audit_config import RECORD_ROOM
+from audit_async.config.overrides import Overrides
 from audit_async.errors import ConfigError
 from audit_async.intake import RECORD_OVERHEAD
 
@@ -320,7 +321,7 @@ def test_settings_that_just_work_together_are_taken() -> None:
 
 def test_what_is_allowed_fits_the_room_of_a_record() -> None:
     """The largest event that is allowed finds room in an empty buffer, its record's other members included."""
-    assert RECORD_OVERHEAD <= config_module._RECORD_ROOM
+    assert RECORD_OVERHEAD <= RECORD_ROOM
 
 
 # -- files ----------------------------------------------------------------------------------------------------
@@ -630,7 +631,7 @@ def test_an_unknown_preset_is_refused() -> None:
 
 def test_every_setting_can_be_overridden() -> None:
     """The names that `load` and `preset` declare are the settings, all of them."""
-    assert set(get_type_hints(config_module._Overrides)) == set(AuditConfig.__struct_fields__)
+    assert set(get_type_hints(Overrides)) == set(AuditConfig.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", ["gdpr", "soc2", "iso27001", "hipaa", "pci_dss", "throughput"])

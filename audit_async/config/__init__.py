@@ -1,0 +1,41 @@
+"""The configuration of a log: what may be set, what each setting promises, and where settings come from.
+
+Every object in here is frozen and valid: a value that can't work raises `ConfigError`, with the setting's
+dotted name, what was given and what is allowed, before anything touches the disk. Settings come from code
+(`AuditConfig(...)`), a TOML file (`AuditConfig.load`), the environment (`AuditConfig.from_env`) or a named
+starting point (`AuditConfig.preset`). Nothing in here looks at the file system but `load`, which reads its
+one file.
+
+| module | subject |
+| --- | --- |
+| `audit_config` | all settings of one log, and how they fit together |
+| `mode`, `flush_mode`, `segments`, `redaction` | the groups of settings, each with what it promises |
+| `presets`, `overrides` | starting points, and what is set in their stead |
+| `toml_file`, `environment` | the sources, each read into a table |
+| `tables` | making settings of a table |
+| `setting`, `messages` | what a setting is and how it is checked; what an error says |
+"""
+
+from audit_async.config.audit_config import AuditConfig
+from audit_async.config.flush_mode import Batched, FlushMode, Hybrid, Immediate
+from audit_async.config.mode import Disabled, Local, Mode
+from audit_async.config.presets import PresetName
+from audit_async.config.redaction import Redaction
+from audit_async.config.segments import RetentionPolicy, RotationPolicy
+from audit_async.tlog.config import Transparency
+
+__all__ = [
+    "AuditConfig",
+    "Batched",
+    "Disabled",
+    "FlushMode",
+    "Hybrid",
+    "Immediate",
+    "Local",
+    "Mode",
+    "PresetName",
+    "Redaction",
+    "RetentionPolicy",
+    "RotationPolicy",
+    "Transparency",
+]

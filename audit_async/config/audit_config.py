@@ -1,0 +1,222 @@
+"""`AuditConfig`: all settings of one log, and how they fit together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self, Unpack
+
+import msgspec
+from msgspec import Meta
+
+from audit_async.config.environment import read_environment
+from audit_async.config.flush_mode import Batched, FlushMode, Hybrid, Immediate
+from audit_async.config.messages import naming, unknown
+from audit_async.config.mode import Disabled, Local, Mode
+from audit_async.config.overrides import Overrides
+from audit_async.config.presets import PRESETS, PresetName
+from audit_async.config.redaction import Redaction
+from audit_async.config.segments import RetentionPolicy, RotationPolicy
+from audit_async.config.setting import KIB, MIB, TIB, Flag, Seconds, Settings, byte_size, whole_number
+from audit_async.config.tables import build
+from audit_async.errors import ConfigError
+from audit_async.tlog.config import Transparency
+
+#: What a record and its receipt need beside the event's own text, in bytes, rounded up; the buffer counts it too.
+RECORD_ROOM: Final = 1024
+
+_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
+_NAME_ALLOWED: Final = "1 to 64 ASCII letters, digits, '.', '_' and '-', a letter or digit first, no '..'"
+# An empty one stands for "left out"; whether it may be is a question for the whole configuration.
+_ServiceId = Annotated[str, Meta(pattern=rf"^(?!.*\.\.)(?:{_NAME}|\Z)", description=_NAME_ALLOWED)]
+_InstanceName = Annotated[
+    Annotated[str, Meta(pattern=rf"^(?!.*\.\.){_NAME}")] | None,
+    Meta(description=f"left out, or {_NAME_ALLOWED}"),
+]
+
+
+class AuditConfig(Settings, frozen=True, kw_only=True):
+    """All settings of one log; frozen, and valid from the moment it exists.
+
+    - `mode`: `Local(base_dir)`, or `Disabled()` to record nothing.
+    - `service_id`: whose trail it is. It stands in every record and names a directory: 1 to 64 ASCII letters,
+      digits, `.`, `_` and `-`, a letter or digit first, no `..`. May be left out (empty) only with
+      `Disabled()`.
+    - `flush_mode`: when records become durable, and so what a power cut can lose.
+    - `rotation`, `retention`: how long a segment grows, how long it is kept.
+    - `instance`: the name of this process's chain, with the letters of `service_id`; None takes the first
+      free slot.
+    - `buffer_events`, `buffer_bytes`: how much may wait for the disk; the last tenth is kept for critical
+      events.
+    - `on_unsafe`: text that could mislead a reader, or is too long, is made harmless ("escape"), or `emit`
+      raises `InvalidEvent` ("reject").
+    - `max_field_chars`: the longest text of a field, in characters. At least 64, so that no SHA-256 is ever
+      cut.
+    - `max_event_bytes`: the largest event, in bytes of JSON, with what is bound for its task.
+    - `redaction`: what is taken out of free-form data before it is recorded.
+    - `transparency`: sign checkpoints of the log, as a transparency log does; needs the extra `tlog`.
+    - `drain_timeout`: how long an orderly end waits for the disk, in seconds.
+    - `handle_signals`: drain on SIGTERM and SIGINT before they take their ordinary course.
+    - `allow_insecure_dir`: write also below a base directory that other users can write to.
+    - `low_disk_bytes`: report low space when less than this many bytes are left; 0 never does.
+
+    Raises `ConfigError` for a value that is wrong by itself or can't work together with another.
+    """
+
+    mode: Annotated[
+        Mode,
+        Meta(description='Local(base_dir) or Disabled(); in a file a table [mode] with type = "local" or "disabled"'),
+    ]
+    service_id: _ServiceId = ""
+    flush_mode: Annotated[FlushMode, Meta(description="Immediate(), Batched(…) or Hybrid(…)")] = Immediate()
+    rotation: Annotated[RotationPolicy, Meta(description="a RotationPolicy")] = RotationPolicy()
+    retention: Annotated[RetentionPolicy, Meta(description="a RetentionPolicy")] = RetentionPolicy()
+    instance: _InstanceName = None
+    buffer_events: Annotated[int, whole_number(2, 10_000_000, "events")] = 10_000
+    buffer_bytes: Annotated[int, byte_size(4 * KIB, TIB)] = 10 * MIB
+    on_unsafe: Annotated[Literal["escape", "reject"], Meta(description="'escape' or 'reject'")] = "escape"
+    max_field_chars: Annotated[int, whole_number(64, 64 * MIB, "characters")] = 1024
+    max_event_bytes: Annotated[int, byte_size(KIB, 64 * MIB)] = 64 * KIB
+    redaction: Annotated[Redaction, Meta(description="a Redaction")] = Redaction()
+    transparency: Annotated[Transparency | None, Meta(description="left out, or a Transparency")] = None
+    drain_timeout: Seconds = 10.0
+    handle_signals: Flag = True
+    allow_insecure_dir: Flag = False
+    low_disk_bytes: Annotated[int, byte_size(0, TIB)] = 64 * MIB
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.service_id and not isinstance(self.mode, Disabled):
+            raise ConfigError("service_id", f"missing; allowed: {_NAME_ALLOWED}")
+        self._check_event_fits()
+        self._check_batch_fits()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **overrides: Unpack[Overrides]) -> Self:
+        r"""Read a TOML file; `overrides` replace whole settings of it, whatever the file says of them.
+
+        Settings stand under their own names, groups are tables, and `type` chooses among several:
+
+            service_id = "orders"
+            buffer_bytes = "10MiB"      # or a number of bytes
+
+            [mode]
+            type = "local"              # or "disabled"
+            base_dir = "/var/lib/audit"
+
+            [flush_mode]
+            type = "batched"            # or "immediate", "hybrid"
+            size = 100
+            interval = 1.0
+
+        A relative `base_dir` counts from the file's directory, not from the current one, and so do the paths of
+        `transparency`: a service that is started from elsewhere must go on with the same chain, not begin a second
+        one unnoticed.
+
+        Raises `ConfigError`: with the setting's name where a value is wrong or a key unknown, with the file's
+        path where the file is missing, unreadable or not TOML. The message never holds the file's text, only
+        the value.
+        """
+        from audit_async.config.toml_file import read_toml  # noqa: PLC0415 - a tenth of what importing the room takes
+
+        table = read_toml(path)
+        with naming(lambda field: "" if field.split(".")[0] in overrides else f"in {os.fspath(path)}"):
+            config = build(cls, table | overrides, from_text=False)
+        here = Path(path).absolute().parent
+        if isinstance(config.mode, Local) and "mode" not in overrides:
+            config = msgspec.structs.replace(config, mode=Local(here / config.mode.base_dir))
+        if config.transparency is not None and "transparency" not in overrides:
+            config = msgspec.structs.replace(config, transparency=config.transparency.below(here))
+        return config
+
+    @classmethod
+    def from_env(cls, prefix: str = "AUDIT_", environ: Mapping[str, str] | None = None) -> Self:
+        """Read the variables that begin with `prefix`, from `os.environ` unless `environ` is given.
+
+        A setting's variable is the prefix and its name in capitals: `AUDIT_SERVICE_ID`, `AUDIT_BUFFER_BYTES`.
+        A setting of a group has the group's name before it: `AUDIT_ROTATION_MAX_BYTES`,
+        `AUDIT_RETENTION_DELETE_AFTER_DAYS`. Two groups are shorter: `AUDIT_BASE_DIR` alone means `Local`, and
+        `AUDIT_FLUSH_MODE=batched` is followed by `AUDIT_FLUSH_SIZE` and `AUDIT_FLUSH_INTERVAL`,
+        `AUDIT_FLUSH_MODE=hybrid` by `AUDIT_FLUSH_BATCH_SIZE`, `AUDIT_FLUSH_BATCH_INTERVAL` and
+        `AUDIT_FLUSH_CRITICAL_IMMEDIATE`. `AUDIT_MODE=disabled` switches recording off whatever
+        `AUDIT_BASE_DIR` says.
+
+        Sizes are bytes or text such as `64MiB`, switches `true`, `false`, `1` or `0`; lists are joined
+        by commas. An empty variable counts as not set. Raises `ConfigError` that names setting and variable
+        where a value is wrong, and for a variable with the prefix that is no setting; no message holds another
+        variable's value.
+        """
+        table, name_of = read_environment(cls, prefix, environ)
+        with naming(lambda field: f"variable {name_of[field]}" if field in name_of else ""):
+            return build(cls, table, from_text=True)
+
+    @classmethod
+    def preset(cls, name: PresetName, **overrides: Unpack[Overrides]) -> Self:
+        """Start from the values that follow from a standard or a purpose; `overrides` replace whole settings.
+
+        `mode` and `service_id` are the caller's to give. What each preset sets, and which clause it follows
+        from:
+
+        - "gdpr": regulation (EU) 2016/679, art. 5(1)(e), storage limitation: no number, but an end, chosen
+          and justified by the controller. 180 days at least, deleted after 365: what the French authority
+          (CNIL) recommends for logs. What art. 5(2) needs as evidence for longer wants a horizon of your own.
+        - "soc2": AICPA Trust Services Criteria CC7.2 (monitoring): no number. Customary is a year; deleted
+          after 455 days, so that the first day of a twelve-month period is there while its auditor samples
+          it.
+        - "iso27001": ISO/IEC 27001:2022 annex A 8.15 (logging), 5.33 (protection of records), 8.10
+          (deletion): no number, the organisation sets it. One to three years are customary; 1096 days span a
+          three-year certification cycle.
+        - "hipaa": 45 CFR 164.316(b)(2)(i): documentation is kept for 6 years (2192 days with two leap days)
+          from its creation or from when it was last in effect; 164.312(b) asks for audit controls and gives
+          no number, so the six years are the cautious reading. Deleted after 2555 days.
+        - "pci_dss": PCI DSS v4.0, 10.5.1: 12 months (366 days), of which the latest three (92 days) are
+          immediately available, so not archived before. Deleted after 397 days, a month past the twelve.
+        - "throughput": no standard. Batched, large buffers and segments: a power cut can lose up to 10,000
+          records or 1 second, critical ones among them.
+        - "home_lab": no standard. Small buffers and segments, a sync every 5 seconds (critical events at
+          once) to spare an SD card, deleted after 90 days.
+
+        A preset is a starting point and no legal advice. Raises `ConfigError` for an unknown name and for
+        overrides that can't work.
+        """
+        if name not in PRESETS:
+            raise ConfigError("preset", unknown("preset", str(name), PRESETS))
+        return build(cls, {**PRESETS[name], **overrides}, from_text=False)
+
+    def _check_event_fits(self) -> None:
+        """Refuse limits under which the largest event could never be taken."""
+        if self.max_field_chars > self.max_event_bytes:
+            raise ConfigError(
+                "max_field_chars",
+                f"{self.max_field_chars} characters do not fit in an event of max_event_bytes = "
+                f"{self.max_event_bytes}; give at most that",
+            )
+        fits = _ordinary_share(self.buffer_bytes) - RECORD_ROOM
+        if self.max_event_bytes > fits:
+            raise ConfigError(
+                "max_event_bytes",
+                f"{self.max_event_bytes} bytes would never fit in the nine tenths of buffer_bytes = "
+                f"{self.buffer_bytes} that ordinary events may fill; give at most {fits}, or a larger buffer",
+            )
+
+    def _check_batch_fits(self) -> None:
+        """Refuse a batch that the buffer can't hold: it would be full before a sync is due."""
+        if isinstance(self.flush_mode, Batched):
+            name, size = "flush_mode.size", self.flush_mode.size
+        elif isinstance(self.flush_mode, Hybrid):
+            name, size = "flush_mode.batch_size", self.flush_mode.batch_size
+        else:
+            return
+        fits = _ordinary_share(self.buffer_events)
+        if size > fits:
+            raise ConfigError(
+                name,
+                f"a batch of {size} is never full: buffer_events = {self.buffer_events} holds {fits} ordinary "
+                f"events; give at most {fits}, or a larger buffer",
+            )
+
+
+def _ordinary_share(bound: int) -> int:
+    """Return what ordinary events may fill of a buffer's bound; the rest is kept for critical ones."""
+    return bound - max(1, bound // 10)

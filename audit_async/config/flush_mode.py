@@ -1,0 +1,49 @@
+"""When records become durable, and so what a crash or a power cut can lose."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from audit_async.config.setting import Flag, Seconds, Settings, whole_number
+
+_Records = Annotated[int, whole_number(1, 1_000_000, "records")]
+
+
+class Immediate(Settings, frozen=True, tag_field="type", tag="immediate"):
+    """Sync as soon as anything is waiting; what arrives during a sync shares the next one.
+
+    A crash or power cut loses what was emitted and not yet acknowledged: about one sync's time.
+    """
+
+    _path: ClassVar[str] = "flush_mode."
+
+
+class Batched(Settings, frozen=True, kw_only=True, tag_field="type", tag="batched"):
+    """Hand records to the operating system at once; sync after `size` records or `interval` seconds.
+
+    The timer fires also when nothing more arrives. A killed process loses what was still in memory; a power
+    cut loses up to `size` records or `interval` seconds, critical events among them.
+    """
+
+    _path: ClassVar[str] = "flush_mode."
+
+    size: _Records = 100
+    interval: Seconds = 1.0
+
+
+class Hybrid(Settings, frozen=True, kw_only=True, tag_field="type", tag="hybrid"):
+    """Like `Batched`, and a critical event makes everything up to it durable at once.
+
+    A power cut loses up to `batch_size` records or `batch_interval` seconds, none of them critical. With
+    `critical_immediate=False` it is `Batched`.
+    """
+
+    _path: ClassVar[str] = "flush_mode."
+
+    batch_size: _Records = 100
+    batch_interval: Seconds = 1.0
+    critical_immediate: Flag = True
+
+
+#: When records become durable.
+FlushMode = Immediate | Batched | Hybrid

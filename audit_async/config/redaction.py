@@ -1,0 +1,46 @@
+"""What never reaches the disk: which names and which texts are secrets.
+
+How they are found and taken out, `audit_async.safety.redaction` knows.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from audit_async.config.setting import Flag, Settings
+
+_SecretNames = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"^[^,]*[A-Za-z0-9][^,]*\Z", max_length=64)], ...],
+    Meta(
+        description="names of up to 64 characters, with a letter or digit and no comma; in a variable joined by commas"
+    ),
+]
+
+
+class Redaction(Settings, frozen=True, kw_only=True):
+    """What is taken out of free-form data, headers and bodies before it is recorded, and left as `[redacted:kind]`.
+
+    - `enabled`: search at all. Fields of a fixed type (`path: str`) are never searched: what they hold is the code's
+      own choice.
+    - `keys`: whose values are secrets wherever they stand in free-form data. Case, punctuation and digits at the end
+      don't count, and what a name begins with is free: `api_key` is also `X-Api-Key` and `stripeApiKey2`. A name that
+      goes on (`token_count`, `password_changed_at`) is another one. Given, they replace the list.
+    - `extra_keys`: names beside those of `keys`.
+    - `values`: also take out what looks like a secret by itself, whatever its name: bearer and basic credentials, JWTs,
+      private keys in PEM, keys of cloud services, passwords in URLs, card numbers; in a longer text only that part.
+    """
+
+    _path: ClassVar[str] = "redaction."
+
+    enabled: Flag = True
+    keys: _SecretNames = (
+        "password", "passwd", "pwd", "passphrase", "passcode", "pass", "password_confirmation", "password_hash",
+        "secret", "token", "access_token", "refresh_token", "auth_token", "api_token", "jwt", "bearer", "otp",
+        "authorization", "cookie", "credential", "api_key", "private_key", "secret_key", "access_key", "signing_key",
+        "encryption_key", "master_key", "account_key", "shared_key", "session_key", "subscription_key", "auth_key",
+        "card_number", "cvv", "cvc", "recovery_code",
+    )  # fmt: skip
+    extra_keys: _SecretNames = ()
+    values: Flag = True

@@ -1,0 +1,55 @@
+"""How long a segment grows, and how long it is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from audit_async.config.setting import KIB, MIB, TIB, Flag, Settings, byte_size, whole_number
+from audit_async.errors import ConfigError
+
+_Days = Annotated[int, whole_number(1, 36_500, "days")]
+
+
+class RotationPolicy(Settings, frozen=True, kw_only=True):
+    """When a segment is sealed and the next one begun, always between two records.
+
+    `daily`: at the first record of a new UTC day. `max_bytes`: before the record that would make the segment
+    larger; a single record larger than that stands in a segment alone.
+    """
+
+    _path: ClassVar[str] = "rotation."
+
+    daily: Flag = True
+    max_bytes: Annotated[int, byte_size(KIB, TIB)] = 100 * MIB
+
+
+class RetentionPolicy(Settings, frozen=True, kw_only=True):
+    """What happens to sealed segments with age, in days since a segment's last record.
+
+    Past `archive_after_days` a segment is compressed, past `delete_after_days` it is deleted.
+    `min_retention_days` is the promise to auditors: nothing younger is ever deleted, and a policy that would
+    do so is refused. An open log applies the policy by itself, once a day, unless `automatic` is off; then only
+    `AuditLogger.apply_retention` does.
+    """
+
+    _path: ClassVar[str] = "retention."
+
+    min_retention_days: _Days = 2555
+    archive_after_days: Annotated[int, whole_number(0, 36_500, "days")] = 90
+    delete_after_days: _Days = 2555
+    automatic: Flag = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delete_after_days < self.min_retention_days:
+            raise ConfigError(
+                "retention.delete_after_days",
+                f"{self.delete_after_days} days would delete what retention.min_retention_days keeps for "
+                f"{self.min_retention_days}; delete later or lower the minimum",
+            )
+        if self.archive_after_days > self.delete_after_days:
+            raise ConfigError(
+                "retention.archive_after_days",
+                f"{self.archive_after_days} days is never reached, because retention.delete_after_days is "
+                f"{self.delete_after_days}; give at most that",
+            )

@@ -1,0 +1,102 @@
+"""Making settings of a table, as a file or the environment has it: what its names, and the texts in it, stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
+
+import msgspec
+from msgspec import Struct
+
+from audit_async.config.messages import did_you_mean, either, refuse_unknown, shown
+from audit_async.config.setting import GIB, KIB, MIB, TIB, Group, Settings, allowed, groups_of
+from audit_async.errors import ConfigError
+from audit_async.tlog.config import Transparency
+
+_G = TypeVar("_G", bound=Settings | Transparency)
+
+
+def build(cls: type[_G], table: Mapping[str, object], *, from_text: bool) -> _G:
+    """Make `cls` of a table as a file has it; with `from_text` every value of it is text.
+
+    What is there as a finished object stays as it is, and so does what can't be read: the constructor refuses
+    it.
+    """
+    refuse_unknown(table, names_of(cls), cls._path)
+    values: dict[str, Any] = {}  # checked by the group itself
+    for field in msgspec.structs.fields(cls):
+        if field.name not in table:
+            if field.required:
+                raise ConfigError(f"{cls._path}{field.name}", f"missing; allowed: {allowed(field.type)}")
+            continue
+        given = table[field.name]
+        if groups := groups_of(field.type):
+            values[field.name] = _build_group(field.name, groups, given, from_text=from_text)
+        else:
+            values[field.name] = _read(given, field.type, from_text=from_text)
+    return cls(**values)
+
+
+def _build_group(name: str, groups: list[type[Group]], given: object, *, from_text: bool) -> object:
+    """Make the group that `given` is the table of; where there are several, its `type` says which."""
+    by_tag = {cls.__struct_config__.tag: cls for cls in groups}
+    if given is None or isinstance(given, Settings | Transparency):
+        return given
+    if not isinstance(given, dict):
+        raise ConfigError(name, f"{shown(given)} is not allowed; allowed: {_table_allowed(name, groups)}")
+    if len(groups) == 1:
+        return build(groups[0], given, from_text=from_text)
+    members = dict(given)
+    tag = members.pop("type", None)
+    if tag is None:
+        raise ConfigError(f"{name}.type", f"missing; allowed: {either(by_tag)}")
+    if not isinstance(tag, str) or tag not in by_tag:
+        hint = did_you_mean(tag, [str(known) for known in by_tag]) if isinstance(tag, str) else ""
+        raise ConfigError(f"{name}.type", f"{shown(tag)} is not allowed; allowed: {either(by_tag)}{hint}")
+    return build(by_tag[tag], members, from_text=from_text)
+
+
+def _read(given: object, type_: object, *, from_text: bool) -> object:
+    """Return the value that text stands for; text that stands for none is returned as it is."""
+    if not isinstance(given, str) or get_origin(type_) is not Annotated:
+        return given
+    base, *metas = get_args(type_)
+    if any(meta.extra for meta in metas):
+        return _bytes_of(given)
+    if from_text and base in {int, float, bool}:
+        try:
+            return msgspec.convert(given, base, strict=False)
+        except (msgspec.ValidationError, UnicodeEncodeError):  # os.environ holds stray bytes as surrogates
+            return given
+    if from_text and get_origin(base) is tuple:
+        return [part.strip() for part in given.split(",")]
+    return given
+
+
+def _bytes_of(text: str) -> int | str:
+    """Return the bytes that `64MiB`, `64 MB` or `67108864` stand for; `text` itself where it is no size."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        return text
+    return int(match[1]) * _UNITS[match[2].lower()]
+
+
+# No more digits than a size can have, so a long number is refused as text and never converted.
+_SIZE: Final = re.compile(r"\s*([0-9]{1,18})\s*([KMGT]i?B|B|)\s*", re.ASCII | re.IGNORECASE)
+_UNITS: Final = {
+    "": 1, "b": 1,
+    "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4,
+    "kib": KIB, "mib": MIB, "gib": GIB, "tib": TIB,
+}  # fmt: skip
+
+
+def names_of(cls: type[Struct]) -> list[str]:
+    """Return the names of a group's settings, in their order."""
+    return [field.name for field in msgspec.structs.fields(cls)]
+
+
+def _table_allowed(name: str, groups: list[type[Group]]) -> str:
+    """Return what a file may have for a group of settings."""
+    chosen = f" with type = {either(cls.__struct_config__.tag for cls in groups)}" if len(groups) > 1 else ""
+    return f"a table [{name}]{chosen}"
