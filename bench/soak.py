@@ -81,9 +81,26 @@ def run() -> None:
                 "requests answered and recorded", f"{sent:,}", "each once; the independent check found the trail valid"
             ),
             Row(
-                "resident memory",
-                f"{median(settled[:third]):.1f} MiB, then {median(settled[-third:]):.1f} MiB",
-                f"first and last third behind the first tenth: {grown:+.1f} MiB (target <= {_MAY_GROW_MIB})",
+                "requests/s",
+                f"{figures['requests_per_s']:,.0f}",
+                f"{_RATE:,} were asked for",
+                value=figures["requests_per_s"],
+                unit="requests/s",
+                floor=0.99 * _RATE,
+            ),
+            Row(
+                "resident memory grew by",
+                f"{grown:+.1f} MiB",
+                f"from {median(settled[:third]):.1f} to {median(settled[-third:]):.1f} MiB, medians of the first and "
+                "last third behind the first tenth",
+                value=grown,
+                unit="MiB",
+                ceiling=_MAY_GROW_MIB,
+            ),
+            Row(
+                "resident memory over time",
+                "MiB " + " ".join(f"{each:.1f}" for each in samples[:: max(1, len(samples) // 10)]),
+                "from the start to the end",
             ),
             Row("latency", f"p50 {figures['p50_ms']:.2f} ms, p99 {figures['p99_ms']:.2f} ms", "as the load saw it"),
         ],
