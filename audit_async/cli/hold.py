@@ -84,11 +84,17 @@ def set_hold(
     It takes effect at once, also while a service writes the log; then it is recorded in the log of audit-cli. A hold
     that is in force already stays as it is.
     """
-    if not reason.strip() or not by.strip():
-        raise typer.BadParameter("--reason and --as must not be empty: they are what an auditor will read")
+    _require_said(by, reason)
+    output = Output(as_json=as_json)
 
     async def of_one(log: Log) -> LogHold:
         require_owner(log.directory)
+        if (there := read_hold(log.directory)) is not None:
+            output.message(
+                f"audit-async: {log.name} is on hold already, since {_to_the_second(there.since)} by {there.set_by} "
+                f"({there.reason}); that hold stays as it is, and this one is recorded",
+                "yellow",
+            )
         # First of all, so that no trouble with the recording keeps the hold waiting.
         hold = place_hold(log.directory, reason=reason, set_by=by, now=datetime.now(UTC))
         try:
@@ -98,7 +104,17 @@ def set_hold(
             return LogHold(log=log.name, hold=hold, recorded_in=await _record_elsewhere(log, reason=reason, by=by))
         return LogHold(log=log.name, hold=hold, recorded_in=log.name)
 
-    _for_each(of_one, directory, service=service, instance=instance, as_json=as_json)
+    _for_each(of_one, output, directory, service=service, instance=instance)
+
+
+def _require_said(by: str, reason: str) -> None:
+    if not reason.strip() or not by.strip():
+        raise typer.BadParameter("--reason and --as must not be empty: they are what an auditor will read")
+
+
+def _to_the_second(since: str) -> str:
+    """Return a recorded time as short as a person reads it."""
+    return f"{since[:19]}Z"
 
 
 async def _record_elsewhere(log: Log, *, reason: str, by: str) -> str:
@@ -125,6 +141,7 @@ def lift_hold(
 
     Refused while a service writes the log: what is due is deleted soon after, so the service itself has to record it.
     """
+    _require_said(by, reason)
 
     async def of_one(log: Log) -> LogHold:
         if read_hold(log.directory) is None:
@@ -141,7 +158,7 @@ def lift_hold(
             ) from error
         return LogHold(log=log.name, hold=read_hold(log.directory), recorded_in=log.name)
 
-    _for_each(of_one, directory, service=service, instance=instance, as_json=as_json)
+    _for_each(of_one, Output(as_json=as_json), directory, service=service, instance=instance)
 
 
 def show_hold(
@@ -152,19 +169,17 @@ def show_hold(
     async def of_one(log: Log) -> LogHold:
         return LogHold(log=log.name, hold=read_hold(log.directory))
 
-    _for_each(of_one, directory, service=service, instance=instance, as_json=as_json)
+    _for_each(of_one, Output(as_json=as_json), directory, service=service, instance=instance)
 
 
 def _for_each(
     of_one: Callable[[Log], Coroutine[None, None, LogHold]],
+    output: Output,
     directory: Path,
     *,
     service: str | None,
     instance: str | None,
-    as_json: bool,
 ) -> None:
-    output = Output(as_json=as_json)
-
     async def run() -> ExitStatus:
         done: list[LogHold] = []
         failed: list[str] = []
@@ -191,7 +206,7 @@ def _report(output: Output, holds: list[LogHold], failed: list[str]) -> None:
     for entry in holds:
         hold = entry.hold
         state = Cell("on hold", "yellow") if hold is not None else Cell("no hold")
-        told = [hold.since, hold.set_by, hold.reason] if hold is not None else ["", "", ""]
+        told = [_to_the_second(hold.since), hold.set_by, hold.reason] if hold is not None else ["", "", ""]
         rows.append([entry.log, state, *told, entry.recorded_in or ""])
     columns = ["log", "state", "since", "set by", "reason", "recorded in"]
     shown = len(columns) if any(entry.recorded_in for entry in holds) else len(columns) - 1

@@ -233,13 +233,24 @@ def test_a_hold_on_a_damaged_log(trail: Path, audit: Audit) -> None:
 def test_a_hold_that_is_in_force_stays(trail: Path, audit: Audit) -> None:
     """A second hold doesn't replace the first, and nothing is lifted that isn't there."""
     audit("hold", "set", trail, "--as", "R. Roe", "--reason", "case 4711")
-    audit("hold", "set", trail, "--as", "J. Doe", "--reason", "case 4712")
+    again = audit("hold", "set", trail, "--as", "J. Doe", "--reason", "case 4712")
+    assert "orders/00 is on hold already" in again.err
+    assert "R. Roe (case 4711)" in again.err
     hold = read_hold(log_of(trail))
     assert hold is not None
     assert hold.reason == "case 4711"
     audit("hold", "lift", trail, "--as", "J. Doe", "--reason", "closed")
-    again = audit("hold", "lift", trail, "--as", "J. Doe", "--reason", "closed", "--json")
-    assert again.document["logs"][0] == {"log": "orders/00", "hold": None, "recorded_in": None}
+    nothing = audit("hold", "lift", trail, "--as", "J. Doe", "--reason", "closed", "--json")
+    assert nothing.document["logs"][0] == {"log": "orders/00", "hold": None, "recorded_in": None}
+
+
+def test_a_hold_is_not_lifted_by_nobody_for_no_reason(trail: Path, audit: Audit) -> None:
+    """Who lifts a hold and why is what an auditor will ask, so without either the hold stays."""
+    audit("hold", "set", trail, "--as", "R. Roe", "--reason", "case 4711")
+    for by, reason in (("", "closed"), ("J. Doe", " ")):
+        assert audit("hold", "lift", trail, "--as", by, "--reason", reason).status == 2
+    assert read_hold(log_of(trail)) is not None
+    assert "audit.hold_lifted" not in {event["event_type"] for event in events(trail, audit)}
 
 
 def test_one_log_s_trouble_does_not_keep_another_s_hold_waiting(trail: Path, audit: Audit) -> None:
