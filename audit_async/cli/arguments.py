@@ -24,12 +24,15 @@ __all__ = [
     "parse_time",
 ]
 
+# Every path is `readable=False`: whether it can be read is found out by reading it, which says what to do about it and
+# ends with the status for what can't be read. The parser's own look would call it wrong usage.
 Directory = Annotated[
     Path,
     typer.Argument(
         metavar="DIRECTORY",
         envvar="AUDIT_BASE_DIR",
         show_default=False,
+        readable=False,
         help="The base directory of the trail, or the directory of one service or one log in it.",
     ),
 ]
@@ -50,6 +53,7 @@ AccessLog = Annotated[
     typer.Option(
         "--access-log",
         metavar="DIR",
+        readable=False,
         help="With --as: the base directory of the log that records the access; the trail's own by default.",
     ),
 ]

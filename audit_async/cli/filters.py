@@ -74,13 +74,17 @@ def build_query(
 ) -> AuditQuery:
     """Return the query that the options say; raises `typer.BadParameter`."""
     now = datetime.now(UTC)
+    start = parse_time(since, "--since", now=now)
+    end = parse_time(until, "--until", now=now, end_of_day=True)
+    if start is not None and end is not None and start >= end:
+        raise typer.BadParameter("--until is not later than --since, so no record lies between them")
     try:
         return AuditQuery(
             actor=actor,
             resource_id=resource,
             event_types=tuple(types or ()),
-            start=parse_time(since, "--since", now=now),
-            end=parse_time(until, "--until", now=now, end_of_day=True),
+            start=start,
+            end=end,
             critical=critical,
             context=dict(map(_name_and_value, context or ())),
             text=text,

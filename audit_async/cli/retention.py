@@ -13,13 +13,13 @@ import typer
 from audit_async.cli.arguments import Instance, Json, Service
 from audit_async.cli.config import load
 from audit_async.cli.run import ExitStatus, Refused, perform
-from audit_async.cli.terminal import Cell, Column, Output, byte_size
+from audit_async.cli.terminal import Cell, Column, Output, byte_size, count_of
 from audit_async.cli.writing import config_for, require_owner
 from audit_async.config import AuditConfig, Local, RetentionPolicy
 from audit_async.errors import LogLocked
 from audit_async.logger import AuditLogger
-from audit_async.reading.trail import Log, find_logs
-from audit_async.store import Hold, plan_retention, read_hold, read_manifest
+from audit_async.reading.trail import Log, find_logs, list_segments
+from audit_async.store import Hold, plan_retention, read_hold
 from audit_async.upkeep import RetentionOutcome
 
 __all__ = ["configured_logs", "register"]
@@ -49,13 +49,19 @@ def retention(
             metavar="DIRECTORY",
             envvar="AUDIT_BASE_DIR",
             show_default=False,
+            readable=False,
             help="The base directory of the trail; that of --config where it is left out.",
         ),
     ] = None,
     *,
     config_file: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help="The service's configuration; only its own logs are taken."),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            readable=False,
+            help="The service's configuration; only its own logs are taken.",
+        ),
     ] = None,
     archive_after_days: Annotated[int | None, typer.Option(metavar="DAYS", help="Compress what is older.")] = None,
     delete_after_days: Annotated[int | None, typer.Option(metavar="DAYS", help="Delete what is older.")] = None,
@@ -107,7 +113,7 @@ def configured_logs(
             raise Refused(f"the configuration is that of {settings.service_id!a}, and --service is {service!a}")
         service = settings.service_id or None
     if directory is None:
-        raise Refused("no DIRECTORY is given, and no configuration that has one")
+        raise typer.BadParameter("give a DIRECTORY, or a --config that has one")
     return find_logs(directory, service=service, instance=instance)
 
 
@@ -119,7 +125,8 @@ def _with(policy: RetentionPolicy, given: dict[str, int | None]) -> RetentionPol
 def _planned(log: Log, policy: RetentionPolicy) -> LogRetention:
     """Return what is due, without the log's lock, so beside a running service, too."""
     hold = read_hold(log.directory)
-    steps = plan_retention(read_manifest(log.directory), policy, datetime.now(UTC), hold)
+    sealed = [segment.sealed for segment in list_segments(log) if segment.sealed is not None]
+    steps = plan_retention(sealed, policy, datetime.now(UTC), hold)
     outcomes = tuple(
         RetentionOutcome(
             action=step.action,
@@ -157,8 +164,8 @@ def _report(output: Output, policy: RetentionPolicy, done: Sequence[LogRetention
         output.document({"applied": applied, "policy": policy, "logs": done})
         return status
     output.line(
-        f"Archive after {policy.archive_after_days} days, delete after {policy.delete_after_days}, never before "
-        f"{policy.min_retention_days}."
+        f"Archive after {count_of(policy.archive_after_days, 'day')}, delete after {policy.delete_after_days}, never "
+        f"before {policy.min_retention_days}."
     )
     for log in done:
         if log.hold is not None:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
+from typing import Final
 
 import anyio
 import typer
@@ -16,6 +17,10 @@ from audit_async.errors import AuditError, ConfigError, LogCorrupted
 from audit_async.reading.query import InvalidQuery
 
 __all__ = ["ExitStatus", "Refused", "perform"]
+
+
+#: What a question's parts are called here, of those that only the trail shows to be wrong.
+_OPTIONS: Final = {"log": "--log", "after_seq": "--after-seq"}
 
 
 class ExitStatus(IntEnum):
@@ -65,7 +70,9 @@ def _status_of(output: Output, command: Callable[[], Awaitable[ExitStatus]]) -> 
         return ExitStatus.PIPE_CLOSED
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
-    except (ConfigError, InvalidQuery) as error:
+    except InvalidQuery as error:
+        return _failed(output, f"{_OPTIONS.get(error.field, error.field)}: {error.reason}", ExitStatus.USAGE)
+    except ConfigError as error:
         return _failed(output, str(error), ExitStatus.USAGE)
     except LogCorrupted as error:
         return _failed(output, str(error), ExitStatus.FINDINGS)

@@ -35,7 +35,7 @@ from rich.text import Text
 
 from audit_async.safety.text import escape
 
-__all__ = ["Cell", "Column", "Meter", "Output", "byte_size", "json_line", "visible"]
+__all__ = ["Cell", "Column", "Meter", "Output", "byte_size", "count_of", "json_line", "visible"]
 
 #: How wide a table may be where nobody says how wide the paper is.
 _PIPE_WIDTH: Final = 160
@@ -96,6 +96,11 @@ def byte_size(count: int) -> str:
         if size >= 999.5:
             size, unit = size / 1000, larger
     return f"{size:.1f} {unit}" if size < 10 else f"{size:.0f} {unit}"
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number and what it is a number of: `1 record`, `2,000 records`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 class _Console(Console):

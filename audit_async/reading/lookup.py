@@ -49,7 +49,7 @@ def look_up(
         raise InvalidQuery("audit_id", "is not 16 hex digits, a hyphen, and hex digits")
     if seq is not None and len(logs) > 1:
         names = ", ".join(log.name for log in logs)
-        raise InvalidQuery("seq", f"each log counts for itself; name one of {names}")
+        raise InvalidQuery("log", f"is missing; each log counts for itself, so name one of {names}")
     for log in logs:
         parts = parts_of(log)
         wanted = Filter(AuditQuery(), audit_id=audit_id)

@@ -27,6 +27,7 @@ from audit_async.reading.trail import (
     list_segments,
     open_segment,
     read_lines,
+    require_known_format,
 )
 from audit_async.store import disk
 
@@ -80,7 +81,11 @@ class Part(NamedTuple):
 
 
 def parts_of(log: Log) -> list[Part]:
-    """Return the segments of a log that can be read, oldest first."""
+    """Return the segments of a log that can be read, oldest first.
+
+    Raises `TrailUnreadable` for a log of another format version, too.
+    """
+    require_known_format(log)
     segments = list_segments(log)
     nexts: list[int | None] = [segment.first_seq for segment in segments[1:]]
     parts = map(Part, segments, [*nexts, None])
@@ -141,6 +146,9 @@ def open_part(part: Part, damage: Damage) -> BinaryIO | None:
         damage.found(part, None, "the segment is missing")
         return None
     except OSError as error:
+        if (part.segment.log.directory / part.segment.name).is_symlink():
+            damage.found(part, None, "a symbolic link is in the segment's place")
+            return None
         raise unreadable(part, error) from error
 
 

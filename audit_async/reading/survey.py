@@ -21,6 +21,7 @@ from audit_async.reading.trail import (
     list_segments,
     manifest_stamp,
     open_regular,
+    other_format,
     read_identity,
     unreadable,
 )
@@ -103,12 +104,8 @@ def _check_identity(log: Log, notebook: Notebook) -> tuple[str, str | None]:
         notebook.find("identity", f"it can't be read: {error.strerror}", segment=LOG_FILE)
         return "", None
     if identity.format_version != FORMAT_VERSION:
-        reason = (
-            f"the log has format version {identity.format_version}, and this release of audit-async reads version "
-            f"{FORMAT_VERSION}; verify it with the release that fits"
-        )
-        notebook.find("identity", reason, segment=LOG_FILE)
-    if identity.service_id != log.service_id:
+        notebook.find("identity", other_format(identity.format_version), segment=LOG_FILE)
+    elif identity.service_id != log.service_id:
         notebook.find("identity", "it names another service than the directory it is in", segment=LOG_FILE)
     return identity.service_id, identity.log_id
 

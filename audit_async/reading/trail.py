@@ -18,6 +18,7 @@ from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
 
+from audit_async.chain import FORMAT_VERSION
 from audit_async.errors import AuditError, LogCorrupted
 from audit_async.store import SealedSegment, disk, open_segment_for_reading, read_manifest
 from audit_async.store.directory import CONFIGURABLE_NAME, LOG_FILE, Identity, SegmentName
@@ -50,6 +51,7 @@ class Log:
     service_id: str  #: of its path, `<service_id>/<instance>`; of log.json where the base directory is not known
     instance: str  #: the directory's name
     log_id: str  #: of log.json; empty where that file is missing or not what the library writes
+    format_version: int | None = None  #: of log.json; None where that file does not say it
 
     @property
     def name(self) -> str:
@@ -98,7 +100,7 @@ def find_logs(base_dir: Path, *, service: str | None = None, instance: str | Non
     base_dir = Path(os.path.abspath(base_dir))
     found = [
         log
-        for log in _logs_at(base_dir)
+        for log in _logs_at(base_dir, service)
         if (service is None or log.service_id == service) and (instance is None or log.instance == instance)
     ]
     if not found:
@@ -112,6 +114,20 @@ def find_logs(base_dir: Path, *, service: str | None = None, instance: str | Non
             "log's own directory, the one with log.json in it"
         )
     return sorted(found, key=lambda log: (log.service_id, log.instance))
+
+
+def require_known_format(log: Log) -> None:
+    """Raise `TrailUnreadable` for a log of another format version: what its records say is for another release."""
+    if log.format_version not in {None, FORMAT_VERSION}:
+        raise TrailUnreadable(f"{log.directory / LOG_FILE}: {other_format(log.format_version)}")
+
+
+def other_format(version: int | None) -> str:
+    """Say that a log is of another format version, and what to do."""
+    return (
+        f"the log has format version {version}, and this release of audit-async reads version {FORMAT_VERSION}; read "
+        "and verify it with the release that fits"
+    )
 
 
 def list_segments(log: Log) -> list[SegmentFile]:
@@ -146,6 +162,8 @@ def _read_manifest(log: Log) -> tuple[SealedSegment, ...]:
     except OSError as error:
         path = log.directory / MANIFEST_FILE
         raise (_not_regular(path) if path.is_symlink() or path.is_dir() else unreadable(path, error)) from error
+    except LogCorrupted as error:  # which names the file alone, and there is one in every log
+        raise LogCorrupted(f"{log.name}/{error.segment}", error.line, error.seq, error.reason) from error
 
 
 def open_segment(segment: SegmentFile) -> BinaryIO:
@@ -156,7 +174,12 @@ def open_segment(segment: SegmentFile) -> BinaryIO:
     """
     directory = segment.log.directory
     if segment.sealed is not None:
-        return open_segment_for_reading(directory, segment.sealed)
+        try:
+            return open_segment_for_reading(directory, segment.sealed)
+        except OSError as error:
+            if (path := directory / segment.name).is_symlink():
+                raise _not_regular(path) from error
+            raise
     try:
         return open_regular(directory / segment.name)
     except FileNotFoundError:
@@ -198,13 +221,28 @@ def read_lines(file: BinaryIO, *, offset: int = 0, chunk_bytes: int | None = Non
 
 
 def read_identity(directory: Path) -> Identity:
-    """Return what log.json says; raises `LogCorrupted` where it is damaged, `OSError` where it can't be read."""
+    """Return what log.json says; of a later format the version alone, where the rest can't be understood.
+
+    Raises `LogCorrupted` where it is damaged, `OSError` where it can't be read.
+    """
     with open_regular(directory / LOG_FILE) as file:
         content = file.read()
     try:
         return msgspec.json.decode(content, type=Identity)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        try:
+            version = msgspec.json.decode(content, type=_Versioned).format_version
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            version = FORMAT_VERSION
+        if version > FORMAT_VERSION:
+            return Identity(version, "", "", "")
         raise LogCorrupted(LOG_FILE, None, None, "the file is not what the library writes") from error
+
+
+class _Versioned(msgspec.Struct):
+    """The one member of log.json that every format version has."""
+
+    format_version: int
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -228,14 +266,22 @@ def _not_regular(path: Path) -> LogCorrupted:
     return LogCorrupted(path.name, None, None, "not a regular file but a link, a directory or a device")
 
 
-def _logs_at(base_dir: Path) -> Iterator[Log]:
-    """Give the logs in `base_dir`, or one or two levels below it."""
+def _logs_at(base_dir: Path, service: str | None) -> Iterator[Log]:
+    """Give the logs in `base_dir`, or one or two levels below it.
+
+    Where only one service is asked for, directories that can't be its own need not be readable.
+    """
     directories = _directories_in(base_dir)
     if directories is None:
         yield _log(base_dir)
         return
     for child in directories:
-        grandchildren = _directories_in(child)
+        try:
+            grandchildren = _directories_in(child)
+        except TrailUnreadable:
+            if service is None or service in {child.name, base_dir.name}:
+                raise
+            continue
         if grandchildren is None:
             yield _log(child)
             continue
@@ -266,7 +312,13 @@ def _log(directory: Path, *, service_id: str = "") -> Log:
         identity = read_identity(directory)
     except (OSError, LogCorrupted):
         return Log(directory, service_id or directory.parent.name, directory.name, "")
-    return Log(directory, service_id or identity.service_id, directory.name, identity.log_id)
+    return Log(
+        directory,
+        service_id or identity.service_id or directory.parent.name,
+        directory.name,
+        identity.log_id,
+        identity.format_version,
+    )
 
 
 def manifest_stamp(log: Log) -> tuple[int, int, int] | None:
@@ -280,6 +332,11 @@ def manifest_stamp(log: Log) -> tuple[int, int, int] | None:
 
 def unreadable(path: Path, error: OSError) -> TrailUnreadable:
     """Return the error for a path that this process can't read."""
+    if isinstance(error, NotADirectoryError):
+        return TrailUnreadable(
+            f"{path} is no directory: give the base directory that the service was configured with, or a log's own "
+            "directory, the one with log.json in it"
+        )
     return TrailUnreadable(
         f"{path} can't be read ({error.strerror or type(error).__name__}): read it as the user who owns the trail, or "
         "check the path"

@@ -229,7 +229,7 @@ async def test_a_lookup_that_is_not_clear_is_refused(tmp_path: Path) -> None:
         await reader.record()
     with pytest.raises(InvalidQuery, match=r"^seq: give either"):
         await reader.record(1, audit_id="0123456789abcdef-0")
-    with pytest.raises(InvalidQuery, match=r"^seq: .*orders/00, orders/01"):
+    with pytest.raises(InvalidQuery, match=r"^log: is missing.*orders/00, orders/01"):
         await reader.record(1)
     with pytest.raises(InvalidQuery, match=r"^log: .*orders/00, orders/01"):
         await reader.record(1, log="orders/7")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from pathlib import Path
@@ -64,6 +65,24 @@ def test_a_directory_that_may_not_be_read_is_named(log: LivedLog) -> None:
             find_logs(log.base_dir)
     finally:
         log.directory.chmod(0o700)
+
+
+def test_one_service_is_read_beside_others_that_may_not_be(log: LivedLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one service is asked for, another one's directory may be closed; that of the one asked for may not."""
+    closed = log.base_dir / "payments"
+    closed.mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if path == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert [found.name for found in find_logs(log.base_dir, service="orders")] == ["orders/00"]
+    for service in (None, "payments"):
+        with pytest.raises(TrailUnreadable, match="payments can't be read"):
+            find_logs(log.base_dir, service=service)
 
 
 def test_symbolic_links_below_the_base_directory_are_not_followed(log: LivedLog, tmp_path: Path) -> None:
@@ -129,6 +148,16 @@ def test_what_is_no_regular_file_is_not_opened(log: LivedLog, kind: str) -> None
     with pytest.raises(LogCorrupted, match="not a regular file"):
         open_segment(active)
     assert not log.report().valid
+
+
+def test_a_link_is_not_followed_in_a_sealed_segment_s_place(log: LivedLog) -> None:
+    """It is said to be one, as in the place of the active segment."""
+    path = log.segments[0]
+    path.rename(log.base_dir / "aside")
+    path.symlink_to(log.base_dir / "aside")
+    (found,) = find_logs(log.base_dir)
+    with pytest.raises(LogCorrupted, match="not a regular file"):
+        open_segment(list_segments(found)[0])
 
 
 @given(st.lists(st.binary(max_size=30)), st.integers(1, 40), st.booleans())
