@@ -12,7 +12,7 @@ import typer
 from audit_async.cli.arguments import Directory, Instance, Json, Service, parse_heads, parse_seq_range, parse_time
 from audit_async.cli.filters import Since, Until
 from audit_async.cli.run import ExitStatus, perform
-from audit_async.cli.terminal import Cell, Column, Output, byte_size
+from audit_async.cli.terminal import Cell, Column, Output, byte_size, count_of
 from audit_async.cli.trusted import PolicyFile, Published, Vkey, read_policy, require_trust
 from audit_async.reader import AuditReader
 from audit_async.reading import (
@@ -145,11 +145,16 @@ def _as_object(report: VerifyReport) -> dict[str, object]:
 def _report(output: Output, report: VerifyReport) -> None:
     records = sum(log.records for log in report.logs)
     read = byte_size(sum(log.bytes for log in report.logs))
-    if report.valid:
-        output.line(Cell("valid", "green"), f"  {records:,} records, {read}: every hash and every link holds.")
+    absent = {note.log for note in report.notes if note.kind == "not_here"}
+    if report.valid and all(log.log in absent for log in report.logs):
+        output.line(Cell("nothing to verify", "yellow"), "  no log has a record of what was asked for.")
+    elif report.valid:
+        output.line(
+            Cell("valid", "green"), f"  {count_of(records, 'record')}, {read}: every hash and every link holds."
+        )
     else:
-        found = sum(log.findings for log in report.logs)
-        output.line(Cell("NOT valid", "red"), f"  {found:,} findings; {records:,} records hold, {read}.")
+        found = count_of(sum(log.findings for log in report.logs), "finding")
+        output.line(Cell("NOT valid", "red"), f"  {found}; of the records {records:,} hold, {read}.")
         output.line()
         _findings(output, report)
     output.line()
@@ -188,7 +193,9 @@ def _logs(output: Output, logs: tuple[LogReport, ...]) -> None:
             continue
         output.whole(f"  {log.log}={log.head.seq}:{log.head.hash}")
         span = f"{(log.first_timestamp or '')[:19]} to {(log.last_timestamp or '')[:19]}".replace("T", " ")
-        output.line(Cell(f"    {log.records:,} records in {log.segments} segments, {span}", "dim"))
+        output.line(
+            Cell(f"    {count_of(log.records, 'record')} in {count_of(log.segments, 'segment')}, {span}", "dim")
+        )
 
 
 def _notes(output: Output, notes: tuple[Note, ...]) -> None:

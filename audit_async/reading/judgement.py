@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from audit_async.reading.audit_ids import IdRun
+from audit_async.reading.query import recorded_time
 from audit_async.reading.report import LogReport, Notebook
-from audit_async.reading.scope import Everything, Scope
+from audit_async.reading.scope import Everything, Scope, SeqRange, TimeRange
 from audit_async.reading.segment_check import CLOCK_TOLERANCE_S, Edge, Told, Verdict, seconds_back
 from audit_async.reading.survey import Survey
 from audit_async.reading.trail import SegmentFile
@@ -46,6 +47,7 @@ def judge(
     if manifest_now is not None:
         judgement.check_seals(manifest_now)
     judgement.check_retention()
+    judgement.note_what_is_not_here()
     judgement.check_expected(expected)
     return judgement.report()
 
@@ -187,6 +189,27 @@ class _Judgement:
             reason = "the manifest says that it was deleted, but the chain does not tell of it"
             notebook.find("manifest", reason, segment=last.segment, seq=last.first_seq)
 
+    def note_what_is_not_here(self) -> None:
+        """Say where the log has nothing of the part that was to be verified: what was read lies nearest to it."""
+        first, last = self._first, self._last
+        match self._scope:
+            case SeqRange(begin, end):
+                asked = f"seq {begin}" if begin == end else f"seq {begin} to {end}"
+                is_here = first is not None and last is not None and first.seq <= end and begin <= last.seq
+            case TimeRange(start, stop):
+                asked = "the time asked for"
+                is_here = any(
+                    _reaches_into(read.verdict, recorded_time(start), recorded_time(stop)) for read in self._reads
+                )
+            case _:
+                return
+        if not is_here:
+            verified = (
+                "nothing" if first is None or last is None else f"only seq {first.seq} to {last.seq}, nearest to it,"
+            )
+            text = f"no record of {asked} is in the log; {verified} was verified"
+            self._notebook.note("not_here", text)
+
     def check_expected(self, expected: Position | None) -> None:
         """Compare the chain with a head that was kept elsewhere."""
         notebook = self._notebook
@@ -242,6 +265,13 @@ class _Judgement:
 
 _SEALED_MEMBERS: Final = ("first_seq", "last_seq", "records", "bytes", "sha256")
 _DELETED_MEMBERS: Final = ("first_seq", "last_seq", "sha256", "hash")
+
+
+def _reaches_into(verdict: Verdict, start: str, end: str) -> bool:
+    """Return whether a segment may hold a record of that time: certainly not is said of a clock that only went on."""
+    if verdict.clock or verdict.first is None or verdict.last is None:
+        return bool(verdict.clock)
+    return verdict.first.timestamp <= end and start <= verdict.last.timestamp
 
 
 def _number(told: Told, member: str) -> int:

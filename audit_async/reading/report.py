@@ -41,6 +41,7 @@ FindingKind = Literal[
 #: - `damaged`: the writer saw that somebody changed or removed a segment under it
 #: - `clock`: a record's timestamp is more than a second before that of the record before it
 #: - `deleted`: records that retention deleted; their hashes stand in the manifest
+#: - `not_here`: the log has no record in the part that was to be verified
 #: - `head_not_covered`: the expected head is not in the part that was verified
 #: - `truncation_unseen`: what no chain can show without an expected head or signatures
 #: - `signed`, `not_signed`: how far the records are those that a key has signed; there is no key for the log
@@ -49,7 +50,7 @@ FindingKind = Literal[
 #: - `more`: findings or notes that were counted and not kept
 NoteKind = Literal[
     "unclean_end", "in_use", "dropped", "recovered", "torn_tail", "void_copies", "leftover", "damaged", "clock",
-    "deleted", "head_not_covered", "truncation_unseen", "signed", "not_signed", "behind_checkpoint",
+    "deleted", "not_here", "head_not_covered", "truncation_unseen", "signed", "not_signed", "behind_checkpoint",
     "publication_behind", "log_absent", "more",
 ]  # fmt: skip
 

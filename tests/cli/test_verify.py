@@ -87,6 +87,20 @@ def test_a_part_of_a_trail(options: list[str], records: int, chain: Chain, tmp_p
     assert records <= document["logs"][0]["records"] <= 40
 
 
+def test_a_part_that_is_not_there_is_not_called_valid(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """Where a range has no record, nobody reads that every hash of it holds."""
+    for options in (["--since", "2026-11-01", "--until", "2026-11-02"], ["--seq", "5000-6000"]):
+        ended = audit("verify", tmp_path / "t", *options)
+        assert ended.status == 0
+        assert ended.out.startswith("nothing to verify")
+        assert "every hash" not in ended.out
+    assert "no record of seq 5000 to 6000 is in the log; only seq" in " ".join(ended.out.split())
+    make_trail(tmp_path / "t", [failure("bob", n) for n in range(6000)], instance="01")
+    both = audit("verify", tmp_path / "t", "--seq", "5000-6000")
+    assert both.out.startswith("valid")
+    assert "orders/00 no record of seq 5000 to 6000" in " ".join(both.out.split())
+
+
 def test_many_findings_are_bounded(tmp_path: Path, audit: Audit) -> None:
     """A person is shown the first hundred findings, and told how many more there are."""
     make_trail(tmp_path / "t", [failure("bob", n) for n in range(250)])

@@ -9,6 +9,7 @@ import pytest
 from audit_async.reading import LastRecords, SeqRange, TimeRange
 from audit_async.status import Position
 from tests.reading.lived import LivedLog, at, changed, note_kinds, only, rewrite_manifest, verify
+from tests.reading.written import WrittenLog
 
 
 @pytest.fixture
@@ -97,6 +98,33 @@ def test_a_range_of_time_is_verified_by_its_segments(log: LivedLog) -> None:
     assert report.logs[0].first_seq == second
     assert report.logs[0].segments <= 2
     assert log.report(TimeRange(at(-100), at(-50))).logs[0].segments == 0
+
+
+def test_a_part_that_is_not_in_the_log_is_told(log: LivedLog) -> None:
+    """Sound is then what lies nearest to it, if anything: a note says so, and only then."""
+    log.retain(deleted=1)
+    first, last = int(log.segments[0].name[:12]), log.chain.head.seq
+    for scope in (SeqRange(0, 0), SeqRange(0, first - 1), SeqRange(last + 1, last + 9), TimeRange(at(9e5), at(9e6))):
+        report = log.report(scope)
+        assert report.valid
+        (note,) = [note for note in report.notes if note.kind == "not_here"]
+        verified = (report.logs[0].first_seq, report.logs[0].last_seq)
+        assert (
+            "nothing was verified" if verified == (None, None) else "only seq {} to {},".format(*verified)
+        ) in note.text
+    for scope in (SeqRange(0, first), SeqRange(first, first), SeqRange(last, last + 9), TimeRange(at(-9), at(9e6))):
+        assert "not_here" not in note_kinds(log.report(scope))
+
+
+def test_a_time_is_not_called_absent_where_the_clock_was_set_back(tmp_path: Path) -> None:
+    """The times of a segment's first and last record then don't bound the others."""
+    written = WrittenLog(tmp_path, max_bytes=1 << 20)
+    written.write({"event_type": "test.first"}, step_ns=3600 * 10**9)
+    written.write({"event_type": "test.ahead"})
+    written.now_ns -= 2 * 3600 * 10**9
+    written.write({"event_type": "test.back"})
+    written.close()
+    assert "not_here" not in note_kinds(verify(tmp_path, TimeRange(at(3600), at(3601))))
 
 
 def test_a_head_outside_the_verified_part_is_not_called_missing(log: LivedLog) -> None:
