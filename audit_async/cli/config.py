@@ -54,7 +54,9 @@ def at_risk(mode: FlushMode) -> str:
 
 
 def check(
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", show_default=False, help="A TOML file.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", show_default=False, readable=False, help="A TOML file.")
+    ] = None,
     environment: Annotated[
         str | None,
         typer.Option(
@@ -107,6 +109,10 @@ def _flat(table: dict[str, object], above: str = "") -> dict[str, str]:
     for name, value in table.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{above}{name}.")
+        elif isinstance(value, list | tuple):
+            flat[above + name] = ", ".join(map(str, value)) or "none"
+        elif isinstance(value, bool):
+            flat[above + name] = str(value).lower()  # as it stands in the file
         else:
             flat[above + name] = "not set" if value is None else str(value)
     return flat

@@ -48,12 +48,16 @@ def doctor(
             metavar="DIRECTORY",
             envvar="AUDIT_BASE_DIR",
             show_default=False,
+            readable=False,
             help="The base directory of the trail; that of --config where it is left out.",
         ),
     ] = None,
     *,
     config_file: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="The service's configuration, to be checked, too.")
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", readable=False, help="The service's configuration, to be checked, too."
+        ),
     ] = None,
     service: Service = None,
     instance: Instance = None,

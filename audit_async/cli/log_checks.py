@@ -58,7 +58,11 @@ def examine(log: Log, settings: AuditConfig | None) -> list[Check]:
 def _identity(log: Log) -> list[Check]:
     try:
         identity = read_identity(log.directory)
-    except (AuditError, OSError) as error:
+    except FileNotFoundError:
+        return [fail(log.name, "log.json", "the file is missing; run verify")]
+    except OSError as error:
+        return [fail(log.name, "log.json", f"the file can't be read: {error.strerror}")]
+    except AuditError as error:
         return [fail(log.name, "log.json", str(error))]
     if identity.format_version != FORMAT_VERSION:
         text = (
@@ -199,7 +203,13 @@ def _last_record(log: Log, session: LastSession) -> Iterator[Check]:
 
 def _crash(log: Log, session: LastSession, settings: AuditConfig | None, writer: int | None) -> Iterator[Check]:
     if writer is None:
-        if session.torn_bytes:
+        if session.torn_bytes and not session.torn_by_crash:
+            text = (
+                f"behind the last record stand {session.torn_bytes} bytes that are no records and that no crash "
+                "leaves: opening the log refuses; run verify"
+            )
+            yield fail(log.name, "last session", text)
+        elif session.torn_bytes:
             text = f"a crash left {session.torn_bytes} bytes of a line; opening the log puts them aside and records it"
             yield warn(log.name, "last session", text)
         elif session.closed:

@@ -9,6 +9,7 @@ from audit_async.chain import BadRecord, check_record
 from audit_async.events.lifecycle import AuditLogClosed, AuditLogOpened
 from audit_async.events.recorded import NotARecord, Record, decode_record
 from audit_async.reading.trail import LONGEST_LINE, Log, SegmentFile, open_segment
+from audit_async.store.recovery import torn_by_crash as explained_by_crash
 
 __all__ = ["LastSession", "last_session"]
 
@@ -23,6 +24,7 @@ class LastSession(NamedTuple):
 
     last: Record | None  #: the last whole record
     torn_bytes: int  #: bytes behind it that are none
+    torn_by_crash: bool  #: a crash leaves such bytes, so that opening mends it; it refuses where none does
     closed: bool  #: the session ended in order
     flush_mode: str | None  #: as `audit.log_opened` has it; None where that was not found
 
@@ -31,6 +33,8 @@ def last_session(log: Log, segments: list[SegmentFile]) -> LastSession:
     """Read as much of a log's end as it takes; from live segments only."""
     last: Record | None = None
     torn_bytes = 0
+    torn_by_crash = True
+    flush_mode: str | None = None
     read = 0
     for segment in reversed(segments):
         if segment.sealed is not None and segment.sealed.state not in {"live", "damaged"}:
@@ -40,19 +44,26 @@ def last_session(log: Log, segments: list[SegmentFile]) -> LastSession:
         except FileNotFoundError:
             break  # what is missing is reported by another check
         with file:
+            behind = 0  # bytes of this file that no record follows
             for line in _lines_backwards(file):
                 read += len(line)
                 if last is None:
                     last = _record(line, log)
                     if last is None:
-                        torn_bytes += len(line)
+                        behind += len(line)
                         continue
                 if _OPENED in line and (found := _record(line, log)) and isinstance(found.event, AuditLogOpened):
-                    closed = isinstance(last.event, AuditLogClosed)
-                    return LastSession(last, torn_bytes, closed, found.event.flush_mode)
-                if read > _MOST_READ:
+                    flush_mode = found.event.flush_mode
+                if flush_mode is not None or read > _MOST_READ:
                     break
-    return LastSession(last, torn_bytes, last is not None and isinstance(last.event, AuditLogClosed), None)
+            torn_bytes += behind
+            if behind and explained_by_crash(file, file.seek(0, 2) - behind) is None:
+                torn_by_crash = False
+        if flush_mode is not None:
+            break
+    return LastSession(
+        last, torn_bytes, torn_by_crash, last is not None and isinstance(last.event, AuditLogClosed), flush_mode
+    )
 
 
 def _record(line: bytes, log: Log) -> Record | None:

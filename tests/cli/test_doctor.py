@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from audit_async.cli import host_checks
+from audit_async.errors import LogCorrupted
 from tests.cli.commands import Audit
 from tests.cli.made_trails import failure, make_trail
 from tests.cli.running_service import running_service
@@ -98,6 +99,25 @@ def test_what_crashes_left(trail: Path, audit: Audit) -> None:
     found = checks(audit, trail)
     assert found["torn records"][0][0] == found["leftovers"][0][0] == found["last session"][0][0] == "warn"
     assert "13 bytes" in found["last session"][0][1]
+
+
+@pytest.mark.parametrize("behind", [b'{"seq":40,"au\n', b"\x00\xff\n\n{}\n", b'{"level":"info"}\n{"seq":40,"au'])
+def test_what_no_crash_leaves(behind: bytes, trail: Path, audit: Audit) -> None:
+    """Where opening will refuse, that is wrong, and nobody is told that it will put the bytes aside."""
+    last = max(log_of(trail).glob("*.audit"))
+    with last.open("ab") as file:
+        file.write(behind)
+    ((status, text),) = checks(audit, trail)["last session"]
+    assert status == "fail"
+    assert f"{len(behind)} bytes" in text
+    with pytest.raises(LogCorrupted):
+        open_store(trail)
+
+
+def test_a_log_without_its_identity(trail: Path, audit: Audit) -> None:
+    """A missing log.json is said to be missing, in words."""
+    (log_of(trail) / "log.json").unlink()
+    assert checks(audit, trail)["log.json"] == [("fail", "the file is missing; run verify")]
 
 
 def test_the_index(trail: Path, audit: Audit) -> None:
@@ -198,6 +218,8 @@ def test_the_example_configurations(file: Path, audit: Audit) -> None:
     ended = audit("config", "check", file)
     assert ended.status == 0
     assert re.search(r"retention\.delete_after_days +\d+", ended.out)
+    assert re.search(r"rotation\.daily +true", ended.out)
+    assert "password, passwd," in ended.out
     assert "A crash can lose: " in ended.out
     assert audit("config", "check", file, "--json").document["settings"]["service_id"]
 
