@@ -24,7 +24,7 @@ from audit_async.cli.filters import (
     build_query,
 )
 from audit_async.cli.run import ExitStatus, perform
-from audit_async.cli.terminal import Cell, Output, byte_size
+from audit_async.cli.terminal import Cell, Output, byte_size, count_of
 from audit_async.reader import AuditReader
 from audit_async.reading.export import ExportFormat
 
@@ -50,7 +50,9 @@ def register(app: typer.Typer) -> None:
 
 def export_records(
     directory: Directory,
-    target: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="The file to be made.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="FILE", show_default=False, readable=False, help="The file to be made.")
+    ],
     *,
     format_name: Annotated[
         ExportFormat | None,
@@ -104,6 +106,8 @@ def export_records(
         raise typer.BadParameter(
             f"{target.name!a} has no known ending; say --format {', '.join(get_args(ExportFormat))}"
         )
+    if str(target) == "-":
+        raise typer.BadParameter("an export is a file; for a pipe there is: audit-async query --json")
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
@@ -123,7 +127,7 @@ def export_records(
         if as_json:
             output.document(report)
         else:
-            output.line(Cell(f"{report.records:,} records", "bold"), f", {byte_size(report.bytes)}: {report.path}")
+            output.line(Cell(count_of(report.records, "record"), "bold"), f", {byte_size(report.bytes)}: {report.path}")
             output.line(f"SHA-256 {report.sha256}")
         return ExitStatus.OK
 

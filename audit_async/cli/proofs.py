@@ -94,6 +94,7 @@ def prove(
         typer.Option(
             "--out",
             metavar="FILE",
+            readable=False,
             help=f"The proof's file, AUDIT_ID{FILE_ENDING} by default; the record goes beside it as .json.",
         ),
     ] = None,
@@ -189,10 +190,12 @@ def _tell_made(output: Output, made: ProofMade) -> None:
 
 def verify_one(
     record: Annotated[
-        Path, typer.Argument(metavar="RECORD", show_default=False, help="The file with the record's line.")
+        Path,
+        typer.Argument(metavar="RECORD", show_default=False, readable=False, help="The file with the record's line."),
     ],
     proof: Annotated[
-        Path, typer.Argument(metavar="PROOF", show_default=False, help=f"The proof, a {FILE_ENDING} file.")
+        Path,
+        typer.Argument(metavar="PROOF", show_default=False, readable=False, help=f"The proof, a {FILE_ENDING} file."),
     ],
     *,
     policy_file: PolicyFile = None,

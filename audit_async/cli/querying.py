@@ -29,7 +29,7 @@ from audit_async.cli.filters import (
 )
 from audit_async.cli.record_view import RecordLines, as_object, write_record
 from audit_async.cli.run import ExitStatus, perform
-from audit_async.cli.terminal import Output
+from audit_async.cli.terminal import Output, count_of
 from audit_async.events.recorded import Record
 from audit_async.reader import AuditReader
 from audit_async.reading.cursor import encode_cursor
@@ -118,7 +118,7 @@ def query(
             await _write_all(records, lines, output)
         if not as_json:
             output.flush()
-            output.message(f"{lines.written:,} records" if lines.written != 1 else "1 record", "dim")
+            output.message(count_of(lines.written, "record"), "dim")
         return ExitStatus.OK
 
     perform(output, run)

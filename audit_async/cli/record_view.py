@@ -20,7 +20,7 @@ __all__ = ["RecordLines", "as_object", "write_record"]
 
 #: Members that the line shows in a column of their own, or that say nothing more.
 _SHOWN_ELSEWHERE: Final = frozenset({"event_type", "reduced"})
-#: A terminal that is narrower has no room for columns; there one text follows the other.
+#: A terminal that is narrower has room for two columns, place and event; then one text follows the other.
 _WIDE: Final = 120
 _DEEPEST: Final = 4
 
@@ -57,7 +57,10 @@ class RecordLines:
         self._several_logs = several_logs
         self._critical = frozenset(tag for tag, cls in known_types().items() if cls.critical)
         # The widths of the columns: place, event, actor.
-        self._widths = (18 if several_logs else 9, 26, 14) if output.width >= _WIDE else (0, 0, 0)
+        if output.width >= _WIDE:
+            self._widths = (18 if several_logs else 9, 26, 14)
+        else:
+            self._widths = (14 if several_logs else 6, 18, 0)
         self._has_head = not output.is_terminal or output.width < _WIDE
         self.written = 0
 

@@ -14,7 +14,7 @@ import typer
 from audit_async.cli.arguments import Directory, Instance, Json, Service
 from audit_async.cli.filters import Actor, Critical, Resource, Since, Types, Until, build_query
 from audit_async.cli.run import ExitStatus, perform
-from audit_async.cli.terminal import Cell, Meter, Output
+from audit_async.cli.terminal import Cell, Meter, Output, count_of
 from audit_async.events.registry import known_types
 from audit_async.reading.matching import Filter, actors_of, read_said, type_of
 from audit_async.reading.query import AuditQuery
@@ -199,9 +199,9 @@ def _report(output: Output, counted: Statistics) -> None:
     if not counted.records:
         output.line("No records.")
         return
-    logs = f"{len(counted.logs)} logs" if len(counted.logs) != 1 else counted.logs[0].name
+    logs = count_of(len(counted.logs), "log") if len(counted.logs) != 1 else counted.logs[0].name
     output.line(
-        Cell(f"{counted.records:,} records", "bold"),
+        Cell(count_of(counted.records, "record"), "bold"),
         f" of {logs}, ",
         Cell(f"{counted.critical:,} critical", "red" if counted.critical else ""),
     )

@@ -34,6 +34,7 @@ PolicyFile = Annotated[
     typer.Option(
         "--policy",
         metavar="FILE",
+        readable=False,
         help="A policy (c2sp.org/tlog-policy): the logs' verifier keys, and which witnesses must have cosigned.",
     ),
 ]

@@ -61,6 +61,8 @@ def new_file(target: Path, *, overwrite: bool) -> Iterator[NewFile]:
     """
     if not overwrite and os.path.lexists(target):
         raise _taken(target)
+    if not target.parent.is_dir():
+        raise ExportFailed(f"{target.parent} is no directory that is there; make it, or choose another place")
     fd, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".unfinished", dir=target.parent)
     try:
         with open(fd, "w+b") as file:

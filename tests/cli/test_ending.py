@@ -71,10 +71,11 @@ def open_directory() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_what_may_not_be_read(open_directory: Path) -> None:
-    """A trail that is closed to this user is status 3; the message says as whom to read it."""
+@pytest.mark.parametrize("closed", [".", "orders", "orders/00"])
+def test_what_may_not_be_read(closed: str, open_directory: Path) -> None:
+    """A trail that is closed to this user, at whatever level, is status 3; the message says as whom to read it."""
     make_trail(open_directory, [failure("bob")])
-    trail, log = open_directory, open_directory / "orders" / "00"
+    trail, log = open_directory, open_directory / closed
     (trail / "orders").chmod(0o755)
     # Root may read everything, so it becomes nobody, once the commands have imported all that they need.
     code = (
@@ -133,11 +134,78 @@ def test_a_foreign_file(tmp_path: Path, audit: Audit) -> None:
 def test_a_version_from_the_future(trail: Path, audit: Audit) -> None:
     """A log of a later format is a finding that says so; it is never taken for a sound one."""
     identity = trail / "orders" / "00" / "log.json"
+    recorded = identity.read_text()
+    # The second has a log.json of which this release understands nothing but the version.
+    for later in ('"format_version":2', '"format_version":2,"digest":"sha512"'):
+        identity.write_text(recorded.replace('"format_version":1', later))
+        for command in ("verify", "doctor"):
+            ended = audit(command, trail)
+            assert ended.status == 1
+            assert "version 2" in ended.out
+        assert len(audit("verify", trail, "--json").document["findings"]) == 1
+
+
+def test_records_of_a_version_from_the_future(trail: Path, audit: Audit) -> None:
+    """What its records say is for another release: nothing of them is shown or exported, and nothing is left behind."""
+    identity = trail / "orders" / "00" / "log.json"
     identity.write_text(identity.read_text().replace('"format_version":1', '"format_version":2'))
-    for command in ("verify", "doctor"):
+    commands: list[list[str | Path]] = [
+        ["query", trail], ["query", trail, "--skip-damage"], ["tail", trail], ["stats", trail], ["show", "3", trail],
+        ["export", trail, trail.with_name("e.zip")], ["export", trail, trail.with_name("e.csv")],
+    ]  # fmt: skip
+    for arguments in commands:
+        ended = audit(*arguments)
+        assert (ended.status, ended.out) == (3, "")
+        assert_one_line(ended.err, str(identity), "version 2", "the release that fits")
+    assert [path.name for path in trail.parent.iterdir()] == ["t"]
+
+
+def test_a_file_for_a_directory(trail: Path, audit: Audit) -> None:
+    """Whoever names a file is told to name a directory, not that he may not read it."""
+    (segment,) = (trail / "orders" / "00").glob("*.audit")
+    for command in READING:
+        ended = audit(command, segment)
+        assert (ended.status, ended.out) == (3, "")
+        assert_one_line(ended.err, str(segment), "is no directory", "give the base directory")
+
+
+@pytest.mark.parametrize("command", ["query", "stats", "tail", "retention"])
+def test_a_damaged_manifest_is_named_with_its_log(command: str, trail: Path, audit: Audit) -> None:
+    """Every log has a manifest, so the message says of which log it is."""
+    (trail / "orders" / "00" / "manifest.json").write_text("{}")
+    make_trail(trail, [failure("eve")], instance="01")
+    ended = audit(command, trail)
+    assert ended.status == 1
+    assert_one_line(ended.err, "orders/00/manifest.json", "not what the library writes")
+
+
+def test_a_link_in_a_segment_s_place(tmp_path: Path, audit: Audit) -> None:
+    """It is a finding that says what it is, for a sealed segment as for the last, and the link is not followed."""
+    trail = tmp_path / "t"
+    make_trail(trail, [failure("bob", n) for n in range(40)], max_bytes=4000)
+    first = min((trail / "orders" / "00").glob("*.audit"))
+    first.rename(tmp_path / "aside")
+    first.symlink_to(tmp_path / "aside")
+    for command in ("query", "stats"):
         ended = audit(command, trail)
-        assert ended.status == 1
-        assert "version 2" in ended.out
+        assert (ended.status, ended.out) == (1, "")
+        assert_one_line(ended.err, f"orders/00/{first.name}", "a symbolic link")
+    reasons = [found["reason"] for found in audit("verify", trail, "--json").document["findings"]]
+    assert reasons == ["not a regular file but a link, a directory or a device"]
+
+
+def test_a_wrong_question_names_the_option(trail: Path, audit: Audit) -> None:
+    """What only the trail shows to be wrong is status 2, too, and is reported under the option's name."""
+    make_trail(trail, [failure("eve")], instance="01")
+    commands: list[tuple[list[str | Path], str]] = [
+        (["query", trail, "--after-seq", "3"], "--after-seq: "),
+        (["show", "3", trail], "--log: "),
+        (["show", "3", trail, "--log", "orders"], "--log: "),
+    ]
+    for arguments, option in commands:
+        ended = audit(*arguments)
+        assert (ended.status, ended.out) == (2, "")
+        assert_one_line(ended.err, option)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +213,8 @@ def test_a_version_from_the_future(trail: Path, audit: Audit) -> None:
     [["frobnicate"], ["query"], ["query", ".", "--frob"], ["query", ".", "--limit", "0"], ["verify", ".", "--seq", "x"],
      ["verify", ".", "--last", "5", "--seq", "1-2"], ["tail", ".", "-n", "-1"], ["show", "x", "."],
      ["export", ".", "out.doc"], ["retention", ".", "--apply"], ["hold", "set", "."], ["config", "check"],
-     ["hold", "set", ".", "--as", "me", "--reason", " "]],
+     ["hold", "set", ".", "--as", "me", "--reason", " "], ["hold", "lift", ".", "--as", " ", "--reason", "closed"],
+     ["export", ".", "-", "--format", "csv"], ["doctor"], ["retention"]],
     ids=" ".join,
 )  # fmt: skip
 def test_wrong_usage(arguments: list[str], audit: Audit) -> None:

@@ -21,6 +21,7 @@ from tests.cli.commands import COMMAND, Audit, environment, run_on_terminal
 from tests.cli.made_trails import erasure, failure, make_trail
 from tests.cli.running_service import running_service
 from tests.store.chained import Chain
+from tests.test_chain import resealed
 
 
 @pytest.fixture
@@ -123,6 +124,20 @@ def test_the_access_is_recorded_elsewhere(chain: Chain, tmp_path: Path, audit: A
     assert len(accesses(tmp_path / "elsewhere", audit)) == 1
 
 
+@pytest.mark.parametrize("command", [["query"], ["tail"], ["show", "7"], ["export"]], ids=lambda value: value[0])
+def test_an_access_that_would_not_be_recorded_is_refused(
+    command: list[str], chain: Chain, tmp_path: Path, audit: Audit
+) -> None:
+    """Whoever names a log for the access but nobody who has it, or a name that is none, reads nothing."""
+    target = [tmp_path / "out.csv"] if command == ["export"] else []
+    for options in (["--access-log", tmp_path / "elsewhere"], ["--as", ""], ["--as", " "]):
+        ended = audit(*command, tmp_path / "t", *target, *options)
+        assert (ended.status, ended.out) == (2, "")
+        assert "--as" in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+    assert [path.name for path in (tmp_path / "t").iterdir()] == ["orders"]
+
+
 def test_who_cannot_be_recorded_reads_nothing(
     chain: Chain, tmp_path: Path, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,12 +175,15 @@ def test_show_what_is_not_linked(chain: Chain, tmp_path: Path, audit: Audit) -> 
     """A genuine record whose neighbour is another one is a finding."""
     last = max((tmp_path / "t" / "orders" / "00").glob("*.audit"))
     lines = last.read_bytes().splitlines(keepends=True)
-    lines[0] = lines[0].replace(b'"reason":"bad"', b'"reason":"bax"').replace(b"gdpr_art_17", b"gdpr_art_18")
+    changed = lines[0].replace(b'"reason":"bad"', b'"reason":"bax"').replace(b"gdpr_art_17", b"gdpr_art_18")
+    lines[0] = resealed(changed)
     last.write_bytes(b"".join(lines))
     second = json.loads(lines[1])["seq"]
     ended = audit("show", str(second), tmp_path / "t")
-    assert ended.status in {0, 1}
-    assert ("not linked" in ended.out) is (ended.status == 1)
+    assert ended.status == 1
+    assert "not linked" in ended.out
+    assert audit("show", str(second), tmp_path / "t", "--json").document["is_linked"] is False
+    assert audit("show", str(second + 1), tmp_path / "t").status == 0
 
 
 def test_tail(chain: Chain, tmp_path: Path, audit: Audit) -> None:
@@ -266,6 +284,12 @@ def test_export_options(chain: Chain, tmp_path: Path, audit: Audit) -> None:
     ended = audit(*arguments)
     assert ended.status == 3
     assert "--force" in ended.err
+    nowhere = audit("export", tmp_path / "t", tmp_path / "new" / "out.csv")
+    assert nowhere.status == 3
+    assert (
+        nowhere.err
+        == f"audit-async: {tmp_path / 'new'} is no directory that is there; make it, or choose another place\n"
+    )
     assert audit(*arguments, "--force", "--raw").status == 0
     (row,) = csv.DictReader(io.StringIO(target.read_text(), newline=""))
     assert row["actor"] == "=1+1"

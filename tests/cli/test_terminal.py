@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_async.cli.terminal import byte_size, json_line, visible
+from audit_async.cli.terminal import byte_size, count_of, json_line, visible
 from audit_async.safety.text import UNSAFE
 from tests.cli.commands import (
     OWN_SEQUENCES,
@@ -20,7 +20,7 @@ from tests.cli.commands import (
     run_in_pipes,
     run_on_terminal,
 )
-from tests.cli.made_trails import HOSTILE, failure, make_hostile_trail, make_trail
+from tests.cli.made_trails import HOSTILE, erasure, failure, make_hostile_trail, make_trail
 
 COMMANDS = [
     "query {trail}",
@@ -131,6 +131,16 @@ def test_lines_fit_the_terminal(columns: int, tmp_path: Path) -> None:
         assert max(map(len, lines)) <= columns
 
 
+def test_columns_on_a_narrow_terminal(tmp_path: Path) -> None:
+    """On eighty columns the events stand below each other, whatever their sequence numbers and types."""
+    make_trail(tmp_path / "t", [erasure("c-1"), *(failure("bob", n) for n in range(19))])
+    _, written = run_on_terminal("query", tmp_path / "t", columns=80, NO_COLOR="1")
+    lines = OWN_SEQUENCES.sub(b"", written).decode().splitlines()[:20]
+    events = [line.find("auth.failure") for line in lines[1:]]
+    assert set(events) == {lines[0].index("data.deleted")}
+    assert {line.index("bob") for line in lines[1:]} == {events[0] + len("audit.log_opened") + 4}
+
+
 def test_what_is_to_be_copied_is_not_cut(tmp_path: Path) -> None:
     """On the narrowest terminal, a head is written whole and without a break, to be copied."""
     chain = make_trail(tmp_path / "t", [failure("bob")])
@@ -153,3 +163,8 @@ def test_an_encoding_without_the_letters(tmp_path: Path) -> None:
 def test_sizes(count: int, shown: str) -> None:
     """Sizes are in decimal units, with two or three digits."""
     assert byte_size(count) == shown
+
+
+def test_one_of_a_kind() -> None:
+    """One is not many."""
+    assert [count_of(number, "record") for number in (0, 1, 2000)] == ["0 records", "1 record", "2,000 records"]
