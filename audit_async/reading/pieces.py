@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
+from threading import Lock
 from time import monotonic
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 import anyio.to_thread
 
@@ -20,18 +21,56 @@ _T = TypeVar("_T")
 async def in_pieces(items: Generator[_T | None, None, None]) -> AsyncGenerator[list[_T], None]:
     """Give what `items` gives in lists, none of them empty; None, which says that time has passed, is left out.
 
-    `items` is only ever run in worker threads, one at a time, and is closed when this is. What it gives before it
-    raises is given, too.
+    `items` is only ever run in worker threads, one at a time, and is closed when this is; where asyncio cancels a task
+    in the middle of a piece, which anyio can't put off, as soon as that piece is over. What it gives before it raises
+    is given, too.
     """
-    raised: list[Exception] = []
+    run = _Run(items)
+    is_over = False
+    try:
+        while not is_over:
+            # Not abandoned when cancelled: a generator that runs in a thread could not be closed.
+            piece, is_over = await anyio.to_thread.run_sync(run.next_piece)
+            if piece:
+                yield piece
+    finally:
+        run.close()
 
-    def next_piece() -> tuple[list[_T], bool]:
-        if raised:
-            raise raised.pop()
+
+class _Run(Generic[_T]):
+    """A generator that is run a piece at a time, and closed by whoever comes last: its thread or its owner."""
+
+    def __init__(self, items: Generator[_T | None, None, None]) -> None:
+        self._items = items
+        self._raised: Exception | None = None
+        self._running = Lock()  # held while a thread is in the generator
+        self._unwanted = False
+
+    def next_piece(self) -> tuple[list[_T], bool]:
+        """Return the next items, and whether they are the last; blocks."""
+        try:
+            with self._running:
+                return self._next_piece()
+        finally:
+            if self._unwanted:
+                self.close()
+
+    def close(self) -> None:
+        """Close the generator; where a thread is in it at this moment, that thread does it."""
+        self._unwanted = True  # first: the thread looks at it behind giving the lock back
+        if self._running.acquire(blocking=False):
+            try:
+                self._items.close()
+            finally:
+                self._running.release()
+
+    def _next_piece(self) -> tuple[list[_T], bool]:
+        if self._raised is not None:
+            raise self._raised
         piece: list[_T] = []
         until = monotonic() + _PIECE_S
         try:
-            for item in items:
+            for item in self._items:
                 if item is not None:
                     piece.append(item)
                 if len(piece) >= _PIECE_ITEMS or monotonic() >= until:
@@ -39,19 +78,9 @@ async def in_pieces(items: Generator[_T | None, None, None]) -> AsyncGenerator[l
         except Exception as error:
             if not piece:
                 raise
-            raised.append(error)
+            self._raised = error
             return piece, False
         return piece, True
-
-    is_over = False
-    try:
-        while not is_over:
-            # Not abandoned when cancelled: a generator that runs in a thread could not be closed.
-            piece, is_over = await anyio.to_thread.run_sync(next_piece)
-            if piece:
-                yield piece
-    finally:
-        items.close()
 
 
 async def only_one(items: Generator[_T | None, None, None]) -> _T:
