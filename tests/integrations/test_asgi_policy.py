@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from audit_async import ConfigError
 from audit_async.integrations.asgi import AuditMiddleware, Level, Policy, Rule, Scope
+from audit_async.integrations.http.redacting import SHORT_PATH, is_plain_path
 from audit_async.integrations.http.traversal import climbs_out
+from audit_async.safety.redaction import Redactor
 from tests.integrations.asgi_client import Trail, answering, ask, body, hello, http_scope, open_trail
 from tests.logs import ConfigFor
 from tests.secret_corpus import SECRETS
@@ -238,6 +240,24 @@ async def test_a_path_that_climbs_out_is_an_attack(config_for: ConfigFor, path: 
 def test_a_path_with_dots_is_no_attack(path: str, raw_path: bytes) -> None:
     """Dots within a name, and percent signs, are nothing special."""
     assert not climbs_out(path, raw_path)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(["..", "...", "..;a", "%2e%2e", "token=abcdef", *(secret.text for secret in SECRETS)]),
+            st.text("0123456789-", max_size=13),
+            st.text("abZ09._-;=%", max_size=13),
+        ),
+        max_size=8,
+    )
+)
+def test_what_is_recorded_unsearched_holds_nothing_to_find(segments: list[str]) -> None:
+    """A path that is spared the searches neither climbs nor has a secret in it."""
+    path = "/" + "/".join(segments)
+    if is_plain_path(path) and len(path) < SHORT_PATH:
+        assert not climbs_out(path, urllib.parse.quote(path).encode())
+        assert Redactor().redact_text(path) == path
 
 
 # Bodies.
