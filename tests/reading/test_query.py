@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -633,3 +634,17 @@ def test_no_log_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(TrailUnreadable, match=str(path)):
             ask(path)
+
+
+@given(st.lists(st.sampled_from([1 << 14, 1 << 15, 1 << 16, 50_000, 400]), min_size=1, max_size=24))
+@settings(max_examples=200, deadline=None)
+def test_a_search_for_a_place_keeps_the_line_that_it_looks_for(lengths: list[int]) -> None:
+    """Whatever the lines' lengths, and where the steps of the bisection fall: on the beginning of a line, too."""
+    lines = [(b'{"seq":%d,' % seq).ljust(length - 1, b"x") + b"\n" for seq, length in enumerate(lengths)]
+    size = sum(lengths)
+    begin = 0
+    for seq, line in enumerate(lines):
+        low, high = scan.around(io.BytesIO(b"".join(lines)), size, seq)
+        assert low <= begin
+        assert begin + len(line) <= high <= size
+        begin += len(line)
