@@ -486,9 +486,9 @@ class LogStore:
         fd = disk.create_file(unfinished, dir_fd=directory.fd)
         try:
             if not segment.copy_to(fd):
-                disk.close(fd)
-                disk.unlink(unfinished, dir_fd=directory.fd)
                 self._leave_damaged(segment, "removed, and its content changed", path_bytes)
+                disk.unlink(unfinished, dir_fd=directory.fd)
+                disk.close(fd)
                 return
             disk.sync_data(fd)
             reason = "removed"
@@ -514,7 +514,7 @@ class LogStore:
         """Remove files that a failed step has left of segments that are archived or deleted; `OSError`."""
         directory = self._log_directory
         left = retention.leftovers(directory, directory.names(), self._manifest.segments)
-        retention.remove_leftovers(directory, left)
+        retention.finish(directory, left)
 
     def archive_segment(self, archive: Archive) -> None:
         """Let the copy that `compress_segment` made stand for a segment; see `retention.archive_segment`."""

@@ -29,6 +29,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
@@ -378,7 +379,7 @@ def put_right(directory: LogDirectory, found: Survey) -> tuple[TornTail, ...]:
         sealing.write_checksum(directory, entry)
     for name in found.writable:
         sealing.make_read_only(directory, name)
-    retention.remove_leftovers(directory, found.leftovers)
+    retention.finish(directory, found.leftovers)
     finished = [walk.as_sealed() for walk in found.unsealed[:-1]]
     if finished:
         sealing.seal(directory, found.manifest, finished, recorded=found.recorded)
@@ -399,6 +400,10 @@ def _put_aside(directory: LogDirectory, tail: Tail, sealed: Sequence[SealedSegme
             try:
                 digest = _copy(fd, copy, tail.at, size)
                 disk.sync_data(copy)
+            except BaseException:  # each opening on a full disk would leave another part of the copy there
+                with suppress(OSError):
+                    disk.unlink(name, dir_fd=torn_fd)
+                raise
             finally:
                 disk.close(copy)
             disk.sync_directory(torn_fd)

@@ -13,7 +13,7 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,19 +78,28 @@ def plan_retention(
     Nothing is read and nothing done: this is the dry run, too. A segment is as old as its last record, counted in
     whole days. Deletion proceeds from the chain's beginning and stops at the first segment that has to stay, so
     what remains is one unbroken piece. A `damaged` segment is evidence: it is never compressed.
+
+    The chain's order is believed before a clock that was set back: a segment is no older than its first record, nor,
+    for deletion, than anything before it. (A host without a clock of its own starts in 1970, and its first records go
+    to yesterday's segment.)
     """
     if hold is not None:
         return []
     delete_after = max(policy.delete_after_days, policy.min_retention_days)
     steps: list[RetentionStep] = []
     deleting = True
+    latest = datetime.min.replace(tzinfo=UTC)  # of all up to here
     for segment in segments:
-        if segment.state in {"deleted", "lost"}:
+        if segment.state == "lost":
             continue
-        age_days = (now - datetime.fromisoformat(segment.last_timestamp)).days
-        deleting = deleting and age_days >= delete_after
+        last = datetime.fromisoformat(max(segment.first_timestamp, segment.last_timestamp))
+        latest = max(latest, last)
+        if segment.state == "deleted":
+            continue
+        age_days = (now - last).days
+        deleting = deleting and (now - latest).days >= delete_after
         if deleting:
-            steps.append(RetentionStep("delete", segment, age_days))
+            steps.append(RetentionStep("delete", segment, (now - latest).days))
         elif segment.state == "live" and age_days >= policy.archive_after_days:
             steps.append(RetentionStep("archive", segment, age_days))
     return steps
@@ -274,6 +283,18 @@ def leftovers(directory: LogDirectory, names: set[str], segments: Iterable[Seale
     return left
 
 
+def finish(directory: LogDirectory, left: Sequence[SealedSegment]) -> None:
+    """Remove the `leftovers` of steps that a crash cut short; not while a hold is in force, or nobody can tell."""
+    if not left:
+        return
+    try:
+        held = read_hold(directory.path) is not None
+    except (LogCorrupted, OSError):
+        held = True
+    if not held:
+        remove_leftovers(directory, left)
+
+
 def remove_leftovers(directory: LogDirectory, segments: Iterable[SealedSegment]) -> None:
     """Remove the files that these segments' states, `archived` or `deleted`, say are gone; durably."""
     for entry in segments:
@@ -310,11 +331,10 @@ def read_hold(directory: Path) -> Hold | None:
     Raises `LogCorrupted` for a file that can't be understood: nobody may take that for permission to delete.
     """
     try:
-        fd = disk.open_file(str(directory / HOLD_FILE))
+        with _open(directory / HOLD_FILE) as file:
+            content = file.read()
     except FileNotFoundError:
         return None
-    with open(fd, "rb") as file:
-        content = file.read()
     try:
         return msgspec.json.decode(content, type=Hold)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

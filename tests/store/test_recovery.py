@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
 import stat
 from collections.abc import Callable
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from audit_async.errors import LogCorrupted
-from audit_async.store import LogStore, TornTail, read_manifest
+from audit_async.store import LogStore, TornTail, disk, read_manifest
 from tests.store.chained import Chain, log_path, open_store, segments, stored_lines
+
+REAL = {"write_at": disk.write_at, "sync_data": disk.sync_data}
 
 
 @pytest.fixture
@@ -356,3 +360,32 @@ def test_an_opening_that_is_interrupted_is_finished_by_the_next(tmp_path: Path, 
     (log_path(tmp_path) / "torn" / f"{active(tmp_path).name}.{at}").write_bytes(b'{"se')
     put_aside(tmp_path, b'{"seq":3', goes_on(tmp_path, chain).recovered)
     assert len(list((log_path(tmp_path) / "torn").iterdir())) == 2
+
+
+@pytest.mark.parametrize("call", ["write_at", "sync_data"])
+def test_openings_on_a_full_disk_leave_nothing_behind(
+    tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A torn tail that can't be put aside yet leaves no parts of copies in torn/, however often it is tried."""
+    write_log(tmp_path, chain, 5)
+    with active(tmp_path).open("ab") as file:
+        file.write(b'{"seq":5')
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        real = disk.create_file
+
+        def create(name: str, *, dir_fd: int) -> int:
+            if name.startswith(active(tmp_path).name):  # from here on the disk is full
+                patch.setattr(disk, call, refuse)
+            return real(name, dir_fd=dir_fd)
+
+        patch.setattr(disk, "create_file", create)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space left"):
+                open_store(tmp_path)
+            patch.setattr(disk, call, REAL[call])
+    assert list((log_path(tmp_path) / "torn").iterdir()) == []
+    put_aside(tmp_path, b'{"seq":5', goes_on(tmp_path, chain).recovered)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -11,6 +13,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from audit_async.chain import START, Head, check_record
@@ -184,6 +187,17 @@ def test_deletion_never_leaves_a_hole() -> None:
     assert [(step.action, step.segment.first_seq) for step in plan] == [("delete", 0), ("archive", 20)]
 
 
+def test_a_clock_that_was_set_back_makes_nothing_old() -> None:
+    """Records of a clock that stood at 2000 for a while don't let yesterday's segment, nor their own, be deleted."""
+    now = datetime(2030, 1, 2, tzinfo=UTC)
+    yesterday = msgspec.structs.replace(entry(0, "2030-01-01"), last_timestamp="2000-01-01T00:00:30.000000Z")
+    assert plan_retention([yesterday], POLICY, now, None) == []
+    behind = [entry(0, "2029-08-01", "archived"), entry(10, "2000-01-01", "archived")]
+    assert plan_retention(behind, POLICY, now, None) == [], "it was written after the one before it"
+    plan = plan_retention(behind, POLICY, now + timedelta(days=300), None)
+    assert [(step.action, step.age_days) for step in plan] == [("delete", 453), ("delete", 453)]
+
+
 def test_damaged_segments_are_kept_as_they_are_until_deletion() -> None:
     """A damaged segment is evidence and is not compressed; what is gone already is not planned again."""
     now = datetime(2030, 1, 1, tzinfo=UTC)
@@ -220,6 +234,46 @@ def test_a_hold_stops_everything(tmp_path: Path) -> None:
     assert store.plan_retention(POLICY, now) != []
     store.archive_segment(archive)
     store.close()
+
+
+@pytest.mark.parametrize("hold", ["of the library", "unreadable"])
+def test_a_hold_keeps_also_what_a_crash_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: str) -> None:
+    """A deletion that a crash cut short is not finished while there is a hold, or what may be one; afterwards it is."""
+    chain = Chain()
+    store = open_store(tmp_path)
+    write_days(store, chain, 3)
+    first = log_path(tmp_path) / store.sealed_segments[0].segment
+
+    def crash(name: str, *, dir_fd: int) -> None:
+        raise OSError(errno.EIO, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "unlink", lambda name, *, dir_fd: os.unlink(name, dir_fd=dir_fd) if "unfin" in name
+                      else crash(name, dir_fd=dir_fd))  # fmt: skip
+        with pytest.raises(OSError, match=first.name):
+            store.delete_segment(first.name)
+    if hold == "unreadable":
+        (log_path(tmp_path) / "hold.json").write_bytes(b"{")
+    else:
+        store.set_hold(reason="case 4711", set_by="legal", now=at(chain))
+    store.finish_retention()
+    store.close()
+    store = open_store(tmp_path)
+    assert first.exists(), "neither the daily run nor the next opening removes it"
+    (log_path(tmp_path) / "hold.json").unlink()
+    store.finish_retention()
+    assert not first.exists()
+    store.close()
+
+
+def test_a_directory_in_a_holds_place_is_no_permission(tmp_path: Path) -> None:
+    """A hold.json that is no file stops retention each time it is asked, and costs no descriptor."""
+    (tmp_path / "hold.json").mkdir()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(IsADirectoryError):
+            read_hold(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"reason":"x","set_by":"y","since":"z","more":1}', b"\xff"])

@@ -200,3 +200,36 @@ def test_a_finished_segment_that_is_gone_before_it_is_sealed_is_reported(
 def no_space(*_: object, **__: object) -> None:
     """Refuse as a full disk does."""
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_no_descriptor_is_closed_twice(
+    tmp_path: Path, chain: Chain, store: LogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When saving a segment fails in the middle, each descriptor is closed once: its number may be reused."""
+    path = active(tmp_path)
+    content = path.read_bytes()
+    with path.open("r+b") as file:
+        file.write(content[:10].replace(b"0", b"7"))
+    path.unlink()
+    closed: list[int] = []
+    close, unlink = disk.close, disk.unlink
+
+    def remember(fd: int) -> None:
+        closed.append(fd)
+        close(fd)
+
+    def refuse(name: str, *, dir_fd: int) -> None:
+        if name.endswith(".unfinished") and name in os.listdir(dir_fd):
+            raise OSError(errno.EIO, name)
+        unlink(name, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "close", remember)
+        patch.setattr(disk, "unlink", refuse)
+        with pytest.raises(OSError, match="unfinished"):
+            store.commit(chain.batch(), sync=True)
+    assert len(closed) == len(set(closed)) == 2, "the segment's, and that of the copy"
+    committed = store.commit(None, sync=True)
+    assert [damaged.reason for damaged in committed.damaged] == ["removed, and its content changed", "removed"]
+    assert committed.synced == chain.head
+    store.close()
