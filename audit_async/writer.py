@@ -253,7 +253,8 @@ class Writer:
                 self._acknowledge(outcome)
                 self._advance()
             elif isinstance(error, OSError):
-                self._try_again_later(error)
+                if not self._stopped:
+                    self._try_again_later(error)
             else:
                 self.fail(error)
         except Exception as defect:  # noqa: BLE001 - a callback's exception would only be logged by the loop
@@ -276,6 +277,8 @@ class Writer:
             events += durable.events
             event_bytes += durable.event_bytes
         self._intake.release(events, event_bytes)
+        if self._stopped:
+            return  # what became durable all the same is told, but the log has failed, and is not well again
         if outcome.free_bytes is not None:
             self._judge_space(outcome.free_bytes)
         sealing_error = outcome.committed.sealing_error

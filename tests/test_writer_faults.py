@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -191,3 +192,87 @@ async def test_a_log_that_cannot_be_written_does_not_start(config_for: ConfigFor
     except LogLocked:
         pytest.fail("the failed start kept the lock")
     check_trail(log_directory(config_for(), "one"))
+
+
+@pytest.mark.parametrize("disk_comes_back", [True, False])
+async def test_a_log_that_has_failed_stays_failed(
+    config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch, *, disk_comes_back: bool
+) -> None:
+    """A commit that ends after the log was given up tells its receipts, and does not make the log well again."""
+    released = threading.Event()
+    commit, free_bytes = LogStore.commit, LogStore.free_bytes
+    config = config_for(drain_timeout=0.2)
+    audit = AuditLogger(config)
+    await audit.start()
+
+    def hanging(self: LogStore, batch: Any, *, sync: bool) -> Any:
+        released.wait(20)
+        if not disk_comes_back:
+            raise no_space()
+        return commit(self, batch, sync=sync)
+
+    looked = threading.Event()
+
+    def looking(self: LogStore) -> int:
+        looked.set()
+        return free_bytes(self)
+
+    monkeypatch.setattr(LogStore, "commit", hanging)
+    monkeypatch.setattr(LogStore, "free_bytes", looking)
+    monkeypatch.setattr("audit_async.writer._SPACE_INTERVAL_S", 0.0)
+    receipt = audit.emit(failure())
+    with pytest.raises(WriteFailed):
+        await audit.aclose()
+    assert audit.health().status is HealthStatus.FAILED
+    released.set()
+    with anyio.fail_after(10):
+        while not looked.is_set() or (disk_comes_back and not receipt.is_durable):
+            await anyio.sleep(0.001)
+        await anyio.sleep(0.05)  # the loop has been told by now
+    assert audit.health().status is HealthStatus.FAILED
+    assert receipt.is_durable is disk_comes_back
+
+
+async def test_tries_come_ever_more_seldom(config_for: ConfigFor, break_commits: Breaker) -> None:
+    """The pauses double from 0.1 s to 5 s, and begin anew with the next outage."""
+    async with AuditLogger(config_for()) as audit:
+        assert audit._session is not None
+        writer = audit._session.writer
+        for _ in range(2):
+            pauses: list[float] = []
+            audit.emit(failure())
+            tried = audit.stats().write_errors
+            break_commits(no_space())
+            for tries in range(1, 9):
+                pauses.append(writer._retry_s)
+                with anyio.fail_after(10):
+                    while audit.stats().write_errors < tried + tries:
+                        await anyio.lowlevel.checkpoint()
+                writer.hurry()  # instead of waiting for the pause
+            assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+            break_commits(None)
+            with anyio.fail_after(10):
+                await audit.flush()
+
+
+async def test_space_that_runs_low_is_reported_before_it_is_gone(
+    config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With less than `low_disk_bytes` left the log works, and says so in `health()` and one warning, until it ends."""
+    left = [1 << 40]
+    monkeypatch.setattr(LogStore, "free_bytes", lambda _: left[0])
+    monkeypatch.setattr("audit_async.writer._SPACE_INTERVAL_S", 0.0)
+    async with AuditLogger(config_for()) as audit:
+        await audit.emit_durable(failure())
+        assert audit.health().status is HealthStatus.OK
+        left[0] = (64 << 20) - 1
+        for _ in range(3):
+            await audit.emit_durable(failure())
+        health = audit.health()
+        assert (health.status, health.ok) == (HealthStatus.LOW_DISK, True)
+        assert str(left[0]) in str(health.reason)
+        left[0] = 64 << 20
+        await audit.emit_durable(failure())
+        assert audit.health().status is HealthStatus.OK
+    warnings = [r for r in caplog.records if r.name == "audit_async" and r.levelno == logging.WARNING]
+    assert len(warnings) == 2, "one for each change of state"

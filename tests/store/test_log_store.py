@@ -337,6 +337,25 @@ def sealing_record(segment: str) -> bytes:
     return b'{"event_type":"audit.segment_sealed","segment":"%s","records":1}' % segment.encode()
 
 
+def test_opening_reads_the_last_segment_alone(tmp_path: Path) -> None:
+    """Of sealed segments only the size is looked at, so an opening takes no longer where the trail is longer."""
+    chain = Chain()
+    store = open_store(tmp_path, max_bytes=2000)
+    for _ in range(20):
+        store.commit(chain.batch(), sync=True)
+    store.close()
+    *sealed, _ = segments(tmp_path)
+    assert len(sealed) > 2
+    for name in sealed:
+        path = log_path(tmp_path) / name
+        path.chmod(0o600)
+        path.write_bytes(b"?" * path.stat().st_size)
+        path.chmod(0o400)
+    store = open_store(tmp_path, max_bytes=2000)
+    assert store.head == chain.head
+    store.close()
+
+
 def test_a_seal_that_the_chain_does_not_tell_of_is_told_at_the_next_opening(tmp_path: Path) -> None:
     """`sealed_at_opening` names the sealed segments without their record, and those only, also seals later."""
     chain = Chain()
