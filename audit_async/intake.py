@@ -33,7 +33,7 @@ from audit_async.config import AuditConfig
 from audit_async.context import Bound, bound_here
 from audit_async.errors import BufferFull, InvalidEvent, LogClosed, WriteFailed
 from audit_async.events.base import AuditEvent, encode
-from audit_async.events.lifecycle import AuditEventsDropped
+from audit_async.events.lifecycle import AuditEventsDropped, AuditLogAccessed
 from audit_async.events.registry import describe
 from audit_async.receipt import Acknowledgements, Receipt
 from audit_async.safety.context_member import context_member
@@ -215,6 +215,8 @@ class Intake:
     def emit_on_record(self, event: AuditEvent) -> Receipt:
         """Take one of the library's own events from any thread, whatever the bounds say; raises as `emit` does."""
         self._check_open()
+        if isinstance(event, AuditLogAccessed):  # what somebody asked for, unlike all else that the log tells of itself
+            event = self._redactor.redact_members(event, ("query",))
         if get_ident() == self._owner:
             return self.emit_internal(event)
         encoded = self._harmless_internal(event)

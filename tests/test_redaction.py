@@ -208,6 +208,8 @@ def test_what_stands_under_a_secret_name_is_replaced_whole(value: object, shown:
         ([["Cookie", "a=b"], ["Host", "h"]], [["Cookie", "[redacted:cookie]"], ["Host", "h"]]),
         (((b"authorization", b"x"),), ((b"authorization", "[redacted:authorization]"),)),
         ({"name": "replicas", "value": "x"}, {"name": "replicas", "value": "x"}),
+        ({"Key": "DB_PASSWORD", "Value": "x"}, {"Key": "DB_PASSWORD", "Value": "[redacted:password]"}),
+        ({"Key": "Team", "Value": "x"}, {"Key": "Team", "Value": "x"}),
         ([["password", "secret"]], [["password", "secret"]]),
         ({"ghp_" + "a" * 36: 1, "ghp_" + "b" * 36: 2}, {"[redacted:github_token]": 1, "[redacted:github_token]~2": 2}),
         (4111111111111111, "[redacted:card_number]"),
@@ -287,6 +289,8 @@ def test_objects_of_all_kinds_are_searched() -> None:
     assert REDACTOR.redact(b"password=abc") == "password=[redacted:password]"
     assert REDACTOR.redact(Level.LEAK) == "password=[redacted:password]"
     assert REDACTOR.redact(Shout("password=abc")) == "password=[redacted:password]"
+    raw = msgspec.Raw(b'{"a": [{"password": "abc"}]}')
+    assert REDACTOR.redact({"n": 1, "raw": raw}) == {"n": 1, "raw": {"a": [{"password": "[redacted:password]"}]}}
     for clean in (
         Level.FINE,
         Plain.ONE,
@@ -298,6 +302,7 @@ def test_objects_of_all_kinds_are_searched() -> None:
         2**70,
         1.5,
         object(),
+        msgspec.Raw(b'{"a": 1}'),
     ):
         assert REDACTOR.redact(clean) is clean
 
@@ -634,6 +639,36 @@ def test_a_body_that_was_cut_shows_no_beginning_of_a_secret(secret: Secret) -> N
     for length in range(begin + 1, begin + len(secret.secret)):
         shown = str(REDACTOR.redact_body(body[:length], "application/json", truncated=True))
         assert secret.secret[: min(9, length - begin)] not in shown or length - begin < 5
+
+
+@pytest.mark.parametrize(
+    "secret", [s for s in SECRETS if s.kind in {"jwt", "cloud", "card"}], ids=lambda s: s.secret[:6]
+)
+def test_a_form_of_parts_that_was_cut_shows_no_beginning_of_a_secret(secret: Secret) -> None:
+    """The same for multipart bodies, of which a field of a harmless name comes last; the fields before it are whole."""
+    body = (
+        b'--B\r\nContent-Disposition: form-data; name="first"\r\n\r\nall of it\r\n'
+        b'--B\r\nContent-Disposition: form-data; name="note"\r\n\r\nfor ' + secret.text.encode()
+    )
+    begin = body.index(secret.secret.encode())
+    for length in range(begin + 1, begin + len(secret.secret)):
+        shown = REDACTOR.redact_body(body[:length], "multipart/form-data; boundary=B", truncated=True)
+        assert isinstance(shown, dict)
+        assert shown["first"] == "all of it"
+        assert secret.secret[: min(9, length - begin)] not in str(shown) or length - begin < 5
+
+
+@pytest.mark.anyio
+async def test_what_a_reader_asked_for_is_searched(config_for: ConfigFor) -> None:
+    """The query in `audit.log_accessed` is the caller's free-form data, and no way past redaction; from any thread."""
+    config = config_for()
+    async with AuditLogger(config) as audit:
+        query = {"text": "Bearer abcdefgh12345678", "filter": {"api_key": "hunter2hunter2"}, "limit": 10}
+        audit.record_access("dana", query)
+        await anyio.to_thread.run_sync(audit.record_access, "dana", query)
+    asked = [r["event"]["query"] for r in read_events(log_directory(config)) if "query" in r["event"]]
+    shown = {"text": "Bearer [redacted:bearer_token]", "filter": {"api_key": "[redacted:api_key]"}, "limit": 10}
+    assert asked == [shown, shown]
 
 
 # -- fingerprints ---------------------------------------------------------------------------------------------

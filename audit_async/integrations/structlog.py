@@ -119,7 +119,10 @@ def _log_recorded(name: str, level: str, entry: Mapping[str, object], redactor: 
 
 def _plain(value: object) -> object:
     try:
-        return msgspec.to_builtins(value, str_keys=True, enc_hook=_type_of)
+        # Bytes stay bytes: in base64 nobody would find a secret that is in them.
+        return msgspec.to_builtins(
+            value, builtin_types=(bytes, bytearray, memoryview), str_keys=True, enc_hook=_type_of
+        )
     except Exception:  # noqa: BLE001 - data that contains itself, or whose own code raises: the event counts for more
         return _type_of(value)
 

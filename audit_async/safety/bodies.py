@@ -27,7 +27,7 @@ def parse_body(body: bytes, content_type: str, *, truncated: bool) -> object:
     media_type, _, parameters = content_type.partition(";")
     media_type = media_type.strip().lower()
     if media_type.startswith("multipart/"):
-        fields = _multipart(body, content_type)
+        fields = _multipart(body, content_type, truncated=truncated)
         if fields is not None:
             return fields
     elif media_type != _FORM and not _TEXT.fullmatch(media_type):
@@ -89,7 +89,7 @@ def _form(text: str) -> dict[str, object]:
     return fields
 
 
-def _multipart(body: bytes, content_type: str) -> dict[str, object] | None:
+def _multipart(body: bytes, content_type: str, *, truncated: bool) -> dict[str, object] | None:
     """Return the fields of a multipart body, of files their size; None where it is none."""
     head = " ".join(content_type.split()).encode("latin-1", "replace")
     parts = message_from_bytes(b"Content-Type: " + head + b"\r\n\r\n" + body).get_payload()
@@ -103,7 +103,8 @@ def _multipart(body: bytes, content_type: str) -> dict[str, object] | None:
         raw = content if isinstance(content, bytes) else b""
         file_name = part.get_filename()
         name = part.get_param("name", "", header="content-disposition")
-        value: object = raw.decode("utf-8", "backslashreplace")
+        text = raw.decode("utf-8", "backslashreplace")
+        value: object = _without_begun_word(text) if truncated and part is parts[-1] else text
         if file_name is not None:
             value = {"filename": file_name, "content_type": part.get_content_type(), "bytes": len(raw)}
         _add(fields, name if isinstance(name, str) else "", value)

@@ -41,10 +41,15 @@ _LONG_NAME: Final = 20  # a key of a service that could be an identifier is as l
 _MANY_PARTS: Final = 1000
 _UNSEARCHED: Final = frozenset({int, float, bool, type(None)})
 
-# `{"name": "password", "value": "…"}`, and the JSON Patch `{"op": "replace", "path": "/password", "value": "…"}`.
-_NAMES: Final = ("name", "key", "field", "path", "header", "parameter")
+# `{"name": "password", "value": "…"}`, the JSON Patch `{"op": "replace", "path": "/password", "value": "…"}`, and the
+# `{"Key": "DB_PASSWORD", "Value": "…"}` of cloud services.
+_NAMES: Final = tuple(
+    spelled for name in ("name", "key", "field", "path", "header", "parameter") for spelled in (name, name.capitalize())
+)
 _VALUES: Final = frozenset(
-    {"value", "values", "old", "new", "old_value", "new_value", "oldValue", "newValue", "from", "to"}
+    spelled
+    for name in ("value", "values", "old", "new", "old_value", "new_value", "oldValue", "newValue", "from", "to")
+    for spelled in (name, name[0].upper() + name[1:])
 )
 
 _NAME_LIKE: Final = re.compile(r"[\w.-]{1,64}")
@@ -212,6 +217,10 @@ class _Walk:
                 text = bytes(value).decode("latin-1")
                 clean = self._text(text)
                 return value if clean is text else clean
+            if isinstance(value, msgspec.Raw):  # recorded as what it says, so it is searched as that
+                data: object = msgspec.json.decode(value)
+                clean_data = self.take(data, name, depth + 1) if depth < _MAX_DEPTH else _TOO_DEEP
+                return value if clean_data is data else clean_data
         known = self._seen.get(id(value))
         if known is not None:
             return known[1]

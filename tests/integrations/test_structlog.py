@@ -252,3 +252,17 @@ def test_wrong_settings_are_refused() -> None:
         AuditProcessor("ext://audit")  # type: ignore[arg-type]  # on purpose
     with pytest.raises(ConfigError, match=r"^threshold: "):
         AuditProcessor(lambda: None, threshold="LOUD")
+
+
+async def test_bytes_hide_no_secret(config_for: ConfigFor, kept: Kept) -> None:
+    """Bytes are searched before they become base64, in which nobody would recognise what they hold."""
+    async with AuditLogger(config_for()) as audit:
+        log = logger_through(AuditProcessor(audit), kept)
+        log.info("called", audit=True, header=b"Authorization: Bearer abcdefgh12345678", body={"raw": [b"pwd=hunter2"]},
+                 plain=b"\x00\xff")  # fmt: skip
+    (event,) = [r["event"] for r in read_events(log_directory(config_for())) if "data" in r["event"]]
+    assert event["data"] == {
+        "header": "Authorization: [redacted:authorization]",
+        "body": {"raw": ["pwd=[redacted:pwd]"]},
+        "plain": "AP8=",
+    }
