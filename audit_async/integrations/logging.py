@@ -45,7 +45,7 @@ class AuditHandler(logging.Handler):
     `audit` is a logger, or a function that returns it and None while there is none. `threshold` is the level from
     which on every record is taken; None takes only those that carry `extra={"audit": ...}`: an event, True for a
     `log.recorded` event, False for none. `convert` decides instead of both where it is given: it returns a record's
-    event, or None.
+    event, or None; several threads may be in it at once.
 
     Logging never fails because of it. Before the log is started and after it is closed, records are dropped: counted in
     `dropped`, and told on stderr once. What a full buffer refuses is counted and recorded by the log. An event that
@@ -76,6 +76,17 @@ class AuditHandler(logging.Handler):
     def dropped(self) -> int:
         """How many chosen records there was no open log for."""
         return self._delivery.dropped
+
+    def handle(self, record: logging.LogRecord) -> bool | logging.LogRecord:  # type: ignore[override]  # since 3.12
+        """Take `record` where the filters let it pass, as each handler does, but without the handler's lock.
+
+        Nothing here needs it. And a signal handler or a finalizer that logs while its thread is inside `emit` of the
+        audit log would wait for it, while whoever holds it waits for the audit log.
+        """
+        passed: bool | logging.LogRecord = self.filter(record)
+        if passed:
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return passed
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take `record` into the trail where it is chosen; `logging` calls this."""

@@ -6,6 +6,7 @@ import errno
 import logging
 import logging.config
 import logging.handlers
+import os
 import queue
 import signal
 import subprocess
@@ -159,6 +160,34 @@ async def test_eight_threads_log_at_once(config_for: ConfigFor, log: logging.Log
     for number in range(8):
         own = [event["n"] for event in events if event.get("producer") == f"t{number}"]
         assert own == list(range(1, count, 2))
+
+
+async def test_a_thread_inside_the_log_may_log(config_for: ConfigFor, log: logging.Logger) -> None:
+    """A finalizer or signal handler that logs while its thread is inside `emit` waits for no other thread's record."""
+    converting = threading.Event()
+
+    def convert(record: logging.LogRecord) -> AuditEvent:
+        converting.set()
+        return Counted(producer=str(record.name), n=record.levelno)
+
+    async with AuditLogger(config_for()) as audit:
+        log.addHandler(AuditHandler(audit, convert=convert))
+        done = threading.Event()
+
+        def inside() -> None:
+            with audit._intake._lock:
+                other.start()
+                converting.wait(10)
+                log.warning("from a finalizer")
+            done.set()
+
+        other = threading.Thread(target=log.warning, args=("from another thread",), daemon=True)
+        threading.Thread(target=inside, daemon=True).start()
+        finished = await anyio.to_thread.run_sync(done.wait, 10)
+        if not finished:  # pragma: no cover - else closing would wait for the lock for ever
+            os._exit(3)
+        await anyio.to_thread.run_sync(other.join)
+    assert len(recorded(config_for)) == 2
 
 
 async def test_a_signal_handler_may_log(config_for: ConfigFor, log: logging.Logger) -> None:
