@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
+import anyio
 import pytest
 
-from audit_async import AuditLogger, LogCorrupted
+from audit_async import AuditLogger, Batched, LogCorrupted
 from tests.logs import ConfigFor, failure, log_directory
 from tests.trails import check_trail, read_events
 
@@ -58,3 +60,42 @@ async def test_a_tampered_last_line_is_no_torn_line(config_for: ConfigFor) -> No
     segment.write_bytes(segment.read_bytes().replace(b'"audit.log_closed"', b'"audit.log_c1osed"'))
     with pytest.raises(LogCorrupted, match="hash"):
         await AuditLogger(config).start()
+
+
+async def test_damage_that_the_last_commit_finds_is_told_by_the_next_session(config_for: ConfigFor) -> None:
+    """What somebody did to a segment right before the log was closed is in the chain all the same, once."""
+    config = config_for()
+    async with AuditLogger(config) as audit:
+        await audit.emit_durable(failure())
+        (segment,) = log_directory(config).glob("*.audit")
+        with segment.open("ab") as file:
+            file.write(b"not ours")
+    for _ in range(2):
+        async with AuditLogger(config) as audit:
+            audit.emit(failure())
+    events = [json.loads(line)["event"] for path in sorted(log_directory(config).glob("*.audit"))
+              if path != segment for line in path.read_bytes().splitlines()]  # fmt: skip
+    (damaged,) = (event for event in events if event["event_type"] == "audit.segment_damaged")
+    assert damaged["segment"] == segment.name
+
+
+async def test_damage_is_told_once(config_for: ConfigFor) -> None:
+    """Where a session has told of a damaged segment, its seal, which may come later, is no second finding."""
+    config = config_for(flush_mode=Batched(size=1000, interval=60.0))
+    async with AuditLogger(config) as audit:
+        await audit.emit_durable(failure())
+        (segment,) = log_directory(config).glob("*.audit")
+        with segment.open("ab") as file:
+            file.write(b"not ours")
+        written = audit.stats().commits
+        audit.emit(failure())
+        with anyio.fail_after(10):
+            while audit.stats().commits == written:
+                await anyio.sleep(0.001)
+        await audit.flush()
+    async with AuditLogger(config):
+        pass
+    events = [json.loads(line)["event"] for path in sorted(log_directory(config).glob("*.audit"))
+              if path != segment for line in path.read_bytes().splitlines()]  # fmt: skip
+    told = [event["reason"] for event in events if event["event_type"] == "audit.segment_damaged"]
+    assert told == ["grown"]
