@@ -453,6 +453,15 @@ def test_the_demo_holds_what_it_says(tmp_path: Path) -> None:
     assert "150 in " in run.stdout
     assert f"{len(records):,} " in run.stdout
     assert "\033" not in run.stdout
+    commands = run.stdout[run.stdout.index("\naudit-async verify\n") :]
+    shown = (
+        "every hash and every link holds",
+        "audit-async stats",
+        "By actor",
+        "audit-async query --critical",
+        "5 records",
+    )
+    assert sorted(map(commands.index, shown)) == [commands.index(text) for text in shown]
     assert run.stdout.rstrip().endswith(f"All held. The trail is kept in {log}")
 
 

@@ -22,6 +22,8 @@ __all__ = ["RecordLines", "as_object", "write_record"]
 _SHOWN_ELSEWHERE: Final = frozenset({"event_type", "reduced"})
 #: A terminal that is narrower has room for two columns, place and event; then one text follows the other.
 _WIDE: Final = 120
+#: One that is wider, and a pipe, has room for the longest type.
+_WIDEST: Final = 160
 _DEEPEST: Final = 4
 
 
@@ -57,7 +59,9 @@ class RecordLines:
         self._several_logs = several_logs
         self._critical = frozenset(tag for tag, cls in known_types().items() if cls.critical)
         # The widths of the columns: place, event, actor.
-        if output.width >= _WIDE:
+        if output.width >= _WIDEST:
+            self._widths = (18 if several_logs else 9, max(map(len, known_types())), 14)
+        elif output.width >= _WIDE:
             self._widths = (18 if several_logs else 9, 26, 14)
         else:
             self._widths = (14 if several_logs else 6, 18, 0)

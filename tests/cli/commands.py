@@ -87,6 +87,16 @@ def run_on_terminal(
     return _on_terminal([*COMMAND, *map(str, arguments)], columns, until, variables)
 
 
+def run_at_once_on_terminal(*arguments: str | Path, **variables: str) -> tuple[int, bytes]:
+    """Run a command as `run_on_terminal` does, with progress from its first moment on, however short it is."""
+    code = (
+        "import sys; from audit_async.cli import main, terminal\n"
+        "terminal._MEASURED_AFTER_S = 0\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    return _on_terminal([sys.executable, "-c", code, *map(str, arguments)], 100, None, variables)
+
+
 def run_all_on_terminal(commands: Sequence[str], *, columns: int = 100, **variables: str) -> list[tuple[int, bytes]]:
     """Run several commands on a terminal, in one process to save its start; return what `run_on_terminal` does."""
     code = (

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_async.cli.stats import Frequencies
+from audit_async.events.registry import known_types
 from tests.cli.commands import COMMAND, Audit, environment, run_on_terminal
 from tests.cli.made_trails import erasure, failure, make_trail
 from tests.cli.running_service import running_service
@@ -77,6 +78,15 @@ def test_query_for_a_person(chain: Chain, tmp_path: Path, audit: Audit) -> None:
         "2026-11-22", "12:00:00", "0", "auth.failure", "bob", "reason=bad", "ip=203.0.113.9", "path=/0"
     ]  # fmt: skip
     assert second.index("auth.failure") == first.index("auth.failure")
+
+
+def test_the_longest_type_keeps_the_columns(tmp_path: Path, audit: Audit) -> None:
+    """Where nothing cuts the lines, there is room for every type that the library has."""
+    longest = max(known_types(), key=len)
+    event = {"event_type": f"foreign.{'x' * (len(longest) - 8)}", "actor": "bob"}
+    make_trail(tmp_path / "t", [failure("bob"), json.dumps(event).encode()])
+    first, second = audit("query", tmp_path / "t").out.splitlines()
+    assert first.index("bob") == second.index("bob")
 
 
 def test_several_logs_name_the_log(chain: Chain, tmp_path: Path, audit: Audit) -> None:

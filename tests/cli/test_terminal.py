@@ -17,6 +17,7 @@ from tests.cli.commands import (
     Audit,
     foreign_controls,
     run_all_on_terminal,
+    run_at_once_on_terminal,
     run_in_pipes,
     run_on_terminal,
 )
@@ -139,6 +140,22 @@ def test_columns_on_a_narrow_terminal(tmp_path: Path) -> None:
     events = [line.find("auth.failure") for line in lines[1:]]
     assert set(events) == {lines[0].index("data.deleted")}
     assert {line.index("bob") for line in lines[1:]} == {events[0] + len("audit.log_opened") + 4}
+
+
+@pytest.mark.parametrize(
+    ("command", "title"), [("verify", "verifying"), ("stats", "counting"), ("export", "exporting")]
+)
+def test_long_work_shows_its_progress(command: str, title: str, tmp_path: Path) -> None:
+    """A terminal sees how far it is, and nothing of that is left at the end; a pipe never does, nor does short work."""
+    make_trail(tmp_path / "t", [failure("bob", n) for n in range(2000)])
+    target: list[str | Path] = [tmp_path / "out.csv", "--force"] if command == "export" else []
+    arguments: list[str | Path] = [command, tmp_path / "t", *target]
+    status, written = run_at_once_on_terminal(*arguments)
+    assert status == 0
+    assert title.encode() in written
+    result = run_in_pipes(*arguments)
+    assert title not in result.out + result.err
+    assert title.encode() not in run_on_terminal(*arguments)[1]
 
 
 def test_what_is_to_be_copied_is_not_cut(tmp_path: Path) -> None:
