@@ -95,6 +95,10 @@ class LogStore:
         # Files of ours whose sync failed before anything in them was acknowledged: their names are needed again.
         self._void: set[tuple[int, int]] = set()
         self._rebuilding = False
+        # The hold as it was last seen: it goes with a directory that somebody removes, and is not lifted by that.
+        self._last_hold: Hold | None = None
+        with suppress(LogCorrupted, OSError):
+            self._last_hold = retention.read_hold(directory.path)
         # None: the next record begins a segment.
         self._active: Segment | None = recovery.reopen(directory, survey.unsealed[-1]) if survey.unsealed else None
 
@@ -450,6 +454,8 @@ class LogStore:
             directory.make_anew()
         self._lock.take_anew(directory)
         directory.write_identity(self._identity)
+        if self._last_hold is not None:
+            retention.restore_hold(directory, self._last_hold)
         names = directory.names()
         gone = [
             entry
@@ -527,15 +533,18 @@ class LogStore:
     @property
     def hold(self) -> Hold | None:
         """The legal hold that is in force, None for none."""
-        return retention.read_hold(self.directory)
+        self._last_hold = retention.read_hold(self.directory)
+        return self._last_hold
 
     def set_hold(self, *, reason: str, set_by: str, now: datetime) -> Hold:
         """Put a legal hold in force, durably; one that is in force already stays, and is returned."""
-        return retention.set_hold(self._log_directory, reason=reason, set_by=set_by, now=now)
+        self._last_hold = retention.set_hold(self._log_directory, reason=reason, set_by=set_by, now=now)
+        return self._last_hold
 
     def lift_hold(self) -> None:
         """End the legal hold, durably."""
         retention.lift_hold(self._log_directory)
+        self._last_hold = None
 
     # -- what it says of itself, and its end ---------------------------------------------------------------------
 

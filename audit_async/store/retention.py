@@ -381,6 +381,12 @@ def place_hold(directory: Path, *, reason: str, set_by: str, now: datetime) -> H
     return hold
 
 
+def restore_hold(directory: LogDirectory, hold: Hold) -> None:
+    """Put a hold back into a directory that was made anew, unless one is there; durable with the next `sync`."""
+    if HOLD_FILE not in directory.names():
+        directory.replace(HOLD_FILE, msgspec.json.encode(hold) + b"\n")
+
+
 def lift_hold(directory: LogDirectory) -> None:
     """End the hold, durably; does nothing where there is none."""
     with suppress(FileNotFoundError):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from audit_async.errors import LogLocked
-from audit_async.store import LogStore, disk, read_manifest
+from audit_async.store import LogStore, disk, read_hold, read_manifest
+from audit_async.store.retention import place_hold
 from tests.store.chained import Chain, log_path, open_store, segments, stored_lines
 
 
@@ -74,6 +76,29 @@ def test_a_removed_directory_is_made_again(tmp_path: Path, chain: Chain, store: 
     store.close()
     store = open_store(tmp_path)
     assert (store.head, store.log_id) == (chain.head, log_id)
+    store.close()
+
+
+@pytest.mark.parametrize("seen", ["set", "asked for", "opened with"])
+def test_a_hold_outlives_the_removal_of_the_directory(tmp_path: Path, chain: Chain, store: LogStore, seen: str) -> None:
+    """Removing the log's directory lifts no hold: it is back, for what is recorded from then on, until it is lifted."""
+    now = datetime(2026, 11, 22, tzinfo=UTC)
+    if seen == "set":
+        hold = store.set_hold(reason="case 4711", set_by="legal", now=now)
+    else:
+        hold = place_hold(store.directory, reason="case 4711", set_by="legal", now=now)
+        if seen == "asked for":
+            assert store.hold == hold
+        else:
+            store.close()
+            store = open_store(tmp_path)
+    shutil.rmtree(log_path(tmp_path))
+    store.commit(chain.batch(), sync=True)
+    assert store.hold == read_hold(log_path(tmp_path)) == hold
+    store.lift_hold()
+    shutil.rmtree(log_path(tmp_path))
+    store.commit(chain.batch(), sync=True)
+    assert store.hold is None
     store.close()
 
 
