@@ -64,6 +64,7 @@ def verify(
         typer.Option(
             "--checkpoint",
             metavar="FILE",
+            readable=False,
             help="With --vkey or --policy: a signed checkpoint that was kept elsewhere, which shows a log that came "
             "back from an older backup. May be repeated.",
         ),
