@@ -317,8 +317,10 @@ class AuditLogger:
         if session is None or self._intake.state is State.FORKED:
             return
         signals.forget(self)
-        forks.forget(self)
-        await (session.close() if session.is_here else session.elsewhere(session.close))
+        try:
+            await (session.close() if session.is_here else session.elsewhere(session.close))
+        finally:
+            forks.forget(self)  # not before: a child that is forked during the drain must not keep the lock
 
     async def flush_for_signal(self) -> None:
         """Make durable what there is, for `audit_async.signals`."""

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import anyio
@@ -21,6 +21,7 @@ from uvloop import new_event_loop as new_uvloop
 
 import audit_async
 from audit_async import AuditLogger, BufferFull, HealthStatus, LogClosed, LogLocked, Receipt
+from audit_async.store import disk
 from tests.logs import ConfigFor, Counted, failure, log_directory
 from tests.trails import check_trail, read_events
 
@@ -252,6 +253,35 @@ async def test_a_forked_child_can_neither_emit_nor_harm_the_log(config_for: Conf
         assert os.waitstatus_to_exitcode(status) == 0
         audit.emit(Counted(producer="parent", n=2))
     assert recorded(config_for) == [0, 2]
+    check_trail(log_directory(config))
+
+
+async def test_a_child_that_is_forked_during_the_drain_keeps_nothing(
+    config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log's files, its lock among them, are closed in the child; the parent ends its drain."""
+    config = config_for()
+    draining, go_on = Event(), Event()
+    write = disk.write_and_sync_at
+
+    def write_slowly(fd: int, data: bytes, offset: int) -> None:
+        draining.set()
+        assert go_on.wait(30)
+        write(fd, data, offset)
+
+    audit = AuditLogger(config)
+    await audit.start()
+    monkeypatch.setattr(disk, "write_and_sync_at", write_slowly)
+    closing = asyncio.create_task(audit.aclose())
+    while not draining.is_set():
+        await anyio.sleep(0.001)
+    child = os.fork()
+    if child == 0:
+        os._exit(len(open_files_below(log_directory(config))))
+    _, status = os.waitpid(child, 0)
+    go_on.set()
+    await closing
+    assert os.waitstatus_to_exitcode(status) == 0
     check_trail(log_directory(config))
 
 
