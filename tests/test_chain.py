@@ -36,11 +36,11 @@ def lines_of(entries: list[Entry], after: Head = START) -> list[bytes]:
 
 def test_a_record_is_byte_for_byte_what_the_format_says() -> None:
     """Members stand in the order of format version 1, without white space, and the hash covers the line."""
-    entry = Entry(0x29, 1_764_000_912_123_456_789, EVENT)
+    entry = Entry(0x2_9ABC_DEF0, 1_764_000_912_123_456_789, EVENT)
     (line,) = lines_of([entry], after=Head(40, b"ab" * 32))
     moment = datetime.fromtimestamp(1_764_000_912, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     hashed = (
-        f'{{"seq":41,"audit_id":"{PREFIX}-29","timestamp":"{moment}.123456Z","service_id":"orders",'
+        f'{{"seq":41,"audit_id":"{PREFIX}-29abcdef0","timestamp":"{moment}.123456Z","service_id":"orders",'
         f'"event":{EVENT.decode()},"prev_hash":"{"ab" * 32}"}}'
     )
     digest = hashlib.sha256(hashed.encode()).hexdigest()

@@ -78,7 +78,6 @@ class Framer:
         record, second_ns = self._record, self._second_ns
         event_bytes = 0
         if not lines:
-            dates.clear()
             second_ns = _NO_SECOND  # so that its first entry notes the date
         for entry in entries:
             seq += 1

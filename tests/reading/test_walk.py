@@ -43,6 +43,8 @@ _FORGED = [
     (b'"service_id":"orders"', b'"service_id":"\\u006frders"'),
     (b'"service_id":"orders"', b'"service_id":"orders" '),
     (b'"timestamp":"2', b'"timestamp":"12'),
+    (b'"timestamp":"2', b'"timestamp":"x'),
+    (b"T", b" "),
     (b'Z","service', b'Z\\n","service'),
     (b'"timestamp":"20', b'"timestamp":"\xd9\xa2\xd9\xa0'),
     (b'"audit_id":"5f0c1e9b7a3d2c48-', b'"audit_id":"5f0c1e9b7a3d2c48-0\\n5f0c1e9b7a3d2c48-'),

@@ -63,6 +63,25 @@ def test_a_segment_that_was_replaced_is_saved_and_the_other_kept(tmp_path: Path,
     assert stored_lines(tmp_path) == chain.lines
 
 
+def test_a_segment_that_was_replaced_by_its_own_copy_is_saved_too(
+    tmp_path: Path, chain: Chain, store: LogStore
+) -> None:
+    """Another file with the same bytes is not the one that is written: later records would be in no file of the log."""
+    path = active(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copy2(path, copy)
+    copy.rename(path)
+    committed = store.commit(chain.batch(3), sync=True)
+    assert [damaged.reason for damaged in committed.damaged] == ["replaced"]
+    assert stored_lines(tmp_path) == chain.lines
+    assert store.commit(chain.batch(3), sync=True).damaged == ()
+    segment = store._active
+    assert segment is not None
+    assert segment.inode == (path.stat().st_dev, path.stat().st_ino)
+    store.close()
+    assert stored_lines(tmp_path) == chain.lines
+
+
 def test_a_removed_directory_is_made_again(tmp_path: Path, chain: Chain, store: LogStore) -> None:
     """After `rm -r` of the log, what the open segment held is there again, locked, and the log opens again."""
     shutil.rmtree(tmp_path / "orders")
