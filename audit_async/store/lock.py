@@ -24,16 +24,17 @@ class WriterLock:
 
     def __init__(self, directory: LogDirectory) -> None:
         """Take the lock of `directory`; raises `LogLocked`, which names the pid, where another writer has it."""
-        self._path = directory.path / LOCK_FILE
+        self._path: Final = str(directory.path / LOCK_FILE)
         self.fd = self._take(directory)
+        self._inode = _identity(os.fstat(self.fd))
 
     def _take(self, directory: LogDirectory) -> int:
         while True:
             fd = disk.open_or_create_file(LOCK_FILE, dir_fd=directory.fd)
             try:
                 disk.lock(fd)
-                if os.fstat(fd).st_nlink == 0:  # removed between our two calls: the lock is on another file now
-                    disk.close(fd)
+                if _identity(os.fstat(fd)) != _inode_at(LOCK_FILE, dir_fd=directory.fd):
+                    disk.close(fd)  # removed or renamed between our two calls: the lock is on another file now
                     continue
                 disk.truncate(fd, 0)
                 disk.write_at(fd, b"%d\n" % os.getpid(), 0)
@@ -52,14 +53,15 @@ class WriterLock:
             return fd
 
     def is_held(self) -> bool:
-        """Return whether the locked file is still the one that another writer would try; costs one fstat."""
-        return os.fstat(self.fd).st_nlink > 0
+        """Return whether the locked file is still the one that another writer would try; costs one stat."""
+        return _inode_at(self._path) == self._inode
 
     def take_anew(self, directory: LogDirectory) -> None:
-        """Lock the new file after somebody removed the old one; `LogLocked` where another writer was faster."""
+        """Lock the new file after the old one was removed or renamed; `LogLocked` where another writer was faster."""
         fd = self._take(directory)
         disk.close(self.fd)
         self.fd = fd
+        self._inode = _identity(os.fstat(fd))
 
     def close(self) -> None:
         """Let go: unlocks, unless a forked child still has a copy of the descriptor."""
@@ -98,3 +100,15 @@ def _holder(fd: int) -> int | None:
     """Return the pid that the lock file names; None where its holder has not written it yet."""
     text = disk.read_at(fd, 32, 0).strip()
     return int(text) if text.isdigit() else None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _inode_at(path: str, *, dir_fd: int | None = None) -> tuple[int, int] | None:
+    """Return what tells the file at a path from every other; None where there is none."""
+    try:
+        return _identity(os.stat(path, dir_fd=dir_fd, follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -154,7 +154,7 @@ class LogStore:
 
         The happy path, in order:
 
-        1. fstat of the lock, stat of the segment's path nobody removed, replaced or changed what we write to
+        1. stat of the paths of lock and segment         nobody removed, replaced or changed what we write to
         2. pwrite of all lines, at the end we know       the records survive the end of this process
         3. fdatasync (only if `sync`)                    the records survive a power cut; one call does 2 and 3 where
                                                          the kernel has it (see `disk.write_and_sync_at`)
@@ -423,7 +423,7 @@ class LogStore:
         """Go on although somebody removed, replaced or changed files of the log; what was found is reported.
 
         - the directory is gone: made again, with log.json, a lock and the manifest; sealed segments are `lost`
-        - the lock file is gone: made and locked again
+        - the lock file is gone, or has another name: made and locked again
         - the segment is shorter or longer than what was written: its acknowledged part is finished as `damaged`, and
           everything else goes on in a new segment
         - the segment's name is gone, or leads elsewhere: what was written is saved from the open descriptor, which

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -196,9 +197,17 @@ def test_a_file_in_the_way_of_the_next_segment_is_put_aside(tmp_path: Path, chai
     assert stored_lines(tmp_path) == chain.lines
 
 
-def test_a_removed_lock_file_is_made_and_locked_again(tmp_path: Path, chain: Chain, store: LogStore) -> None:
+def move_away(path: Path) -> None:
+    """Give a file another name in its directory."""
+    path.rename(path.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, move_away])
+def test_a_lost_lock_file_is_made_and_locked_again(
+    tmp_path: Path, chain: Chain, store: LogStore, lose: Callable[[Path], None]
+) -> None:
     """Without its lock file the log locks itself again, before another writer could come in unnoticed."""
-    (log_path(tmp_path) / "lock").unlink()
+    lose(log_path(tmp_path) / "lock")
     store.commit(chain.batch(), sync=True)
     with pytest.raises(LogLocked):
         open_store(tmp_path)
@@ -206,9 +215,12 @@ def test_a_removed_lock_file_is_made_and_locked_again(tmp_path: Path, chain: Cha
     assert stored_lines(tmp_path) == chain.lines
 
 
-def test_a_log_that_another_writer_has_taken_is_not_written(tmp_path: Path, chain: Chain, store: LogStore) -> None:
+@pytest.mark.parametrize("lose", [Path.unlink, move_away])
+def test_a_log_that_another_writer_has_taken_is_not_written(
+    tmp_path: Path, chain: Chain, store: LogStore, lose: Callable[[Path], None]
+) -> None:
     """If another writer locked the log while its lock file was gone, this one writes nothing more."""
-    (log_path(tmp_path) / "lock").unlink()
+    lose(log_path(tmp_path) / "lock")
     other = open_store(tmp_path)
     before = active(tmp_path).read_bytes()
     with pytest.raises(LogLocked):
