@@ -78,11 +78,15 @@ SUBJECTS = {
 async def write(directory: Path, subject: Subject, events: int) -> Written:
     """Emit from one producer as fast as it goes; return when all is acknowledged."""
     async with AuditLogger(config(directory, subject.mode)) as audit:
-        return await produce(audit, subject, events)
+        before = audit.stats().durable
+        written = await produce(audit, subject, events)
+        durable = audit.stats().durable - before
+    assert durable == events, f"{durable} events are durable, not {events}"
+    return written
 
 
 async def produce(audit: AuditLogger, subject: Subject, events: int) -> Written:
-    """Emit to an open log, as `write` does."""
+    """Emit to an open log, as `write` does; the log may tell of itself meanwhile."""
     emit = audit.emit
     burst = [
         (Critical if n % 100 < subject.critical_percent else Ordinary)(

@@ -15,7 +15,7 @@ from audit_async.chain import BadRecord
 from audit_async.errors import LogCorrupted
 from audit_async.reading.matching import Filter
 from audit_async.reading.query import AuditQuery
-from audit_async.reading.scan import Damage, Found, Part, Range, check, open_part, size_of
+from audit_async.reading.scan import Damage, Found, Part, Range, check, line_from, open_part, size_of
 from audit_async.reading.trail import DAMAGED_ARCHIVE, LONGEST_LINE
 
 _ID: Final = re.compile(rb'\{"seq":[0-9]{1,18},"audit_id":"([0-9a-f]{16})-([0-9a-f]{1,16})"')
@@ -72,9 +72,7 @@ def _search(file: BinaryIO, part: Part, wanted: _Id, audit_id: bytes) -> Found |
     low, high = 0, end
     while high - low > _NEAR:
         middle = (low + high) // 2
-        file.seek(middle - 1)  # so that a line which begins at `middle` is the next one
-        file.readline(LONGEST_LINE)
-        begin = file.tell()
+        begin = line_from(file, middle)
         if begin >= high:
             high = middle
             continue
@@ -88,10 +86,7 @@ def _search(file: BinaryIO, part: Part, wanted: _Id, audit_id: bytes) -> Found |
 
 def _read(file: BinaryIO, part: Part, begin: int, end: int, audit_id: bytes) -> Found | None:
     """Look through the lines between two places."""
-    file.seek(max(0, begin - 1))
-    if begin:
-        file.readline(LONGEST_LINE)
-        begin = file.tell()
+    begin = line_from(file, begin) if begin else file.seek(0)
     data = file.read(max(0, end - begin))
     if not data.endswith(b"\n"):
         data += file.readline(LONGEST_LINE)

@@ -366,7 +366,7 @@ def around(file: BinaryIO, size: int, seq: int) -> tuple[int, int]:
     low, high = 0, size
     while high - low > _NEAR:
         middle = (low + high) // 2
-        begin = _line_from(file, middle)
+        begin = line_from(file, middle)
         if begin >= high:
             high = middle
             continue
@@ -377,10 +377,10 @@ def around(file: BinaryIO, size: int, seq: int) -> tuple[int, int]:
             low = begin
         else:
             high = middle
-    return low, min(_line_from(file, high), size) if high < size else size
+    return low, min(line_from(file, high), size) if high < size else size
 
 
-def _line_from(file: BinaryIO, offset: int) -> int:
+def line_from(file: BinaryIO, offset: int) -> int:
     """Return where the first line begins at `offset`, which is not 0, or behind it; let the file stand there."""
     file.seek(offset - 1)
     file.readline(LONGEST_LINE)

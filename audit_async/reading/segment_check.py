@@ -34,6 +34,7 @@ _CHUNK_BYTES: Final = 64 << 10
 _MOST_TOLD: Final = 10_000
 
 _OWN_EVENT: Final = b'{"event_type":"audit.'
+_OWN_MEMBER: Final = b'"event":' + _OWN_EVENT
 _decode_event: Final = msgspec.json.Decoder(dict[str, object]).decode
 #: Of `by_type` nothing is made, and it may be long.
 _UNTOLD: Final = frozenset({"event_type", "by_type"})
@@ -274,7 +275,7 @@ class _Check:
         if self._watched:
             seqs = self._watched.intersection(range(records[0].seq, records[-1].seq + 1))
             verdict.watched.update((seq, records[seq - records[0].seq].hash) for seq in seqs)
-        if b'"event":' + _OWN_EVENT in good.data:
+        if _OWN_MEMBER in good.data:
             for record in records:
                 event = bytes(record.event)
                 if event.startswith(_OWN_EVENT):

@@ -203,8 +203,8 @@ class Witnesses:
 
         A witness has `timeout_s` for each answer. One that failed is asked again where its pause, which doubles with
         each failure, is over before the round is `timeout_s` old, unless it knows the log or its key not at all; one
-        that has failed in earlier rounds is left alone until then. Never raises for a
-        witness's sake: look for an `InconsistentLog` among the answers, since that one is about the log.
+        that has failed in earlier rounds is left alone until then. Never raises for a witness's sake: look for an
+        `InconsistentLog` among the answers, since that one is about the log.
         """
         answers: dict[VerifierKey, WitnessAnswer] = {}
 
