@@ -22,14 +22,12 @@ from typing import Final, ParamSpec, Self, TypeVar
 import anyio
 import anyio.to_thread
 
-from audit_async.chain.record import HASH_AT
 from audit_async.errors import AuditError, LogCorrupted
 from audit_async.events.base import AuditEvent
 from audit_async.events.lifecycle import AuditCheckpoint, AuditSigningKeysChanged, AuditSigningRefused
 from audit_async.events.recorded import decode_record
-from audit_async.reading.counted_ids import find_counted
 from audit_async.reading.hashes import RecordHashes
-from audit_async.reading.lookup import look_up
+from audit_async.reading.lookup import find_record, position_in_chain
 from audit_async.reading.matching import Filter
 from audit_async.reading.query import AuditQuery
 from audit_async.reading.scan import Damage, Range, parts_of, scan
@@ -207,13 +205,10 @@ class CheckpointLog:
         """Return the place of a durable record; raises `RecordNotFound`."""
 
         def find() -> Position:
-            found = find_counted(parts_of(self._log), audit_id)
-            if found is not None:
-                return Position(found.seq, found.line[HASH_AT : HASH_AT + 64].decode())
-            for placed in look_up([self._log], seq=None, audit_id=audit_id):
-                if placed is not None:
-                    return Position(placed.record.seq, placed.record.hash)
-            raise AssertionError("look_up finds a record or raises")
+            for found in find_record([self._log], seq=None, audit_id=audit_id):
+                if found is not None:
+                    return position_in_chain(found)
+            raise AssertionError("find_record finds a record or raises")
 
         return await self._in_thread(find)
 

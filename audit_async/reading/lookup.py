@@ -11,6 +11,7 @@ import msgspec
 from audit_async.chain.record import HASH_AT, PREV_AT
 from audit_async.errors import AuditError
 from audit_async.events.recorded import Record, decode_record
+from audit_async.reading.counted_ids import find_counted
 from audit_async.reading.matching import Filter
 from audit_async.reading.query import AuditQuery, InvalidQuery
 from audit_async.reading.scan import Damage, Found, Part, Range, parts_of, scan
@@ -43,6 +44,15 @@ def look_up(
 
     Damage is an error where it is in the record that was asked for; what is damaged beside it is shown as unknown.
     """
+    for found in find_record(logs, seq=seq, audit_id=audit_id):
+        if found is None:
+            yield None
+        else:
+            yield _placed(decode_record(found.line, log=found.log.name), found, parts_of(found.log))
+
+
+def find_record(logs: Sequence[Log], *, seq: int | None, audit_id: str | None) -> Generator[Found | None, None, None]:
+    """Give the line of the one record, as `look_up` does, without what stands on both sides of it."""
     if (seq is None) == (audit_id is None):
         raise InvalidQuery("seq", "give either seq or audit_id")
     if audit_id is not None and not _AUDIT_ID.fullmatch(audit_id):
@@ -52,17 +62,18 @@ def look_up(
         raise InvalidQuery("log", f"is missing; each log counts for itself, so name one of {names}")
     for log in logs:
         parts = parts_of(log)
+        if audit_id is not None and (counted := find_counted(parts, audit_id)) is not None:
+            yield counted
+            return
         wanted = Filter(AuditQuery(), audit_id=audit_id)
         seqs = Range(seq - 1, seq + 1) if seq is not None else Range()
         for part in parts:
             if not part.overlaps(seqs):
                 continue
             for found in scan(part, wanted, seqs, Damage(skip=False)):
-                if found is not None:
-                    record = decode_record(found.line, log=log.name)
-                    if audit_id in (None, record.audit_id):
-                        yield _placed(record, found, parts)
-                        return
+                if found is not None and audit_id in (None, decode_record(found.line).audit_id):
+                    yield found
+                    return
                 yield None
     what = f"seq {seq}" if seq is not None else f"audit_id {audit_id}"
     raise RecordNotFound(
@@ -74,7 +85,7 @@ def _placed(record: Record, found: Found, parts: Sequence[Part]) -> PlacedRecord
     previous, following = _line_of(found.seq - 1, parts), _line_of(found.seq + 1, parts)
     before: Position | None = None
     if previous is not None:
-        before = _position(previous)
+        before = position_in_chain(previous)
     else:
         for segment in list_segments(found.log):
             if segment.sealed is not None and segment.sealed.last_seq == found.seq - 1:
@@ -85,7 +96,7 @@ def _placed(record: Record, found: Found, parts: Sequence[Part]) -> PlacedRecord
         segment=found.segment,
         byte_offset=found.offset,
         previous=before,
-        next=_position(following) if following is not None else None,
+        next=position_in_chain(following) if following is not None else None,
         is_linked=(before is None or before.hash == record.prev_hash)
         and (following is None or following.line[PREV_AT : PREV_AT + 64].decode() == record.hash),
     )
@@ -101,5 +112,6 @@ def _line_of(seq: int, parts: Sequence[Part]) -> Found | None:
     return None
 
 
-def _position(found: Found) -> Position:
+def position_in_chain(found: Found) -> Position:
+    """Return a record's place in its chain."""
     return Position(found.seq, found.line[HASH_AT : HASH_AT + 64].decode())
