@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Final
 from audit_async._version import __version__
 
 if TYPE_CHECKING:
+    from audit_async._layout.hold_file import Hold
+    from audit_async._redact.fingerprint import fingerprint_secret, fingerprint_token
+    from audit_async._redact.redactor import Redactor
+    from audit_async._writer.receipts import Receipt
+    from audit_async._writer.upkeep import RetentionOutcome, RetentionReport
     from audit_async.config import (
         AuditConfig,
         Batched,
@@ -39,12 +44,7 @@ if TYPE_CHECKING:
     )
     from audit_async.events.base import ActorInfo, AuditEvent, AuthMethod, ResourceInfo
     from audit_async.logger import AuditLogger, run
-    from audit_async.receipt import Receipt
-    from audit_async.safety.fingerprint import fingerprint_secret, fingerprint_token
-    from audit_async.safety.redaction import Redactor
     from audit_async.status import Commit, Health, HealthStatus, Histogram, LoggerStats, Position
-    from audit_async.store import Hold
-    from audit_async.upkeep import RetentionOutcome, RetentionReport
 
 __all__ = [
     "ActorInfo",
@@ -136,12 +136,12 @@ _HOMES: Final = {
             "AuditLogger",
             "run",
         ),
-        "audit_async.receipt": ("Receipt",),
-        "audit_async.safety.fingerprint": (
+        "audit_async._writer.receipts": ("Receipt",),
+        "audit_async._redact.fingerprint": (
             "fingerprint_secret",
             "fingerprint_token",
         ),
-        "audit_async.safety.redaction": ("Redactor",),
+        "audit_async._redact.redactor": ("Redactor",),
         "audit_async.status": (
             "Commit",
             "Health",
@@ -150,8 +150,8 @@ _HOMES: Final = {
             "LoggerStats",
             "Position",
         ),
-        "audit_async.store": ("Hold",),
-        "audit_async.upkeep": (
+        "audit_async._layout.hold_file": ("Hold",),
+        "audit_async._writer.upkeep": (
             "RetentionOutcome",
             "RetentionReport",
         ),

@@ -5,6 +5,18 @@ No message holds text of an event: an error often ends in a debugging log, which
 
 from __future__ import annotations
 
+__all__ = [
+    "AuditError",
+    "BufferFull",
+    "ConfigError",
+    "InvalidEvent",
+    "LogClosed",
+    "LogCorrupted",
+    "LogLocked",
+    "RetentionRefused",
+    "WriteFailed",
+]
+
 
 class AuditError(Exception):
     """The base of every error that this library raises on purpose."""

@@ -1,6 +1,6 @@
 """The front door for writing: `AuditLogger`, its life cycle, and `run`.
 
-What an open log consists of stands in `audit_async.session`.
+What an open log consists of stands in `audit_async._writer.session`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar, TypeVarTuple
 
 import anyio
 
-from audit_async import forks, signals
+from audit_async._layout.hold_file import Hold
+from audit_async._writer import forks, signals
+from audit_async._writer.intake import Intake, State
+from audit_async._writer.receipts import NOTHING_RECORDED, NOWHERE, Receipt
+from audit_async._writer.session import Session
+from audit_async._writer.upkeep import RetentionReport, Upkeep
 from audit_async.config import AuditConfig, Disabled
 from audit_async.errors import AuditError, ConfigError, LogClosed, WriteFailed
 from audit_async.events.base import AuditEvent
 from audit_async.events.lifecycle import AuditLogAccessed
-from audit_async.intake import Intake, State
-from audit_async.receipt import NOTHING_RECORDED, NOWHERE, Receipt
-from audit_async.session import Session
 from audit_async.status import CommitObserver, Condition, Health, HealthStatus, LoggerStats, Measurements, Position
-from audit_async.store import Hold
-from audit_async.upkeep import RetentionReport, Upkeep
+
+__all__ = ["AuditLogger", "run"]
 
 if TYPE_CHECKING:  # they need the extra `tlog`
+    from audit_async._writer.checkpoint_task import CheckpointLog
     from audit_async.tlog.checkpoint import SignedCheckpoint
     from audit_async.tlog.proof import TlogProof
-    from audit_async.transparency import CheckpointLog
 
 _log = logging.getLogger("audit_async")
 
@@ -323,7 +325,7 @@ class AuditLogger:
             forks.forget(self)  # not before: a child that is forked during the drain must not keep the lock
 
     async def flush_for_signal(self) -> None:
-        """Make durable what there is, for `audit_async.signals`."""
+        """Make durable what there is, for `audit_async._writer.signals`."""
         with anyio.move_on_after(self.config.drain_timeout):
             try:
                 await self.flush()
@@ -335,7 +337,7 @@ class AuditLogger:
                 )
 
     async def close_for_signal(self) -> None:
-        """Close the log, for `audit_async.signals`."""
+        """Close the log, for `audit_async._writer.signals`."""
         try:
             await self.aclose()
         except AuditError as error:

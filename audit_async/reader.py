@@ -21,22 +21,22 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from audit_async._export.record_export import ExportFormat, ExportReport, export
+from audit_async._query.answers import Page, page_of, records_of
+from audit_async._query.audit_query import AuditQuery, InvalidQuery
+from audit_async._query.cursor import decode_cursor
+from audit_async._query.follow import Follower
+from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
+from audit_async._query.matching import Filter
+from audit_async._query.search import Search
+from audit_async._query.segment_scan import Damage
+from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
+from audit_async._trail.off_loop import in_pieces, only_one
+from audit_async._verify.verification import verify_trail
+from audit_async._verify.verify_report import Finding, LogReport, Note, Progress, VerifyReport
+from audit_async._verify.verify_scope import Everything, LastRecords, Scope, SeqRange, TimeRange
 from audit_async.events.recorded import Record
 from audit_async.logger import AuditLogger
-from audit_async.reading.answers import Page, page_of, records_of
-from audit_async.reading.cursor import decode_cursor
-from audit_async.reading.export import ExportFormat, ExportReport, export
-from audit_async.reading.follow import Follower
-from audit_async.reading.lookup import PlacedRecord, RecordNotFound, look_up
-from audit_async.reading.matching import Filter
-from audit_async.reading.pieces import in_pieces, only_one
-from audit_async.reading.query import AuditQuery, InvalidQuery
-from audit_async.reading.report import Finding, LogReport, Note, Progress, VerifyReport
-from audit_async.reading.scan import Damage
-from audit_async.reading.scope import Everything, LastRecords, Scope, SeqRange, TimeRange
-from audit_async.reading.search import Search
-from audit_async.reading.trail import Log, TrailUnreadable, find_logs
-from audit_async.reading.verify import verify_trail
 from audit_async.status import Position
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class AuditReader:
             if known_checkpoints or published is not None:
                 raise InvalidQuery("policy", "is missing; say whose signature counts")
             return await verify_trail(logs, scope, expected_heads=heads, processes=processes, progress=progress)
-        from audit_async.reading.signed_trail import verify_signed_trail  # noqa: PLC0415 - needs the extra tlog
+        from audit_async._verify.signed_trail import verify_signed_trail  # noqa: PLC0415 - needs the extra tlog
 
         return await verify_signed_trail(
             logs,
@@ -371,7 +371,7 @@ class AuditReader:
         raw_cells: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> ExportReport:
-        """Write the records that `query` wants to a file; see `audit_async.reading.export.export`."""
+        """Write the records that `query` wants to a file; see `audit_async._export.record_export.export`."""
         _require_asker(audit, accessed_by)
         given: int | None = None
         try:

@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+__all__ = ["Commit", "Health", "HealthStatus", "Histogram", "LoggerStats", "Position"]
+
 _log = logging.getLogger("audit_async")
 
 

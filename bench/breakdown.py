@@ -21,10 +21,10 @@ from typing import Final
 import uvloop
 
 from audit_async import AuditLogger, Batched, Immediate, Receipt
-from audit_async.chain import START, Batch, Entry, Framer
+from audit_async._chain import START, Batch, Entry, Framer
+from audit_async._store.log_store import LogStore
 from audit_async.config import RotationPolicy
 from audit_async.events.base import encode
-from audit_async.store import LogStore
 from bench.frame import config, effort, in_turn, median, ordinary_event, row_of, show, work_directory
 from bench.raw import RawFile
 

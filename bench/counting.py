@@ -23,7 +23,8 @@ from typing import Final, NamedTuple
 from unittest.mock import patch
 
 import audit_async
-from audit_async import AuditEvent, AuditLogger, Batched, Hybrid, Immediate, writer
+from audit_async import AuditEvent, AuditLogger, Batched, Hybrid, Immediate
+from audit_async._writer import write_loop as writer
 from audit_async.config import FlushMode, RotationPolicy
 from audit_async.events.base import encode
 from bench.frame import config, critical_event, ordinary_event

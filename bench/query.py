@@ -11,12 +11,12 @@ from time import perf_counter
 
 import anyio
 
-from audit_async.chain import Batch, Entry, Framer
+from audit_async._chain import Batch, Entry, Framer
+from audit_async._store.log_store import LogStore
 from audit_async.config import RotationPolicy
 from audit_async.events import AuthFailure, Record
 from audit_async.events.base import encode
 from audit_async.reader import AuditQuery, AuditReader
-from audit_async.store import LogStore
 from bench.frame import Row, effort, in_turn, median, ordinary_event, ratios, row_of, show, work_directory
 
 _HITS = 100

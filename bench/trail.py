@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from audit_async.chain import Batch, Entry, Framer
+from audit_async._chain import Batch, Entry, Framer
+from audit_async._store.log_store import LogStore
 from audit_async.config import RotationPolicy
-from audit_async.store import LogStore
 
 SERVICE = "bench"
 _EVENT = b'{"event_type":"bench.filled","text":"%s"}' % (b"x" * 160)

@@ -30,9 +30,9 @@ import uvloop
 
 from audit_async import AuditLogger, Batched, Immediate, Receipt, Transparency
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint
-from audit_async.tlog.keys import Signer, load_signer, new_key, sign_checkpoint, write_key
-from audit_async.tlog.publisher import Publisher
-from audit_async.tlog.tree import HASH_SIZE
+from audit_async.tlog.merkle import HASH_SIZE
+from audit_async.tlog.signed_tree import Publisher
+from audit_async.tlog.signing_keys import Signer, load_signer, new_key, sign_checkpoint, write_key
 from bench.frame import (
     Row,
     config,

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from audit_async.chain import Batch, Entry, Framer
+from audit_async._chain import Batch, Entry, Framer
+from audit_async._store.log_store import LogStore
 from audit_async.config import RotationPolicy
 from audit_async.events.base import encode
-from audit_async.store import LogStore
 from bench.frame import Row, effort, in_turn, ordinary_event, ratios, row_of, show, work_directory
 
 _BATCH = 2000
@@ -54,7 +54,8 @@ print(json.dumps([records / took, resource.getrusage(resource.RUSAGE_SELF).ru_ma
 """
 _VERIFY = """
 import anyio, json, resource, sys, time
-from audit_async.reading import find_logs, verify_trail
+from audit_async._trail.log_files import find_logs
+from audit_async._verify.verification import verify_trail
 logs, processes, began = find_logs(sys.argv[1]), int(sys.argv[2]), time.perf_counter()
 report = anyio.run(lambda: verify_trail(logs, processes=processes))
 took = time.perf_counter() - began

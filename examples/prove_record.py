@@ -10,13 +10,13 @@ from pathlib import Path
 import anyio
 
 from audit_async import AuditConfig, AuditLogger, Local, Transparency
-from audit_async.chain import check_record
+from audit_async._chain import check_record
 from audit_async.events import DataDeleted
 from audit_async.reader import AuditReader
-from audit_async.tlog.keys import load_signer, new_key, write_key
 from audit_async.tlog.notes import VerifierKey
 from audit_async.tlog.policy import Policy
 from audit_async.tlog.proof import TlogProof, verify_proof
+from audit_async.tlog.signing_keys import load_signer, new_key, write_key
 
 ORIGIN = "example.com/orders/00"
 

@@ -1,4 +1,4 @@
-"""What every test may use: the event loops that a service may run on, and the shared real-world input."""
+"""What every test may use: the event loops that a service may run on, and real-world input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from audit_async import AuditConfig, Local
 from tests.logs import ConfigFor
 
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+#: Real-world input, with its licences.
+DATA = Path(__file__).parent / "data"
 
 
 @pytest.fixture(
@@ -25,25 +26,17 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
     return backend
 
 
-def shared_file(name: str) -> Path:
-    """Return the path of a shared input file, or skip the test where it is absent."""
-    path = SHARED_DATA / name
-    if not path.exists():
-        pytest.skip(f"shared input {name} is not beside this checkout")
-    return path
-
-
 @pytest.fixture(scope="session")
 def naughty_strings() -> list[str]:
     """The Big List of Naughty Strings."""
-    strings: list[str] = json.loads(shared_file("blns.json").read_text(encoding="utf-8"))
+    strings: list[str] = json.loads((DATA / "blns.json").read_text(encoding="utf-8"))
     return strings
 
 
 @pytest.fixture(scope="session")
 def sshd_log() -> Path:
     """A real OpenSSH server's log of an attack."""
-    return shared_file("openssh_2k.log")
+    return DATA / "openssh_2k.log"
 
 
 @pytest.fixture

@@ -17,7 +17,10 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from audit_async import AuditConfig, AuditLogger, InvalidEvent
-from audit_async.chain import check_record
+from audit_async._chain import check_record
+from audit_async._redact.redactor import Redactor
+from audit_async._sanitize.context_member import context_member
+from audit_async._sanitize.unsafe_text import UNSAFE
 from audit_async.config import Redaction
 from audit_async.context import (
     MAX_BINDINGS,
@@ -28,9 +31,6 @@ from audit_async.context import (
     unbind_context,
 )
 from audit_async.events.recorded import decode_record
-from audit_async.safety.context_member import context_member
-from audit_async.safety.redaction import Redactor
-from audit_async.safety.text import UNSAFE
 from audit_async.trace_context import TraceParent, current_span, parse_traceparent
 from tests.logs import ConfigFor, failure, log_directory, segment_lines
 from tests.trails import check_trail, read_events

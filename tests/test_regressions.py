@@ -17,8 +17,8 @@ from typing import NamedTuple
 import pytest
 
 from audit_async import AuditConfig, AuditEvent, AuditLogger, Disabled
+from audit_async._durable import disk
 from audit_async.context import audit_context
-from audit_async.store import disk
 from bench import counting
 from bench.counting import BURST, SCENARIOS
 from bench.frame import config, critical_event, ordinary_event
@@ -143,7 +143,7 @@ def test_events_that_come_together_share_a_sync(directory: Path, name: str) -> N
 
 
 def test_a_second_look_would_be_seen(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The counts are of both threads, and of calls that go past `audit_async.store.disk`: one more is found."""
+    """The counts are of both threads, and of calls that go past `audit_async._durable.disk`: one more is found."""
     write: Callable[..., None] = disk.write_and_sync_at
 
     def look_twice(fd: int, data: bytes, offset: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-VERIFY_TRAIL = Path(__file__).parents[1] / "audit_async" / "reading" / "standalone.py"
+VERIFY_TRAIL = Path(__file__).parents[1] / "audit_async" / "standalone.py"
 
 
 def _load_check_log() -> Callable[[Path], list[str]]:

@@ -9,7 +9,11 @@ from typing import Annotated
 import typer
 
 from audit_async._version import __version__
-from audit_async.cli import checking, config, doctor, export, hold, querying, retention, stats, transparency
+from audit_async.cli.commands import config_check as config
+from audit_async.cli.commands import doctor, export, hold, retention, stats
+from audit_async.cli.commands import query as querying
+from audit_async.cli.commands import tlog_group as transparency
+from audit_async.cli.commands import verify as checking
 from audit_async.cli.run import ExitStatus
 
 __all__ = ["run"]

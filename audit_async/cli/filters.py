@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from audit_async._query.audit_query import AuditQuery, InvalidQuery
 from audit_async.cli.arguments import parse_time
-from audit_async.reading.query import AuditQuery, InvalidQuery
 
 __all__ = [
     "Actor",

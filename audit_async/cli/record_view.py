@@ -7,13 +7,13 @@ from typing import Final
 
 import msgspec
 
+from audit_async._query.audit_query import recorded_time
+from audit_async._query.lookup import PlacedRecord
+from audit_async._query.matching import actors_of, type_of
 from audit_async.cli.terminal import Cell, Column, Output, json_line
 from audit_async.events.base import encode
 from audit_async.events.recorded import Record
 from audit_async.events.registry import GenericEvent, known_types
-from audit_async.reading.lookup import PlacedRecord
-from audit_async.reading.matching import actors_of, type_of
-from audit_async.reading.query import recorded_time
 from audit_async.status import Position
 
 __all__ = ["RecordLines", "as_object", "write_record"]

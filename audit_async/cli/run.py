@@ -12,9 +12,9 @@ from typing import Final
 import anyio
 import typer
 
+from audit_async._query.audit_query import InvalidQuery
 from audit_async.cli.terminal import Output
 from audit_async.errors import AuditError, ConfigError, LogCorrupted
-from audit_async.reading.query import InvalidQuery
 
 __all__ = ["ExitStatus", "Refused", "perform"]
 

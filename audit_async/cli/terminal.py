@@ -33,7 +33,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from audit_async.safety.text import escape
+from audit_async._sanitize.unsafe_text import escape
 
 __all__ = ["Cell", "Column", "Meter", "Output", "byte_size", "count_of", "json_line", "visible"]
 

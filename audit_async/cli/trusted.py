@@ -64,7 +64,7 @@ def read_policy(vkeys: Sequence[str] | None, policy_file: Path | None) -> Policy
     Raises `ConfigError` for a policy or key that is none, `Refused` where the extra `tlog` is not installed, `OSError`.
     """
     try:
-        from audit_async.tlog.errors import Malformed  # noqa: PLC0415 - an extra
+        from audit_async.tlog.failures import Malformed  # noqa: PLC0415 - an extra
         from audit_async.tlog.notes import VerifierKey  # noqa: PLC0415
         from audit_async.tlog.policy import Policy  # noqa: PLC0415
     except ImportError as error:

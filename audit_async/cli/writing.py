@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from audit_async._trail.log_files import Log
 from audit_async.cli.run import Refused
 from audit_async.config import AuditConfig, Local
-from audit_async.reading.trail import Log
 
 __all__ = ["OWN_SERVICE", "base_directory", "config_for", "require_owner"]
 

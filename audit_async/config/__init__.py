@@ -22,7 +22,7 @@ from audit_async.config.mode import Disabled, Local, Mode
 from audit_async.config.presets import PresetName
 from audit_async.config.redaction import Redaction
 from audit_async.config.segments import RetentionPolicy, RotationPolicy
-from audit_async.tlog.config import Transparency
+from audit_async.config.transparency import Transparency
 
 __all__ = [
     "AuditConfig",

@@ -12,7 +12,6 @@ from msgspec import Meta
 
 from audit_async.config.environment import read_environment
 from audit_async.config.flush_mode import Batched, FlushMode, Hybrid, Immediate
-from audit_async.config.messages import naming, unknown
 from audit_async.config.mode import Disabled, Local, Mode
 from audit_async.config.overrides import Overrides
 from audit_async.config.presets import PRESETS, PresetName
@@ -20,8 +19,9 @@ from audit_async.config.redaction import Redaction
 from audit_async.config.segments import RetentionPolicy, RotationPolicy
 from audit_async.config.setting import KIB, MIB, TIB, Flag, Seconds, Settings, byte_size, whole_number
 from audit_async.config.tables import build
+from audit_async.config.transparency import Transparency
+from audit_async.config.wording import naming, unknown
 from audit_async.errors import ConfigError
-from audit_async.tlog.config import Transparency
 
 #: What a record and its receipt need beside the event's own text, in bytes, rounded up; the buffer counts it too.
 RECORD_ROOM: Final = 1024

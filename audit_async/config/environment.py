@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from audit_async.config.messages import refuse_unknown
 from audit_async.config.setting import Settings, groups_of
 from audit_async.config.tables import names_of
+from audit_async.config.wording import refuse_unknown
 from audit_async.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from audit_async.config.flush_mode import FlushMode
 from audit_async.config.mode import Mode
 from audit_async.config.redaction import Redaction
 from audit_async.config.segments import RetentionPolicy, RotationPolicy
-from audit_async.tlog.config import Transparency
+from audit_async.config.transparency import Transparency
 
 
 class Overrides(TypedDict, total=False):

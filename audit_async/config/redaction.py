@@ -1,6 +1,6 @@
 """What never reaches the disk: which names and which texts are secrets.
 
-How they are found and taken out, `audit_async.safety.redaction` knows.
+How they are found and taken out, `audit_async._redact.redactor` knows.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar, Final, TypeAlias, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct
 
-from audit_async.config.messages import shown
+from audit_async.config.transparency import Transparency
+from audit_async.config.wording import shown
 from audit_async.errors import ConfigError
-from audit_async.tlog.config import Transparency
 
 
 class Settings(Struct, frozen=True, kw_only=True):

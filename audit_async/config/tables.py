@@ -9,10 +9,10 @@ from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from audit_async.config.messages import did_you_mean, either, refuse_unknown, shown
 from audit_async.config.setting import GIB, KIB, MIB, TIB, Group, Settings, allowed, groups_of
+from audit_async.config.transparency import Transparency
+from audit_async.config.wording import did_you_mean, either, refuse_unknown, shown
 from audit_async.errors import ConfigError
-from audit_async.tlog.config import Transparency
 
 _G = TypeVar("_G", bound=Settings | Transparency)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 
-from audit_async.config.messages import brief
+from audit_async.config.wording import brief
 from audit_async.errors import ConfigError
 
 

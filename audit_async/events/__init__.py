@@ -21,7 +21,6 @@ from audit_async.events.base import (
 )
 from audit_async.events.compliance import GdprDataAccessRequest, GdprDataExport, GdprRightToErasure
 from audit_async.events.data_access import DataDeleted, InferenceExecuted, ModelAccessed
-from audit_async.events.http import CapturedBody, HttpOutcome, HttpRequest, WebSocketClosed
 from audit_async.events.lifecycle import (
     AuditEventsDropped,
     AuditHoldLifted,
@@ -66,6 +65,7 @@ from audit_async.events.vram import (
     VramDeallocated,
     VramSealed,
 )
+from audit_async.events.web import CapturedBody, HttpOutcome, HttpRequest, WebSocketClosed
 
 __all__ = [
     "ActorInfo",

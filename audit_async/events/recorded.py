@@ -40,7 +40,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 def decode_record(line: bytes, *, log: str = "") -> Record:
     """Return the record that a line holds, with or without its line end; `log` is the name of the log it is from.
 
-    Raises `NotARecord` for anything else. The hash is not checked: `audit_async.chain.check_record` does that.
+    Raises `NotARecord` for anything else. The hash is not checked: `audit_async._chain.check_record` does that.
     """
     try:
         members = _decode_line(line)

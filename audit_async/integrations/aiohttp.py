@@ -24,12 +24,12 @@ from audit_async.config import AuditConfig
 from audit_async.context import bind_checked, unbind_context
 from audit_async.errors import ConfigError
 from audit_async.events.base import ActorInfo
-from audit_async.events.http import HttpOutcome
-from audit_async.integrations.http.actor import identity_of
-from audit_async.integrations.http.client_address import ForwardedHeader, TrustedProxies
-from audit_async.integrations.http.correlation import correlation_of
-from audit_async.integrations.http.policy import Level, Policy, Rule
-from audit_async.integrations.http.recorder import ActorHook, Exchange, Recorder
+from audit_async.events.web import HttpOutcome
+from audit_async.integrations._http.actor import identity_of
+from audit_async.integrations._http.client_address import ForwardedHeader, TrustedProxies
+from audit_async.integrations._http.correlation import correlation_of
+from audit_async.integrations._http.recorder import ActorHook, Exchange, Recorder
+from audit_async.integrations._http.request_policy import Level, Policy, Rule
 from audit_async.logger import AuditLogger
 
 __all__ = ["AUDIT", "Level", "Policy", "Rule", "actor_of_request", "get_audit", "setup_audit"]

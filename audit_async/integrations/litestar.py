@@ -22,10 +22,10 @@ from litestar.types import ASGIApp as LitestarASGIApp
 
 from audit_async.config import AuditConfig
 from audit_async.errors import ConfigError
+from audit_async.integrations._http.client_address import ForwardedHeader
+from audit_async.integrations._http.recorder import ActorHook
 from audit_async.integrations.asgi import ASGIApp, AuditMiddleware, Level, Policy, Rule, Scope, session_actor
-from audit_async.integrations.asgi.scope import STATE_KEY
-from audit_async.integrations.http.client_address import ForwardedHeader
-from audit_async.integrations.http.recorder import ActorHook
+from audit_async.integrations.asgi.connection import STATE_KEY
 from audit_async.logger import AuditLogger
 
 __all__ = ["AuditPlugin", "Level", "Policy", "Rule", "get_audit", "session_actor"]

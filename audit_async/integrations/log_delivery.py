@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from audit_async._redact.redactor import Redactor
 from audit_async.config import Redaction
 from audit_async.errors import BufferFull, ConfigError, LogClosed, WriteFailed
 from audit_async.events.base import AuditEvent
 from audit_async.integrations.source import LoggerSource, check_source, logger_from
-from audit_async.safety.redaction import Redactor
 from audit_async.status import describe_error
 
 _OWN_LOGGER: Final = "audit_async"

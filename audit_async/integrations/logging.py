@@ -22,6 +22,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
+from audit_async._redact.redactor import Redactor
 from audit_async.errors import ConfigError
 from audit_async.events.base import AuditEvent
 from audit_async.events.log import LogRecorded
@@ -34,7 +35,6 @@ from audit_async.integrations.log_delivery import (
     level_number,
 )
 from audit_async.integrations.source import LoggerSource
-from audit_async.safety.redaction import Redactor
 
 __all__ = ["AuditHandler", "log_recorded"]
 

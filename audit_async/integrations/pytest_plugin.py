@@ -5,7 +5,7 @@
         audit_trail.assert_recorded(AuthFailure, attempted_user="mallory")
 
 pytest finds the plugin by itself where audit-async is installed. It works in any style of test, `def` or `async def`,
-with whichever plugin that runs those: see `audit_async.integrations.trail`.
+with whichever plugin that runs those: see `audit_async.testing`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from audit_async.integrations.trail import AuditTrail
+    from audit_async.testing import AuditTrail
 
 
 @pytest.fixture
 def audit_trail(tmp_path: Path) -> Iterator[AuditTrail]:
     """A fresh audit log below `tmp_path`: `.audit` to emit to, `.assert_recorded(...)` to see what was."""
     # Here and not above: this module is loaded in each run of pytest, most of which have no use for the rest.
-    from audit_async.integrations.trail import AuditTrail  # noqa: PLC0415
+    from audit_async.testing import AuditTrail  # noqa: PLC0415
 
     with AuditTrail(tmp_path / "audit") as trail:
         yield trail

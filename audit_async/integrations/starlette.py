@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 
 from audit_async.config import AuditConfig
 from audit_async.integrations.asgi import AuditMiddleware, Level, Policy, Rule, logger_of_scope, session_actor
-from audit_async.integrations.asgi.scope import STATE_KEY
+from audit_async.integrations.asgi.connection import STATE_KEY
 from audit_async.logger import AuditLogger
 
 __all__ = ["AuditMiddleware", "Level", "Policy", "Rule", "audit_lifespan", "get_audit", "session_actor"]

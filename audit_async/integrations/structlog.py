@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from audit_async._redact.redactor import Redactor
 from audit_async.events.base import AuditEvent
 from audit_async.events.log import LogRecorded
 from audit_async.integrations.log_delivery import (
@@ -29,7 +30,6 @@ from audit_async.integrations.log_delivery import (
     tell,
 )
 from audit_async.integrations.source import LoggerSource
-from audit_async.safety.redaction import Redactor
 from audit_async.status import describe_error
 
 __all__ = ["AuditProcessor"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from audit_async.tlog.errors import InvalidSignature, Malformed
+from audit_async.tlog.failures import InvalidSignature, Malformed
+from audit_async.tlog.merkle import EMPTY_ROOT, HASH_SIZE, MAX_SIZE
 from audit_async.tlog.notes import (
     Note,
     VerifiedSignature,
@@ -17,7 +18,6 @@ from audit_async.tlog.notes import (
     parse_note,
     verify_note,
 )
-from audit_async.tlog.tree import EMPTY_ROOT, HASH_SIZE, MAX_SIZE
 
 
 class Checkpoint(NamedTuple):

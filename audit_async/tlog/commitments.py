@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from audit_async.tlog.checkpoint import Checkpoint
-from audit_async.tlog.errors import LogForked, LogRolledBack
-from audit_async.tlog.tree import HashReader, RightEdge, tree_root
+from audit_async.tlog.failures import LogForked, LogRolledBack
+from audit_async.tlog.merkle import HashReader, RightEdge, tree_root
 
 
 class Commitments:

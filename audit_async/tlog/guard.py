@@ -12,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from audit_async._durable import disk
 from audit_async.errors import ConfigError
-from audit_async.store import disk
 from audit_async.tlog.checkpoint import Checkpoint
-from audit_async.tlog.errors import Malformed, TilesDamaged
-from audit_async.tlog.publication import UNFINISHED
+from audit_async.tlog.failures import Malformed, TilesDamaged
+from audit_async.tlog.published_files import UNFINISHED
 
 GUARD_FILE: Final = "guard"
 _LARGEST: Final = 4096

@@ -25,7 +25,7 @@ try:
 except ImportError:  # an older release
     MLDSA44PublicKey = None  # type: ignore[assignment, misc]  # so that only who needs it asks for a newer one
 
-from audit_async.tlog.errors import InvalidSignature, Malformed
+from audit_async.tlog.failures import InvalidSignature, Malformed
 
 #: More than any note needs; a verifier does not read what nobody can have meant.
 MAX_NOTE_BYTES: Final = 1 << 20

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from audit_async.tlog.checkpoint import SignedCheckpoint, VerifiedCheckpoint
-from audit_async.tlog.errors import InvalidSignature, Malformed, QuorumNotMet
+from audit_async.tlog.failures import InvalidSignature, Malformed, QuorumNotMet
 from audit_async.tlog.notes import VerifiedSignature, VerifierKey, verify_note
 
 _MAX_POLICY_BYTES: Final = 1 << 20

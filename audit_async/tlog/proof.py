@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from audit_async.tlog.checkpoint import SignedCheckpoint, VerifiedCheckpoint
-from audit_async.tlog.errors import InvalidProof, LogForked, Malformed, NotCovered
+from audit_async.tlog.failures import InvalidProof, LogForked, Malformed, NotCovered
+from audit_async.tlog.merkle import HASH_SIZE, MAX_SIZE, inclusion_proof, leaf_hash, verify_inclusion
 from audit_async.tlog.notes import decode_base64, encode_base64, parse_decimal
 from audit_async.tlog.policy import Policy
 from audit_async.tlog.tiles import TILE_WIDTH, FileReader, TileReader
-from audit_async.tlog.tree import HASH_SIZE, MAX_SIZE, inclusion_proof, leaf_hash, verify_inclusion
 
 FILE_ENDING: Final = ".tlog-proof"
 

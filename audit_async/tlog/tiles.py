@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from audit_async.tlog.errors import Malformed, TilesDamaged
-from audit_async.tlog.tree import HASH_SIZE, complete_root, tree_root
+from audit_async.tlog.failures import Malformed, TilesDamaged
+from audit_async.tlog.merkle import HASH_SIZE, complete_root, tree_root
 
 #: Hashes in a full tile, entries in a full bundle; a tile spans this many levels of the tree.
 TILE_WIDTH: Final = 256

@@ -18,7 +18,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 
 from audit_async.tlog.checkpoint import SignedCheckpoint
-from audit_async.tlog.errors import (
+from audit_async.tlog.failures import (
     InconsistentLog,
     InvalidSignature,
     LogForked,
@@ -29,9 +29,9 @@ from audit_async.tlog.errors import (
     WitnessFailed,
     WitnessRefused,
 )
-from audit_async.tlog.http import Endpoint, Response, request
+from audit_async.tlog.http_client import Endpoint, Response, request
+from audit_async.tlog.merkle import MAX_SIZE
 from audit_async.tlog.notes import Signature, VerifierKey, encode_base64, parse_decimal
-from audit_async.tlog.tree import MAX_SIZE
 
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 _MAX_SIGNATURE_LINES: Final = 16

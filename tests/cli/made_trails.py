@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 
-from audit_async.chain.record import PREV_MEMBER_AT
+from audit_async._chain.record_format import PREV_MEMBER_AT
 from tests.store.chained import Chain, open_store
 
 #: What a terminal must never get of a record: escape sequences, an OSC 52 that fills the clipboard, DEL, C1, bidi.

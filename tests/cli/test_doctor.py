@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from audit_async.cli import host_checks
+from audit_async.cli.diagnosis import host_checks
 from audit_async.errors import LogCorrupted
 from tests.cli.commands import Audit
 from tests.cli.made_trails import failure, make_trail

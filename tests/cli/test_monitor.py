@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from audit_async.tlog.checkpoint import SignedCheckpoint
-from audit_async.tlog.keys import new_key, write_key
-from audit_async.tlog.monitor import load_seen
+from audit_async.tlog.log_monitor import load_seen
+from audit_async.tlog.signing_keys import new_key, write_key
 from tests.cli.commands import COMMAND, Audit, Ended, environment, run_on_terminal
-from tests.reading.signed import ORIGIN, SigningLog, changed, without_checkpoints
-from tests.tlog.test_monitor import static_server
+from tests.tlog.test_log_monitor import static_server
 from tests.tlog.trees import Cosigner
+from tests.trail.signed import ORIGIN, SigningLog, changed, without_checkpoints
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit_async.cli.stats import Frequencies
+from audit_async.cli.commands.stats import Frequencies
 from audit_async.events.registry import known_types
+from tests.chain.test_chain import resealed
 from tests.cli.commands import COMMAND, Audit, environment, run_on_terminal
 from tests.cli.made_trails import erasure, failure, make_trail
 from tests.cli.running_service import running_service
 from tests.store.chained import Chain
-from tests.test_chain import resealed
 
 
 @pytest.fixture

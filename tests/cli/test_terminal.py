@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audit_async._sanitize.unsafe_text import UNSAFE
 from audit_async.cli.terminal import byte_size, count_of, json_line, visible
-from audit_async.safety.text import UNSAFE
 from tests.cli.commands import (
     OWN_SEQUENCES,
     Audit,

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from audit_async._verify.verify_report import VerifyReport
 from audit_async.reader import AuditReader, InvalidQuery
-from audit_async.reading import VerifyReport
 from audit_async.tlog.checkpoint import SignedCheckpoint
-from audit_async.tlog.keys import load_signer, new_key, write_key
 from audit_async.tlog.notes import VerifierKey
+from audit_async.tlog.signing_keys import load_signer, new_key, write_key
 from tests.cli.commands import Audit
-from tests.reading.signed import ORIGIN, SigningLog, changed, without_checkpoints
 from tests.test_examples import run_example
-from tests.tlog.test_monitor import static_server
+from tests.tlog.test_log_monitor import static_server
 from tests.tlog.trees import Cosigner, cosigned
+from tests.trail.signed import ORIGIN, SigningLog, changed, without_checkpoints
 
 
 @pytest.fixture

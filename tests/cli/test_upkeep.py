@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from audit_async.chain import Batch
-from audit_async.cli import retention
-from audit_async.store import read_hold, read_manifest
-from audit_async.store.retention import place_hold
+from audit_async._chain import Batch
+from audit_async._layout.hold_file import read_hold
+from audit_async._layout.manifest import read_manifest
+from audit_async._store.retention_steps import place_hold
+from audit_async.cli.commands import retention
 from tests.cli.commands import Audit
 from tests.cli.made_trails import failure
 from tests.cli.running_service import running_service
@@ -285,7 +286,7 @@ def test_a_hold_that_cannot_be_placed_leaves_none(trail: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("audit_async.store.disk.sync_data", refuse)
+        patch.setattr("audit_async._durable.disk.sync_data", refuse)
         with pytest.raises(OSError, match="No space"):
             place_hold(log_of(trail), reason="case", set_by="me", now=datetime.now(UTC))
     assert read_hold(log_of(trail)) is None

@@ -11,8 +11,8 @@ import anyio
 import pytest
 
 from audit_async import AuditConfig, AuditLogger, BufferFull, ConfigError, Disabled, HealthStatus
+from audit_async._store.log_store import LogStore
 from audit_async.integrations.asgi import AuditMiddleware, Scope
-from audit_async.store import LogStore
 from tests.integrations.asgi_client import ask, hello, http_scope, open_trail
 from tests.logs import ConfigFor, Counted
 

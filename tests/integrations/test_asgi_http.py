@@ -58,7 +58,7 @@ async def test_the_duration_lasts_to_the_last_byte(config_for: ConfigFor, monkey
         await send({"type": "http.response.body"})
         clock += 5_000_000_000  # a background task
 
-    monkeypatch.setattr("audit_async.integrations.http.recorder.perf_counter_ns", lambda: clock)
+    monkeypatch.setattr("audit_async.integrations._http.recorder.perf_counter_ns", lambda: clock)
     async with open_trail(config_for) as trail:
         await ask(AuditMiddleware(stream, trail.audit), http_scope())
         event = await trail.only()

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_async import ConfigError
+from audit_async._redact.redactor import Redactor
+from audit_async.integrations._http.redacting import SHORT_PATH, is_plain_path
+from audit_async.integrations._http.traversal import climbs_out
 from audit_async.integrations.asgi import AuditMiddleware, Level, Policy, Rule, Scope
-from audit_async.integrations.http.redacting import SHORT_PATH, is_plain_path
-from audit_async.integrations.http.traversal import climbs_out
-from audit_async.safety.redaction import Redactor
 from tests.integrations.asgi_client import Trail, answering, ask, body, hello, http_scope, open_trail
 from tests.logs import ConfigFor
-from tests.secret_corpus import SECRETS
+from tests.redact.secret_corpus import SECRETS
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_async import ConfigError
-from audit_async.integrations.http.client_address import ForwardedHeader, TrustedProxies
+from audit_async.integrations._http.client_address import ForwardedHeader, TrustedProxies
 
 PROXIES = ("10.0.0.0/8", "2001:db8:aaaa::/48", "127.0.0.1")
 

@@ -21,10 +21,10 @@ import anyio
 import pytest
 
 from audit_async import AuditEvent, AuditLogger, ConfigError, HealthStatus
+from audit_async._store.log_store import LogStore
 from audit_async.events import LogRecorded, decode_event
 from audit_async.events.base import encode
 from audit_async.integrations.logging import AuditHandler, log_recorded
-from audit_async.store import LogStore
 from tests.logs import ConfigFor, Counted, failure, log_directory
 from tests.trails import check_trail, read_events
 

@@ -23,10 +23,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from audit_async import AuditConfig, AuditLogger, Batched, BufferFull, ConfigError, Disabled, HealthStatus
+from audit_async._store.log_store import LogStore
 from audit_async.integrations.opentelemetry import AuditMeters
 from audit_async.integrations.prometheus import AuditCollector
 from audit_async.status import Commit, Distribution
-from audit_async.store import LogStore
 from tests.logs import ConfigFor, Counted, log_directory
 
 pytestmark = pytest.mark.anyio

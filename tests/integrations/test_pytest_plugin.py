@@ -15,7 +15,7 @@ import pytest
 from audit_async import ActorInfo, AuditEvent, AuditLogger, AuthMethod, InvalidEvent
 from audit_async.events import AuthFailure, AuthSuccess, ModelAccessed, TokenCreated
 from audit_async.events.lifecycle import AuditLogOpened
-from audit_async.integrations.trail import AuditTrail
+from audit_async.testing import AuditTrail
 from tests.logs import Counted, failure
 from tests.trails import check_trail
 

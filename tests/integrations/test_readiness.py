@@ -16,8 +16,8 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from audit_async import AuditConfig, AuditLogger, BufferFull, ConfigError, Disabled
+from audit_async._store.log_store import LogStore
 from audit_async.integrations.health import ReadinessEndpoint, readiness
-from audit_async.store import LogStore
 from tests.logs import ConfigFor, Counted, failure
 
 pytestmark = pytest.mark.anyio

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from audit_async.chain import START, Batch, Entry, Framer, Head
+from audit_async._chain import START, Batch, Entry, Framer, Head
+from audit_async._layout.manifest import SealedSegment
+from audit_async._store.log_store import Committed, DamagedSegment, LogStore
 from audit_async.config import RotationPolicy
-from audit_async.store import Committed, DamagedSegment, LogStore, SealedSegment
 from tests.trails import check_trail
 
 SERVICE = "orders"

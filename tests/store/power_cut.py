@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from audit_async.chain import Head
-from audit_async.store import disk
+from audit_async._chain import Head
+from audit_async._durable import disk
 
 _BLOCK = 512
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from audit_async.chain import BadRecord, check_record
+from audit_async._chain import BadRecord, check_record
+from audit_async._durable import disk
+from audit_async._layout.manifest import read_manifest
 from audit_async.errors import LogCorrupted
-from audit_async.store import disk, read_manifest
 from tests.store.chained import Chain, log_path, memory_directory, open_store
 
 

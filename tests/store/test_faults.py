@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from audit_async.store import LogStore, disk
+from audit_async._durable import disk
+from audit_async._store.log_store import LogStore
 from tests.store.chained import (
     DAY_NS,
     Chain,

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from audit_async.chain import START, Batch
+from audit_async._chain import START, Batch
+from audit_async._durable import disk
+from audit_async._layout.manifest import read_manifest
+from audit_async._store.log_store import LogStore
 from audit_async.config import RotationPolicy
 from audit_async.errors import ConfigError, LogLocked
-from audit_async.store import LogStore, disk, read_manifest
 from tests.store.chained import (
     DAY_NS,
     SERVICE,
@@ -229,7 +231,7 @@ def test_the_lock_of_a_dead_process_is_no_lock(tmp_path: Path) -> None:
     """A lock file that names a killed process, or any other, keeps nobody out."""
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from audit_async.store import LogStore; from audit_async.config import RotationPolicy\n"
+        "from audit_async._store.log_store import LogStore; from audit_async.config import RotationPolicy\n"
         "store = LogStore.open(Path(sys.argv[1]), 'orders', '00', rotation=RotationPolicy())\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

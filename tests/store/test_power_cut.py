@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from audit_async.store import LogStore, disk
+from audit_async._durable import disk
+from audit_async._store.log_store import LogStore
 from tests.store.chained import Chain, log_path, memory_directory, open_store, stored_lines
 from tests.store.power_cut import Recorder, State, crash_states
 

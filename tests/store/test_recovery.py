@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from audit_async._durable import disk
+from audit_async._layout.manifest import read_manifest
+from audit_async._store.log_store import LogStore
+from audit_async._store.recovery import TornTail
 from audit_async.errors import LogCorrupted
-from audit_async.store import LogStore, TornTail, disk, read_manifest
 from tests.store.chained import Chain, log_path, open_store, segments, stored_lines
 
 REAL = {"write_at": disk.write_at, "sync_data": disk.sync_data}

@@ -16,20 +16,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from audit_async.chain import START, Head, check_record
+from audit_async._chain import START, Head, check_record
+from audit_async._durable import disk
+from audit_async._layout.archive_reading import open_segment_for_reading
+from audit_async._layout.hold_file import read_hold
+from audit_async._layout.manifest import SealedSegment, read_manifest
+from audit_async._store.log_store import LogStore
+from audit_async._store.retention_steps import Stopped, compress_segment, plan_retention
 from audit_async.config import RetentionPolicy
 from audit_async.errors import LogCorrupted, RetentionRefused
-from audit_async.store import (
-    LogStore,
-    SealedSegment,
-    Stopped,
-    compress_segment,
-    disk,
-    open_segment_for_reading,
-    plan_retention,
-    read_hold,
-    read_manifest,
-)
 from tests.store.chained import DAY_NS, Chain, log_path, memory_directory, open_store, segments, stored_lines
 from tests.store.power_cut import Recorder
 from tests.store.test_power_cut import check_all_crash_points

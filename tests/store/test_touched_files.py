@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from audit_async._durable import disk
+from audit_async._layout.hold_file import read_hold
+from audit_async._layout.manifest import read_manifest
+from audit_async._store.log_store import LogStore
+from audit_async._store.retention_steps import place_hold
 from audit_async.errors import LogLocked
-from audit_async.store import LogStore, disk, read_hold, read_manifest
-from audit_async.store.retention import place_hold
 from tests.store.chained import Chain, log_path, open_store, segments, stored_lines
 
 

@@ -1,6 +1,6 @@
 """The attacks of docs/threat-model.md, carried out on the directory of a log that was written by a real logger.
 
-What `verify` finds of them is in tests/reading/test_signed_heads.py, a monitor in tests/cli/test_monitor.py, and a
+What `verify` finds of them is in tests/verify/test_signed_heads.py, a monitor in tests/cli/test_monitor.py, and a
 reader of a proof in tests/cli/test_tlog.py; here is what the log itself, its guard elsewhere and a witness find, before
 anything more is signed.
 """
@@ -17,14 +17,14 @@ import pytest
 from audit_async import AuditLogger, LogCorrupted
 from audit_async.errors import AuditError
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint
-from audit_async.tlog.errors import LogForked, LogRolledBack, QuorumNotMet, TilesDamaged
-from audit_async.tlog.keys import load_signer, new_key, write_key
+from audit_async.tlog.failures import LogForked, LogRolledBack, QuorumNotMet, TilesDamaged
 from audit_async.tlog.policy import Policy
+from audit_async.tlog.signing_keys import load_signer, new_key, write_key
 from tests.logs import Counted
-from tests.reading.signed import ORIGIN, SMALL_SEGMENTS, SigningLog, changed, run, verify_signed, without_checkpoints
-from tests.reading.test_signed_heads import ATTACKS
 from tests.tlog.trees import Cosigner, cosigned, sign, signer
 from tests.tlog.witness_server import Witness, serving
+from tests.trail.signed import ORIGIN, SMALL_SEGMENTS, SigningLog, changed, run, verify_signed, without_checkpoints
+from tests.verify.test_signed_heads import ATTACKS
 
 
 @pytest.fixture

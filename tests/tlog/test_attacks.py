@@ -9,7 +9,7 @@ import pytest
 
 from audit_async.errors import ConfigError
 from audit_async.tlog.checkpoint import Checkpoint
-from audit_async.tlog.errors import LogForked, LogRolledBack, TilesDamaged
+from audit_async.tlog.failures import LogForked, LogRolledBack, TilesDamaged
 from tests.tlog.trees import ORIGIN, mth, open_publisher, publish, publish_all, records, sign, signer
 
 

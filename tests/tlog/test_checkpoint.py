@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint, verify_checkpoint
 from audit_async.tlog.commitments import Commitments, TrailCheck
-from audit_async.tlog.errors import InvalidSignature, LogForked, LogRolledBack, Malformed
-from audit_async.tlog.tree import EMPTY_ROOT, MAX_SIZE, leaf_hashes
+from audit_async.tlog.failures import InvalidSignature, LogForked, LogRolledBack, Malformed
+from audit_async.tlog.merkle import EMPTY_ROOT, MAX_SIZE, leaf_hashes
 from tests.tlog.trees import ORIGIN, mth, records, sign, signer
 
 #: c2sp.org/tlog-checkpoint.

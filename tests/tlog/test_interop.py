@@ -24,14 +24,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint
-from audit_async.tlog.errors import LogForked, LogRolledBack, WitnessRefused
-from audit_async.tlog.monitor import directory_source, http_source, observe
+from audit_async.tlog.failures import LogForked, LogRolledBack, WitnessRefused
+from audit_async.tlog.log_monitor import directory_source, http_source, observe
+from audit_async.tlog.merkle import leaf_hash, verify_consistency, verify_inclusion
 from audit_async.tlog.notes import Signature, VerifierKey, parse_note, verify_note
 from audit_async.tlog.policy import Policy
 from audit_async.tlog.proof import TlogProof, make_proof, verify_proof
-from audit_async.tlog.tree import leaf_hash, verify_consistency, verify_inclusion
 from audit_async.tlog.witness import WitnessAnswer, WitnessClient, Witnesses
-from tests.tlog.test_monitor import static_server
+from tests.tlog.test_log_monitor import static_server
 from tests.tlog.trees import (
     ORIGIN,
     Cosigner,

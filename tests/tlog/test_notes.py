@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from audit_async.tlog import notes
 from audit_async.tlog.checkpoint import Checkpoint
-from audit_async.tlog.errors import InvalidSignature, Malformed
+from audit_async.tlog.failures import InvalidSignature, Malformed
+from audit_async.tlog.merkle import EMPTY_ROOT
 from audit_async.tlog.notes import (
     MAX_SIGNATURES,
     Note,
@@ -20,7 +21,6 @@ from audit_async.tlog.notes import (
     parse_note,
     verify_note,
 )
-from audit_async.tlog.tree import EMPTY_ROOT
 from tests.tlog.trees import ORIGIN, Cosigner, sign, signer
 
 #: c2sp.org/signed-note, "Example".

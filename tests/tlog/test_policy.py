@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_async.tlog.checkpoint import Checkpoint
-from audit_async.tlog.errors import InvalidSignature, Malformed, QuorumNotMet
+from audit_async.tlog.failures import InvalidSignature, Malformed, QuorumNotMet
 from audit_async.tlog.notes import Note, VerifierKey
 from audit_async.tlog.policy import Policy
 from tests.tlog.trees import ORIGIN, Cosigner, cosigned, mth, records, sign, signer

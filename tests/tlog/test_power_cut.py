@@ -9,8 +9,8 @@ from random import Random
 import pytest
 
 from audit_async.tlog.checkpoint import Checkpoint, verify_checkpoint
-from audit_async.tlog.errors import InconsistentLog
-from audit_async.tlog.monitor import check_entries, directory_source
+from audit_async.tlog.failures import InconsistentLog
+from audit_async.tlog.log_monitor import check_entries, directory_source
 from tests.store.chained import memory_directory
 from tests.store.power_cut import Recorder, State, crash_states
 from tests.tlog.trees import mth, open_publisher, publish, publish_all, records, sign, signer

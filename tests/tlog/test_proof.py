@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_async.tlog.checkpoint import Checkpoint
-from audit_async.tlog.errors import (
+from audit_async.tlog.failures import (
     InvalidProof,
     InvalidSignature,
     LogForked,
@@ -19,11 +19,11 @@ from audit_async.tlog.errors import (
     TilesDamaged,
     TransparencyError,
 )
-from audit_async.tlog.monitor import directory_source
+from audit_async.tlog.log_monitor import directory_source
+from audit_async.tlog.merkle import inclusion_proof
 from audit_async.tlog.notes import decode_base64
 from audit_async.tlog.policy import Policy
 from audit_async.tlog.proof import TlogProof, make_proof, verify_proof
-from audit_async.tlog.tree import inclusion_proof
 from tests.tlog.trees import (
     ORIGIN,
     Cosigner,

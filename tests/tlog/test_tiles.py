@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit_async.tlog.errors import Malformed, TilesDamaged
+from audit_async.tlog.failures import Malformed, TilesDamaged
+from audit_async.tlog.merkle import inclusion_proof, leaf_hash, tree_root, verify_inclusion
 from audit_async.tlog.tiles import Tile, TileReader, decode_bundle, encode_bundle, partial_tiles, read_tile, tile_width
-from audit_async.tlog.tree import inclusion_proof, leaf_hash, tree_root, verify_inclusion
 from tests.tlog.trees import mth, reader_of, records
 
 

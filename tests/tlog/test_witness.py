@@ -12,10 +12,10 @@ import pytest
 
 from audit_async.tlog import witness as witness_module
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint, verify_checkpoint
-from audit_async.tlog.errors import LogForked, LogRolledBack, Malformed, TilesDamaged, WitnessFailed, WitnessRefused
-from audit_async.tlog.keys import sign_checkpoint
+from audit_async.tlog.failures import LogForked, LogRolledBack, Malformed, TilesDamaged, WitnessFailed, WitnessRefused
+from audit_async.tlog.merkle import consistency_proof
 from audit_async.tlog.notes import verify_note
-from audit_async.tlog.tree import consistency_proof
+from audit_async.tlog.signing_keys import sign_checkpoint
 from audit_async.tlog.witness import WitnessClient, Witnesses
 from tests.tlog.trees import ORIGIN, Cosigner, mth, reader_of, records, signer
 from tests.tlog.witness_server import Answer, Witness, serving

@@ -9,10 +9,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint
-from audit_async.tlog.keys import Signer
+from audit_async.tlog.merkle import HashReader
 from audit_async.tlog.notes import Note, Signature, SignatureType, VerifierKey, cosigned_message
-from audit_async.tlog.publisher import Publisher
-from audit_async.tlog.tree import HashReader
+from audit_async.tlog.signed_tree import Publisher
+from audit_async.tlog.signing_keys import Signer
 
 ORIGIN = "host.example/orders/00"
 

@@ -10,9 +10,9 @@ from threading import Event, Thread
 from typing import NamedTuple
 
 from audit_async.tlog.checkpoint import Checkpoint, verify_checkpoint
-from audit_async.tlog.errors import InvalidProof, InvalidSignature
+from audit_async.tlog.failures import InvalidProof, InvalidSignature
+from audit_async.tlog.merkle import verify_consistency
 from audit_async.tlog.notes import VerifierKey
-from audit_async.tlog.tree import verify_consistency
 from tests.tlog.trees import Cosigner
 
 

@@ -9,10 +9,10 @@ exception, a client that went away, a cancellation. The life span passes untouch
 No framework is imported here.
 """
 
+from audit_async.integrations._http.request_policy import Level, Policy, Rule
+from audit_async.integrations.asgi.connection import actor_of_scope, logger_of_scope, route_of_scope, session_actor
 from audit_async.integrations.asgi.messages import ASGIApp, Scope
 from audit_async.integrations.asgi.middleware import AuditMiddleware
-from audit_async.integrations.asgi.scope import actor_of_scope, logger_of_scope, route_of_scope, session_actor
-from audit_async.integrations.http.policy import Level, Policy, Rule
 
 __all__ = [
     "ASGIApp",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from audit_async.integrations.http.recorder import Headers
+from audit_async.integrations._http.recorder import Headers
 
 __all__ = ["REFUSAL", "RETRY_AFTER_S", "ASGIApp", "Message", "Receive", "Scope", "Send", "content_length",
            "message_bytes", "with_request_id"]  # fmt: skip

@@ -7,14 +7,14 @@ from typing import Final
 
 from audit_async.context import bind_checked, unbind_context
 from audit_async.errors import ConfigError
+from audit_async.integrations._http.client_address import ForwardedHeader, TrustedProxies
+from audit_async.integrations._http.correlation import correlation_of
+from audit_async.integrations._http.recorder import ActorHook, Recorder
+from audit_async.integrations._http.request_policy import Policy
+from audit_async.integrations.asgi.connection import actor_of_scope, logger_of_scope
 from audit_async.integrations.asgi.messages import ASGIApp, Receive, Scope, Send
 from audit_async.integrations.asgi.request import HttpExchange
-from audit_async.integrations.asgi.scope import actor_of_scope, logger_of_scope
 from audit_async.integrations.asgi.web_socket import WebSocketExchange
-from audit_async.integrations.http.client_address import ForwardedHeader, TrustedProxies
-from audit_async.integrations.http.correlation import correlation_of
-from audit_async.integrations.http.policy import Policy
-from audit_async.integrations.http.recorder import ActorHook, Recorder
 from audit_async.logger import AuditLogger
 
 __all__ = ["AuditMiddleware"]

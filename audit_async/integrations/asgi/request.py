@@ -6,7 +6,10 @@ from typing import Final
 
 import anyio
 
-from audit_async.events.http import HttpOutcome
+from audit_async.events.web import HttpOutcome
+from audit_async.integrations._http.recorder import Exchange, Recorder
+from audit_async.integrations._http.request_policy import Level
+from audit_async.integrations.asgi.connection import route_of_scope, shows_certificate
 from audit_async.integrations.asgi.messages import (
     REFUSAL,
     RETRY_AFTER_S,
@@ -17,9 +20,6 @@ from audit_async.integrations.asgi.messages import (
     content_length,
     with_request_id,
 )
-from audit_async.integrations.asgi.scope import route_of_scope, shows_certificate
-from audit_async.integrations.http.policy import Level
-from audit_async.integrations.http.recorder import Exchange, Recorder
 from audit_async.logger import AuditLogger
 
 __all__ = ["HttpExchange"]

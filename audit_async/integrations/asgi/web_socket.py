@@ -7,7 +7,9 @@ from typing import Final
 
 import anyio
 
-from audit_async.events.http import HttpOutcome
+from audit_async.events.web import HttpOutcome
+from audit_async.integrations._http.recorder import Exchange, Recorder
+from audit_async.integrations.asgi.connection import route_of_scope, shows_certificate
 from audit_async.integrations.asgi.messages import (
     REFUSAL,
     RETRY_AFTER_S,
@@ -18,8 +20,6 @@ from audit_async.integrations.asgi.messages import (
     message_bytes,
     with_request_id,
 )
-from audit_async.integrations.asgi.scope import route_of_scope, shows_certificate
-from audit_async.integrations.http.recorder import Exchange, Recorder
 from audit_async.logger import AuditLogger
 
 __all__ = ["WebSocketExchange"]

@@ -1,0 +1,1 @@
+"""The system calls that change a disk, each with what it guarantees; this room decides nothing."""

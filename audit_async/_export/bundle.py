@@ -1,0 +1,272 @@
+"""The evidence bundle: what a query found, with all that somebody needs to check it who has nothing of ours.
+
+A zip of: the records; for each log the whole chain from the first of them to the last, because only an unbroken
+chain proves anything; the log's manifest and checksum files; a verifier that needs Python alone; a README; and a list
+of checksums over all of it. Two exports of the same records at the same time are the same file, byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import zipfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Final
+
+import msgspec
+
+from audit_async import standalone
+from audit_async._chain import Head
+from audit_async._chain.record_format import HASH_AT, PREV_AT
+from audit_async._export.export_file import ExportFailed
+from audit_async._layout.names import CHECKSUM, LOG_FILE, MANIFEST_FILE
+from audit_async._query.audit_query import AuditQuery
+from audit_async._query.matching import Filter
+from audit_async._query.segment_scan import Damage, Found, scan
+from audit_async._trail.log_files import Log
+from audit_async._trail.segment_parts import Part, Range, parts_of
+from audit_async._version import __version__
+from audit_async.errors import LogCorrupted
+
+__all__ = ["write_bundle"]
+
+_FORMAT: Final = "audit-async evidence bundle"
+_VERSION: Final = 1
+_CHECKSUMS: Final = "MANIFEST.sha256"
+#: A path in the zip is a log's name where that is one that the library gives.
+_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+_SPOOLED_IN_MEMORY: Final = 8 << 20
+
+
+@dataclass(slots=True)
+class _Piece:
+    """What of one log goes into the bundle."""
+
+    log: Log
+    prev_hash: str  #: of the first record
+    first_seq: int
+    seqs: array[int] = field(default_factory=lambda: array("Q"))  # of the records: 8 bytes each is all that is kept
+    last_hash: str = ""
+    head: Head | None = None  #: the log's newest record when it was exported
+
+    @property
+    def last_seq(self) -> int:
+        return self.seqs[-1]
+
+
+def write_bundle(found: Iterable[Found], query: AuditQuery, file: BinaryIO, *, now: datetime | None = None) -> int:
+    """Write a bundle of the records in `found`, which are those of `query`; return how many there are.
+
+    Raises `ExportFailed` where there are none, or where the newest are asked for first; `LogCorrupted` where the
+    chain between them is damaged or has a gap; `OSError`.
+    """
+    if query.newest_first:
+        raise ExportFailed("a bundle follows the chain, so it can't have the newest records first")
+    pieces: dict[Log, _Piece] = {}
+    for record in found:
+        _note(record, pieces)
+    if not pieces:
+        raise ExportFailed("the query finds no record, so there is nothing to prove")
+    _write(file, list(pieces.values()), query, now if now is not None else datetime.now(UTC))
+    return sum(len(piece.seqs) for piece in pieces.values())
+
+
+def _note(found: Found, pieces: dict[Log, _Piece]) -> None:
+    """Take note of a record; its line is read again with the chain around it."""
+    piece = pieces.get(found.log)
+    if piece is None:
+        prev_hash = found.line[PREV_AT : PREV_AT + 64].decode()
+        piece = pieces[found.log] = _Piece(found.log, prev_hash, found.seq)
+    piece.seqs.append(found.seq)
+    piece.last_hash = found.line[HASH_AT : HASH_AT + 64].decode()
+
+
+def _write(file: BinaryIO, pieces: Sequence[_Piece], query: AuditQuery, now: datetime) -> None:
+    """Write the zip: what the README speaks of first, the checksums over everything last."""
+    pieces = sorted(pieces, key=lambda piece: piece.log.name)
+    folders = _folders([piece.log for piece in pieces])
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        bundle = _Archive(archive)
+        for piece in pieces:
+            parts = parts_of(piece.log)
+            piece.head = _head(parts)
+            _write_piece(bundle, folders[piece.log], piece, parts)
+        contents = _contents(pieces, folders, query, now)
+        bundle.add("bundle.json", msgspec.json.format(msgspec.json.encode(contents), indent=2) + b"\n")
+        bundle.add("README.txt", _readme(contents).encode())
+        bundle.add("verify_trail.py", Path(standalone.__file__).read_bytes())
+        checksums = "".join(f"{digest}  {name}\n" for name, digest in sorted(bundle.digests.items()))
+        bundle.add(_CHECKSUMS, checksums.encode())
+
+
+def _folders(logs: Sequence[Log]) -> dict[Log, str]:
+    """Return each log's folder in the zip: its name, where that is a plain one and no other log's."""
+    folders: dict[Log, str] = {}
+    for number, log in enumerate(logs):
+        is_plain = _PLAIN.fullmatch(log.name) is not None and log.name not in folders.values()
+        folders[log] = log.name if is_plain else f"log-{number}"
+    return folders
+
+
+def _write_piece(bundle: _Archive, folder: str, piece: _Piece, parts: Sequence[Part]) -> None:
+    """Write one log's chain, its records, and the files that vouch for its sealed segments."""
+    wanted = iter(piece.seqs)
+    next_wanted = next(wanted, None)
+    with tempfile.SpooledTemporaryFile(max_size=_SPOOLED_IN_MEMORY) as records:
+        with bundle.begin(f"{folder}/chain.ndjson") as chain:
+            for found in _unbroken(piece, parts):
+                chain(found.line)
+                if found.seq == next_wanted:
+                    records.write(found.line)
+                    next_wanted = next(wanted, None)
+        records.seek(0)
+        with bundle.begin(f"{folder}/records.ndjson") as write:
+            while block := records.read(1 << 20):
+                write(block)
+    names = [LOG_FILE, MANIFEST_FILE]
+    names += [
+        part.segment.name + CHECKSUM
+        for part in parts
+        if part.segment.sealed is not None and part.overlaps(Range(piece.first_seq - 1, piece.last_seq + 1))
+    ]
+    for name in names:
+        try:
+            content = (piece.log.directory / name).read_bytes()
+        except FileNotFoundError:
+            continue  # a log without a sealed segment, or an archived one: the manifest has its checksum
+        bundle.add(f"{folder}/{name}", content)
+
+
+def _unbroken(piece: _Piece, parts: Sequence[Part]) -> Iterator[Found]:
+    """Give every record of the chain from the piece's first to its last; raises `LogCorrupted` at a gap."""
+    due, prev = piece.first_seq, piece.prev_hash.encode()
+    everything, seqs, damage = Filter(AuditQuery()), Range(piece.first_seq - 1, piece.last_seq + 1), Damage(skip=False)
+    for part in parts:
+        if not part.overlaps(seqs):
+            continue
+        for found in scan(part, everything, seqs, damage):
+            if found is None:
+                continue
+            if found.seq != due or found.line[PREV_AT : PREV_AT + 64] != prev:
+                reason = "it does not follow the record before, so a bundle would prove nothing; verify the trail"
+                raise LogCorrupted(part.name, None, due, reason)
+            due, prev = found.seq + 1, found.line[HASH_AT : HASH_AT + 64]
+            yield found
+    if due != piece.last_seq + 1:
+        raise LogCorrupted(piece.log.name, None, due, "records are missing from here on; verify the trail")
+
+
+def _head(parts: Sequence[Part]) -> Head | None:
+    """Return the newest record of a log."""
+    everything, damage = Filter(AuditQuery()), Damage(skip=True)
+    for part in reversed(parts):
+        for found in scan(part, everything, Range(), damage, newest_first=True):
+            if found is not None:
+                return Head(found.seq, found.line[HASH_AT : HASH_AT + 64])
+    return None
+
+
+def _contents(pieces: Sequence[_Piece], folders: dict[Log, str], query: AuditQuery, now: datetime) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "created": now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "library_version": __version__,
+        "query": query.asked(),
+        "logs": [
+            {
+                "log": folders[piece.log],
+                "log_id": piece.log.log_id,
+                "records": len(piece.seqs),
+                "first_seq": piece.first_seq,
+                "prev_hash": piece.prev_hash,
+                "last_seq": piece.last_seq,
+                "hash": piece.last_hash,
+                "head": {"seq": piece.head.seq, "hash": piece.head.hash.decode()} if piece.head else None,
+            }
+            for piece in pieces
+        ],
+    }
+
+
+class _Archive:
+    """The zip that is being written: every entry with the same time and mode, and its SHA-256 kept."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self.digests: dict[str, str] = {}
+
+    @contextmanager
+    def begin(self, name: str) -> Iterator[Callable[[bytes], None]]:
+        """Give a function that writes to a new entry."""
+        entry = zipfile.ZipInfo(name)  # of 1 January 1980, so that the same content is the same zip
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        entry.create_system = 3
+        entry.external_attr = 0o100600 << 16
+        digest = sha256()
+        with self._archive.open(entry, "w", force_zip64=True) as file:
+            yield lambda data: _write_both(file, digest.update, data)
+        self.digests[name] = digest.hexdigest()
+
+    def add(self, name: str, content: bytes) -> None:
+        """Write a whole entry."""
+        with self.begin(name) as write:
+            write(content)
+
+
+def _write_both(file: IO[bytes], update: Callable[[bytes], None], data: bytes) -> None:
+    file.write(data)
+    update(data)
+
+
+def _readme(contents: dict[str, Any]) -> str:
+    """Return what an auditor reads first. Names of logs and numbers only: no text of a record gets in here."""
+    logs = "\n".join(
+        f"  {part['log']}: {part['records']} records, in the chain from seq {part['first_seq']} to {part['last_seq']}\n"
+        f"    its last record here has the hash {part['hash']}\n"
+        + (
+            f"    the log's head at the time of the export: seq {part['head']['seq']}, hash {part['head']['hash']}"
+            if part["head"]
+            else "    the log's head could not be read"
+        )
+        for part in contents["logs"]
+    )
+    return f"""EVIDENCE FROM AN AUDIT TRAIL
+
+Made on {contents["created"]} by audit-async {contents["library_version"]}; bundle.json says what was asked for.
+
+What is here
+{logs}
+
+  <log>/records.ndjson   the records that were asked for, one a line, byte for byte as they were recorded
+  <log>/chain.ndjson     every record of the log from the first of them to the last. It is here because each record
+                         contains the hash of the one before: only the unbroken chain proves that nothing between
+                         them was changed, removed or inserted. It holds records that nobody asked for; treat them
+                         as confidential.
+  <log>/manifest.json, log.json, *.audit.sha256
+                         what the log's directory says of its sealed segments
+  bundle.json            what was asked, and where each chain begins and ends
+  verify_trail.py        checks all of this; needs Python 3.9 or later and nothing else; short enough to be read
+  MANIFEST.sha256        the SHA-256 of every other file
+
+How to check it
+  1. Compare the SHA-256 of the zip file with the one that the exporter gave you by another way.
+  2. In this folder:   sha256sum -c MANIFEST.sha256
+  3. In this folder:   python3 -I verify_trail.py .
+  4. Ask for the heads (seq and hash) that were kept outside the log, on paper or at a third party. A record in
+     chain.ndjson with such a seq must have that hash.
+
+  By hand: a record's "hash" is the SHA-256 of its line without the member ,"hash":"..." and without the line feed;
+  its "prev_hash" is the "hash" of the line before; its "seq" is one more.
+
+What it does not prove
+  That the log holds everything that happened. That no record before or behind the chain was asked for and left out.
+  And whoever could rewrite the whole log before the export could make a chain that holds: only a head that was kept
+  elsewhere (4.) or a signed checkpoint shows that.
+"""

@@ -1,0 +1,98 @@
+"""The file that an export makes: private (0600), whole or not there at all, and never in another's place unasked."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from audit_async._durable import disk
+from audit_async.errors import AuditError
+
+__all__ = ["ExportFailed", "NewFile", "new_file"]
+
+_BLOCK: Final = 1 << 20
+
+
+class ExportFailed(AuditError):
+    """An export can't be made as it was asked for; no file was left behind."""
+
+
+class NewFile:
+    """A file that is being written; `finish` puts it in its place."""
+
+    def __init__(self, file: BinaryIO, unfinished: str, target: Path, *, overwrite: bool) -> None:
+        self.file = file
+        self._unfinished = unfinished
+        self._target = target
+        self._overwrite = overwrite
+
+    def finish(self) -> tuple[int, str]:
+        """Give the file its name, durably; return its size and SHA-256.
+
+        In order: the file is synced, then it gets its name, then the directory is synced. Raises `ExportFailed`
+        where something has taken the name meanwhile, `OSError`.
+        """
+        self.file.flush()
+        size, digest = _digest(self.file)
+        disk.sync_data(self.file.fileno())
+        if self._overwrite:
+            os.replace(self._unfinished, self._target)
+        else:
+            _link(self._unfinished, self._target)
+        directory = disk.open_directory(str(self._target.parent), follow=True)
+        try:
+            disk.sync_directory(directory)
+        finally:
+            disk.close(directory)
+        return size, digest
+
+
+@contextmanager
+def new_file(target: Path, *, overwrite: bool) -> Iterator[NewFile]:
+    """Give a file to write to, beside `target`; nothing is left of it at the end unless it was finished.
+
+    Raises `ExportFailed` where something is at `target` and `overwrite` is not set, `OSError`.
+    """
+    if not overwrite and os.path.lexists(target):
+        raise _taken(target)
+    if not target.parent.is_dir():
+        raise ExportFailed(f"{target.parent} is no directory that is there; make it, or choose another place")
+    fd, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".unfinished", dir=target.parent)
+    try:
+        with open(fd, "w+b") as file:
+            yield NewFile(file, name, target, overwrite=overwrite)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _link(name: str, target: Path) -> None:
+    """Give a file a second name, never in another's place; on a file system without links, rename it."""
+    try:
+        os.link(name, target)
+    except FileExistsError:
+        raise _taken(target) from None
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}:
+            raise
+        if os.path.lexists(target):
+            raise _taken(target) from None
+        os.rename(name, target)
+
+
+def _taken(target: Path) -> ExportFailed:
+    return ExportFailed(f"{target} is there already; choose another name, or overwrite it (--force)")
+
+
+def _digest(file: BinaryIO) -> tuple[int, str]:
+    digest = sha256()
+    file.seek(0)
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return file.tell(), digest.hexdigest()

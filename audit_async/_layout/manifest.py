@@ -1,0 +1,100 @@
+"""The manifest: what is known of every sealed segment, so that opening a log need not read them.
+
+It is the record of the boundaries, too: a segment's `prev_hash` and `hash` stay in it after the segment was archived
+or deleted, so the rest of the chain still verifies. It is replaced as a whole, never changed in place.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from audit_async._chain import FORMAT_VERSION, START, Head
+from audit_async._durable import disk
+from audit_async._layout.names import MANIFEST_FILE, SegmentName
+from audit_async.errors import LogCorrupted
+
+#: `live`: in the log directory. `archived`: compressed, in archive/. `deleted`: by retention. `damaged`: changed by
+#: somebody while it was written, and reported. `lost`: removed by somebody with its directory, and reported.
+SegmentState = Literal["live", "archived", "deleted", "damaged", "lost"]
+
+
+class SealedSegment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the manifest says of one sealed segment."""
+
+    segment: str  #: file name
+    state: SegmentState = "live"
+    first_seq: int
+    last_seq: int
+    first_timestamp: str  #: of its first record, RFC 3339
+    last_timestamp: str  #: of its last record, RFC 3339
+    records: int
+    bytes: int  #: uncompressed
+    sha256: str  #: of the uncompressed file, 64 hex digits
+    prev_hash: str  #: `prev_hash` of its first record
+    hash: str  #: `hash` of its last record
+    recorded: bool = False  #: the chain holds its `audit.segment_sealed`, for certain
+
+    @property
+    def head(self) -> Head:
+        """The chain's head behind its last record."""
+        return Head(self.last_seq, self.hash.encode())
+
+
+class ManifestFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The content of manifest.json."""
+
+    format_version: int
+    log_id: str
+    segments: tuple[SealedSegment, ...]
+
+
+def decode_manifest(content: bytes, log_id: str | None) -> tuple[SealedSegment, ...]:
+    """Return the entries of a manifest, oldest first.
+
+    Raises `LogCorrupted` where it is not whole (it is replaced atomically, so no crash explains that), belongs to
+    another log (`log_id` None: any), or where its entries don't link up.
+    """
+    try:
+        file = msgspec.json.decode(content, type=ManifestFile)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _corrupted("the file is not what the library writes") from error
+    if file.format_version != FORMAT_VERSION:
+        raise _corrupted(f"it has format version {file.format_version}, and this release reads {FORMAT_VERSION}")
+    if log_id is not None and file.log_id != log_id:
+        raise _corrupted("it belongs to another log")
+    head = START
+    for entry in file.segments:
+        name = SegmentName.parse(entry.segment)
+        if name is None or name.first_seq != entry.first_seq or name.date != entry.first_timestamp[:10]:
+            raise _corrupted(f"the entry for seq {entry.first_seq} names a file that can't hold it")
+        if (
+            entry.first_seq != head.seq + 1
+            or entry.prev_hash.encode() != head.hash
+            or entry.last_seq - entry.first_seq + 1 != entry.records
+            or entry.records < 1
+            or len(entry.hash) != 64
+        ):
+            raise _corrupted(f"the entry of {entry.segment} does not follow the one before", head.seq + 1)
+        head = entry.head
+    return file.segments
+
+
+def read_manifest(directory: Path) -> tuple[SealedSegment, ...]:
+    """Return the sealed segments of the log in `directory`, oldest first; none where there is no manifest yet.
+
+    For readers: needs no lock, and sees one state or the next, never a mixture. Raises `LogCorrupted` as
+    `decode_manifest` does, `OSError` where the file can't be read.
+    """
+    try:
+        fd = disk.open_file(str(directory / MANIFEST_FILE))
+    except FileNotFoundError:
+        return ()
+    with open(fd, "rb") as file:
+        return decode_manifest(file.read(), None)
+
+
+def _corrupted(reason: str, seq: int | None = None) -> LogCorrupted:
+    return LogCorrupted(MANIFEST_FILE, None, seq, reason)

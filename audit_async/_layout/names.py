@@ -1,0 +1,46 @@
+"""The names of a log directory: its files and subdirectories, and what a segment's file name says.
+
+It opens nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+LOG_FILE: Final = "log.json"
+LOCK_FILE: Final = "lock"
+MANIFEST_FILE: Final = "manifest.json"
+HOLD_FILE: Final = "hold.json"
+TORN: Final = "torn"
+ARCHIVE: Final = "archive"
+#: What a checksum file adds to its segment's name.
+CHECKSUM: Final = ".sha256"
+#: What compression adds to a segment's name.
+COMPRESSED: Final = ".zst"
+#: The readers' index, a cache; here because what is deleted from the log is deleted from it, too.
+INDEX_FILE: Final = "index.sqlite3"
+#: The ending of a file that is being made; it is renamed when it is whole and synced.
+UNFINISHED: Final = ".unfinished"
+
+_SEGMENT: Final = re.compile(r"([0-9]{12,18})-([0-9]{4}-[0-9]{2}-[0-9]{2})\.audit", re.ASCII)
+CONFIGURABLE_NAME: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+class SegmentName(NamedTuple):
+    """What a segment's file name says."""
+
+    first_seq: int
+    date: str  #: UTC date of its first record, YYYY-MM-DD
+
+    def __str__(self) -> str:
+        return f"{self.first_seq:012d}-{self.date}.audit"
+
+    @classmethod
+    def parse(cls, name: str) -> SegmentName | None:
+        """Return what `name` says, None where it is not exactly the name that the store gives a segment."""
+        match = _SEGMENT.fullmatch(name)
+        if match is None:
+            return None
+        parsed = cls(int(match[1]), match[2])
+        return parsed if str(parsed) == name else None

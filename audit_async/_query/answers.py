@@ -1,0 +1,59 @@
+"""Turning what is found into what is given: records, and pages of them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+
+import msgspec
+
+from audit_async._query.audit_query import AuditQuery
+from audit_async._query.cursor import encode_cursor
+from audit_async._query.search import Search
+from audit_async._query.segment_scan import Found
+from audit_async.events.recorded import Record, decode_record
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Some records of a query, and where it goes on."""
+
+    records: tuple[Record, ...]
+    cursor: str | None  #: gives the next page; None where nothing more was there
+    resume: str  #: where this page ends, also where nothing more was there: for a later page, or for `follow`
+
+
+def records_of(found: Generator[Found | None, None, None], limit: int | None) -> Generator[Record | None, None, None]:
+    """Decode what is found, up to a limit; None stays None."""
+    given = 0
+    with closing(found):
+        for one in found:
+            if one is None:
+                yield None
+                continue
+            yield decode_record(one.line, log=one.log.name)
+            given += 1
+            if given == limit:
+                return
+
+
+def page_of(search: Search, query: AuditQuery, size: int) -> Generator[Page | None, None, None]:
+    """Give one page at the end, None before."""
+    records: list[Record] = []
+    reached: dict[str, int] | None = None
+    with closing(search.run()) as found:
+        for one in found:
+            if one is None:
+                yield None
+                continue
+            if len(records) == size:
+                break  # there is more; it is not given, so it is not what was reached
+            records.append(decode_record(one.line, log=one.log.name))
+            if len(records) == size:
+                reached = search.reached
+        else:
+            resume = encode_cursor(query, reached if reached is not None else search.reached)
+            yield Page(records=tuple(records), cursor=None, resume=resume)
+            return
+    assert reached is not None  # noqa: S101 - the page is full
+    cursor = encode_cursor(query, reached)
+    yield Page(records=tuple(records), cursor=cursor, resume=cursor)

@@ -1,0 +1,224 @@
+"""Following a trail: new records as they are written, across rotation, from several logs at once.
+
+Files are looked at, about ten times a second, and never waited for: no lock, no notification, so it works over network
+file systems, too. Everything here blocks; `audit_async.reader` runs it in a worker thread between the pauses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Mapping
+from typing import BinaryIO, Final
+
+from audit_async._layout.names import SegmentName
+from audit_async._query.matching import Filter
+from audit_async._query.segment_scan import (
+    Damage,
+    Found,
+    around,
+    last_seq_of,
+    line_beginning,
+    open_part,
+    scan,
+    seq_of,
+    size_of,
+    wanted_in,
+)
+from audit_async._query.time_merge import Stream, merge
+from audit_async._trail.log_files import CHUNK_BYTES, LONGEST_LINE, Lines, Log, list_segments
+from audit_async._trail.segment_parts import Part, Range, parts_of
+
+#: Tells up to which sequence number a log is durable; None where that isn't known.
+Durable = Callable[[Log], int | None]
+
+_NO_END: Final = 1 << 63
+
+
+class Follower:
+    """Follows logs: each `poll` gives what has come since the last one. From one thread at a time."""
+
+    def __init__(self, wanted: Filter, damage: Damage, durable: Durable) -> None:
+        self._wanted = wanted
+        self._damage = damage
+        self._durable = durable
+        self._tails: dict[str, _Tail] = {}
+
+    def begin(self, logs: list[Log], *, from_now: bool, reached: Mapping[str, int]) -> None:
+        """Follow these logs, each behind what was `reached` of it; others `from_now`, or from their beginning."""
+        for log in logs:
+            after = reached.get(log.name)
+            if after is None:
+                after = _last_seq(log, self._durable(log), self._damage) if from_now else -1
+            self._tails[log.name] = _Tail(log, after)
+
+    def add(self, logs: list[Log]) -> None:
+        """Follow those of the logs, too, that are new since then; from their beginning."""
+        for log in logs:
+            if log.name not in self._tails:
+                self._tails[log.name] = _Tail(log, -1)
+
+    @property
+    def next_seqs(self) -> dict[str, int]:
+        """Return, by log, the first sequence number that was not read yet."""
+        return {name: tail.next_seq for name, tail in self._tails.items()}
+
+    def poll(self) -> Generator[Found | None, None, None]:
+        """Give what is there by now and was not given yet, merged by time; and None whenever time has passed."""
+        streams = [
+            Stream(name, tail.read(self._wanted, self._damage, self._durable(tail.log)))
+            for name, tail in self._tails.items()
+        ]
+        yield from merge(streams)
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for tail in self._tails.values():
+            tail.close()
+
+
+class _Tail:
+    """The end of one log: how far it was read, and the segment that is being written.
+
+    That segment's file stays open, so it is read to its end also when it is archived meanwhile.
+    """
+
+    def __init__(self, log: Log, after: int) -> None:
+        self.log = log
+        self._after = after  # the last seq that was read
+        self._part: Part | None = None
+        self._file: BinaryIO | None = None
+        self._offset = 0  # in that file, of the first line that was not read
+
+    @property
+    def next_seq(self) -> int:
+        """The first sequence number that was not read yet."""
+        return self._after + 1
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+        self._file = self._part = None
+
+    def read(self, wanted: Filter, damage: Damage, durable: int | None) -> Generator[Found | None, None, None]:
+        """Give the wanted records of all whole lines that were not read yet, up to `durable` where that is known."""
+        before = durable + 1 if durable is not None else _NO_END
+        while self._after + 1 < before:
+            if self._file is None:
+                part = self._next_part()
+                if part is None:
+                    return
+                if part.segment.sealed is not None:
+                    yield from scan(part, wanted, Range(self._after, before), damage)
+                    self._after = min(part.segment.sealed.last_seq, before - 1)
+                    continue
+                if not self._open(part, damage):
+                    return  # sealed and archived since it was listed: the next poll finds it there
+            # Looked for before the rest is read: when the next segment is there, this one is complete.
+            next_seq = self._next_segment()
+            yield from self._read_file(wanted, damage, min(before, next_seq))
+            if next_seq >= before:
+                return
+            self._after = max(self._after, next_seq - 1)
+            self.close()
+
+    def _read_file(self, wanted: Filter, damage: Damage, before: int) -> Generator[Found | None, None, None]:
+        """Give what is wanted of the open file's whole lines that were not read yet and come before `before`."""
+        part, file = self._part, self._file
+        assert part is not None  # noqa: S101 - the two are opened together
+        assert file is not None  # noqa: S101
+        if size_of(file) < self._offset:
+            # Cut back after a failed fsync: what was cut off stands in the next segment.
+            self._offset, _ = around(file, size_of(file), self._after)
+        while self._after + 1 < before:
+            self._offset, data = _whole_lines(file, self._offset, part, damage)
+            if not data:
+                return
+            wanted_lines = _lines_before(data, before)
+            yield from wanted_in(Lines(self._offset, wanted_lines), part, wanted, Range(self._after, before), damage)
+            yield None
+            self._offset += len(wanted_lines)
+            self._after = max(self._after, _last_seq_in(wanted_lines, self._after))
+            if len(wanted_lines) < len(data):
+                return
+
+    def _next_part(self) -> Part | None:
+        """Return the first segment that has, or may get, a record behind those that were read."""
+        for part in parts_of(self.log):
+            if part.segment.sealed is not None:
+                last = part.segment.sealed.last_seq
+            else:
+                last = part.until_seq - 1 if part.until_seq is not None else _NO_END
+            if last > self._after:
+                return part
+        return None
+
+    def _open(self, part: Part, damage: Damage) -> bool:
+        file = open_part(part, damage)
+        if file is None:
+            return False
+        if not file.seekable():
+            file.close()
+            return False
+        self._part, self._file = part, file
+        self._offset, _ = around(file, size_of(file), self._after)
+        return True
+
+    def _next_segment(self) -> int:
+        """Return where the segment behind the open one begins; `_NO_END` where there is none yet."""
+        assert self._part is not None  # noqa: S101
+        here = self._part.segment
+        try:
+            names = os.listdir(self.log.directory)
+        except OSError:
+            return _NO_END  # the directory is gone; what was open can still be read
+        # The newest segment is always there by its name; of those between, some may be archived.
+        if not any(parsed.first_seq > here.first_seq for parsed in map(SegmentName.parse, names) if parsed):
+            return _NO_END
+        return min(
+            (segment.first_seq for segment in list_segments(self.log) if segment.first_seq > here.first_seq),
+            default=_NO_END,
+        )
+
+
+def _last_seq(log: Log, durable: int | None, damage: Damage) -> int:
+    """Return the last sequence number of a log that is there by now; -1 for none."""
+    for part in reversed(parts_of(log)):
+        last = last_seq_of(part, damage)
+        if last is not None:
+            return last if durable is None else min(last, durable)
+    return -1
+
+
+def _whole_lines(file: BinaryIO, offset: int, part: Part, damage: Damage) -> tuple[int, bytes]:
+    """Read whole lines from `offset`, none where the last one is still being written; return where they begin."""
+    size = CHUNK_BYTES
+    while True:
+        file.seek(offset)
+        data = file.read(size)
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole or len(data) < size:
+            return offset, whole
+        if size > LONGEST_LINE:
+            damage.found(part, offset, "not a whole record")
+            offset, size = offset + size, CHUNK_BYTES
+        else:
+            size *= 2
+
+
+def _lines_before(data: bytes, before: int) -> bytes:
+    """Return the lines in front of the record `before`, which may be no record any more: a void copy, torn."""
+    first = seq_of(data)
+    if first is not None and first >= before:
+        return b""
+    place = line_beginning(data, b'{"seq":%d,' % (before - 1))
+    if place is not None:
+        return data[: data.find(b"\n", place) + 1]
+    place = line_beginning(data, b'{"seq":%d,' % before)
+    return data if place is None else data[:place]
+
+
+def _last_seq_in(lines: bytes, after: int) -> int:
+    """Return the sequence number of the last of whole lines; counted where that line is damaged."""
+    seq = seq_of(lines[lines.rfind(b"\n", 0, -1) + 1 :])
+    return seq if seq is not None else after + lines.count(b"\n")

@@ -1,0 +1,185 @@
+"""Answering a query: which segments are read and how, and the merging of several logs by time.
+
+Everything here blocks and is plain iteration; `audit_async.reader` runs it in a worker thread, a piece at a time.
+Wherever None is given nothing was found, but time has passed.
+
+A segment is left out by the sequence numbers in the manifest, which are exact. By time it is left out only where the
+index knows the earliest and the latest time in it: the manifest has those of its first and last record, and where the
+clock was set back, or was wrong for a while, others lie outside them. Without the index, the lines of a segment that
+seems to lie outside are searched as bytes for the time that is wanted, at some gigabytes a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import BinaryIO, Final
+
+from audit_async._chain import BadRecord
+from audit_async._query.audit_query import AuditQuery
+from audit_async._query.index_file import INDEX_FAILED, IndexWrong
+from audit_async._query.matching import Filter
+from audit_async._query.segment_scan import Damage, Found, check, open_part, scan, unpacked, unreadable
+from audit_async._query.term_index import LogIndex
+from audit_async._query.time_merge import Stream, merge
+from audit_async._trail.log_files import CHUNK_BYTES, DAMAGED_ARCHIVE, LONGEST_LINE, Log
+from audit_async._trail.segment_parts import Part, Range, parts_of
+
+#: After so many lines read one by one, whoever waits may stop.
+_HITS_AT_A_TIME: Final = 256
+
+
+class Search:
+    """One query put to several logs: an iterator of what is found, and of None. From one thread at a time."""
+
+    def __init__(
+        self,
+        logs: Sequence[Log],
+        query: AuditQuery,
+        damage: Damage,
+        *,
+        reached: Mapping[str, int] | None = None,
+        use_index: bool = True,
+    ) -> None:
+        """`reached` is how far a page before this one came, as its search said; None for the first."""
+        self._newest_first = query.newest_first
+        self._ranges = [_still_wanted(log, query, reached) for log in logs]
+        wanted = Filter(query)
+        self._streams = [
+            Stream(
+                log.name,
+                _search_log(log, wanted, seqs, damage, newest_first=query.newest_first, use_index=use_index),
+            )
+            for log, seqs in zip(logs, self._ranges, strict=True)
+        ]
+
+    def __iter__(self) -> Iterator[Found | None]:
+        return self.run()
+
+    def run(self) -> Generator[Found | None, None, None]:
+        """Give what is found, merged by time; closing it lets go of all files. Once."""
+        return merge(self._streams, newest_first=self._newest_first)
+
+    @property
+    def reached(self) -> dict[str, int]:
+        """How far each log was given, for a cursor: the last seq that was, or with `newest_first` the first."""
+        return {
+            stream.log_name: self._reached(stream, seqs)
+            for stream, seqs in zip(self._streams, self._ranges, strict=True)
+        }
+
+    def _reached(self, stream: Stream, seqs: Range) -> int:
+        if stream.given is not None:
+            return stream.given.seq
+        if not self._newest_first:
+            return seqs.after
+        if stream.next is not None:
+            return stream.next.seq + 1  # what is written from now on is newer than what was given
+        return 0 if stream.is_exhausted else seqs.before
+
+
+def _still_wanted(log: Log, query: AuditQuery, reached: Mapping[str, int] | None) -> Range:
+    after = query.after_seq if query.after_seq is not None else -1
+    if reached is None:
+        return Range(after)
+    if query.newest_first:
+        # A log that was not there when the first page was read has nothing that is older than that.
+        return Range(after, reached.get(log.name, 0))
+    return Range(max(after, reached.get(log.name, -1)))
+
+
+def _search_log(
+    log: Log, wanted: Filter, seqs: Range, damage: Damage, *, newest_first: bool, use_index: bool
+) -> Generator[Found | None, None, None]:
+    """Give what is wanted of one log, in the order of its chain or against it."""
+    parts = parts_of(log)
+    index = None
+    if use_index and (wanted.terms or wanted.asks_for_types or wanted.asks_for_times):
+        index = LogIndex.open(log, parts)
+    try:
+        for part in reversed(parts) if newest_first else parts:
+            if not part.overlaps(seqs):
+                continue
+            left = seqs
+            if index is not None and part.segment.sealed is not None:
+                try:
+                    offsets = yield from _look_up(index, part, wanted)
+                    if offsets is not None:
+                        for found in _read_hits(part, offsets, wanted, seqs, damage, newest_first=newest_first):
+                            yield found
+                            if found is not None:
+                                left = _beyond(left, found.seq, newest_first=newest_first)
+                        continue
+                except INDEX_FAILED as error:
+                    index.give_up(error)
+                    index = None
+            yield from scan(part, wanted, left, damage, newest_first=newest_first)
+    finally:
+        if index is not None:
+            index.close()
+
+
+def _beyond(seqs: Range, seq: int, *, newest_first: bool) -> Range:
+    return Range(seqs.after, seq) if newest_first else Range(seq, seqs.before)
+
+
+def _look_up(index: LogIndex, part: Part, wanted: Filter) -> Generator[None, None, Sequence[int] | None]:
+    """Return where the lines of a sealed segment begin that may be wanted; None where it has to be scanned."""
+    sealed = part.segment.sealed
+    assert sealed is not None  # noqa: S101 - only those are in the index
+    # Whether it is worth reading the terms of: of most segments the times are enough.
+    seems_inside = wanted.may_overlap(sealed.first_timestamp, sealed.last_timestamp)
+    offsets: Sequence[int] | None = None
+    if seems_inside:
+        offsets = yield from index.offsets(part, wanted)
+    if wanted.asks_for_times:
+        times = yield from index.times(part)
+        if times is not None and not wanted.may_overlap(*times):
+            return ()
+    if not seems_inside:
+        offsets = yield from index.offsets(part, wanted)
+    return offsets
+
+
+def _read_hits(
+    part: Part, offsets: Sequence[int], wanted: Filter, seqs: Range, damage: Damage, *, newest_first: bool
+) -> Iterator[Found | None]:
+    """Give those records that are wanted of the lines at `offsets`; raises `IndexWrong` where no record is there."""
+    if not offsets:
+        return
+    file = open_part(part, damage)
+    if file is None:
+        return
+    try:
+        if newest_first and not file.seekable():
+            file = yield from unpacked(file)
+        at = 0
+        for number, offset in enumerate(reversed(offsets) if newest_first else offsets, 1):
+            if file.seekable():
+                file.seek(offset)
+            else:
+                _skip(file, offset - at)
+            line = file.readline(LONGEST_LINE)
+            at = offset + len(line)
+            try:
+                found = check(line, offset, part, wanted, seqs)
+            except BadRecord as error:
+                raise IndexWrong from error
+            if found is not None:
+                yield found
+            if number % _HITS_AT_A_TIME == 0:
+                yield None
+    except DAMAGED_ARCHIVE as error:
+        raise IndexWrong from error
+    except OSError as error:
+        raise unreadable(part, error) from error
+    finally:
+        file.close()
+
+
+def _skip(file: BinaryIO, size: int) -> None:
+    """Read over `size` bytes of an archive."""
+    while size > 0:
+        passed = len(file.read(min(size, CHUNK_BYTES)))
+        if not passed:
+            raise IndexWrong
+        size -= passed

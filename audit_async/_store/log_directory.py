@@ -1,0 +1,226 @@
+"""A log's directory: its path, the names in it, who may enter it, and the file that says whose log it is.
+
+<base_dir>/<service_id>/<instance>/
+log.json, lock, manifest.json, hold.json
+000000000000-2026-11-22.audit, 000000000000-2026-11-22.audit.sha256
+torn/      what recovery put aside
+archive/   compressed segments
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from audit_async._chain import FORMAT_VERSION
+from audit_async._durable import disk
+from audit_async._layout.log_identity import Identity
+from audit_async._layout.names import CONFIGURABLE_NAME, LOG_FILE, UNFINISHED
+from audit_async._layout.regular_files import open_regular
+from audit_async.errors import ConfigError, LogCorrupted
+
+
+class LogDirectory:
+    """An open log directory. Owned by the worker thread."""
+
+    def __init__(self, base_dir: Path, service_id: str, instance: str, *, allow_insecure_dir: bool) -> None:
+        """Open `<base_dir>/<service_id>/<instance>`, and make what of it is missing.
+
+        On return the directory's own name, and each above it up to `base_dir`, is on stable storage. Raises
+        `ConfigError` for a name that is none, a directory that other users can write to (unless
+        `allow_insecure_dir`), and a symbolic link below `base_dir`; `OSError` where the system refuses.
+        """
+        for field, name in (("service_id", service_id), ("instance", instance)):
+            if not CONFIGURABLE_NAME.fullmatch(name):
+                raise ConfigError(field, f"{name!a} can't name a directory; use letters, digits, '.', '_', '-'")
+        self.base_dir = Path(os.path.abspath(base_dir))
+        self.service_id = service_id
+        self.instance = instance
+        self.path = self.base_dir / service_id / instance
+        self.allow_insecure_dir = allow_insecure_dir
+        self.fd = self._open()
+
+    def _open(self) -> int:
+        _make_base(self.base_dir)
+        parent = disk.open_directory(str(self.base_dir), follow=True)
+        try:
+            self._refuse_insecure(parent, self.base_dir)
+            at = self.base_dir
+            for name in (self.service_id, self.instance):
+                at /= name
+                child = open_subdirectory(name, dir_fd=parent, at=at)
+                try:
+                    self._refuse_insecure(child, at)
+                    # Also where the directory was there: whoever made it may have died before this call.
+                    disk.sync_directory(parent)
+                except BaseException:
+                    disk.close(child)
+                    raise
+                disk.close(parent)
+                parent = child
+        except BaseException:
+            disk.close(parent)
+            raise
+        return parent
+
+    def _refuse_insecure(self, fd: int, path: Path) -> None:
+        """Refuse a directory in which somebody else can remove and replace files, whatever the files' own modes."""
+        if self.allow_insecure_dir:
+            return
+        status = os.fstat(fd)
+        if status.st_mode & 0o022:
+            reason = f"mode {stat.S_IMODE(status.st_mode):04o} lets other users write to it; run: chmod go-w {path}"
+        elif status.st_uid not in {os.geteuid(), 0}:
+            reason = (
+                f"it belongs to user {status.st_uid}, who can change what is in it; chown it to this process's user"
+            )
+        else:
+            return
+        raise ConfigError("mode.base_dir", f"{path} is no safe place for a log: {reason}, or set allow_insecure_dir")
+
+    def is_in_place(self) -> bool:
+        """Return whether the log's path still leads to the directory that was opened."""
+        here = os.fstat(self.fd)
+        try:
+            there = os.stat(self.path, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+    def make_anew(self) -> None:
+        """Make and open the directory again at its path, because somebody removed it."""
+        fd = self._open()
+        disk.close(self.fd)
+        self.fd = fd
+
+    def names(self) -> set[str]:
+        """Return every name in the directory."""
+        return set(os.listdir(self.fd))
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a small file; `FileNotFoundError` where there is none."""
+        fd = open_regular(name, dir_fd=self.fd)
+        with os.fdopen(fd, "rb") as file:
+            return file.read()
+
+    def replace(self, name: str, content: bytes, *, mode: int = disk.PRIVATE_FILE) -> None:
+        """Give `name` this content, whole or not at all, also in a power cut; `sync` makes it durable.
+
+        Written under another name, synced, then renamed. The sync comes first because a file system may make the
+        new name durable before the bytes (ext4 without `auto_da_alloc`, XFS), which leaves an empty file.
+        """
+        unfinished = name + UNFINISHED
+        with suppress(FileNotFoundError):
+            disk.unlink(unfinished, dir_fd=self.fd)
+        fd = disk.create_file(unfinished, dir_fd=self.fd)
+        try:
+            disk.write_at(fd, content, 0)
+            if mode != disk.PRIVATE_FILE:
+                disk.change_mode(fd, mode)
+            disk.sync_data(fd)
+        finally:
+            disk.close(fd)
+        disk.rename(unfinished, name, dir_fd=self.fd)
+
+    def sync(self) -> None:
+        """Make every name in the directory durable."""
+        disk.sync_directory(self.fd)
+
+    def open_subdirectory(self, name: str) -> int:
+        """Open `torn` or `archive`, and make it, durably, where it is missing."""
+        fd = open_subdirectory(name, dir_fd=self.fd, at=self.path / name)
+        try:
+            self.sync()
+        except BaseException:
+            disk.close(fd)
+            raise
+        return fd
+
+    def identify(self, *, may_create: bool) -> Identity:
+        """Return what log.json says, and write it where there is no log yet.
+
+        `may_create` says that no segment is there, so that a file torn by a crash at the log's making may be
+        written again. Raises `LogCorrupted` where the file is missing or wrong beside segments.
+        """
+        identity = self._read_identity(may_create=may_create)
+        if identity is None:
+            created = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+            identity = Identity(FORMAT_VERSION, os.urandom(16).hex(), self.service_id, created)
+            self.write_identity(identity)
+        return identity
+
+    def _read_identity(self, *, may_create: bool) -> Identity | None:
+        try:
+            identity = msgspec.json.decode(self.read(LOG_FILE), type=Identity)
+        except FileNotFoundError:
+            reason = "the file is missing, but there are segments"
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            reason = "the file is not what the library writes"
+        else:
+            if identity.format_version != FORMAT_VERSION:
+                reason = (
+                    f"the log has format version {identity.format_version}, and this release of audit-async "
+                    f"writes version {FORMAT_VERSION}; use the release that fits"
+                )
+            elif identity.service_id != self.service_id:
+                reason = f"the log belongs to the service {identity.service_id!a}"
+            else:
+                return identity
+            may_create = False
+        if may_create:
+            return None
+        raise LogCorrupted(LOG_FILE, None, None, reason)
+
+    def write_identity(self, identity: Identity) -> None:
+        """Write log.json, durably."""
+        self.replace(LOG_FILE, msgspec.json.encode(identity) + b"\n")
+        self.sync()
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        disk.close(self.fd)
+
+
+def open_subdirectory(name: str, *, dir_fd: int, at: Path) -> int:
+    """Open a directory below the base directory, and make it where it is missing; refuse a symbolic link."""
+    with suppress(FileExistsError):
+        disk.make_directory(name, dir_fd=dir_fd)
+    try:
+        return disk.open_directory(name, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno in {errno.ENOTDIR, errno.ELOOP}:
+            raise ConfigError(
+                "mode.base_dir",
+                f"{at} is a symbolic link or no directory, and below base_dir neither is followed; remove it, or let "
+                "base_dir itself be the path it leads to",
+            ) from error
+        raise
+
+
+def _make_base(base_dir: Path) -> None:
+    """Make the base directory and what is missing above it, mode 0700, each durable in the one above it."""
+    missing = []
+    at = base_dir
+    while not at.exists():
+        missing.append(at)
+        at = at.parent
+    for path in reversed(missing):
+        with suppress(FileExistsError):
+            disk.make_directory(str(path))
+    for path in reversed(missing or [base_dir]):
+        try:
+            parent = disk.open_directory(str(path.parent), follow=True)
+        except PermissionError:
+            if missing:
+                raise
+            return  # made by somebody with more rights than ours, and then its name is his to make durable
+        try:
+            disk.sync_directory(parent)
+        finally:
+            disk.close(parent)

@@ -1,0 +1,115 @@
+"""The lock that makes a log have one writer, and the slots that several processes of a service take.
+
+The lock is `flock` on the file `lock`: the kernel lets go of it when the last copy of the descriptor is closed, so
+a process that died holds nothing, whatever its file still says. The file names the holder's pid for people; it is
+never removed, because a second writer could then lock a new file of that name while the first still holds the old.
+Known weakness: on a network file system without lock support two hosts could both succeed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from audit_async._durable import disk
+from audit_async._layout.names import LOCK_FILE
+from audit_async._store.log_directory import LogDirectory
+from audit_async.errors import LogLocked
+
+_MOST_SLOTS: Final = 1000
+
+
+class WriterLock:
+    """The right to write one log. Owned by the worker thread."""
+
+    def __init__(self, directory: LogDirectory) -> None:
+        """Take the lock of `directory`; raises `LogLocked`, which names the pid, where another writer has it."""
+        self._path: Final = str(directory.path / LOCK_FILE)
+        self.fd = self._take(directory)
+        self._inode = _identity(os.fstat(self.fd))
+
+    def _take(self, directory: LogDirectory) -> int:
+        while True:
+            fd = disk.open_or_create_file(LOCK_FILE, dir_fd=directory.fd)
+            try:
+                disk.lock(fd)
+                if _identity(os.fstat(fd)) != _inode_at(LOCK_FILE, dir_fd=directory.fd):
+                    disk.close(fd)  # removed or renamed between our two calls: the lock is on another file now
+                    continue
+                disk.truncate(fd, 0)
+                disk.write_at(fd, b"%d\n" % os.getpid(), 0)
+            except BlockingIOError:
+                pid = _holder(fd)
+                disk.close(fd)
+                by = f"process {pid}" if pid is not None else "another process"
+                raise LogLocked(
+                    f"{directory.path} is being written by {by}, and a log has one writer; stop that one, or leave "
+                    "`instance` out so that each process takes a slot of its own",
+                    pid=pid,
+                ) from None
+            except BaseException:
+                disk.close(fd)
+                raise
+            return fd
+
+    def is_held(self) -> bool:
+        """Return whether the locked file is still the one that another writer would try; costs one stat."""
+        return _inode_at(self._path) == self._inode
+
+    def take_anew(self, directory: LogDirectory) -> None:
+        """Lock the new file after the old one was removed or renamed; `LogLocked` where another writer was faster."""
+        fd = self._take(directory)
+        disk.close(self.fd)
+        self.fd = fd
+        self._inode = _identity(os.fstat(fd))
+
+    def close(self) -> None:
+        """Let go: unlocks, unless a forked child still has a copy of the descriptor."""
+        disk.close(self.fd)
+
+
+def take_directory(
+    base_dir: Path, service_id: str, instance: str | None, *, allow_insecure_dir: bool
+) -> tuple[LogDirectory, WriterLock]:
+    """Open and lock the log of `instance`, or with None that of the first slot, `00`, `01`, ..., that is free.
+
+    Raises `LogLocked` where the named instance, or every slot, is being written.
+    """
+    if instance is not None:
+        return _take(base_dir, service_id, instance, allow_insecure_dir=allow_insecure_dir)
+    for slot in range(_MOST_SLOTS):
+        try:
+            return _take(base_dir, service_id, f"{slot:02d}", allow_insecure_dir=allow_insecure_dir)
+        except LogLocked:
+            continue
+    raise LogLocked(f"all {_MOST_SLOTS} slots of {base_dir}/{service_id} are being written", pid=None)
+
+
+def _take(
+    base_dir: Path, service_id: str, instance: str, *, allow_insecure_dir: bool
+) -> tuple[LogDirectory, WriterLock]:
+    directory = LogDirectory(base_dir, service_id, instance, allow_insecure_dir=allow_insecure_dir)
+    try:
+        return directory, WriterLock(directory)
+    except BaseException:
+        directory.close()
+        raise
+
+
+def _holder(fd: int) -> int | None:
+    """Return the pid that the lock file names; None where its holder has not written it yet."""
+    text = disk.read_at(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _inode_at(path: str, *, dir_fd: int | None = None) -> tuple[int, int] | None:
+    """Return what tells the file at a path from every other; None where there is none."""
+    try:
+        return _identity(os.stat(path, dir_fd=dir_fd, follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return None

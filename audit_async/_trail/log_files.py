@@ -1,0 +1,345 @@
+r"""Finding logs and their segments below a directory, and reading their lines; it judges nothing.
+
+Everything here only reads, needs no lock, and works beside a running writer: the manifest is replaced as a whole, a
+segment that is archived meanwhile is found in its archive, and the last line of the active segment may be half
+written at this very instant. Memory stays bounded whatever the files hold.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from stat import S_ISREG
+from typing import BinaryIO, Final, NamedTuple
+
+import msgspec
+
+from audit_async._chain import FORMAT_VERSION
+from audit_async._durable import disk
+from audit_async._layout.archive_reading import open_segment_for_reading
+from audit_async._layout.log_identity import Identity
+from audit_async._layout.manifest import SealedSegment, read_manifest
+from audit_async._layout.names import CONFIGURABLE_NAME, LOG_FILE, MANIFEST_FILE, SegmentName
+from audit_async.errors import AuditError, LogCorrupted
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+#: Bytes read at a time: what is made of them stays in the processor's cache.
+CHUNK_BYTES: Final = 256 << 10
+#: A line that is longer is no record: it is handed out in pieces, so that a file without line ends costs no memory.
+#: The configuration allows events of 64 MiB and a mebibyte is left for what stands around one.
+LONGEST_LINE: Final = 65 << 20
+
+#: What reading a damaged archive raises beside `OSError`.
+DAMAGED_ARCHIVE: Final = (zstd.ZstdError, EOFError)
+
+
+class TrailUnreadable(AuditError):
+    """There is no log at a path, or this process may not read it; the message names the path and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One log: one directory, one chain."""
+
+    directory: Path
+    service_id: str  #: of its path, `<service_id>/<instance>`; of log.json where the base directory is not known
+    instance: str  #: the directory's name
+    log_id: str  #: of log.json; empty where that file is missing or not what the library writes
+    format_version: int | None = None  #: of log.json; None where that file does not say it
+
+    @property
+    def name(self) -> str:
+        """What the log is called in reports and queries: `orders/00`."""
+        return f"{self.service_id}/{self.instance}"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFile:
+    """One segment of a log, live or not."""
+
+    log: Log
+    name: str  #: file name in the log's directory
+    first_seq: int
+    date: str  #: UTC date of its first record, YYYY-MM-DD
+    sealed: SealedSegment | None  #: the manifest's entry; None for a segment that has none, such as the active one
+
+    @property
+    def is_readable(self) -> bool:
+        """False for a segment of which the manifest says that it is deleted or lost: only its hashes are left."""
+        return self.sealed is None or self.sealed.state not in {"deleted", "lost"}
+
+
+class Lines(NamedTuple):
+    r"""Consecutive whole lines of a file, each with its `\n`.
+
+    At the end of a file `data` may be a line without one: torn, or being written now. A line longer than
+    `LONGEST_LINE` comes in pieces without one, each but the first with `continues`.
+    """
+
+    offset: int  #: of the first byte, in the uncompressed file
+    data: bytes
+    continues: bool = False  #: `data` begins inside the line that the chunk before has cut
+    is_cut: bool = False  #: `data` ends inside a line that is too long
+
+
+def find_logs(base_dir: Path, *, service: str | None = None, instance: str | None = None) -> list[Log]:
+    """Return the logs at `base_dir`, sorted by name; only those of `service` and `instance` where these are given.
+
+    `base_dir` may be a base directory, the directory of a service, or that of one log; it may be a symbolic link, and
+    none below it is followed. A directory is a log's when log.json, manifest.json or a segment is in it, so that
+    removing one of these hides no log.
+
+    Raises `TrailUnreadable` where there is none or where a directory may not be read.
+    """
+    base_dir = Path(os.path.abspath(base_dir))
+    found = [
+        log
+        for log in _logs_at(base_dir, service)
+        if (service is None or log.service_id == service) and (instance is None or log.instance == instance)
+    ]
+    if not found:
+        wanted = "".join(
+            f" of {what} {value!a}"
+            for what, value in (("service", service), ("instance", instance))
+            if value is not None
+        )
+        raise TrailUnreadable(
+            f"{base_dir} holds no log{wanted}: give the base directory that the service was configured with, or a "
+            "log's own directory, the one with log.json in it"
+        )
+    return sorted(found, key=lambda log: (log.service_id, log.instance))
+
+
+def require_known_format(log: Log) -> None:
+    """Raise `TrailUnreadable` for a log of another format version: what its records say is for another release."""
+    if log.format_version not in {None, FORMAT_VERSION}:
+        raise TrailUnreadable(f"{log.directory / LOG_FILE}: {other_format(log.format_version)}")
+
+
+def other_format(version: int | None) -> str:
+    """Say that a log is of another format version, and what to do."""
+    return (
+        f"the log has format version {version}, and this release of audit-async reads version {FORMAT_VERSION}; read "
+        "and verify it with the release that fits"
+    )
+
+
+def list_segments(log: Log) -> list[SegmentFile]:
+    """Return the segments of a log, oldest first: those of the manifest, then the files that it does not have.
+
+    There can be several of the latter, see `store.recovery`: after a failed fsync an old file's lines at or past the
+    first seq of the next are void copies. What was sealed or archived while this runs appears once, as the one or
+    the other.
+
+    Raises `LogCorrupted` for a manifest that is damaged, `TrailUnreadable` where the directory can't be read.
+    """
+    while True:
+        try:
+            before = manifest_stamp(log)
+            sealed = _read_manifest(log)
+            names = os.listdir(log.directory)
+            if manifest_stamp(log) == before:
+                break
+        except OSError as error:
+            raise unreadable(log.directory, error) from error
+    known = {entry.segment for entry in sealed}
+    unsealed = sorted(parsed for name in names if name not in known and (parsed := SegmentName.parse(name)))
+    return [
+        *(SegmentFile(log, entry.segment, entry.first_seq, entry.first_timestamp[:10], entry) for entry in sealed),
+        *(SegmentFile(log, str(name), name.first_seq, name.date, None) for name in unsealed),
+    ]
+
+
+def _read_manifest(log: Log) -> tuple[SealedSegment, ...]:
+    try:
+        return read_manifest(log.directory)
+    except OSError as error:
+        path = log.directory / MANIFEST_FILE
+        raise (_not_regular(path) if path.is_symlink() or path.is_dir() else unreadable(path, error)) from error
+    except LogCorrupted as error:  # which names the file alone, and there is one in every log
+        raise LogCorrupted(f"{log.name}/{error.segment}", error.line, error.seq, error.reason) from error
+
+
+def open_segment(segment: SegmentFile) -> BinaryIO:
+    """Open a segment's uncompressed content, wherever it is by now; the caller closes it.
+
+    Raises `LogCorrupted` where something other than a regular file has its name, `FileNotFoundError` for a segment
+    that is deleted or lost, `OSError`. While an archive is read, `DAMAGED_ARCHIVE` may be raised.
+    """
+    directory = segment.log.directory
+    if segment.sealed is not None:
+        try:
+            return open_segment_for_reading(directory, segment.sealed)
+        except OSError as error:
+            if (path := directory / segment.name).is_symlink():
+                raise _not_regular(path) from error
+            raise
+    try:
+        return open_regular(directory / segment.name)
+    except FileNotFoundError:
+        # Sealed and archived since it was listed, or indeed gone.
+        for entry in read_manifest(directory):
+            if entry.segment == segment.name:
+                return open_segment_for_reading(directory, entry)
+        raise
+
+
+def read_lines(file: BinaryIO, *, offset: int = 0, chunk_bytes: int | None = None) -> Iterator[Lines]:
+    """Read whole lines from where `file` stands, which is byte `offset` of it, in chunks of about `chunk_bytes`.
+
+    Where that is None they are of `CHUNK_BYTES`.
+    """
+    chunk_bytes = chunk_bytes or CHUNK_BYTES
+    carried: list[bytes] = []
+    carried_bytes = 0
+    continues = False
+    while block := file.read(chunk_bytes):
+        end = block.rfind(b"\n") + 1
+        if end:
+            data = b"".join((*carried, block[:end])) if carried else block[:end]
+            yield Lines(offset, data, continues)
+            offset += len(data)
+            continues = False
+            carried = [block[end:]] if end < len(block) else []
+            carried_bytes = len(block) - end
+            continue
+        carried.append(block)
+        carried_bytes += len(block)
+        if carried_bytes > LONGEST_LINE:
+            yield Lines(offset, b"".join(carried), continues, is_cut=True)
+            offset += carried_bytes
+            continues = True
+            carried, carried_bytes = [], 0
+    if carried:
+        yield Lines(offset, b"".join(carried), continues)
+
+
+def read_identity(directory: Path) -> Identity:
+    """Return what log.json says; of a later format the version alone, where the rest can't be understood.
+
+    Raises `LogCorrupted` where it is damaged, `OSError` where it can't be read.
+    """
+    with open_regular(directory / LOG_FILE) as file:
+        content = file.read()
+    try:
+        return msgspec.json.decode(content, type=Identity)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        try:
+            version = msgspec.json.decode(content, type=_Versioned).format_version
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            version = FORMAT_VERSION
+        if version > FORMAT_VERSION:
+            return Identity(version, "", "", "")
+        raise LogCorrupted(LOG_FILE, None, None, "the file is not what the library writes") from error
+
+
+class _Versioned(msgspec.Struct):
+    """The one member of log.json that every format version has."""
+
+    format_version: int
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file, and wait for nobody; `LogCorrupted` where a symbolic link, a directory or a device is in its place.
+
+    Raises `OSError` where it can't be opened.
+    """
+    try:
+        fd = disk.open_file(str(path))
+    except OSError as error:
+        if path.is_symlink():
+            raise _not_regular(path) from error
+        raise
+    if not S_ISREG(os.fstat(fd).st_mode):
+        disk.close(fd)
+        raise _not_regular(path)
+    return open(fd, "rb")
+
+
+def _not_regular(path: Path) -> LogCorrupted:
+    return LogCorrupted(path.name, None, None, "not a regular file but a link, a directory or a device")
+
+
+def _logs_at(base_dir: Path, service: str | None) -> Iterator[Log]:
+    """Give the logs in `base_dir`, or one or two levels below it.
+
+    Where only one service is asked for, directories that can't be its own need not be readable.
+    """
+    directories = _directories_in(base_dir)
+    if directories is None:
+        yield _log(base_dir)
+        return
+    for child in directories:
+        try:
+            grandchildren = _directories_in(child)
+        except TrailUnreadable:
+            if service is None or service in {child.name, base_dir.name}:
+                raise
+            continue
+        if grandchildren is None:
+            yield _log(child)
+            continue
+        for grandchild in grandchildren:
+            if _directories_in(grandchild) is None:
+                yield _log(grandchild, service_id=child.name)
+
+
+def _directories_in(directory: Path) -> list[Path] | None:
+    """Return the directories in one, links left out; None where it is itself the directory of a log."""
+    try:
+        with os.scandir(directory) as entries:
+            found = list(entries)
+    except OSError as error:
+        raise unreadable(directory, error) from error
+    if any(entry.name in {LOG_FILE, MANIFEST_FILE} or SegmentName.parse(entry.name) for entry in found):
+        return None
+    # What can be no service and no instance, such as lost+found, need not be readable either.
+    return [
+        Path(entry.path)
+        for entry in found
+        if CONFIGURABLE_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+    ]
+
+
+def _log(directory: Path, *, service_id: str = "") -> Log:
+    try:
+        identity = read_identity(directory)
+    except (OSError, LogCorrupted):
+        return Log(directory, service_id or directory.parent.name, directory.name, "")
+    return Log(
+        directory,
+        service_id or identity.service_id or directory.parent.name,
+        directory.name,
+        identity.log_id,
+        identity.format_version,
+    )
+
+
+def manifest_stamp(log: Log) -> tuple[int, int, int] | None:
+    """Return what changes when the manifest is replaced; None where there is none. Raises `OSError`."""
+    try:
+        status = os.stat(log.directory / MANIFEST_FILE, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def unreadable(path: Path, error: OSError) -> TrailUnreadable:
+    """Return the error for a path that this process can't read."""
+    if isinstance(error, NotADirectoryError):
+        return TrailUnreadable(
+            f"{path} is no directory: give the base directory that the service was configured with, or a log's own "
+            "directory, the one with log.json in it"
+        )
+    return TrailUnreadable(
+        f"{path} can't be read ({error.strerror or type(error).__name__}): read it as the user who owns the trail, or "
+        "check the path"
+    )

@@ -1,0 +1,207 @@
+"""Verifying logs together with what was signed of them: which key is for which log, and one report on everything.
+
+What is checked of one log is the subject of `verify` and `signed_heads`. Needs the extra `tlog`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import anyio.from_thread
+import anyio.to_thread
+import msgspec
+
+from audit_async._trail.log_files import Log, list_segments
+from audit_async._verify.signed_heads import SignedHeads, check_signed_heads
+from audit_async._verify.verification import verify_trail
+from audit_async._verify.verify_report import Finding, Note, Progress, VerifyReport
+from audit_async._verify.verify_scope import Everything, Scope, select
+from audit_async.errors import ConfigError, LogCorrupted
+from audit_async.status import Position
+from audit_async.tlog.checkpoint import Checkpoint
+from audit_async.tlog.failures import InvalidSignature, Malformed
+from audit_async.tlog.log_monitor import directory_source, http_source
+from audit_async.tlog.policy import Policy
+from audit_async.tlog.tiles import FileReader
+
+__all__ = ["TREE_DIRECTORY", "published_at", "verify_signed_trail"]
+
+#: Where a log publishes its tree when nobody told it otherwise, in its own directory.
+TREE_DIRECTORY: Final = "tlog"
+
+
+async def verify_signed_trail(
+    logs: Sequence[Log],
+    policy: Policy,
+    scope: Scope | None = None,
+    *,
+    known_checkpoints: Mapping[str, bytes] | None = None,
+    published: str | os.PathLike[str] | None = None,
+    expected_heads: Mapping[str, Position] | None = None,
+    processes: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> VerifyReport:
+    """Verify logs as `verify_trail` does, and hold each of them to the checkpoints that the policy accepts.
+
+    `known_checkpoints` are signed notes that were kept elsewhere, each by the words that say where. `published` is
+    the URL or directory where the one log is published; None looks into `tlog/` of each. Whatever the scope, the
+    hashes of all records are read.
+
+    Which key is for which log is said by its name: one that ends in `/<service>/<instance>` is for the log of that
+    name, any other for all logs without such a key. A log that has a key must publish what it has signed. That the
+    policy knows a log which is not here is a note. `progress` counts the bytes of both: what is compared with the
+    signatures, then what is verified.
+
+    Raises as `verify_trail` does, `ConfigError` also for a known checkpoint that no key of the policy has signed, and
+    `SourceFailed` where a published log can't be reached.
+    """
+    known = _read_known(policy, known_checkpoints or {})
+    origins = _origins(policy, [log.name for log in logs])
+    if published is not None and sum(map(bool, origins.values())) > 1:
+        raise ConfigError("published", "belongs to one log; name the log by its service and instance")
+
+    course = await anyio.to_thread.run_sync(_Course, [log for log in logs if origins[log.name]], logs, scope, progress)
+
+    def check(log: Log) -> SignedHeads:
+        source = published_at(log.directory / TREE_DIRECTORY if published is None else published)
+
+        def tick(compared: int, records: int) -> None:
+            anyio.from_thread.check_cancelled()
+            course.compared(log, compared, records)
+
+        return check_signed_heads(log, policy, source, origins=origins[log.name], known=known, tick=tick)
+
+    results: dict[str, SignedHeads] = {}
+    for log in logs:
+        results[log.name] = await anyio.to_thread.run_sync(check, log)
+    verified = course.verified if progress is not None else None
+    report = await verify_trail(logs, scope, expected_heads=expected_heads, processes=processes, progress=verified)
+    return _merged(report, results, policy, known, origins)
+
+
+class _Course:
+    """One course over two ways: all records of the logs that sign are compared, then what `scope` names is verified."""
+
+    def __init__(
+        self,
+        signing: Sequence[Log],
+        logs: Sequence[Log],
+        scope: Scope | None,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        """Look how far it is; blocks."""
+        self._progress: Final = progress
+        wanted = progress is not None
+        self._bytes = {log.name: _bytes_of(log, Everything()) if wanted else 0 for log in signing}
+        self._to_compare = sum(self._bytes.values())
+        self._to_verify = sum(_bytes_of(log, scope or Everything()) if wanted else 0 for log in logs)
+        self._before = 0  # bytes of the logs that were compared before this one
+        self._log = ""
+        self._done = 0
+
+    def compared(self, log: Log, records: int, of_all: int) -> None:
+        """Tell how far a log's records are compared; from a worker thread."""
+        if self._progress is None or not records:
+            return
+        if log.name != self._log:
+            self._before += self._bytes.get(self._log, 0)
+            self._log = log.name
+        done = self._before + self._bytes.get(log.name, 0) * min(records, of_all) // of_all
+        if done > self._done:  # a log that is looked at again begins anew, and most ticks are none of progress
+            self._done = done
+            total = self._to_compare + self._to_verify
+            told = Progress(log=log.name, bytes_done=done, bytes_total=max(done, total), records=0)
+            anyio.from_thread.run_sync(self._progress, told)
+
+    def verified(self, progress: Progress) -> None:
+        """Tell how far the verification is, which comes behind that; on the event loop."""
+        assert self._progress is not None  # noqa: S101 - who has none does not ask
+        ahead = self._to_compare
+        told = msgspec.structs.replace(
+            progress, bytes_done=ahead + progress.bytes_done, bytes_total=ahead + progress.bytes_total
+        )
+        self._progress(told)
+
+
+def _bytes_of(log: Log, scope: Scope) -> int:
+    """Return how many bytes of a log are to be read, 0 where that can't be said: reading it says what is wrong."""
+    total = 0
+    try:
+        for segment, begin in ((part.segment, part.begin) for part in select(list_segments(log), scope)):
+            if segment.sealed is None:
+                total += os.stat(segment.log.directory / segment.name).st_size - begin
+            elif segment.is_readable:
+                total += segment.sealed.bytes - begin
+    except (OSError, LogCorrupted):
+        return 0
+    return total
+
+
+def published_at(where: str | os.PathLike[str]) -> FileReader:
+    """Return a reader of a published log, at a URL or in a directory; raises `ConfigError` for a URL that is none."""
+    if isinstance(where, str) and where.lower().startswith(("http://", "https://")):
+        try:
+            return http_source(where)
+        except Malformed as error:
+            raise ConfigError("published", error.reason) from error
+    return directory_source(where)
+
+
+def _read_known(policy: Policy, notes: Mapping[str, bytes]) -> list[tuple[Checkpoint, str]]:
+    """Return checkpoints that were kept elsewhere, each with the words that say where.
+
+    The log's own signature is what counts: it convicts the log also where witnesses had not cosigned yet. Raises
+    `ConfigError` for one that no log of the policy has signed.
+    """
+    known = []
+    for place, content in notes.items():
+        try:
+            checkpoint = policy._replace(quorum=None).verify(content).checkpoint
+        except (Malformed, InvalidSignature) as error:
+            raise ConfigError("known_checkpoints", f"{place}: {error}") from error
+        known.append((checkpoint, f"the checkpoint kept in {place}"))
+    return known
+
+
+def _origins(policy: Policy, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return under which names each log may sign; see `verify_signed_trail`."""
+    known = tuple(dict.fromkeys([entry.key.name for entry in policy.logs]))
+    named = {name: tuple([origin for origin in known if f"/{origin}".endswith(f"/{name}")]) for name in names}
+    taken = {origin for own in named.values() for origin in own}
+    free = tuple([origin for origin in known if origin not in taken])
+    return {name: own or free for name, own in named.items()}
+
+
+def _merged(
+    report: VerifyReport,
+    results: Mapping[str, SignedHeads],
+    policy: Policy,
+    known: Sequence[tuple[Checkpoint, str]],
+    origins: Mapping[str, tuple[str, ...]],
+) -> VerifyReport:
+    """Return the report with what was found of signatures."""
+    findings: list[Finding] = list(report.findings)
+    notes = [note for note in report.notes if note.kind != "truncation_unseen" or not results[note.log].is_held]
+    more: dict[str, int] = {}
+    claimed: dict[str, str] = {}
+    for name, result in results.items():
+        found = list(result.findings)
+        notes += result.notes
+        if result.origin is not None and (other := claimed.setdefault(result.origin, name)) != name:
+            reason = f"{other} publishes checkpoints of {result.origin}, too: one of them is a copy of the other"
+            found.append(Finding(log=name, kind="checkpoint", reason=reason))
+        findings += found
+        more[name] = result.found + len(found) - len(result.findings)
+    here = {origin for own in origins.values() for origin in own}
+    for checkpoint, place in known:
+        if checkpoint.origin not in here:
+            reason = f"there is no such log here, though {place} is of it"
+            findings.append(Finding(log=checkpoint.origin, kind="checkpoint", reason=reason))
+    absent = dict.fromkeys([entry.key.name for entry in policy.logs if entry.key.name not in claimed])
+    for origin in absent:
+        text = "the policy has a key for a log of this name, and no log here publishes a checkpoint of it"
+        notes.append(Note(log=origin, kind="log_absent", text=text))
+    logs = tuple([msgspec.structs.replace(log, findings=log.findings + more.get(log.log, 0)) for log in report.logs])
+    return VerifyReport(valid=not findings, findings=tuple(findings), notes=tuple(notes), logs=logs)

@@ -1,0 +1,148 @@
+"""Receipts, and the acknowledgement they wait for: "everything up to sequence number N is durable".
+
+A receipt is at once the event's entry on its way into the chain and the caller's claim on it: one object an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from audit_async._chain import GENESIS_HASH, Entry
+from audit_async.errors import WriteFailed
+from audit_async.status import Position
+
+
+class Acknowledgements:
+    """How far the chain is durable, and who waits for it. Owned by the loop's thread; other threads only read."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, audit_prefix: str, durable_seq: int) -> None:
+        self.audit_prefix = audit_prefix  #: what every audit_id of this opening begins with
+        self.durable_seq = durable_seq  #: everything up to here is on stable storage
+        self.failure: WriteFailed | None = None  #: why nothing more will be acknowledged
+        self._loop = loop
+        self._waiting: list[tuple[Receipt, asyncio.Future[None]]] = []
+
+    def acknowledgement(self, receipt: Receipt) -> asyncio.Future[None] | None:
+        """Return what is done once `receipt` is durable, or can't be any more; None where that is so already.
+
+        For a coroutine of the log's own loop, and not a coroutine itself: of a thousand that wait each would cost two
+        more frames (bench latency). None on another loop, too, where `wait_elsewhere` waits.
+        """
+        if self.failure is not None or asyncio.get_running_loop() is not self._loop:
+            return None
+        acknowledged: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append((receipt, acknowledged))
+        return acknowledged
+
+    async def wait_elsewhere(self, receipt: Receipt) -> None:
+        """Wait for `receipt` on an event loop that is not the log's; returns at once on that, or where it has ended."""
+        if asyncio.get_running_loop() is self._loop:
+            return
+        elsewhere = self._wait_here(receipt)
+        try:
+            future = asyncio.run_coroutine_threadsafe(elsewhere, self._loop)
+        except RuntimeError:  # that loop is closed: nothing more will be acknowledged
+            elsewhere.close()
+            return
+        await asyncio.wrap_future(future)
+
+    async def _wait_here(self, receipt: Receipt) -> None:
+        if not receipt.is_durable and (acknowledged := self.acknowledgement(receipt)) is not None:
+            await acknowledged
+
+    def advance(self, durable_seq: int) -> None:
+        """Acknowledge everything up to `durable_seq` and wake those who waited for it."""
+        self.durable_seq = durable_seq
+        if self._waiting:
+            # What is left behind here was emitted during the sync and is covered by the next, so a waiting receipt
+            # is looked at two or three times.
+            still_waiting = []
+            for waiting in self._waiting:
+                # `is_durable` without its calls, of which a thousand waiting tasks would cost two each (bench latency).
+                if -1 < waiting[0].seq <= durable_seq:
+                    _wake(waiting[1])
+                else:
+                    still_waiting.append(waiting)
+            self._waiting = still_waiting
+
+    def fail(self, failure: WriteFailed) -> None:
+        """Wake everyone who still waits, with `failure`; nothing more will be acknowledged."""
+        self.failure = failure
+        waiting, self._waiting = self._waiting, []
+        for _, acknowledged in waiting:
+            _wake(acknowledged)
+
+
+def _wake(acknowledged: asyncio.Future[None]) -> None:
+    if not acknowledged.done():  # it is, where whoever waited was cancelled
+        acknowledged.set_result(None)
+
+
+class Receipt(Entry, gc=False, eq=False):
+    """The answer of `emit`: the event's identity now, its place in the chain once it has one.
+
+    A receipt may be dropped at once; keep it to wait for durability or to read `audit_id`.
+    """
+
+    _acknowledgements: Acknowledgements | None = None
+
+    @property
+    def audit_id(self) -> str:
+        """The record's `audit_id`, unique for ever; known before the record is on the disk."""
+        return f"{self._of.audit_prefix}-{self.number:x}"
+
+    @property
+    def is_durable(self) -> bool:
+        """True once the record and all before it are on stable storage."""
+        return -1 < self.seq <= self._of.durable_seq
+
+    async def durable(self) -> Position:
+        """Wait until the record and all before it are on stable storage; return its place in the chain.
+
+        The flush mode decides when that is (`emit_durable` and `flush` make it now). May be awaited on any event
+        loop, more than once, and cancelled without harm to the record.
+
+        Raises `WriteFailed` where the log stopped before the record became durable.
+        """
+        of = self._of
+        if not -1 < self.seq <= of.durable_seq:  # as in `advance`
+            acknowledged = of.acknowledgement(self)
+            if acknowledged is not None:
+                await acknowledged
+            else:
+                await of.wait_elsewhere(self)
+            if not -1 < self.seq <= of.durable_seq:
+                why = of.failure or "its log's event loop has ended"
+                raise WriteFailed(f"the record {self.audit_id} is not known to be durable: {why}") from of.failure
+        return Position(self.seq, self.hash)
+
+    @property
+    def _of(self) -> Acknowledgements:
+        assert self._acknowledgements is not None  # noqa: S101 - none is made without
+        return self._acknowledgements
+
+
+#: What a disabled logger answers where a position is asked for.
+NOWHERE: Final = Position(-1, GENESIS_HASH.decode())
+
+
+class _NothingRecorded(Receipt, gc=False, eq=False):
+    """A disabled logger's receipt: it waits for nothing, and does not claim that anything is on a disk."""
+
+    @property
+    def audit_id(self) -> str:
+        """Empty: there is no record."""
+        return ""
+
+    @property
+    def is_durable(self) -> bool:
+        """Always False: there is no record."""
+        return False
+
+    async def durable(self) -> Position:
+        """Return at once, with the position -1."""
+        return NOWHERE
+
+
+NOTHING_RECORDED: Final = _NothingRecorded(0, 0, b"")

@@ -1,0 +1,258 @@
+"""Upkeep of a log that is open: retention, once a day or when asked for, and legal holds.
+
+What is due, and how a segment is archived or deleted, the store knows. Here each step is put into the chain first,
+and taken only when that record is durable: a trail never loses a segment without saying so.
+
+The way of a segment: compressed and checked in a thread of its own, while the log goes on; `audit.segment_archived`
+durable; then a few system calls between two commits, in the disk thread. Where a crash comes between the record and
+the step, the next run records and takes it again, so a record may stand twice, and a step never without one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from threading import Event
+from typing import Final, Literal, ParamSpec, TypeVar
+
+import anyio
+import msgspec
+
+from audit_async._layout.hold_file import Hold
+from audit_async._layout.manifest import SealedSegment
+from audit_async._store.log_store import LogStore
+from audit_async._store.retention_steps import RetentionStep, compress_segment
+from audit_async._writer.disk_thread import DiskThread
+from audit_async._writer.intake import Intake
+from audit_async._writer.write_loop import Writer
+from audit_async.config import RetentionPolicy
+from audit_async.errors import AuditError, LogClosed, LogCorrupted, RetentionRefused
+from audit_async.events.base import AuditEvent
+from audit_async.events.lifecycle import (
+    AuditHoldLifted,
+    AuditHoldSet,
+    AuditSegmentArchived,
+    AuditSegmentDamaged,
+    AuditSegmentDeleted,
+)
+from audit_async.status import Condition, describe_error
+
+_log = logging.getLogger("audit_async")
+
+#: Seconds from the opening to the first daily run, so that a service's start is not slowed, and between two.
+_FIRST_RUN_S: Final = 60.0
+_DAY_S: Final = 86_400.0
+#: A clock that was set forward by more than this since the opening is not trusted with deleting evidence.
+_LARGEST_JUMP_S: Final = 86_400.0
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class RetentionOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What retention did to one segment, or would do."""
+
+    action: Literal["archive", "delete"]
+    segment: str  #: file name
+    first_seq: int
+    last_seq: int
+    age_days: int  #: whole days since its last record
+    bytes: int  #: uncompressed
+    done: bool = False  #: False in a dry run, and where it failed
+    error: str | None = None  #: why it failed; the segment is as it was, and the next run tries again
+
+
+class RetentionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of a run of retention, oldest segment first."""
+
+    steps: tuple[RetentionOutcome, ...]
+    hold: Hold | None  #: the legal hold that was in force, and kept everything as it was
+    dry_run: bool
+
+    @property
+    def ok(self) -> bool:
+        """True where nothing has failed."""
+        return all(step.error is None for step in self.steps)
+
+
+class Upkeep:
+    """Retention and holds of one open log. Owned by the loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        store: LogStore,
+        thread: DiskThread,
+        writer: Writer,
+        intake: Intake,
+        condition: Condition,
+        policy: RetentionPolicy,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._store = store
+        self._thread = thread
+        self._writer = writer
+        self._intake = intake
+        self._condition = condition
+        self._policy = policy
+        self._now = now
+        self._stopped = Event()  # asked by the thread that compresses
+        self._one_at_a_time = anyio.Lock()
+        # The host's worker threads may all be taken by the host; one more is always there for this.
+        self._compressing = anyio.CapacityLimiter(1)
+        self._damage_told: set[str] = set()
+        self._last_complaint: str | None = None
+        self._jumped_s = _clock_jump(now)
+
+    # Retention.
+
+    async def apply(self, *, dry_run: bool, at: datetime | None) -> RetentionReport:
+        """Do, or only list, what the policy asks for; see `AuditLogger.apply_retention`."""
+        async with self._one_at_a_time:
+            if not dry_run:
+                self._refuse_a_clock_that_jumped()
+                await self._in_disk_thread(self._store.finish_retention)
+            hold = await self._in_disk_thread(lambda: self._store.hold)
+            due = await self._in_disk_thread(self._store.plan_retention, self._policy, at or self._now())
+            outcomes = [await self._take(step) if not dry_run else _outcome(step) for step in due]
+        return RetentionReport(steps=tuple(outcomes), hold=hold, dry_run=dry_run)
+
+    async def run_daily(self) -> None:
+        """Apply the policy once a day until cancelled; what fails is logged when it changes, and tried the next day."""
+        await anyio.sleep(_FIRST_RUN_S)
+        while True:
+            try:
+                report = await self.apply(dry_run=False, at=None)
+                failed = [f"{step.segment}: {step.error}" for step in report.steps if step.error is not None]
+                self._complain("; ".join(failed) or None)
+            except Exception as error:  # noqa: BLE001 - nobody awaits this task: it says what is wrong, and goes on
+                self._complain(describe_error(error))
+            await anyio.sleep(_DAY_S)
+
+    def stop(self) -> None:
+        """Have the step that is under way end soon, and no other begin: the log is being closed."""
+        self._stopped.set()
+
+    async def _take(self, step: RetentionStep) -> RetentionOutcome:
+        """Record one step, then take it; a failure is part of the outcome, so that others get their turn."""
+        try:
+            await (self._archive(step.segment) if step.action == "archive" else self._delete(step))
+        except LogCorrupted as damage:
+            await self._tell_damage(step.segment, damage)
+            return _outcome(step, error=describe_error(damage))
+        except (AuditError, OSError) as error:
+            return _outcome(step, error=describe_error(error))
+        return _outcome(step, done=True)
+
+    async def _archive(self, segment: SealedSegment) -> None:
+        archive = await anyio.to_thread.run_sync(
+            compress_segment, self._store.directory, segment, self._stopped.is_set, limiter=self._compressing
+        )
+        await self._record(
+            AuditSegmentArchived(
+                segment=segment.segment,
+                archive=archive.file,
+                sha256=archive.sha256,
+                archive_sha256=archive.archive_sha256,
+            )
+        )
+        await self._in_disk_thread(self._store.archive_segment, archive)
+
+    async def _delete(self, step: RetentionStep) -> None:
+        # Asked again for each segment: the hold may have come while the one before was being archived.
+        if (hold := await self._in_disk_thread(lambda: self._store.hold)) is not None:
+            raise RetentionRefused(f"a legal hold is in force since {hold.since}")
+        segment = step.segment
+        await self._record(
+            AuditSegmentDeleted(
+                segment=segment.segment,
+                first_seq=segment.first_seq,
+                last_seq=segment.last_seq,
+                sha256=segment.sha256,
+                hash=segment.hash,
+                reason=f"{step.age_days} days old, to be kept for {self._policy.delete_after_days}",
+            )
+        )
+        await self._in_disk_thread(self._store.delete_segment, segment.segment)
+
+    async def _tell_damage(self, segment: SealedSegment, damage: LogCorrupted) -> None:
+        """Put into the chain, once a session, that a sealed segment or its archive is not what was sealed."""
+        if segment.segment in self._damage_told:
+            return
+        self._damage_told.add(segment.segment)
+        try:
+            await self._record(AuditSegmentDamaged(segment=damage.segment, reason=damage.reason))
+        except AuditError:
+            return  # the log is closing: the next session's first run will find it again
+
+    def _refuse_a_clock_that_jumped(self) -> None:
+        jumped_s = _clock_jump(self._now) - self._jumped_s
+        if jumped_s > _LARGEST_JUMP_S:
+            raise RetentionRefused(
+                f"the system clock was set forward by {jumped_s / _DAY_S:.1f} days since this log was opened, so "
+                "nothing is deleted by it; where it is right now, open the log again"
+            )
+
+    def _complain(self, text: str | None) -> None:
+        if text != self._last_complaint:
+            self._last_complaint = text
+            if text is not None:
+                _log.warning("%s: retention could not do all that is due, and will try again: %s",
+                             self._condition.where, text)  # fmt: skip
+
+    # Legal holds.
+
+    async def set_hold(self, *, reason: str, set_by: str) -> Hold:
+        """Put a hold in force; see `AuditLogger.set_hold`."""
+        # The hold comes first: between it and its record nothing is deleted, the other way round something might be.
+        hold = await self._in_disk_thread(self._store.set_hold, reason=reason, set_by=set_by, now=self._now())
+        await self._record(AuditHoldSet(reason=reason, set_by=set_by))
+        return hold
+
+    async def lift_hold(self, *, reason: str, lifted_by: str) -> None:
+        """End a hold; see `AuditLogger.lift_hold`."""
+        if await self.hold() is None:
+            return
+        await self._record(AuditHoldLifted(reason=reason, lifted_by=lifted_by))
+        await self._in_disk_thread(self._store.lift_hold)
+
+    async def hold(self) -> Hold | None:
+        """Return the hold that is in force."""
+        return await self._in_disk_thread(lambda: self._store.hold)
+
+    # Both.
+
+    async def _record(self, event: AuditEvent) -> None:
+        """Return when `event` is durable."""
+        receipt = self._intake.emit_on_record(event)
+        await self._writer.flush()
+        await receipt.durable()
+
+    async def _in_disk_thread(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            future = self._thread.submit(call, *args, **kwargs)
+        except RuntimeError as error:
+            raise LogClosed("the audit log is closed, so its past is left as it is") from error
+        return await asyncio.wrap_future(future)
+
+
+def _outcome(step: RetentionStep, *, done: bool = False, error: str | None = None) -> RetentionOutcome:
+    return RetentionOutcome(
+        action=step.action,
+        segment=step.segment.segment,
+        first_seq=step.segment.first_seq,
+        last_seq=step.segment.last_seq,
+        age_days=step.age_days,
+        bytes=step.segment.bytes,
+        done=done,
+        error=error,
+    )
+
+
+def _clock_jump(now: Callable[[], datetime]) -> float:
+    """Return by how much the wall clock is ahead of the time since boot, suspended time included, in seconds."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux; macOS's monotonic clock stops asleep
+    return now().timestamp() - time.clock_gettime(boottime)

@@ -1,0 +1,1 @@
+"""The commands of `audit-async`, a module for each, named after it."""

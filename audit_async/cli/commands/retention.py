@@ -1,0 +1,192 @@
+"""`audit-async retention`: what is due to be archived and deleted, and, with `--apply`, doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from audit_async._layout.hold_file import Hold, read_hold
+from audit_async._store.retention_steps import plan_retention
+from audit_async._trail.log_files import Log, find_logs, list_segments
+from audit_async._writer.upkeep import RetentionOutcome
+from audit_async.cli.arguments import Instance, Json, Service
+from audit_async.cli.commands.config_check import load
+from audit_async.cli.run import ExitStatus, Refused, perform
+from audit_async.cli.terminal import Cell, Column, Output, byte_size, count_of
+from audit_async.cli.writing import config_for, require_owner
+from audit_async.config import AuditConfig, Local, RetentionPolicy
+from audit_async.errors import LogLocked
+from audit_async.logger import AuditLogger
+
+__all__ = ["configured_logs", "register"]
+
+
+class LogRetention(msgspec.Struct, frozen=True, kw_only=True):
+    """What is due, or was done, in one log."""
+
+    log: str
+    hold: Hold | None
+    steps: tuple[RetentionOutcome, ...]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command(
+        "retention",
+        epilog="Example: audit-async retention ./audit --config audit.toml",
+        short_help="Show what is due to be archived or deleted; do it with --apply.",
+    )(retention)
+
+
+def retention(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DIRECTORY",
+            envvar="AUDIT_BASE_DIR",
+            show_default=False,
+            readable=False,
+            help="The base directory of the trail; that of --config where it is left out.",
+        ),
+    ] = None,
+    *,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            readable=False,
+            help="The service's configuration; only its own logs are taken.",
+        ),
+    ] = None,
+    archive_after_days: Annotated[int | None, typer.Option(metavar="DAYS", help="Compress what is older.")] = None,
+    delete_after_days: Annotated[int | None, typer.Option(metavar="DAYS", help="Delete what is older.")] = None,
+    min_retention_days: Annotated[
+        int | None, typer.Option(metavar="DAYS", help="Never delete anything younger.")
+    ] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Do it; without this it is only shown. The service must not be running.")
+    ] = False,
+    service: Service = None,
+    instance: Instance = None,
+    as_json: Json = False,
+) -> None:
+    """Show which segments are due to be archived or deleted by the policy. Nothing is changed without --apply.
+
+    A running service does this by itself once a day. The policy comes from --config or from the options; without
+    either the library's own is shown, and --apply is refused.
+    """
+    output = Output(as_json=as_json)
+    given = {
+        "archive_after_days": archive_after_days,
+        "delete_after_days": delete_after_days,
+        "min_retention_days": min_retention_days,
+    }
+    if apply and config_file is None and None in given.values():
+        raise typer.BadParameter("--apply needs the whole policy: --config FILE, or all three --...-days options")
+
+    async def run() -> ExitStatus:
+        settings = load(config_file) if config_file is not None else None
+        policy = _with(settings.retention if settings is not None else RetentionPolicy(), given)
+        logs = configured_logs(directory, settings, service=service, instance=instance)
+        if apply:
+            done = [await _applied(log, settings, policy) for log in logs]
+        else:
+            done = [_planned(log, policy) for log in logs]
+        return _report(output, policy, done, applied=apply)
+
+    perform(output, run)
+
+
+def configured_logs(
+    directory: Path | None, settings: AuditConfig | None, *, service: str | None, instance: str | None
+) -> list[Log]:
+    """Return the logs at `directory`, or at the configured one; with a configuration only those of its service."""
+    if settings is not None:
+        if directory is None and isinstance(settings.mode, Local):
+            directory = Path(settings.mode.base_dir)
+        if service is not None and service != settings.service_id:
+            raise Refused(f"the configuration is that of {settings.service_id!a}, and --service is {service!a}")
+        service = settings.service_id or None
+    if directory is None:
+        raise typer.BadParameter("give a DIRECTORY, or a --config that has one")
+    return find_logs(directory, service=service, instance=instance)
+
+
+def _with(policy: RetentionPolicy, given: dict[str, int | None]) -> RetentionPolicy:
+    changes = {name: days for name, days in given.items() if days is not None}
+    return msgspec.structs.replace(policy, **changes)
+
+
+def _planned(log: Log, policy: RetentionPolicy) -> LogRetention:
+    """Return what is due, without the log's lock, so beside a running service, too."""
+    hold = read_hold(log.directory)
+    sealed = [segment.sealed for segment in list_segments(log) if segment.sealed is not None]
+    steps = plan_retention(sealed, policy, datetime.now(UTC), hold)
+    outcomes = tuple(
+        RetentionOutcome(
+            action=step.action,
+            segment=step.segment.segment,
+            first_seq=step.segment.first_seq,
+            last_seq=step.segment.last_seq,
+            age_days=step.age_days,
+            bytes=step.segment.bytes,
+        )
+        for step in steps
+    )
+    return LogRetention(log=log.name, hold=hold, steps=outcomes)
+
+
+async def _applied(log: Log, settings: AuditConfig | None, policy: RetentionPolicy) -> LogRetention:
+    require_owner(log.directory)
+    config = config_for(log, settings)
+    config = msgspec.structs.replace(config, retention=msgspec.structs.replace(policy, automatic=False))
+    try:
+        async with AuditLogger(config) as audit:
+            report = await audit.apply_retention()
+    except LogLocked as error:
+        by = f"process {error.pid}" if error.pid is not None else "another process"
+        raise Refused(
+            f"{log.name} is being written by {by}, which applies its own policy once a day; stop it, or call "
+            "`await audit.apply_retention()` in it"
+        ) from error
+    return LogRetention(log=log.name, hold=report.hold, steps=report.steps)
+
+
+def _report(output: Output, policy: RetentionPolicy, done: Sequence[LogRetention], *, applied: bool) -> ExitStatus:
+    failed = any(step.error is not None for log in done for step in log.steps)
+    status = ExitStatus.FINDINGS if failed else ExitStatus.OK
+    if output.as_json:
+        output.document({"applied": applied, "policy": policy, "logs": done})
+        return status
+    output.line(
+        f"Archive after {count_of(policy.archive_after_days, 'day')}, delete after {policy.delete_after_days}, never "
+        f"before {policy.min_retention_days}."
+    )
+    for log in done:
+        if log.hold is not None:
+            output.line(Cell(f"{log.log}: on hold since {log.hold.since}", "yellow"), f" ({log.hold.reason})")
+    rows = [_row(log.log, step) for log in done for step in log.steps]
+    if rows:
+        columns = [Column("log"), Column("segment"), Column("age", right=True), Column("size", right=True),
+                   Column("action"), Column("outcome")]  # fmt: skip
+        output.line()
+        output.table(columns, rows)
+    output.line()
+    if not rows:
+        output.line("Nothing is due.")
+    elif not applied:
+        output.line(Cell("Nothing was changed.", "bold"), " Do it with --apply while the service is stopped.")
+    return status
+
+
+def _row(log: str, step: RetentionOutcome) -> list[Cell | str]:
+    outcome = Cell("done", "green") if step.done else Cell("due")
+    if step.error is not None:
+        outcome = Cell(step.error, "red")
+    return [log, step.segment, f"{step.age_days} d", byte_size(step.bytes), step.action, outcome]

@@ -1,0 +1,216 @@
+"""`audit-async verify`: whether a trail is what was written."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import typer
+
+from audit_async._verify.verify_report import LogReport, Note, VerifyReport
+from audit_async._verify.verify_scope import Everything, LastRecords, Scope, SeqRange, TimeRange
+from audit_async.cli.arguments import Directory, Instance, Json, Service, parse_heads, parse_seq_range, parse_time
+from audit_async.cli.filters import Since, Until
+from audit_async.cli.run import ExitStatus, perform
+from audit_async.cli.terminal import Cell, Column, Output, byte_size, count_of
+from audit_async.cli.trusted import PolicyFile, Published, Vkey, read_policy, require_trust
+from audit_async.reader import AuditReader
+
+__all__ = ["register"]
+
+#: Findings and notes that a person is shown; all of them are in the JSON.
+_SHOWN: Final = 100
+#: Logs that are named where a note is on several of them.
+_NAMED: Final = 2
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command(
+        "verify",
+        epilog="Example: audit-async verify ./audit --expected-head orders/00=41:5f0c...",
+        short_help="Check that nothing was changed, removed or inserted.",
+    )(verify)
+
+
+def verify(
+    directory: Directory,
+    *,
+    service: Service = None,
+    instance: Instance = None,
+    expected_head: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--expected-head",
+            metavar="[LOG=]SEQ:HASH",
+            help="A head that was kept elsewhere: the only way, without signatures, to see that a log's end was cut "
+            "off or written anew. May be repeated.",
+        ),
+    ] = None,
+    vkey: Vkey = None,
+    policy_file: PolicyFile = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="FILE",
+            readable=False,
+            help="With --vkey or --policy: a signed checkpoint that was kept elsewhere, which shows a log that came "
+            "back from an older backup. May be repeated.",
+        ),
+    ] = None,
+    published: Published = None,
+    last: Annotated[
+        int | None, typer.Option("--last", min=1, metavar="N", help="Only the last N records of each log.")
+    ] = None,
+    seq: Annotated[str | None, typer.Option("--seq", metavar="A-B", help="Only these sequence numbers.")] = None,
+    since: Since = None,
+    until: Until = None,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, metavar="N", help="Processes that check segments; one a core by default."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every record, link, segment, checksum and manifest; exit status 1 where something was found.
+
+    It needs no lock and works beside a running service. Keep the heads that it shows somewhere else, and give them to
+    --expected-head the next time. With --vkey or --policy the records must also lead to every signed checkpoint.
+    """
+    is_signed = bool(vkey) or policy_file is not None
+    if is_signed or checkpoint or published is not None:
+        require_trust(vkey, policy_file)
+    if sum(option is not None for option in (last, seq, since or until)) > 1:
+        raise typer.BadParameter("--last, --seq and --since/--until say different things; give one of them")
+    scope = _scope(last, seq, since, until)
+    output = Output(as_json=as_json)
+
+    async def run() -> ExitStatus:
+        policy = read_policy(vkey, policy_file) if is_signed else None
+        reader = AuditReader(directory, service=service, instance=instance)
+        heads = parse_heads(expected_head or (), [log.name for log in reader.logs()])
+        with output.meter("verifying") as meter:
+            report = await reader.verify(
+                scope,
+                expected_heads=heads,
+                policy=policy,
+                known_checkpoints={str(path): path.read_bytes() for path in checkpoint or ()},
+                published=published,
+                processes=processes,
+                progress=lambda progress: meter.show(progress.bytes_done, progress.bytes_total),
+            )
+        if as_json:
+            output.document(_as_object(report))
+        else:
+            _report(output, report)
+        return ExitStatus.OK if report.valid else ExitStatus.FINDINGS
+
+    perform(output, run)
+
+
+def _scope(last: int | None, seq: str | None, since: str | None, until: str | None) -> Scope:
+    if last is not None:
+        return LastRecords(last)
+    if seq is not None:
+        return SeqRange(*parse_seq_range(seq))
+    if since is None and until is None:
+        return Everything()
+    now = datetime.now(UTC)
+    start = parse_time(since, "--since", now=now) or datetime.min.replace(tzinfo=UTC)
+    end = parse_time(until, "--until", now=now, end_of_day=True) or datetime.max.replace(tzinfo=UTC)
+    if start >= end:
+        raise typer.BadParameter("--until is not later than --since")
+    return TimeRange(start, end)
+
+
+def _as_object(report: VerifyReport) -> dict[str, object]:
+    """Return the report as plain data, heads with their members' names."""
+    plain: dict[str, object] = msgspec.to_builtins(report)
+    plain["logs"] = [
+        {**msgspec.to_builtins(log), "head": log.head._asdict() if log.head is not None else None}
+        for log in report.logs
+    ]
+    return plain
+
+
+def _report(output: Output, report: VerifyReport) -> None:
+    records = sum(log.records for log in report.logs)
+    read = byte_size(sum(log.bytes for log in report.logs))
+    absent = {note.log for note in report.notes if note.kind == "not_here"}
+    if report.valid and all(log.log in absent for log in report.logs):
+        output.line(Cell("nothing to verify", "yellow"), "  no log has a record of what was asked for.")
+    elif report.valid:
+        output.line(
+            Cell("valid", "green"), f"  {count_of(records, 'record')}, {read}: every hash and every link holds."
+        )
+    else:
+        found = count_of(sum(log.findings for log in report.logs), "finding")
+        output.line(Cell("NOT valid", "red"), f"  {found}; of the records {records:,} hold, {read}.")
+        output.line()
+        _findings(output, report)
+    output.line()
+    _logs(output, report.logs)
+    _notes(output, report.notes)
+
+
+def _findings(output: Output, report: VerifyReport) -> None:
+    columns = [
+        Column("log"), Column("segment"), Column("line", right=True), Column("seq", right=True),
+        Column("byte", right=True), Column("what is wrong"),
+    ]  # fmt: skip
+    output.table(
+        columns,
+        [
+            [
+                found.log,
+                found.segment or "",
+                _number(found.line),
+                _number(found.seq),
+                _number(found.byte_offset),
+                Cell(found.reason, "red"),
+            ]
+            for found in report.findings[:_SHOWN]
+        ],
+    )
+    _more(output, len(report.findings))
+
+
+def _logs(output: Output, logs: tuple[LogReport, ...]) -> None:
+    """Show each log's head, whole: it is what is to be kept elsewhere."""
+    output.line(Cell("Heads to keep elsewhere, for --expected-head the next time:", "bold"))
+    for log in logs:
+        if log.head is None:
+            output.line(f"  {log.log}: none")
+            continue
+        output.whole(f"  {log.log}={log.head.seq}:{log.head.hash}")
+        span = f"{(log.first_timestamp or '')[:19]} to {(log.last_timestamp or '')[:19]}".replace("T", " ")
+        output.line(
+            Cell(f"    {count_of(log.records, 'record')} in {count_of(log.segments, 'segment')}, {span}", "dim")
+        )
+
+
+def _notes(output: Output, notes: tuple[Note, ...]) -> None:
+    if not notes:
+        return
+    output.line()
+    output.line(Cell("What else to know:", "bold"))
+    logs_by_text: dict[tuple[int | None, str], list[str]] = {}  # what holds for several logs is said once
+    for note in notes:
+        logs_by_text.setdefault((note.seq, note.text), []).append(note.log)
+    rows: list[tuple[Cell | str, str]] = []
+    for (seq, text), logs in logs_by_text.items():
+        of = ", ".join(logs) if len(logs) <= _NAMED else f"{len(logs)} logs"
+        rows.append((Cell(of if seq is None else f"{of}, seq {seq}", "yellow"), text))
+    output.pairs(rows[:_SHOWN])
+    _more(output, len(rows))
+
+
+def _more(output: Output, number: int) -> None:
+    if number > _SHOWN:
+        output.line(f"  ... and {number - _SHOWN:,} more; --json has them all.")
+
+
+def _number(number: int | None) -> str:
+    return "" if number is None else str(number)

@@ -1,0 +1,1 @@
+"""What `audit-async doctor` examines: the host, and each log."""

@@ -1,0 +1,239 @@
+"""What `doctor` looks at in each log: modes, lock, leftovers, the last session, and what a crash would cost now."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from audit_async._chain import FORMAT_VERSION
+from audit_async._layout.hold_file import read_hold
+from audit_async._layout.names import ARCHIVE, INDEX_FILE, LOCK_FILE, TORN, UNFINISHED
+from audit_async._store.retention_steps import plan_retention
+from audit_async._trail.log_files import Log, SegmentFile, list_segments, read_identity
+from audit_async._trail.running_writer import writer_of
+from audit_async.cli.commands.config_check import at_risk
+from audit_async.cli.diagnosis.host_checks import insecure
+from audit_async.cli.diagnosis.last_session import LastSession, last_session
+from audit_async.cli.diagnosis.outcomes import Check, fail, ok, warn
+from audit_async.cli.terminal import byte_size
+from audit_async.config import AuditConfig, FlushMode
+from audit_async.errors import AuditError, LogCorrupted
+
+__all__ = ["examine"]
+
+#: How every SQLite file begins.
+_SQLITE: Final = b"SQLite format 3\0"
+#: An emit's time stamp and this process's clock are of one host; more than this is no rounding.
+_FUTURE: Final = timedelta(seconds=5)
+
+
+def examine(log: Log, settings: AuditConfig | None) -> list[Check]:
+    """Return the checks of one log."""
+    checks = [*_identity(log), *_modes(log)]
+    writer = writer_of(log)
+    checks.append(_lock(log, writer))
+    try:
+        segments = list_segments(log)
+        checks += _segments(log, segments, writer)
+        session = last_session(log, segments)
+    except AuditError as error:
+        return [*checks, fail(log.name, "records", str(error))]
+    except OSError as error:
+        return [*checks, fail(log.name, "records", f"can't be read: {error.strerror}")]
+    checks += [
+        *_leftovers(log, writer),
+        *_index(log),
+        *_hold_and_retention(log, segments, settings),
+        *_last_record(log, session),
+    ]
+    checks += _crash(log, session, settings, writer)
+    return checks
+
+
+def _identity(log: Log) -> list[Check]:
+    try:
+        identity = read_identity(log.directory)
+    except FileNotFoundError:
+        return [fail(log.name, "log.json", "the file is missing; run verify")]
+    except OSError as error:
+        return [fail(log.name, "log.json", f"the file can't be read: {error.strerror}")]
+    except AuditError as error:
+        return [fail(log.name, "log.json", str(error))]
+    if identity.format_version != FORMAT_VERSION:
+        text = (
+            f"format version {identity.format_version}, and this release knows version {FORMAT_VERSION}; install a "
+            "newer audit-async"
+        )
+        return [fail(log.name, "log.json", text)]
+    if identity.service_id != log.service_id:
+        return [fail(log.name, "log.json", f"the log of {identity.service_id!a} stands in this place")]
+    return [ok(log.name, "log.json", f"format version {FORMAT_VERSION}, created {identity.created[:10]}")]
+
+
+def _modes(log: Log) -> list[Check]:
+    """Look at the directories and every file: owner, mode, links."""
+    owner = os.stat(log.directory).st_uid
+    wrong = [reason for path in (log.directory.parent, log.directory) if (reason := insecure(path)) is not None]
+    with os.scandir(log.directory) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
+                wrong.append(f"{entry.name} is a symbolic link")
+            elif status.st_uid != owner:
+                wrong.append(f"{entry.name} belongs to user {status.st_uid}, the log to user {owner}")
+            elif status.st_mode & 0o022:
+                wrong.append(f"{entry.name} has mode {stat.S_IMODE(status.st_mode):04o}: others can write to it")
+    if wrong:
+        return [fail(log.name, "permissions", text) for text in wrong]
+    if stat.S_IMODE(os.stat(log.directory).st_mode) & 0o055:
+        return [warn(log.name, "permissions", f"other users can read the trail; run: chmod 0700 {log.directory}")]
+    return [ok(log.name, "permissions", f"closed to all but user {owner}")]
+
+
+def _lock(log: Log, writer: int | None) -> Check:
+    if writer is not None:
+        return ok(log.name, "lock", f"held by process {writer}")
+    try:
+        named = (log.directory / LOCK_FILE).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return warn(log.name, "lock", "there is none: the log was never opened for writing here, or was copied")
+    except (OSError, UnicodeDecodeError) as error:
+        return fail(log.name, "lock", f"the file can't be read: {error}")
+    return ok(log.name, "lock", f"free; last taken by process {named}" if named else "free")
+
+
+def _segments(log: Log, segments: list[SegmentFile], writer: int | None) -> Iterator[Check]:
+    present = set(os.listdir(log.directory))
+    for segment in segments:
+        entry = segment.sealed
+        if entry is None:
+            continue
+        if entry.state in {"damaged", "lost"}:
+            yield fail(log.name, "segments", f"{segment.name} is {entry.state}; it was reported in the chain")
+        elif entry.state == "live" and segment.name not in present:
+            yield fail(log.name, "segments", f"{segment.name} is missing; run verify")
+        elif entry.state == "live" and os.stat(log.directory / segment.name).st_size != entry.bytes:
+            yield fail(log.name, "segments", f"{segment.name} does not have the {entry.bytes} bytes that were sealed")
+        elif entry.state == "archived" and not (log.directory / ARCHIVE / f"{segment.name}.zst").exists():
+            yield fail(log.name, "segments", f"{ARCHIVE}/{segment.name}.zst is missing; run verify")
+    unsealed = [segment for segment in segments if segment.sealed is None]
+    if len(unsealed) > 1 and writer is None:
+        yield warn(log.name, "segments", f"{len(unsealed)} are not sealed yet; opening the log seals all but the last")
+    states = [segment.sealed.state for segment in segments if segment.sealed is not None]
+    counted = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)] + [f"{len(unsealed)} open"]
+    total = sum(os.stat(log.directory / name).st_size for name in present if name.endswith(".audit"))
+    yield ok(log.name, "segments", f"{', '.join(counted)}; {byte_size(total)}")
+
+
+def _leftovers(log: Log, writer: int | None) -> Iterator[Check]:
+    """Look for what crashes have left."""
+    torn = _files_in(log.directory / TORN)
+    if torn:
+        size = sum(path.stat().st_size for path in torn)
+        text = f"{len(torn)} files, {byte_size(size)}, were put aside by recovery; they are evidence, keep them"
+        yield warn(log.name, "torn records", text)
+    unfinished = [
+        path
+        for path in (*_files_in(log.directory), *_files_in(log.directory / ARCHIVE))
+        if path.name.endswith(UNFINISHED)
+    ]
+    if unfinished and writer is None:
+        text = f"{len(unfinished)} files, such as {unfinished[0].name}, were left by a crash; opening the log tidies up"
+        yield warn(log.name, "leftovers", text)
+
+
+def _index(log: Log) -> Iterator[Check]:
+    """Look at the cache beside the log, where there is one."""
+    try:
+        with (log.directory / INDEX_FILE).open("rb") as file:
+            is_database = file.read(len(_SQLITE)) in {_SQLITE, b""}
+            size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield warn(log.name, "index", f"{INDEX_FILE} can't be read: {error.strerror}; queries go on without it")
+        return
+    if is_database:
+        yield ok(log.name, "index", f"{byte_size(size)}; a cache that may be deleted at any time, and no evidence")
+    else:
+        yield warn(log.name, "index", f"{INDEX_FILE} is none; the next query removes it and makes it anew")
+
+
+def _files_in(directory: Path) -> list[Path]:
+    try:
+        return sorted(path for path in directory.iterdir() if path.is_file())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _hold_and_retention(log: Log, segments: list[SegmentFile], settings: AuditConfig | None) -> Iterator[Check]:
+    try:
+        hold = read_hold(log.directory)
+    except LogCorrupted as error:
+        yield fail(log.name, "hold", str(error))
+        return
+    if hold is not None:
+        yield warn(log.name, "hold", f"in force since {hold.since}: nothing is archived or deleted ({hold.reason})")
+    elif settings is not None:
+        sealed = [segment.sealed for segment in segments if segment.sealed is not None]
+        due = plan_retention(sealed, settings.retention, datetime.now(UTC), None)
+        if due:
+            yield warn(log.name, "retention", f"{len(due)} segments are due; see: audit-async retention")
+        else:
+            yield ok(log.name, "retention", "nothing is due")
+
+
+def _last_record(log: Log, session: LastSession) -> Iterator[Check]:
+    if session.last is None:
+        yield fail(log.name, "records", "there is none")
+        return
+    at = session.last.timestamp
+    ahead = at - datetime.now(UTC)
+    if ahead > _FUTURE:
+        text = f"the last record is of {at.isoformat()}, {ahead} from now: the clock was wrong then, or is now"
+        yield fail(log.name, "clock", text)
+    else:
+        yield ok(log.name, "clock", f"the last record, seq {session.last.seq}, is of {at:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _crash(log: Log, session: LastSession, settings: AuditConfig | None, writer: int | None) -> Iterator[Check]:
+    if writer is None:
+        if session.torn_bytes and not session.torn_by_crash:
+            text = (
+                f"behind the last record stand {session.torn_bytes} bytes that are no records and that no crash "
+                "leaves: opening the log refuses; run verify"
+            )
+            yield fail(log.name, "last session", text)
+        elif session.torn_bytes:
+            text = f"a crash left {session.torn_bytes} bytes of a line; opening the log puts them aside and records it"
+            yield warn(log.name, "last session", text)
+        elif session.closed:
+            yield ok(log.name, "last session", "closed in order; nothing is open, so a crash loses nothing now")
+        else:
+            yield warn(log.name, "last session", "did not end in order: whatever was not durable then is lost")
+        return
+    mode = settings.flush_mode if settings is not None else None
+    source = "as configured"
+    if mode is None and session.flush_mode is not None:
+        mode, source = _parsed_mode(session.flush_mode), "as the log says"
+    if mode is None:
+        yield warn(log.name, "a crash now", "what it would lose is not known; give --config")
+    else:
+        yield ok(log.name, "a crash now", f"would lose {at_risk(mode)} ({source})")
+
+
+def _parsed_mode(text: str) -> FlushMode | None:
+    """Return the flush mode that `audit.log_opened` has as text, such as `Batched(size=100, interval=1.0)`."""
+    name, _, arguments = text.rstrip(")").partition("(")
+    members = dict(pair.partition("=")[::2] for pair in arguments.split(", ") if pair)
+    try:
+        mode: FlushMode = msgspec.convert({"type": name.lower(), **members}, FlushMode, strict=False)
+    except (msgspec.ValidationError, AuditError):
+        return None
+    return mode

@@ -1,0 +1,101 @@
+"""One HTTP request at a time, bounded in time and size; what witnesses and published logs need, no more.
+
+The standard library's client: a log asks its witnesses once a minute, so neither a pool nor a further dependency would
+earn its place. Blocking, for a worker thread. No redirects are followed, no proxies used, no credentials sent.
+"""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from time import monotonic
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from audit_async._version import __version__
+from audit_async.tlog.failures import Malformed, SourceFailed
+
+_CHUNK: Final = 1 << 16
+_AGENT: Final = f"audit-async/{__version__}"
+
+
+class Response(NamedTuple):
+    """What a server answered."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class Endpoint(NamedTuple):
+    """A URL prefix."""
+
+    secure: bool
+    host: str
+    port: int | None
+    path: str  #: without a slash at its end
+
+    @classmethod
+    def parse(cls, url: str) -> Endpoint:
+        """Return the parts of a prefix; raises `Malformed` for what is no plain http or https URL."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise Malformed("URL", f"{url[:200]!a} is none") from None
+        host = parts.hostname
+        if parts.scheme not in {"http", "https"} or not host or parts.query or parts.fragment or "@" in parts.netloc:
+            raise Malformed("URL", f"{url[:200]!a} is no http or https URL without user, query and fragment")
+        if not (url.isascii() and url.isprintable()) or " " in url:
+            raise Malformed("URL", f"{url[:200]!a} holds characters that a URL writes as %XX")
+        return cls(parts.scheme == "https", host, port, parts.path.rstrip("/"))
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port is None else f":{self.port}"
+        return f"http{'s' if self.secure else ''}://{host}{port}{self.path}"
+
+
+def request(endpoint: Endpoint, path: str, *, body: bytes | None = None, timeout_s: float, max_bytes: int) -> Response:
+    """GET `path` below the endpoint, or POST `body` to it.
+
+    `timeout_s` is for all of it, so that a server that sends a byte a second is given up too. Raises `SourceFailed`.
+    """
+    what = f"{endpoint}/{path}"
+    deadline = monotonic() + timeout_s
+    make = HTTPSConnection if endpoint.secure else HTTPConnection
+    connection = make(endpoint.host, endpoint.port, timeout=timeout_s)
+    try:
+        headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity", "Connection": "close"}
+        if body is not None:
+            headers["Content-Type"] = "text/plain; charset=utf-8"
+        connection.request("GET" if body is None else "POST", f"{endpoint.path}/{path}", body, headers)
+        with closing(connection.getresponse()) as answer:
+            return Response(
+                answer.status,
+                answer.getheader("Content-Type", ""),
+                _read(answer, what, deadline=deadline, timeout_s=timeout_s, max_bytes=max_bytes),
+            )
+    except TimeoutError:
+        raise SourceFailed(f"{what}: no answer within {timeout_s:g} s") from None
+    except (OSError, ssl.SSLError, HTTPException, ValueError) as error:
+        raise SourceFailed(f"{what}: {type(error).__name__}: {str(error)[:200]}") from error
+    finally:
+        connection.close()
+
+
+def _read(answer: HTTPResponse, what: str, *, deadline: float, timeout_s: float, max_bytes: int) -> bytes:
+    if answer.getheader("Content-Encoding", "identity") != "identity":
+        raise SourceFailed(f"{what}: the answer is compressed, which was not asked for")
+    chunks, received = [], 0
+    while chunk := answer.read1(_CHUNK):
+        chunks.append(chunk)
+        received += len(chunk)
+        if received > max_bytes:
+            raise SourceFailed(f"{what}: the answer is longer than {max_bytes} bytes")
+        if monotonic() > deadline:
+            raise SourceFailed(f"{what}: no whole answer within {timeout_s:g} s")
+    if answer.length:
+        raise SourceFailed(f"{what}: the answer was cut off")
+    return b"".join(chunks)

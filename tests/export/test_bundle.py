@@ -1,0 +1,251 @@
+"""The evidence bundle: whoever has it, and Python, can check it; and any change of it is found."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from audit_async import standalone
+from audit_async._export.bundle import write_bundle
+from audit_async._export.export_file import ExportFailed
+from audit_async._query.audit_query import AuditQuery
+from audit_async._query.search import Search
+from audit_async._query.segment_scan import Damage, Found
+from audit_async._store.log_store import LogStore
+from audit_async._store.retention_steps import compress_segment
+from audit_async._trail.log_files import find_logs
+from audit_async.config import RetentionPolicy
+from audit_async.errors import LogCorrupted
+from tests.cli.made_trails import failure, make_trail
+from tests.store.chained import open_store
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+PYTHON_ALONE = (sys.executable, "-I", "-S")
+
+
+def bundle(base_dir: Path, query: AuditQuery) -> bytes:
+    """Return the zip of what a query finds."""
+    found = (found for found in Search(find_logs(base_dir), query, Damage(skip=False)).run() if found is not None)
+    file = io.BytesIO()
+    write_bundle(islice(found, query.limit), query, file, now=NOW)
+    return file.getvalue()
+
+
+def unpacked(base_dir: Path, query: AuditQuery) -> Path:
+    """Return a fresh folder with the bundle of what a query finds."""
+    folder = base_dir.parent / "unpacked"
+    with zipfile.ZipFile(io.BytesIO(bundle(base_dir, query))) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def verify(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the bundle's own verifier as its auditor would, in an interpreter that has no package."""
+    command = [*PYTHON_ALONE, "verify_trail.py", "."]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def trail(tmp_path: Path) -> Path:
+    """Two logs of several segments."""
+    for instance in (0, 1):
+        events = [failure(("alice", "bob", "mallory")[n % 3], n) for n in range(60)]
+        make_trail(
+            tmp_path / "trail", events, instance=f"{instance:02d}", max_bytes=5000, step_ns=10**6 + 1000 * instance
+        )
+    return tmp_path / "trail"
+
+
+def test_a_bundle_proves_itself(trail: Path) -> None:
+    """Unpacked in a fresh folder, the bundle passes its own verifier and sha256sum."""
+    folder = unpacked(trail, AuditQuery(actor="bob"))
+    verified = verify(folder)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    assert "orders/00: 20 records, in the chain from seq 1 to seq 58" in verified.stdout
+    assert subprocess.run(["sha256sum", "-c", "--quiet", "MANIFEST.sha256"], cwd=folder, check=False).returncode == 0
+
+
+def test_it_holds_the_records_and_the_chain_around_them(trail: Path) -> None:
+    """The records are those of the query and the chain is unbroken, both byte for byte as recorded."""
+    query = AuditQuery(actor="mallory", limit=5)
+    folder = unpacked(trail, query)
+    lines = b"".join(path.read_bytes() for path in sorted((trail / "orders" / "00").glob("*.audit"))).splitlines(True)
+    assert (folder / RECORDS).read_bytes().splitlines(True) == [lines[2], lines[5], lines[8]]
+    assert (folder / CHAIN).read_bytes().splitlines(True) == lines[2:9]
+    assert (folder / "orders/01/records.ndjson").read_bytes().count(b"\n") == 2
+    assert (folder / "orders/00/manifest.json").read_bytes() == (trail / "orders/00/manifest.json").read_bytes()
+    contents = json.loads((folder / "bundle.json").read_bytes())
+    assert contents["query"] == {"actor": "mallory", "limit": 5}
+    last = json.loads(lines[-1])
+    assert contents["logs"][0]["head"] == {"seq": last["seq"], "hash": last["hash"]}
+    assert last["hash"] in (folder / "README.txt").read_text()
+
+
+def test_the_same_export_is_the_same_file(trail: Path) -> None:
+    """Exporting the same records at the same time again gives the same bytes."""
+    assert bundle(trail, AuditQuery(actor="bob")) == bundle(trail, AuditQuery(actor="bob"))
+
+
+def reseal(folder: Path) -> None:
+    """Make the list of checksums fit again, as whoever changes a bundle would."""
+    listed = folder / "MANIFEST.sha256"
+    names = [line.split("  ", 1)[1] for line in listed.read_text().splitlines()]
+    there = [name for name in names if (folder / name).exists()]
+    listed.write_text("".join(f"{sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in there))
+
+
+def edit(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    """Return what changes a file of a bundle."""
+    return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+
+def without_line(number: int) -> Callable[[bytes], bytes]:
+    """Return what takes a line out."""
+    return lambda content: b"".join(line for n, line in enumerate(content.splitlines(True)) if n != number)
+
+
+def in_manifest(member: str) -> Callable[[bytes], bytes]:
+    """Return what changes a member of the second segment's entry."""
+
+    def change(content: bytes) -> bytes:
+        manifest = json.loads(content)
+        manifest["segments"][1][member] = "0" * 64
+        return json.dumps(manifest).encode()
+
+    return change
+
+
+CHAIN, RECORDS = "orders/00/chain.ndjson", "orders/00/records.ndjson"
+EDITS: dict[str, Callable[[Path], object]] = {
+    "a byte of a record": edit(RECORDS, lambda content: content.replace(b"bob", b"rob", 1)),
+    "a byte of the chain": edit(CHAIN, lambda content: content.replace(b"alice", b"alike", 1)),
+    "a record is missing": edit(RECORDS, without_line(3)),
+    "the last record is missing": edit(RECORDS, without_line(19)),
+    "a record twice": edit(RECORDS, lambda content: content.splitlines(True)[0] + content),
+    "a line of the chain is missing": edit(CHAIN, without_line(10)),
+    "the chain's first line is missing": edit(CHAIN, without_line(0)),
+    "the chain's last line is missing": edit(CHAIN, without_line(57)),
+    "both are cut": lambda folder: (edit(CHAIN, without_line(57))(folder), edit(RECORDS, without_line(19))(folder)),
+    "both are cut, and the count fits": lambda folder: (
+        edit(CHAIN, without_line(57))(folder),
+        edit(RECORDS, without_line(19))(folder),
+        edit("bundle.json", lambda content: content.replace(b'"records": 20', b'"records": 19', 1))(folder),
+    ),
+    "two lines of the chain are swapped": edit(
+        CHAIN, lambda content: b"".join((lines := content.splitlines(True))[:4] + lines[5:3:-1] + lines[6:])
+    ),
+    "a segment's SHA-256 in the manifest": edit("orders/00/manifest.json", in_manifest("sha256")),
+    "a segment's last hash in the manifest": edit("orders/00/manifest.json", in_manifest("hash")),
+    "a segment's prev_hash in the manifest": edit("orders/00/manifest.json", in_manifest("prev_hash")),
+    "a segment's checksum": lambda folder: [
+        path.write_text("0" * 64 + path.read_text()[64:]) for path in (folder / "orders/00").glob("*.sha256")
+    ],
+    "another log's chain": lambda folder: (folder / CHAIN).write_bytes(
+        (folder / "orders/01/chain.ndjson").read_bytes()
+    ),
+    "a chain is missing": lambda folder: (folder / CHAIN).unlink(),
+}
+
+
+@pytest.mark.parametrize("change", EDITS.values(), ids=EDITS.keys())
+@pytest.mark.parametrize("resealed", [False, True], ids=["as it is", "checksums made to fit"])
+def test_any_change_is_found(change: Callable[[Path], object], resealed: bool, trail: Path) -> None:
+    """A bundle that was changed fails its verifier, also where its list of checksums was made to fit."""
+    folder = unpacked(trail, AuditQuery(actor="bob"))
+    change(folder)
+    if resealed:
+        reseal(folder)
+    assert standalone.main([str(folder)]) == 1
+
+
+def test_every_byte_counts(trail: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever file of the bundle one byte is changed in, the verifier says so, and names the file."""
+    folder = unpacked(trail, AuditQuery(actor="bob", limit=3))
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if path.name in {"verify_trail.py", "MANIFEST.sha256"}:
+            continue  # the one that checks, and the one that is checked by the SHA-256 of the zip
+        content = path.read_bytes()
+        at = len(content) // 2
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        assert standalone.main([str(folder)]) == 1
+        assert path.name in capsys.readouterr().out
+        path.write_bytes(content)
+    assert verify(folder).returncode == 0
+
+
+def test_a_file_that_does_not_belong_is_found(trail: Path) -> None:
+    """Nothing can be slipped into a bundle, and its name can't reach the terminal raw."""
+    folder = unpacked(trail, AuditQuery(actor="bob"))
+    (folder / "more\x1b[31m.txt").write_text("trust me")
+    verified = verify(folder)
+    assert verified.returncode == 1
+    assert "does not belong" in verified.stdout
+    assert "\x1b" not in verified.stdout
+
+
+def archive_all(store: LogStore) -> None:
+    """Archive every sealed segment of an open log."""
+    for step in store.plan_retention(RetentionPolicy(archive_after_days=0), NOW + timedelta(days=1)):
+        store.archive_segment(compress_segment(store.directory, step.segment))
+
+
+def test_archived_segments_are_in_it(trail: Path) -> None:
+    """A bundle of archived records has the same lines as before, and is checked without zstd."""
+    query = AuditQuery(actor="bob")
+    with zipfile.ZipFile(io.BytesIO(bundle(trail, query))) as before:
+        lines = before.read(CHAIN)
+    store = open_store(trail, max_bytes=5000)
+    archive_all(store)
+    store.close()
+    assert list((trail / "orders/00/archive").glob("*.zst"))
+    folder = unpacked(trail, query)
+    assert (folder / CHAIN).read_bytes() == lines
+    assert verify(folder).returncode == 0
+
+
+def test_a_gap_in_the_chain_is_refused(trail: Path) -> None:
+    """Where records between the ones asked for are missing, nothing can be proved, and the error says where."""
+    last = max((trail / "orders" / "00").glob("*.audit"))
+    lines = last.read_bytes().splitlines(keepends=True)
+    last.write_bytes(b"".join(lines[:1] + lines[2:]))
+    first = json.loads(lines[0])["seq"]
+    with pytest.raises(LogCorrupted) as caught:
+        bundle(trail, AuditQuery())
+    assert caught.value.seq == first + 1
+
+
+def test_a_rewritten_piece_is_refused(trail: Path) -> None:
+    """Records that were found, and are others when their chain is read, make no bundle."""
+    query = AuditQuery()
+    found: list[Found] = [f for f in Search(find_logs(trail), query, Damage(skip=False)).run() if f is not None]
+    segment = max((trail / "orders" / "00").glob("*.audit"))
+    segment.write_bytes(segment.read_bytes().splitlines(keepends=True)[0])
+    with pytest.raises(LogCorrupted):
+        write_bundle(found, query, io.BytesIO(), now=NOW)
+
+
+@pytest.mark.parametrize("query", [AuditQuery(actor="nobody"), AuditQuery(newest_first=True)])
+def test_what_makes_no_bundle(query: AuditQuery, trail: Path) -> None:
+    """A bundle without a record, or against the chain, is refused."""
+    with pytest.raises(ExportFailed):
+        bundle(trail, query)
+
+
+def test_a_log_with_an_odd_name(tmp_path: Path) -> None:
+    """A log in a directory that the library would not have named gets a plain folder in the zip."""
+    make_trail(tmp_path / "t", [failure("bob")])
+    odd = tmp_path / "a b\x1b[31m"
+    (tmp_path / "t" / "orders").rename(odd)
+    (odd / "00" / "log.json").unlink()  # which would say its name
+    with zipfile.ZipFile(io.BytesIO(bundle(odd / "00", AuditQuery()))) as archive:
+        assert "log-0/chain.ndjson" in archive.namelist()

@@ -1,0 +1,160 @@
+"""The house keeps its order: rooms, names, sizes, and what is public."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "audit_async"
+
+#: The rooms from the bottom to the top; a room imports from its own row and from the rows before it.
+ROWS = (
+    ("_version", "errors"),
+    ("status", "context", "trace_context", "events", "config"),
+    ("_durable",),
+    ("_redact",),
+    ("_sanitize",),
+    ("_chain",),
+    ("_layout",),
+    ("_store",),
+    ("tlog",),
+    ("_trail",),
+    ("_query",),
+    ("standalone",),
+    ("_verify",),
+    ("_export",),
+    ("_writer",),
+    ("logger",),
+    ("reader", "testing"),
+    ("integrations",),
+    ("cli",),
+)
+
+#: What users may import from. A submodule of a public package is an implementation detail of that package.
+PUBLIC = (
+    "audit_async",
+    "audit_async.config",
+    "audit_async.context",
+    "audit_async.errors",
+    "audit_async.events",
+    "audit_async.integrations.aiohttp",
+    "audit_async.integrations.asgi",
+    "audit_async.integrations.fastapi",
+    "audit_async.integrations.health",
+    "audit_async.integrations.litestar",
+    "audit_async.integrations.logging",
+    "audit_async.integrations.opentelemetry",
+    "audit_async.integrations.prometheus",
+    "audit_async.integrations.starlette",
+    "audit_async.integrations.structlog",
+    "audit_async.logger",
+    "audit_async.reader",
+    "audit_async.standalone",
+    "audit_async.status",
+    "audit_async.testing",
+    "audit_async.tlog",
+)
+
+MOST_ATTRIBUTES = 18
+MOST_LINES = 60
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    """Yield each module's name below the package, and its syntax tree."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_by(tree: ast.Module) -> Iterator[str]:
+    """Yield each module or name of the package that this module imports, also inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "audit_async":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("audit_async."):
+            yield (node.module or "").removeprefix("audit_async.")
+        elif isinstance(node, ast.Import):
+            yield from (a.name.removeprefix("audit_async.") for a in node.names if a.name.startswith("audit_async."))
+
+
+def test_imports_go_one_way() -> None:
+    """No room imports from a room above it."""
+    row_of = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
+    wrong = []
+    for name, tree in modules():
+        room = name.partition(".")[0]
+        if not room:
+            continue  # the package itself offers what the rooms have
+        for imported in imported_by(tree):
+            other = imported.partition(".")[0]
+            assert other in row_of, f"{name} imports {imported}, which is in no row"
+            if row_of[other] > row_of[room]:
+                wrong.append(f"{name} -> {imported}")
+    assert wrong == []
+
+
+def test_no_two_modules_share_a_name() -> None:
+    """A module is found by its name alone, also among packages."""
+    names = Counter(name.rpartition(".")[2] for name, _ in modules() if name and not name.endswith("__main__"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_module_lists_what_it_offers(name: str) -> None:
+    """`__all__` is there, and each name in it exists."""
+    module = import_module(name)
+    offered = module.__all__
+    assert len(set(offered)) == len(offered)
+    for word in offered:
+        assert getattr(module, word) is not None
+    assert module.__doc__
+
+
+def attributes_of(tree: ast.ClassDef) -> set[str]:
+    """Return what instances of a class hold: fields, and what methods assign to `self`."""
+    assigned = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+    fields = {
+        node.target.id for node in tree.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    return assigned | fields
+
+
+def test_no_class_holds_everything() -> None:
+    """A class with more attributes than this holds more than one state."""
+    large = [
+        f"{name}.{node.name}: {len(attributes_of(node))}"
+        for name, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and len(attributes_of(node)) > MOST_ATTRIBUTES
+    ]
+    assert large == []
+
+
+def lines_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return a function's length in lines, signature included, docstring not counted."""
+    doc = node.body[0] if ast.get_docstring(node) is not None else None
+    length = (node.end_lineno or 0) - node.lineno + 1
+    return length - ((doc.end_lineno or 0) - doc.lineno + 1) if doc is not None else length
+
+
+def test_no_function_is_long() -> None:
+    """A function reads on one screen."""
+    long = [
+        f"{name}.{node.name}: {lines_of(node)}"
+        for name, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and lines_of(node) > MOST_LINES
+    ]
+    assert long == []
