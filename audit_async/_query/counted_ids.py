@@ -14,7 +14,8 @@ from typing import BinaryIO, Final, NamedTuple
 from audit_async._chain import BadRecord
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.matching import Filter
-from audit_async._query.segment_scan import Damage, Found, check, line_from, open_part, size_of
+from audit_async._query.segment_scan import Damage, Found, check, open_part
+from audit_async._trail.line_search import bisect_lines, line_from, size_of
 from audit_async._trail.log_files import DAMAGED_ARCHIVE, LONGEST_LINE
 from audit_async._trail.segment_parts import Part, Range
 from audit_async.errors import LogCorrupted
@@ -70,18 +71,17 @@ def _search(file: BinaryIO, part: Part, wanted: _Id, audit_id: bytes) -> Found |
     # Of two openings in a segment the one that its first record is of comes first.
     others_are_later = first is not None and first.opening == wanted.opening
     end = part.sealed_bytes or size_of(file)
-    low, high = 0, end
-    while high - low > _NEAR:
-        middle = (low + high) // 2
-        begin = line_from(file, middle)
-        if begin >= high:
-            high = middle
-            continue
-        found = _id_in(file.read(_OPENING_BYTES))
+
+    def is_past(line: bytes) -> bool | None:
+        found = _id_in(line)
         if found is None:
             return None
-        is_behind = found.number > wanted.number if found.opening == wanted.opening else others_are_later
-        low, high = (low, middle) if is_behind else (begin, high)
+        return found.number > wanted.number if found.opening == wanted.opening else others_are_later
+
+    places = bisect_lines(file, end, is_past, near=_NEAR, opening_bytes=_OPENING_BYTES)
+    if places is None:
+        return None
+    low, high = places
     return _read(file, part, max(0, low - _NEAR), min(end, high + _NEAR), audit_id)
 
 

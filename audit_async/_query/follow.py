@@ -21,10 +21,10 @@ from audit_async._query.segment_scan import (
     open_part,
     scan,
     seq_of,
-    size_of,
     wanted_in,
 )
 from audit_async._query.time_merge import Stream, merge
+from audit_async._trail.line_search import size_of
 from audit_async._trail.log_files import CHUNK_BYTES, LONGEST_LINE, Lines, Log, list_segments
 from audit_async._trail.segment_parts import Part, Range, parts_of
 

@@ -18,10 +18,10 @@ from audit_async._chain import BadRecord
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.index_file import INDEX_FAILED, IndexWrong
 from audit_async._query.matching import Filter
-from audit_async._query.segment_scan import Damage, Found, check, open_part, scan, unpacked, unreadable
+from audit_async._query.segment_scan import Damage, Found, check, open_part, scan, unpacked
 from audit_async._query.term_index import LogIndex
 from audit_async._query.time_merge import Stream, merge
-from audit_async._trail.log_files import CHUNK_BYTES, DAMAGED_ARCHIVE, LONGEST_LINE, Log
+from audit_async._trail.log_files import CHUNK_BYTES, DAMAGED_ARCHIVE, LONGEST_LINE, Log, unreadable
 from audit_async._trail.segment_parts import Part, Range, parts_of
 
 #: After so many lines read one by one, whoever waits may stop.
@@ -171,7 +171,7 @@ def _read_hits(
     except DAMAGED_ARCHIVE as error:
         raise IndexWrong from error
     except OSError as error:
-        raise unreadable(part, error) from error
+        raise unreadable(part.segment.path, error) from error
     finally:
         file.close()
 

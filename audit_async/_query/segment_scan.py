@@ -6,26 +6,24 @@ A line that may be wanted and is no genuine record is damage, and reported as su
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import suppress
 from typing import BinaryIO, Final, NamedTuple
 
 from audit_async._chain import BadRecord, check_readable, check_record
-from audit_async._durable import disk
 from audit_async._query.matching import Filter
+from audit_async._trail.line_search import bisect_lines, line_from, size_of
 from audit_async._trail.log_files import (
     CHUNK_BYTES,
     DAMAGED_ARCHIVE,
     LONGEST_LINE,
     Lines,
     Log,
-    TrailUnreadable,
-    list_segments,
+    SegmentDeleted,
     open_segment,
     read_lines,
+    unreadable,
 )
 from audit_async._trail.segment_parts import Part, Range
 from audit_async.errors import LogCorrupted
@@ -83,36 +81,18 @@ def _line_number(part: Part, offset: int) -> int | None:
 
 
 def open_part(part: Part, damage: Damage) -> BinaryIO | None:
-    """Open a segment; None where retention deleted it meanwhile, or where it is missing and that is passed over."""
-    sealed = part.segment.sealed
+    """Open a segment; None if retention deleted it meanwhile, or if it is missing and that is passed over."""
     try:
-        if sealed is not None and sealed.state == "live":
-            # Nearly always where its name says; to look no further saves half of the 40 us.
-            with suppress(FileNotFoundError):
-                return open(disk.open_file(f"{part.segment.log.directory}/{part.segment.name}"), "rb")
-        try:
-            return open_segment(part.segment)
-        except FileNotFoundError:
-            now = {segment.name: segment for segment in list_segments(part.segment.log)}.get(part.segment.name)
-            if now is not None and not now.is_readable:
-                return None
-            return open_segment(now or part.segment)  # it may have been sealed and archived since it was listed
+        return open_segment(part.segment)
+    except SegmentDeleted:
+        return None
     except FileNotFoundError:
         damage.found(part, None, "the segment is missing")
-        return None
+    except LogCorrupted as error:
+        damage.found(part, None, error.reason)
     except OSError as error:
-        if (part.segment.log.directory / part.segment.name).is_symlink():
-            damage.found(part, None, "a symbolic link is in the segment's place")
-            return None
-        raise unreadable(part, error) from error
-
-
-def unreadable(part: Part, error: OSError) -> TrailUnreadable:
-    """Return the error for a segment that the system does not let this process read."""
-    return TrailUnreadable(
-        f"{part.segment.log.directory / part.segment.name} can't be read ({error.strerror or type(error).__name__}): "
-        "read the trail as the user who owns it, or look at what the system says of this disk"
-    )
+        raise unreadable(part.segment.path, error) from error
+    return None
 
 
 def scan(
@@ -134,7 +114,7 @@ def scan(
     except DAMAGED_ARCHIVE:
         damage.found(part, None, "the archive can't be decompressed")
     except OSError as error:
-        raise unreadable(part, error) from error
+        raise unreadable(part.segment.path, error) from error
     finally:
         file.close()
 
@@ -314,34 +294,17 @@ def _end_of_chain(file: BinaryIO, last_seq: int, size: int) -> int:
 
 
 def around(file: BinaryIO, size: int, seq: int) -> tuple[int, int]:
-    """Return two beginnings of lines, not far apart, between which the line of `seq` is; by bisection.
+    """Return two beginnings of lines, not far apart, between which the line of `seq` is.
 
-    The whole file where a line on the way is no record: then all of it has to be looked at.
+    The whole file if a line on the way is no record: then all of it has to be read.
     """
-    low, high = 0, size
-    while high - low > _NEAR:
-        middle = (low + high) // 2
-        begin = line_from(file, middle)
-        if begin >= high:
-            high = middle
-            continue
-        claimed = seq_of(file.read(32))
-        if claimed is None:
-            return 0, size
-        if claimed <= seq:
-            low = begin
-        else:
-            high = middle
+
+    def is_past(opening: bytes) -> bool | None:
+        claimed = seq_of(opening)
+        return None if claimed is None else claimed > seq
+
+    places = bisect_lines(file, size, is_past, near=_NEAR, opening_bytes=32)
+    if places is None:
+        return 0, size
+    low, high = places
     return low, min(line_from(file, high), size) if high < size else size
-
-
-def line_from(file: BinaryIO, offset: int) -> int:
-    """Return where the first line begins at `offset`, which is not 0, or behind it; let the file stand there."""
-    file.seek(offset - 1)
-    file.readline(LONGEST_LINE)
-    return file.tell()
-
-
-def size_of(file: BinaryIO) -> int:
-    """Return how many bytes a file has by now; it stands at its end then."""
-    return file.seek(0, os.SEEK_END)

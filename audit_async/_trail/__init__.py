@@ -1,4 +1,4 @@
-"""Finding logs below a directory and reading their lines; this room judges nothing and needs no lock.
+"""Finding logs below a directory and reading their lines, for `_verify`, `_query` and `_export`.
 
-`_verify`, `_query` and `_export` are built on it.
+It judges nothing, changes nothing, and needs no lock: it works next to a running writer.
 """

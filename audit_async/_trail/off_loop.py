@@ -1,4 +1,4 @@
-"""Taking blocking iteration off the event loop: a worker thread goes through it a piece at a time."""
+"""Running blocking iteration off the event loop: a worker thread takes it a piece at a time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Final, Generic, TypeVar
 
 import anyio.to_thread
 
-#: A piece ends after so many items or so long, whichever comes first: long enough that the hop to the thread, about
-#: 100 us, doesn't count; short enough that the first results come at once and a cancellation doesn't wait.
+#: A piece ends after so many items or so long, whichever comes first: long enough that going to the thread and back,
+#: about 100 us, doesn't count; short enough that the first results come at once and a cancellation doesn't wait.
 _PIECE_ITEMS: Final = 500
 _PIECE_S: Final = 0.02
 
@@ -19,11 +19,11 @@ _T = TypeVar("_T")
 
 
 async def in_pieces(items: Generator[_T | None, None, None]) -> AsyncGenerator[list[_T], None]:
-    """Give what `items` gives in lists, none of them empty; None, which says that time has passed, is left out.
+    """Yield what `items` yields in lists, none of them empty; None, which says that time has passed, is left out.
 
-    `items` is only ever run in worker threads, one at a time, and is closed when this is; where asyncio cancels a task
-    in the middle of a piece, which anyio can't put off, as soon as that piece is over. What it gives before it raises
-    is given, too.
+    `items` only ever runs in worker threads, one at a time, and is closed when this is; if asyncio cancels the task
+    in the middle of a piece, which anyio can't put off, it is closed as soon as that piece is done. What it yields
+    before it raises is yielded, too.
     """
     run = _Run(items)
     is_over = False
@@ -38,7 +38,7 @@ async def in_pieces(items: Generator[_T | None, None, None]) -> AsyncGenerator[l
 
 
 class _Run(Generic[_T]):
-    """A generator that is run a piece at a time, and closed by whoever comes last: its thread or its owner."""
+    """A generator that runs a piece at a time, and is closed by its thread or its owner, whichever is last."""
 
     def __init__(self, items: Generator[_T | None, None, None]) -> None:
         self._items = items
@@ -56,8 +56,8 @@ class _Run(Generic[_T]):
                 self.close()
 
     def close(self) -> None:
-        """Close the generator; where a thread is in it at this moment, that thread does it."""
-        self._unwanted = True  # first: the thread looks at it behind giving the lock back
+        """Close the generator; if a thread is in it at this moment, that thread does it."""
+        self._unwanted = True  # first: the thread looks at it after releasing the lock
         if self._running.acquire(blocking=False):
             try:
                 self._items.close()
@@ -84,8 +84,8 @@ class _Run(Generic[_T]):
 
 
 async def only_one(items: Generator[_T | None, None, None]) -> _T:
-    """Return the one thing that `items` gives."""
+    """Return the one item that `items` yields."""
     async with aclosing(in_pieces(items)) as pieces:
         async for piece in pieces:
             return piece[0]
-    raise AssertionError("nothing was given")
+    raise AssertionError("nothing was yielded")

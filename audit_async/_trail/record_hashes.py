@@ -17,7 +17,7 @@ _HASH_BYTES: Final = 32
 #: Read at a time: what it takes to go through them holds the GIL for 0.1 ms. Larger blocks are no faster, or slower,
 #: since the allocator gives them back to the system each time.
 _CHUNK_BYTES: Final = 64 << 10
-# Where the hashes stand in a line without its line end.
+# Where the hashes are in a line without its line end.
 _HASH: Final = slice(HASH_AT + 1, HASH_AT + 1 + 64)
 _PREVIOUS: Final = slice(PREV_AT + 1, PREV_AT + 1 + 64)
 _HEX: Final = re.compile(rb"[0-9a-fA-F]{64}")
@@ -26,18 +26,18 @@ _HASHES: Final = Struct(f"{_HASH_BYTES}s" * 64)
 
 
 class RecordHashes:
-    """Reads a log's record hashes from some record on; remembers where it is. For one thread at a time.
+    """Reads a log's record hashes from some record on, and remembers its position. For one thread at a time.
 
-    It checks that each record links to the one before and no more: that a line hashes to what it claims is for
-    `verify` to say.
+    It checks that each record links to the one before, and nothing else: whether a line hashes to what it claims is
+    judged in `_verify`.
     """
 
     def __init__(self, log: Log, after_seq: int) -> None:
-        """Begin behind `after_seq`; -1 is the beginning."""
+        """Begin after `after_seq`; -1 is the beginning."""
         self._log: Final = log
         self._seq = after_seq
         self._last_hash: bytes | None = None  # of the record at _seq, once that was read here
-        # The segment that is being read, as it was listed; in it the offset of the next line, and that line's seq.
+        # The segment that is being read, as it was listed; the offset of its next line, and that line's seq.
         self._part: Part | None = None
         self._segment = ""
         self._offset = 0
@@ -46,8 +46,11 @@ class RecordHashes:
     def read(self, up_to_seq: int, most: int) -> list[bytes]:
         """Return the next hashes, 32 bytes each: up to that of `up_to_seq`, and about `most` of them at once.
 
-        `up_to_seq` must be on the disk. Empty where all of them were read. Raises `LogCorrupted` where a record is
-        missing, was deleted by retention, or does not follow the one before, and `OSError`.
+        `up_to_seq` must be on the disk. Empty if all of them were read.
+
+        Raises:
+            LogCorrupted: A record is missing, was deleted by retention, or does not follow the one before.
+            OSError: A segment can't be read.
         """
         hashes: list[bytes] = []
         while self._seq < up_to_seq and len(hashes) < most:
@@ -62,8 +65,8 @@ class RecordHashes:
             except FileNotFoundError:
                 if listed is None:
                     raise
-            # A segment that gives nothing more is read to its end, or was archived or deleted since it was listed. Not
-            # listed for each piece: that takes longer than reading one, where a log has hundreds of segments.
+            # A segment without more records is read to its end, or was archived or deleted since it was listed. Not
+            # listed for each piece: with hundreds of segments that takes longer than reading one.
             self._part = part if self._seq > before else None
             if self._seq == before and listed is None:
                 raise LogCorrupted(part.name, None, self._seq + 1, "a record that should be on the disk is not there")
@@ -77,7 +80,7 @@ class RecordHashes:
         raise LogCorrupted(self._log.name, None, due, "the record is in no segment that is still there")
 
     def _read_part(self, part: Part, up_to_seq: int) -> Generator[list[bytes], None, None]:
-        """Give the hashes of one segment, chunk by chunk."""
+        """Yield the hashes of one segment, chunk by chunk."""
         segment = part.segment
         until = min(up_to_seq, part.until_seq - 1) if part.until_seq is not None else up_to_seq
         if self._segment != segment.name:
@@ -106,7 +109,7 @@ class RecordHashes:
     def _take(self, part: Part, lines: list[bytes]) -> list[bytes]:
         """Return the hashes of the next records.
 
-        All lines of a chunk at once: this holds the GIL beside a busy writer (python -m bench transparency).
+        All lines of a chunk at once: this holds the GIL next to a busy writer (python -m bench transparency).
         """
         if not lines:
             return []

@@ -1,4 +1,4 @@
-"""Whether somebody is writing a log, found out without touching its lock.
+"""Whether a process is writing a log, found out without touching its lock.
 
 Trying the lock would, for an instant, keep a writer from taking it.
 """
@@ -17,7 +17,7 @@ _LOCKS: Final = Path("/proc/locks")
 
 
 def writer_of(log: Log) -> int | None:
-    """Return the pid of the process that holds the log's lock; None where none does that can be seen from here.
+    """Return the pid of the process that holds the log's lock; None if no process that can be seen from here does.
 
     On Linux this is what the kernel says, for the processes of this pid namespace. Elsewhere it is the pid in the
     lock file, as long as there is such a process.

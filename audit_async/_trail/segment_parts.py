@@ -13,7 +13,7 @@ from audit_async._trail.log_files import (
 
 
 class Range(NamedTuple):
-    """Which sequence numbers are wanted of a log: those between the two, both excluded."""
+    """Which sequence numbers of a log are wanted: those between the two, both excluded."""
 
     after: int = -1
     before: int = 1 << 63
@@ -24,7 +24,7 @@ class Range(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A segment, and up to where it is the chain's."""
+    """A segment, and up to which record it belongs to the chain."""
 
     segment: SegmentFile
     until_seq: int | None  #: the first seq of the next segment; None for the last one, whose end is open
@@ -36,18 +36,19 @@ class Part(NamedTuple):
 
     @property
     def sealed_bytes(self) -> int | None:
-        """How many bytes of the segment are sealed; None where it has no seal yet."""
+        """How many bytes of the segment are sealed; None if it is not sealed yet."""
         return self.segment.sealed.bytes if self.segment.sealed is not None else None
 
     def overlaps(self, seqs: Range) -> bool:
-        """False where none of its records is in `seqs`."""
+        """False if none of its records is in `seqs`."""
         return self.segment.first_seq < seqs.before and (self.until_seq is None or self.until_seq - 1 > seqs.after)
 
 
 def parts_of(log: Log) -> list[Part]:
     """Return the segments of a log that can be read, oldest first.
 
-    Raises `TrailUnreadable` for a log of another format version, too.
+    Raises `TrailUnreadable` if the log is of another format version or can't be read, `LogCorrupted` if its manifest
+    is damaged.
     """
     require_known_format(log)
     segments = list_segments(log)

@@ -11,8 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audit_async._durable import disk
 from audit_async._trail import log_files as trail
-from audit_async._trail.log_files import Lines, TrailUnreadable, find_logs, list_segments, open_segment, read_lines
+from audit_async._trail.log_files import (
+    Lines,
+    SegmentDeleted,
+    TrailUnreadable,
+    find_logs,
+    list_segments,
+    open_segment,
+    read_lines,
+)
 from audit_async._verify import segment_check
 from audit_async.errors import LogCorrupted
 from tests.store.chained import open_store
@@ -131,6 +140,51 @@ def test_a_segment_that_is_archived_after_it_was_listed_is_opened(log: LivedLog)
         assert not (log.directory / segment.name).exists()
         with open_segment(segment) as file:
             assert file.readline() == log.chain.lines[segment.first_seq]
+
+
+def test_a_segment_that_is_deleted_after_it_was_listed_is_not_called_missing(log: LivedLog) -> None:
+    """Whoever reads can tell retention from somebody who removed a file."""
+    (found,) = find_logs(log.base_dir)
+    live, *_, active = list_segments(found)
+    log.session(12).retain(archived=1, deleted=1)
+    with pytest.raises(SegmentDeleted, match="the segment is deleted"):
+        open_segment(live)
+    (log.directory / active.name).unlink()
+    with pytest.raises(FileNotFoundError) as missing:
+        open_segment(active)
+    assert not isinstance(missing.value, SegmentDeleted)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EACCES, "as the user who owns it"),
+        (errno.EPERM, "as the user who owns it"),
+        (errno.EMFILE, "raise the limit"),
+        (errno.ENFILE, "raise the limit"),
+        (errno.EIO, "the system's log"),
+        (errno.ENOENT, "check the path"),
+        (errno.ENOTDIR, "is no directory"),
+    ],
+)
+def test_what_can_not_be_read_says_why_and_what_to_do(number: int, advice: str) -> None:
+    """Lack of rights, lack of descriptors and a failing disk are never taken for each other."""
+    said = str(trail.unreadable(Path("/trail"), OSError(number, os.strerror(number))))
+    assert "/trail" in said
+    assert advice in said
+    others = {"as the user who owns it", "raise the limit", "the system's log"} - {advice}
+    assert not any(other in said for other in others)
+
+
+def test_a_log_is_not_misnamed_for_lack_of_descriptors(log: LivedLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log.json could not be opened, which says nothing of the log."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(disk, "open_file", refuse)
+    with pytest.raises(TrailUnreadable, match="raise the limit"):
+        find_logs(log.base_dir)
 
 
 @pytest.mark.parametrize("kind", ["link", "directory", "fifo"])
