@@ -33,8 +33,9 @@ from contextlib import suppress
 from itertools import zip_longest
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
-from audit_async._chain import BadRecord, CheckedRecord, Head, check_record
+from audit_async._chain import START, BadRecord, CheckedRecord, Head, check_record
 from audit_async._durable import disk
+from audit_async._layout.crash_traces import LONGEST_LINE, Follower, are_void_copies, torn_by_crash
 from audit_async._layout.manifest import SealedSegment, decode_manifest
 from audit_async._layout.names import CHECKSUM, MANIFEST_FILE, TORN, UNFINISHED, SegmentName
 from audit_async._layout.regular_files import open_regular
@@ -48,11 +49,7 @@ from audit_async.errors import LogCorrupted
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-#: No line is longer: a file of this many bytes without a line's end is damaged, not torn.
-_LONGEST_LINE: Final = 64 << 20
 _CHUNK: Final = 1 << 20
-#: The least unit that a disk writes whole.
-_SECTOR: Final = 512
 
 # The library's own record of a seal. In JSON no quote of a text is left unescaped, and before the first
 # `,"event":` of a line stand only members that the store checks, so nobody can write this by way of a text.
@@ -217,7 +214,7 @@ def _walk(file: BinaryIO, name: SegmentName, before: Head, until_seq: int | None
     sealings: set[str] = set()
     stopped: str | None = None
     while until_seq is None or head.seq + 1 < until_seq:
-        line = file.readline(_LONGEST_LINE)
+        line = file.readline(LONGEST_LINE)
         if not line:
             if until_seq is not None:
                 stopped = f"the file ends, but the next begins at seq {until_seq}"
@@ -259,30 +256,6 @@ def _judge_end(directory: LogDirectory, walk: Walk) -> Tail:
     return Tail(str(walk.name), walk.bytes, reason)
 
 
-def torn_by_crash(file: BinaryIO, at: int) -> str | None:
-    """Return how a crash left the bytes from `at`, where the first line is not whole; None where no crash does so."""
-    file.seek(at)
-    line = file.readline(_LONGEST_LINE)
-    zeros_in_line = line.find(b"\0")
-    if zeros_in_line < 0:
-        return None if line.endswith(b"\n") or len(line) == _LONGEST_LINE else "torn last line"
-    # A block that was never written reads as zeros. It begins where a block begins, or where the records that were
-    # synced end, and it ends where a block or the file ends. No record holds a zero byte.
-    begin = at + zeros_in_line
-    file.seek(begin)
-    end = begin
-    while chunk := file.read(_CHUNK):
-        rest = chunk.lstrip(b"\0")
-        end += len(chunk) - len(rest)
-        if rest:
-            break
-    else:
-        return "zero-filled tail" if begin == at or begin % _SECTOR == 0 else None
-    if (begin == at or begin % _SECTOR == 0) and end % _SECTOR == 0:
-        return "blocks that were never written"
-    return None
-
-
 def _void_tails(directory: LogDirectory, walks: Sequence[Walk]) -> Iterator[Tail]:
     """Return what unsealed segments hold behind the first record of the next: copies, or a finding."""
     for position, walk in enumerate(walks[:-1]):
@@ -317,44 +290,19 @@ def _check_sealed(
 def _check_copies(
     directory: LogDirectory, segment: str, at: int, line: int, following: Sequence[Walk | SealedSegment]
 ) -> None:
-    """Check that the bytes from `at` are those of the segments that follow, or zeros where a block is missing.
-
-    What the last of those segments lost in a crash may still be here: then it must go on as the chain would.
-    """
+    """Check that the bytes from `at` are void copies of the segments that follow."""
+    head = following[-1].head if following else START
     with open(open_regular(segment, dir_fd=directory.fd), "rb") as copies:
-        copies.seek(at)
-        head = Head(-1, b"")
-        for other in following:
-            name = other.segment if isinstance(other, SealedSegment) else str(other.name)
-            if isinstance(other, SealedSegment) and other.state != "live":
-                break
-            with open(open_regular(name, dir_fd=directory.fd), "rb") as file:
-                if not is_copy(copies, file, other.bytes):
-                    break
-            head = other.head
-            if copies.tell() == os.fstat(copies.fileno()).st_size:
-                return
-        else:
-            begin = copies.tell()
-            rest = _walk(copies, SegmentName(0, ""), head, None)
-            if rest.stopped is None or torn_by_crash(copies, begin + rest.bytes) is not None:
-                return
-    raise LogCorrupted(segment, line, None, "behind its records stand bytes that are no copies of the next segment")
+        if not are_void_copies(copies, at, (_follower(directory, other) for other in following), head):
+            reason = "the bytes after its records are no copies of the next segment"
+            raise LogCorrupted(segment, line, None, reason)
 
 
-def is_copy(copies: BinaryIO, file: BinaryIO, size: int) -> bool:
-    """Compare up to `size` bytes of both from where they stand; a zero in `copies` stands for any byte."""
-    while size:
-        theirs = copies.read(min(size, _CHUNK))
-        if not theirs:
-            return True
-        ours = file.read(len(theirs))
-        if len(ours) != len(theirs):
-            return False
-        if ours != theirs and any(a not in (0, b) for a, b in zip(theirs, ours, strict=True)):
-            return False
-        size -= len(theirs)
-    return True
+def _follower(directory: LogDirectory, segment: Walk | SealedSegment) -> Follower:
+    if isinstance(segment, SealedSegment) and segment.state != "live":
+        return Follower(None, 0)
+    name = segment.segment if isinstance(segment, SealedSegment) else str(segment.name)
+    return Follower(lambda: open(open_regular(name, dir_fd=directory.fd), "rb"), segment.bytes)
 
 
 # -- putting right ------------------------------------------------------------------------------------------------

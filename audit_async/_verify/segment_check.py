@@ -18,9 +18,9 @@ import msgspec
 from audit_async._chain import Head
 from audit_async._chain.bulk_check import Bad, ChainWalk, Good
 from audit_async._chain.record_check import Members
+from audit_async._layout.crash_traces import torn_by_crash
 from audit_async._layout.manifest import SealedSegment
 from audit_async._layout.names import ARCHIVE, SegmentName
-from audit_async._store.recovery import torn_by_crash
 from audit_async._trail.log_files import (
     DAMAGED_ARCHIVE,
     Lines,

@@ -1,16 +1,13 @@
-"""What stands behind a segment's records: copies of later records, left by a failed fsync, or something else.
-
-See design.md, "a failed fsync": such lines are void, and the next opening puts them aside.
-"""
+"""Void copies as the verifier sees them: the files that follow a segment, opened for the one check of `_layout`."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
-from audit_async._chain import BadRecord, Head, check_record
-from audit_async._store.recovery import is_copy, torn_by_crash
-from audit_async._trail.log_files import DAMAGED_ARCHIVE, LONGEST_LINE, SegmentFile, open_segment
+from audit_async._chain import Head
+from audit_async._layout import crash_traces
+from audit_async._trail.log_files import DAMAGED_ARCHIVE, SegmentFile, open_segment
 from audit_async.errors import LogCorrupted
 
 
@@ -19,31 +16,24 @@ def are_void_copies(
 ) -> bool:
     """Return whether the bytes of `segment` from `at` are those of the segments that follow.
 
-    As at the opening of a log (`store.recovery`): zeros may stand in blocks that were never written, and what the
-    last of those segments lost in a crash may still be here; then it goes on as the chain would behind `head`, the
-    chain's own. `ends` are the bytes of unsealed segments behind which there are void copies, too. Raises `OSError`.
+    `head` is the chain's own, after the last of them. `ends` are the bytes of records in unsealed segments that have
+    void copies at their own end. Raises `OSError`.
     """
     with open_segment(segment) as copies:
-        size = os.fstat(copies.fileno()).st_size
-        copies.seek(at)
-        for other in following:
-            if other.sealed is not None and other.sealed.state != "live":
-                return False
-            try:
-                with open_segment(other) as file:
-                    length = ends.get(other.name, os.fstat(file.fileno()).st_size)
-                    if other.sealed is not None:
-                        length = other.sealed.bytes
-                    if not is_copy(copies, file, length):
-                        return False
-            except (LogCorrupted, *DAMAGED_ARCHIVE):
-                return False
-            if copies.tell() >= size:
-                return True
-        while copies.tell() < size:
-            begin = copies.tell()
-            try:
-                head = check_record(copies.readline(LONGEST_LINE), head).head
-            except BadRecord:
-                return torn_by_crash(copies, begin) is not None
-        return True
+        try:
+            return crash_traces.are_void_copies(copies, at, _followers(following, ends), head)
+        except (LogCorrupted, *DAMAGED_ARCHIVE):
+            return False
+
+
+def _followers(following: Sequence[SegmentFile], ends: Mapping[str, int]) -> Iterator[crash_traces.Follower]:
+    for other in following:
+        if other.sealed is None:
+            length = ends.get(other.name)
+            if length is None:
+                length = (other.log.directory / other.name).stat(follow_symlinks=False).st_size
+            yield crash_traces.Follower(partial(open_segment, other), length)
+        elif other.sealed.state == "live":
+            yield crash_traces.Follower(partial(open_segment, other), other.sealed.bytes)
+        else:
+            yield crash_traces.Follower(None, 0)
