@@ -21,7 +21,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from audit_async._export.record_export import ExportFormat, ExportReport, export
+from audit_async._export.record_export import ExportFailed, ExportFormat, ExportReport, export
 from audit_async._query.answers import Page, page_of, records_of
 from audit_async._query.audit_query import AuditQuery, InvalidQuery
 from audit_async._query.cursor import decode_cursor
@@ -35,7 +35,8 @@ from audit_async._trail.off_loop import in_pieces, only_one
 from audit_async._verify.verification import verify_trail
 from audit_async._verify.verify_report import Finding, LogReport, Note, Progress, VerifyReport
 from audit_async._verify.verify_scope import Everything, LastRecords, Scope, SeqRange, TimeRange
-from audit_async.events.recorded import Record
+from audit_async.errors import LogCorrupted
+from audit_async.events.recorded import NotARecord, Record
 from audit_async.logger import AuditLogger
 from audit_async.status import Position
 
@@ -46,17 +47,23 @@ __all__ = [
     "AuditQuery",
     "AuditReader",
     "Everything",
+    "ExportFailed",
+    "ExportFormat",
     "ExportReport",
     "Finding",
     "InvalidQuery",
     "LastRecords",
     "Log",
+    "LogCorrupted",
     "LogReport",
+    "NotARecord",
     "Note",
     "OnDamage",
     "Page",
     "PlacedRecord",
+    "Position",
     "Progress",
+    "Record",
     "RecordNotFound",
     "Scope",
     "SeqRange",

@@ -1,10 +1,12 @@
-"""Recording who has read a trail, where the command was told: `audit.log_accessed` in a log of `audit-cli`."""
+"""Recording who has read a trail, if the command was given a name: `audit.log_accessed` in a log of `audit-cli`."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -13,29 +15,53 @@ from audit_async.config import AuditConfig, Local
 from audit_async.logger import AuditLogger
 from audit_async.reader import AuditReader
 
-__all__ = ["recording"]
+__all__ = ["Access"]
 
 
-@asynccontextmanager
-async def recording(
-    reader: AuditReader, actor: str | None, access_log: Path | None
-) -> AsyncIterator[AuditLogger | None]:
-    """Give the logger that is to record what `reader` is asked for; None where nobody said who is asking.
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """The options that say who is reading, and where that is recorded."""
 
-    It is opened before anything is read, so whoever can't be recorded reads nothing. Its log is below `access_log`,
-    else below the trail's own base directory. Commands that run at the same time take slots of their own.
+    as_name: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="NAME",
+            help="Record this access under NAME, as audit.log_accessed in a log of the service audit-cli. Without it "
+            "nothing is recorded.",
+        ),
+    ] = None
+    access_log: Annotated[
+        Path | None,
+        typer.Option(
+            "--access-log",
+            metavar="DIR",
+            readable=False,
+            help="With --as: the base directory of the log that records the access; the trail's own by default.",
+        ),
+    ] = None
 
-    Raises `typer.BadParameter` for a name that is none, and for an `access_log` that nobody is to be recorded in.
-    """
-    if actor is None:
-        if access_log is not None:
-            raise typer.BadParameter("--access-log records nothing without a name: say who is asking, with --as NAME")
-        yield None
-        return
-    if not actor.strip():
-        raise typer.BadParameter("--as is empty: it is the name that an auditor will read")
-    base_dir = access_log if access_log is not None else base_directory(reader.logs()[0])
-    if base_dir.exists():
-        require_owner(base_dir)
-    async with AuditLogger(AuditConfig(mode=Local(base_dir), service_id=OWN_SERVICE)) as audit:
-        yield audit
+    @asynccontextmanager
+    async def recording(self, reader: AuditReader) -> AsyncIterator[AuditLogger | None]:
+        """Yield the logger that is to record what `reader` is asked for; None if nobody said who is asking.
+
+        It is opened before anything is read, so if the access can't be recorded, nothing is read. Its log is below
+        `access_log`, by default below the trail's own base directory. Commands that run at the same time take slots of
+        their own.
+
+        Raises `typer.BadParameter` for an empty name, and for an `access_log` without a name.
+        """
+        if self.as_name is None:
+            if self.access_log is not None:
+                raise typer.BadParameter(
+                    "--access-log records nothing without a name: say who is asking, with --as NAME"
+                )
+            yield None
+            return
+        if not self.as_name.strip():
+            raise typer.BadParameter("--as is empty: it is the name that an auditor will read")
+        base_dir = self.access_log if self.access_log is not None else base_directory(reader.logs()[0])
+        if base_dir.exists():
+            require_owner(base_dir)
+        async with AuditLogger(AuditConfig(mode=Local(base_dir), service_id=OWN_SERVICE)) as audit:
+            yield audit

@@ -9,11 +9,8 @@ from typing import Annotated
 import typer
 
 from audit_async._version import __version__
-from audit_async.cli.commands import config_check as config
-from audit_async.cli.commands import doctor, export, hold, retention, stats
-from audit_async.cli.commands import query as querying
-from audit_async.cli.commands import tlog_group as transparency
-from audit_async.cli.commands import verify as checking
+from audit_async.cli import tlog_commands
+from audit_async.cli.commands import config_check, doctor, export, hold, query, retention, show, stats, tail, verify
 from audit_async.cli.run import ExitStatus
 
 __all__ = ["run"]
@@ -42,21 +39,12 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Take the options that belong to no command."""
+    """Take the options that are not of a command."""
 
 
-for register in (
-    checking.register,
-    querying.register,
-    stats.register,
-    export.register,
-    retention.register,
-    hold.register,
-    doctor.register,
-    config.register,
-    transparency.register,
-):
-    register(app)
+# A module is named after its command. They are in the order of the help.
+for module in (verify, query, tail, show, stats, export, retention, hold, doctor, config_check, tlog_commands):
+    module.register(app)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -13,8 +13,6 @@ import typer
 from audit_async.status import Position
 
 __all__ = [
-    "AccessLog",
-    "AsName",
     "Directory",
     "Instance",
     "Json",
@@ -39,24 +37,6 @@ Directory = Annotated[
 Service = Annotated[str | None, typer.Option("--service", metavar="NAME", help="Only the logs of this service.")]
 Instance = Annotated[str | None, typer.Option("--instance", metavar="NAME", help="Only the logs of this instance.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON, in ASCII, for a program.")]
-AsName = Annotated[
-    str | None,
-    typer.Option(
-        "--as",
-        metavar="NAME",
-        help="Record this access under NAME, as audit.log_accessed in a log of the service audit-cli. Without it "
-        "nothing is recorded.",
-    ),
-]
-AccessLog = Annotated[
-    Path | None,
-    typer.Option(
-        "--access-log",
-        metavar="DIR",
-        readable=False,
-        help="With --as: the base directory of the log that records the access; the trail's own by default.",
-    ),
-]
 
 _AGO: Final = re.compile(r"([0-9]{1,7})\s*(s|m|min|h|d|w)", re.ASCII)
 _UNITS: Final = {

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from audit_async._query.audit_query import AuditQuery, InvalidQuery
 from audit_async.cli.arguments import parse_time
 
-__all__ = [
-    "Actor",
-    "AfterSeq",
-    "Context",
-    "Critical",
-    "Limit",
-    "NewestFirst",
-    "Resource",
-    "Since",
-    "Text",
-    "Types",
-    "Until",
-    "build_query",
-]
+__all__ = ["EventFilters", "Filters", "PeriodFilters", "Since", "Until"]
 
-Actor = Annotated[str | None, typer.Option("--actor", metavar="NAME", help="Who did it, or tried to.")]
-Resource = Annotated[str | None, typer.Option("--resource", metavar="ID", help="What it was done to.")]
-Types = Annotated[
-    list[str] | None,
-    typer.Option("--type", metavar="TYPE", help="An event type or a pattern such as 'security.*'; may be repeated."),
-]
 Since = Annotated[
     str | None,
     typer.Option(
@@ -43,58 +24,85 @@ Since = Annotated[
 Until = Annotated[
     str | None, typer.Option("--until", metavar="TIME", help="Only what is older; a date is that whole day.")
 ]
-Critical = Annotated[
-    bool | None, typer.Option("--critical/--not-critical", show_default=False, help="Only critical events, or none.")
-]
-Context = Annotated[
-    list[str] | None,
-    typer.Option("--context", metavar="NAME=VALUE", help="What stands in the record's context; may be repeated."),
-]
-Text = Annotated[str | None, typer.Option("--text", metavar="TEXT", help="What stands somewhere in a text of it.")]
-AfterSeq = Annotated[
-    int | None, typer.Option("--after-seq", metavar="SEQ", help="Only what stands behind, in one log.")
-]
-Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="No more records than this.")]
-NewestFirst = Annotated[bool, typer.Option("--newest-first", help="From the trail's end to its beginning.")]
 
 
-def build_query(
-    *,
-    actor: str | None = None,
-    resource: str | None = None,
-    types: Sequence[str] | None = None,
-    since: str | None = None,
-    until: str | None = None,
-    critical: bool | None = None,
-    context: Sequence[str] | None = None,
-    text: str | None = None,
-    after_seq: int | None = None,
-    limit: int | None = None,
-    newest_first: bool = False,
-) -> AuditQuery:
-    """Return the query that the options say; raises `typer.BadParameter`."""
-    now = datetime.now(UTC)
-    start = parse_time(since, "--since", now=now)
-    end = parse_time(until, "--until", now=now, end_of_day=True)
-    if start is not None and end is not None and start >= end:
-        raise typer.BadParameter("--until is not later than --since, so no record lies between them")
-    try:
-        return AuditQuery(
-            actor=actor,
-            resource_id=resource,
-            event_types=tuple(types or ()),
-            start=start,
-            end=end,
-            critical=critical,
-            context=dict(map(_name_and_value, context or ())),
-            text=text,
-            after_seq=after_seq,
-            limit=limit,
-            newest_first=newest_first,
-        )
-    except InvalidQuery as error:
-        option = _OPTIONS.get(error.field, error.field.replace("_", "-"))
-        raise typer.BadParameter(f"--{option} {error.reason}") from None
+@dataclass(frozen=True, kw_only=True)
+class EventFilters:
+    """What the event and its context must say."""
+
+    actor: Annotated[str | None, typer.Option("--actor", metavar="NAME", help="Who did it, or tried to.")] = None
+    resource: Annotated[str | None, typer.Option("--resource", metavar="ID", help="What it was done to.")] = None
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type", metavar="TYPE", help="An event type or a pattern such as 'security.*'; may be repeated."
+        ),
+    ] = None
+    critical: Annotated[
+        bool | None,
+        typer.Option("--critical/--not-critical", show_default=False, help="Only critical events, or none."),
+    ] = None
+    context: Annotated[
+        list[str] | None,
+        typer.Option("--context", metavar="NAME=VALUE", help="What the record's context holds; may be repeated."),
+    ] = None
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="TEXT", help="What some text of the event or context contains.")
+    ] = None
+
+    def query(self) -> AuditQuery:
+        """Return the query that the options say; raises `typer.BadParameter`."""
+        try:
+            return AuditQuery(**self._members())
+        except InvalidQuery as error:
+            option = _OPTIONS.get(error.field, error.field.replace("_", "-"))
+            raise typer.BadParameter(f"--{option} {error.reason}") from None
+
+    def _members(self) -> dict[str, Any]:
+        """Return the members of the query."""
+        return {
+            "actor": self.actor,
+            "resource_id": self.resource,
+            "event_types": tuple(self.types or ()),
+            "critical": self.critical,
+            "context": dict(map(_name_and_value, self.context or ())),
+            "text": self.text,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeriodFilters(EventFilters):
+    """The same within a period of time."""
+
+    since: Since = None
+    until: Until = None
+
+    def _members(self) -> dict[str, Any]:
+        now = datetime.now(UTC)
+        start = parse_time(self.since, "--since", now=now)
+        end = parse_time(self.until, "--until", now=now, end_of_day=True)
+        if start is not None and end is not None and start >= end:
+            raise typer.BadParameter("--until is not later than --since, so no record lies between them")
+        return {**super()._members(), "start": start, "end": end}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters(PeriodFilters):
+    """All of it, and how many records in which order."""
+
+    after_seq: Annotated[
+        int | None, typer.Option("--after-seq", metavar="SEQ", help="Only later records than this one, in one log.")
+    ] = None
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="No more records than this.")] = None
+    newest_first: Annotated[bool, typer.Option("--newest-first", help="From the trail's end to its beginning.")] = False
+
+    def _members(self) -> dict[str, Any]:
+        return {
+            **super()._members(),
+            "after_seq": self.after_seq,
+            "limit": self.limit,
+            "newest_first": self.newest_first,
+        }
 
 
 _OPTIONS = {"resource_id": "resource", "event_types": "type", "start": "since", "end": "until"}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Final
 
+import anyio.to_thread
 import msgspec
+import typer
 
 from audit_async._query.audit_query import recorded_time
 from audit_async._query.lookup import PlacedRecord
@@ -14,9 +18,10 @@ from audit_async.cli.terminal import Cell, Column, Output, json_line
 from audit_async.events.base import encode
 from audit_async.events.recorded import Record
 from audit_async.events.registry import GenericEvent, known_types
+from audit_async.reader import AuditReader, OnDamage
 from audit_async.status import Position
 
-__all__ = ["RecordLines", "as_object", "write_record"]
+__all__ = ["OnDamageChoice", "RecordLines", "as_object", "placed_as_object", "write_record"]
 
 #: Members that the line shows in a column of their own, or that say nothing more.
 _SHOWN_ELSEWHERE: Final = frozenset({"event_type", "reduced"})
@@ -25,6 +30,25 @@ _WIDE: Final = 120
 #: One that is wider, and a pipe, has room for the longest type.
 _WIDEST: Final = 160
 _DEEPEST: Final = 4
+#: Records that are shown before the output is flushed: often enough for a person who waits, seldom enough for speed.
+_FLUSHED_AFTER: Final = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnDamageChoice:
+    """The option that says what is done about a damaged record."""
+
+    skip_damage: Annotated[
+        bool,
+        typer.Option(
+            "--skip-damage", help="Leave damaged records out and say how many, instead of stopping at the first."
+        ),
+    ] = False
+
+    @property
+    def on_damage(self) -> OnDamage:
+        """What the reader is asked to do about it."""
+        return "skip" if self.skip_damage else "raise"
 
 
 def _event_of(record: Record) -> dict[str, object]:
@@ -51,8 +75,26 @@ def as_object(record: Record) -> dict[str, object]:
     }
 
 
+def placed_as_object(placed: PlacedRecord) -> dict[str, object]:
+    """Return a record and its place in the chain as plain data."""
+    return {
+        "record": as_object(placed.record),
+        "segment": placed.segment,
+        "byte_offset": placed.byte_offset,
+        "previous": placed.previous._asdict() if placed.previous is not None else None,
+        "next": placed.next._asdict() if placed.next is not None else None,
+        "is_linked": placed.is_linked,
+    }
+
+
 class RecordLines:
     """Writes records, one a line; for a person cut at the terminal's width, for a program as NDJSON."""
+
+    @classmethod
+    async def of(cls, reader: AuditReader, output: Output) -> RecordLines:
+        """Return the lines for what `reader` reads: they name the log if there are several."""
+        logs = await anyio.to_thread.run_sync(reader.logs)
+        return cls(output, several_logs=len(logs) > 1)
 
     def __init__(self, output: Output, *, several_logs: bool) -> None:
         self._output = output
@@ -88,6 +130,14 @@ class RecordLines:
             actor,
             " ".join(_details(event, actor)),
         )
+
+    async def write_all(self, records: AsyncGenerator[Record, None], *, at_once: bool = False) -> None:
+        """Write records as they come; with `at_once` each of them is shown before the next one is waited for."""
+        async with aclosing(records):
+            async for record in records:
+                self.write(record)
+                if at_once or self.written % _FLUSHED_AFTER == 0:
+                    self._output.flush()
 
     def _write_row(self, time: Cell, place: str, event: Cell, actor: str, details: str) -> None:
         place_width, event_width, actor_width = self._widths

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pkgutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import typer
+from typer.core import TyperGroup, TyperOption
 
 from audit_async.cli.arguments import parse_heads, parse_seq_range, parse_time
-from audit_async.cli.filters import build_query
+from audit_async.cli.filters import Filters
 from audit_async.status import Position
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -70,9 +72,39 @@ def test_heads() -> None:
 def test_a_wrong_query_names_the_option() -> None:
     """What the query refuses is reported under the option's name."""
     with pytest.raises(typer.BadParameter, match="--limit is not a whole number"):
-        build_query(limit=0)
+        Filters(limit=0).query()
     with pytest.raises(typer.BadParameter, match="--until is not later"):
-        build_query(since="2026-11-22", until="2026-11-20")
+        Filters(since="2026-11-22", until="2026-11-20").query()
     with pytest.raises(typer.BadParameter, match="is not NAME=VALUE"):
-        build_query(context=["tenant"])
-    assert build_query(context=["tenant=a=b"]).context == {"tenant": "a=b"}
+        Filters(context=["tenant"]).query()
+    assert Filters(context=["tenant=a=b"]).query().context == {"tenant": "a=b"}
+
+
+def test_each_module_is_named_after_its_command() -> None:
+    """The file of a command is found by the command's name; a group of commands is one file."""
+    from audit_async.cli import app, commands  # noqa: PLC0415
+
+    root = typer.main.get_command(app.app)
+    assert isinstance(root, TyperGroup)
+    files = {module.name for module in pkgutil.iter_modules(commands.__path__)}
+    names = {name.replace("-", "_") for name in root.commands}
+    assert files == (names - {"config"}) | {"config_check"}
+
+
+def test_every_command_that_reads_records_has_the_same_filters() -> None:
+    """A filter that one command has is in all of them, with the same help."""
+    from audit_async.cli import app  # noqa: PLC0415
+
+    root = typer.main.get_command(app.app)
+    assert isinstance(root, TyperGroup)
+
+    def options(name: str) -> dict[str, str | None]:
+        return {
+            parameter.opts[0]: parameter.help
+            for parameter in root.commands[name].params
+            if isinstance(parameter, TyperOption)
+        }
+
+    shared = {"--actor", "--resource", "--type", "--critical", "--context", "--text"}
+    for name in ("tail", "stats", "export"):
+        assert {o: options(name).get(o) for o in shared} == {o: options("query")[o] for o in shared}

@@ -1,4 +1,4 @@
-"""`audit-async config check`: whether a configuration is one, and what it promises."""
+"""`audit-async config check`: whether a configuration is valid, and what it promises."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import msgspec
 import typer
 
 from audit_async.cli.arguments import Json
-from audit_async.cli.run import ExitStatus, Refused, perform
+from audit_async.cli.crash_risk import at_risk
+from audit_async.cli.place import load_config
+from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Column, Output
-from audit_async.config import AuditConfig, Batched, Disabled, FlushMode, Hybrid, Local
+from audit_async.config import AuditConfig, Disabled, Local
 from audit_async.errors import ConfigError
 
-__all__ = ["at_risk", "load", "register"]
+__all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
+    """Add the command."""
     group = typer.Typer(no_args_is_help=True, help="Check a configuration.")
     app.add_typer(group, name="config")
     group.command(
@@ -26,31 +28,6 @@ def register(app: typer.Typer) -> None:
         epilog="Example: audit-async config check audit.toml",
         short_help="Check a configuration file, or the environment.",
     )(check)
-
-
-def load(path: Path) -> AuditConfig:
-    """Return the configuration in a file; raises `Refused` where it can't be read, `ConfigError` where it is wrong."""
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise Refused(f"{path} can't be read: {error.strerror}") from error
-    return AuditConfig.load(path)
-
-
-def at_risk(mode: FlushMode) -> str:
-    """Say what a crash can lose in a flush mode."""
-    if isinstance(mode, Batched):
-        return (
-            f"a killed process: what was still in memory; a power cut: up to {mode.size} records or {mode.interval:g} s"
-        )
-    if isinstance(mode, Hybrid):
-        critical = ", critical events about one sync's time" if mode.critical_immediate else ""
-        return (
-            f"a killed process: what was still in memory; a power cut: up to {mode.batch_size} records or "
-            f"{mode.batch_interval:g} s{critical}"
-        )
-    return "what was emitted and not acknowledged yet: about one sync's time"
 
 
 def check(
@@ -67,7 +44,7 @@ def check(
 ) -> None:
     """Check a configuration file, or the environment, and show every setting as it will be.
 
-    Exit status 1 where a setting is wrong; the message names it and what is allowed.
+    Exit status 1 if a setting is wrong; the message names it and what is allowed.
     """
     if (file is None) == (environment is None):
         raise typer.BadParameter("give a FILE or --environment PREFIX, and not both")
@@ -81,7 +58,7 @@ def check(
 
 def _check(output: Output, file: Path | None, environment: str | None) -> ExitStatus:
     try:
-        config = load(file) if file is not None else AuditConfig.from_env(environment or "")
+        config = load_config(file) if file is not None else AuditConfig.from_env(environment or "")
     except ConfigError as error:
         if output.as_json:
             output.document({"valid": False, "field": error.field, "reason": error.reason})
@@ -112,7 +89,7 @@ def _flat(table: dict[str, object], above: str = "") -> dict[str, str]:
         elif isinstance(value, list | tuple):
             flat[above + name] = ", ".join(map(str, value)) or "none"
         elif isinstance(value, bool):
-            flat[above + name] = str(value).lower()  # as it stands in the file
+            flat[above + name] = str(value).lower()  # as it is written in the file
         else:
             flat[above + name] = "not set" if value is None else str(value)
     return flat

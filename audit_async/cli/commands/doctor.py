@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import typer
 
 from audit_async._trail.log_files import Log
-from audit_async.cli.arguments import Instance, Json, Service
-from audit_async.cli.commands.config_check import load
-from audit_async.cli.commands.retention import configured_logs
+from audit_async.cli.arguments import Json
 from audit_async.cli.diagnosis import host_checks, log_checks
 from audit_async.cli.diagnosis.outcomes import Check, fail, ok
+from audit_async.cli.option_groups import with_option_groups
+from audit_async.cli.place import ConfiguredLogs
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Column, Output, Style
 from audit_async.cli.writing import base_directory
@@ -33,7 +32,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
+    """Add the command."""
     app.command(
         "doctor",
         epilog="Example: audit-async doctor ./audit --config audit.toml",
@@ -41,39 +40,23 @@ def register(app: typer.Typer) -> None:
     )(doctor)
 
 
+@with_option_groups
 def doctor(
-    directory: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="DIRECTORY",
-            envvar="AUDIT_BASE_DIR",
-            show_default=False,
-            readable=False,
-            help="The base directory of the trail; that of --config where it is left out.",
-        ),
-    ] = None,
+    at: ConfiguredLogs,
     *,
-    config_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", metavar="FILE", readable=False, help="The service's configuration, to be checked, too."
-        ),
-    ] = None,
-    service: Service = None,
-    instance: Instance = None,
     as_json: Json = False,
 ) -> None:
     """Check permissions, disk, clock, locks and configuration, and say what would be lost in a crash now.
 
     It changes nothing and reads no more of the trail than it has to; whether the records are genuine is for verify.
-    Exit status 1 where a check fails.
+    Exit status 1 if a check fails.
     """
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
-        settings = load(config_file) if config_file is not None else None
-        logs = configured_logs(directory, settings, service=service, instance=instance)
-        checks = _examine(logs, directory, settings)
+        settings = at.settings()
+        logs = at.logs(settings)
+        checks = _examine(logs, at.directory, settings)
         healthy = not any(check.status == "fail" for check in checks)
         if as_json:
             output.document(Diagnosis(healthy=healthy, checks=checks))

@@ -1,4 +1,4 @@
-"""`audit-async export`: what a query finds, into a file."""
+"""`audit-async export`: writing what a query finds to a file."""
 
 from __future__ import annotations
 
@@ -8,25 +8,13 @@ from typing import Annotated, Final, get_args
 import typer
 
 from audit_async._export.record_export import ExportFormat
-from audit_async.cli.access import recording
-from audit_async.cli.arguments import AccessLog, AsName, Directory, Instance, Json, Service
-from audit_async.cli.filters import (
-    Actor,
-    AfterSeq,
-    Context,
-    Critical,
-    Limit,
-    NewestFirst,
-    Resource,
-    Since,
-    Text,
-    Types,
-    Until,
-    build_query,
-)
+from audit_async.cli.access import Access
+from audit_async.cli.arguments import Json
+from audit_async.cli.filters import Filters
+from audit_async.cli.option_groups import with_option_groups
+from audit_async.cli.place import LogsAt
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Output, byte_size, count_of
-from audit_async.reader import AuditReader
 
 __all__ = ["register"]
 
@@ -40,7 +28,7 @@ _BY_SUFFIX: Final[dict[str, ExportFormat]] = {
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
+    """Add the command."""
     app.command(
         "export",
         epilog="Example: audit-async export ./audit evidence.zip --actor mallory --since 7d",
@@ -48,8 +36,9 @@ def register(app: typer.Typer) -> None:
     )(export_records)
 
 
+@with_option_groups
 def export_records(
-    directory: Directory,
+    logs: LogsAt,
     target: Annotated[
         Path, typer.Argument(metavar="FILE", show_default=False, readable=False, help="The file to be made.")
     ],
@@ -60,47 +49,22 @@ def export_records(
             "--format", help="What to write; without it FILE's ending says it: .ndjson, .csv, .parquet, .zip (bundle)."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE where it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
     raw: Annotated[
         bool,
         typer.Option("--raw", help="CSV: no apostrophe before cells that a spreadsheet would take for a formula."),
     ] = False,
-    service: Service = None,
-    instance: Instance = None,
-    actor: Actor = None,
-    resource: Resource = None,
-    types: Types = None,
-    since: Since = None,
-    until: Until = None,
-    critical: Critical = None,
-    context: Context = None,
-    text: Text = None,
-    after_seq: AfterSeq = None,
-    limit: Limit = None,
-    newest_first: NewestFirst = False,
-    as_name: AsName = None,
-    access_log: AccessLog = None,
+    filters: Filters,
+    access: Access,
     as_json: Json = False,
 ) -> None:
-    """Write the records that a query finds to a file; it appears when it is whole, readable only for its owner.
+    """Write the records that a query finds to a file; it appears when it is complete, readable only for its owner.
 
     ndjson has the lines byte for byte as they were recorded. A bundle is evidence: a zip with the records, the
     unbroken chain from the first of them to the last (so records that nobody asked for, too), manifest, checksums, a
     README and a verifier that needs Python alone.
     """
-    query = build_query(
-        actor=actor,
-        resource=resource,
-        types=types,
-        since=since,
-        until=until,
-        critical=critical,
-        context=context,
-        text=text,
-        after_seq=after_seq,
-        limit=limit,
-        newest_first=newest_first,
-    )
+    query = filters.query()
     chosen = format_name or _BY_SUFFIX.get(target.suffix.lower())
     if chosen is None:
         raise typer.BadParameter(
@@ -111,15 +75,15 @@ def export_records(
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
-        reader = AuditReader(directory, service=service, instance=instance)
-        async with recording(reader, as_name, access_log) as audit:
+        reader = logs.reader()
+        async with access.recording(reader) as audit:
             with output.counter("exporting") as counter:
                 report = await reader.export(
                     target,
                     chosen,
                     query,
                     audit=audit,
-                    accessed_by=as_name,
+                    accessed_by=access.as_name,
                     overwrite=force,
                     raw_cells=raw,
                     progress=counter.show,

@@ -18,7 +18,7 @@ from anyio import to_thread
 from audit_async._export.export_file import ExportFailed, new_file
 from audit_async._verify.signed_trail import published_at
 from audit_async.cli.arguments import Json
-from audit_async.cli.commands.prove import Cosigned, cosigned_by
+from audit_async.cli.cosignatures import Cosigned, cosigned_by
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Output, Style
 from audit_async.cli.trusted import PolicyFile, Vkey, read_policy, require_trust
@@ -57,7 +57,7 @@ _STYLES: Final[dict[Outcome, Style]] = {
     "unchanged": "dim",
     "not_cosigned": "yellow",
 }
-#: What nothing that comes later can mend.
+#: What nothing that comes later can repair.
 _FINAL: Final = frozenset[Outcome]({"fork", "rollback", "not_accepted"})
 
 
@@ -112,8 +112,9 @@ def monitor(
     """Watch a published log: each checkpoint must be signed as the policy says, and follow from the largest one seen.
 
     Ends with exit status 1 on a fork, a rollback or a foreign signature; the two notes that contradict each other are
-    kept beside the state, which stays at what was seen before. Other trouble is told and tried again, with --once it
-    is the exit status. Run it on a machine that the log's operator does not run. With --json each look is a line.
+    kept next to the state, which stays at what was seen before. Other trouble is reported and tried again; with
+    --once it is the exit status. Run it on a machine that the log's operator does not run. With --json each look is a
+    line.
     """
     require_trust(vkey, policy_file)
     output = Output(as_json=as_json)
@@ -124,7 +125,7 @@ def monitor(
         while True:
             watch = partial(_look, read_file, policy, state, entries=entries)
             look = await to_thread.run_sync(watch, abandon_on_cancel=True)
-            _tell(output, look)
+            _report(output, look)
             if once or look.outcome in _FINAL:
                 return look.status
             output.flush()
@@ -134,7 +135,7 @@ def monitor(
 
 
 def _look(read_file: FileReader, policy: Policy, state: Path, *, entries: bool) -> Look:
-    """Look once, and remember what was seen; blocks. Raises where the state can't be read or kept."""
+    """Look once, and remember what was seen; blocks. Raises if the state can't be read or kept."""
     seen = load_seen(state)
     now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     try:
@@ -172,7 +173,7 @@ def _outcome_of(error: AuditError) -> Outcome:
 
 
 def _keep(evidence: tuple[bytes, ...], state: Path) -> Iterator[Path]:
-    """Write notes beside the state, each under a name of its own, so that none ever takes the place of another."""
+    """Write notes next to the state, each under a name of its own, so that none ever takes the place of another."""
     for note in evidence:
         path = state.with_name(f"{state.name}.evidence-{sha256(note).hexdigest()[:16]}")
         with suppress(ExportFailed), new_file(path, overwrite=False) as file:  # kept by an earlier run
@@ -181,7 +182,7 @@ def _keep(evidence: tuple[bytes, ...], state: Path) -> Iterator[Path]:
         yield path
 
 
-def _tell(output: Output, look: Look) -> None:
+def _report(output: Output, look: Look) -> None:
     if output.as_json:
         output.json_row(look)
         return

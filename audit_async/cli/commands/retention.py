@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -12,18 +11,19 @@ import typer
 
 from audit_async._layout.hold_file import Hold, read_hold
 from audit_async._store.retention_steps import plan_retention
-from audit_async._trail.log_files import Log, find_logs, list_segments
+from audit_async._trail.log_files import Log, list_segments
 from audit_async._writer.upkeep import RetentionOutcome
-from audit_async.cli.arguments import Instance, Json, Service
-from audit_async.cli.commands.config_check import load
+from audit_async.cli.arguments import Json
+from audit_async.cli.option_groups import with_option_groups
+from audit_async.cli.place import ConfiguredLogs
 from audit_async.cli.run import ExitStatus, Refused, perform
 from audit_async.cli.terminal import Cell, Column, Output, byte_size, count_of
 from audit_async.cli.writing import config_for, require_owner
-from audit_async.config import AuditConfig, Local, RetentionPolicy
+from audit_async.config import AuditConfig, RetentionPolicy
 from audit_async.errors import LogLocked
 from audit_async.logger import AuditLogger
 
-__all__ = ["configured_logs", "register"]
+__all__ = ["register"]
 
 
 class LogRetention(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +35,7 @@ class LogRetention(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
+    """Add the command."""
     app.command(
         "retention",
         epilog="Example: audit-async retention ./audit --config audit.toml",
@@ -43,27 +43,10 @@ def register(app: typer.Typer) -> None:
     )(retention)
 
 
+@with_option_groups
 def retention(
-    directory: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="DIRECTORY",
-            envvar="AUDIT_BASE_DIR",
-            show_default=False,
-            readable=False,
-            help="The base directory of the trail; that of --config where it is left out.",
-        ),
-    ] = None,
+    at: ConfiguredLogs,
     *,
-    config_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            readable=False,
-            help="The service's configuration; only its own logs are taken.",
-        ),
-    ] = None,
     archive_after_days: Annotated[int | None, typer.Option(metavar="DAYS", help="Compress what is older.")] = None,
     delete_after_days: Annotated[int | None, typer.Option(metavar="DAYS", help="Delete what is older.")] = None,
     min_retention_days: Annotated[
@@ -72,8 +55,6 @@ def retention(
     apply: Annotated[
         bool, typer.Option("--apply", help="Do it; without this it is only shown. The service must not be running.")
     ] = False,
-    service: Service = None,
-    instance: Instance = None,
     as_json: Json = False,
 ) -> None:
     """Show which segments are due to be archived or deleted by the policy. Nothing is changed without --apply.
@@ -87,13 +68,13 @@ def retention(
         "delete_after_days": delete_after_days,
         "min_retention_days": min_retention_days,
     }
-    if apply and config_file is None and None in given.values():
+    if apply and at.config_file is None and None in given.values():
         raise typer.BadParameter("--apply needs the whole policy: --config FILE, or all three --...-days options")
 
     async def run() -> ExitStatus:
-        settings = load(config_file) if config_file is not None else None
+        settings = at.settings()
         policy = _with(settings.retention if settings is not None else RetentionPolicy(), given)
-        logs = configured_logs(directory, settings, service=service, instance=instance)
+        logs = at.logs(settings)
         if apply:
             done = [await _applied(log, settings, policy) for log in logs]
         else:
@@ -103,28 +84,13 @@ def retention(
     perform(output, run)
 
 
-def configured_logs(
-    directory: Path | None, settings: AuditConfig | None, *, service: str | None, instance: str | None
-) -> list[Log]:
-    """Return the logs at `directory`, or at the configured one; with a configuration only those of its service."""
-    if settings is not None:
-        if directory is None and isinstance(settings.mode, Local):
-            directory = Path(settings.mode.base_dir)
-        if service is not None and service != settings.service_id:
-            raise Refused(f"the configuration is that of {settings.service_id!a}, and --service is {service!a}")
-        service = settings.service_id or None
-    if directory is None:
-        raise typer.BadParameter("give a DIRECTORY, or a --config that has one")
-    return find_logs(directory, service=service, instance=instance)
-
-
 def _with(policy: RetentionPolicy, given: dict[str, int | None]) -> RetentionPolicy:
     changes = {name: days for name, days in given.items() if days is not None}
     return msgspec.structs.replace(policy, **changes)
 
 
 def _planned(log: Log, policy: RetentionPolicy) -> LogRetention:
-    """Return what is due, without the log's lock, so beside a running service, too."""
+    """Return what is due; without the log's lock, so it also works while a service runs."""
     hold = read_hold(log.directory)
     sealed = [segment.sealed for segment in list_segments(log) if segment.sealed is not None]
     steps = plan_retention(sealed, policy, datetime.now(UTC), hold)

@@ -15,10 +15,12 @@ from audit_async._query.audit_query import AuditQuery
 from audit_async._query.matching import Filter, actors_of, read_said, type_of
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage
-from audit_async._trail.log_files import Log, find_logs
+from audit_async._trail.log_files import Log
 from audit_async._trail.segment_parts import Part, parts_of
-from audit_async.cli.arguments import Directory, Instance, Json, Service
-from audit_async.cli.filters import Actor, Critical, Resource, Since, Types, Until, build_query
+from audit_async.cli.arguments import Json
+from audit_async.cli.filters import PeriodFilters
+from audit_async.cli.option_groups import with_option_groups
+from audit_async.cli.place import LogsAt
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Meter, Output, count_of
 from audit_async.events.registry import known_types
@@ -33,8 +35,8 @@ class Frequencies:
     """How often each name came, in bounded memory.
 
     When there are too many names, the rarest are put together into `others`. From then on a rare name that comes
-    again is counted anew, so a count may be too low by at most `uncertain`; it is exact while that is 0, and the sum
-    of all counts and `others` is always exact.
+    again is counted from zero, so a count may be too low by at most `uncertain`; it is exact as long as that is 0. The
+    sum of all counts and `others` is always exact.
     """
 
     def __init__(self, *, kept: int = _KEPT) -> None:
@@ -91,7 +93,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
+    """Add the command."""
     app.command(
         "stats",
         epilog="Example: audit-async stats ./audit --since 7d",
@@ -99,17 +101,11 @@ def register(app: typer.Typer) -> None:
     )(stats)
 
 
+@with_option_groups
 def stats(
-    directory: Directory,
+    at: LogsAt,
     *,
-    service: Service = None,
-    instance: Instance = None,
-    since: Since = None,
-    until: Until = None,
-    types: Types = None,
-    actor: Actor = None,
-    resource: Resource = None,
-    critical: Critical = None,
+    filters: PeriodFilters,
     top: Annotated[int, typer.Option("--top", min=1, max=1000, metavar="N", help="Rows in each chart.")] = 10,
     as_json: Json = False,
 ) -> None:
@@ -117,11 +113,11 @@ def stats(
 
     Each record is checked by its own hash; whether the chain holds is for verify. Nothing of this is recorded.
     """
-    query = build_query(since=since, until=until, types=types, actor=actor, resource=resource, critical=critical)
+    query = filters.query()
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
-        logs = find_logs(directory, service=service, instance=instance)
+        logs = at.reader().logs()
         with output.meter("counting") as meter:
             statistics = await anyio.to_thread.run_sync(_count, logs, query, meter, top)
         if as_json:
@@ -162,7 +158,7 @@ def _count(logs: list[Log], query: AuditQuery, meter: Meter, top: int) -> Statis
     )
 
 
-#: Where an event names nobody; no name that is recorded has brackets of its own.
+#: For an event that names no actor; no recorded name has parentheses around it.
 _NOBODY: Final = "(nobody)"
 
 

@@ -17,7 +17,7 @@ from audit_async._layout.names import ARCHIVE, INDEX_FILE, LOCK_FILE, TORN, UNFI
 from audit_async._store.retention_steps import plan_retention
 from audit_async._trail.log_files import Log, SegmentFile, list_segments, read_identity
 from audit_async._trail.running_writer import writer_of
-from audit_async.cli.commands.config_check import at_risk
+from audit_async.cli.crash_risk import at_risk
 from audit_async.cli.diagnosis.host_checks import insecure
 from audit_async.cli.diagnosis.last_session import LastSession, last_session
 from audit_async.cli.diagnosis.outcomes import Check, fail, ok, warn

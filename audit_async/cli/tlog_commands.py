@@ -1,4 +1,4 @@
-"""The commands of the transparency log, or, without the extra `tlog`, a word on what to install."""
+"""The commands that need the extra `tlog`; if it is not installed, they say what to install."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def register(app: typer.Typer) -> None:
         for name in _COMMANDS:
             app.command(name, hidden=True, context_settings=takes_anything)(_refuse)
         return
-    from audit_async.cli.commands import keys, monitor, prove  # noqa: PLC0415 - they need the extra
+    from audit_async.cli.commands import keys, monitor, prove, verify_proof  # noqa: PLC0415 - they need the extra
 
-    for module in (keys, prove, monitor):
+    for module in (keys, prove, verify_proof, monitor):
         module.register(app)
 
 

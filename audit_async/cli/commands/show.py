@@ -1,0 +1,43 @@
+"""`audit-async show`: one record, whole."""
+
+from __future__ import annotations
+
+import typer
+
+from audit_async.cli.access import Access
+from audit_async.cli.arguments import Json
+from audit_async.cli.option_groups import with_option_groups
+from audit_async.cli.place import RecordAt
+from audit_async.cli.record_view import placed_as_object, write_record
+from audit_async.cli.run import ExitStatus, perform
+from audit_async.cli.terminal import Output
+from audit_async.reader import AuditReader
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "show", epilog="Example: audit-async show 41 ./audit --log orders/00", short_help="Show one record whole."
+    )(show)
+
+
+@with_option_groups
+def show(choice: RecordAt, *, access: Access, as_json: Json = False) -> None:
+    """Show one record whole: every member, where it is, and the hashes of the records next to it.
+
+    Exit status 1 if a record next to it does not fit.
+    """
+    choice.require_valid()
+    output = Output(as_json=as_json)
+
+    async def run() -> ExitStatus:
+        placed = await choice.look_up(AuditReader(choice.directory), access)
+        if as_json:
+            output.document(placed_as_object(placed))
+        else:
+            write_record(output, placed)
+        return ExitStatus.OK if placed.is_linked else ExitStatus.FINDINGS
+
+    perform(output, run)
