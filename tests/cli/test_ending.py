@@ -96,7 +96,7 @@ def test_what_may_not_be_read(closed: str, open_directory: Path) -> None:
     *errors, statuses = ended.stderr.splitlines()
     assert statuses == str([3] * len(READING))
     for error in errors:
-        assert_one_line(f"{error}\n", str(log), "Permission denied", "as the user who owns the trail")
+        assert_one_line(f"{error}\n", str(log), "Permission denied", "as the user who owns it")
 
 
 @pytest.mark.parametrize("command", ["query", "stats", "tail"])
