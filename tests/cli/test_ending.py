@@ -189,7 +189,7 @@ def test_a_link_in_a_segment_s_place(tmp_path: Path, audit: Audit) -> None:
     for command in ("query", "stats"):
         ended = audit(command, trail)
         assert (ended.status, ended.out) == (1, "")
-        assert_one_line(ended.err, f"orders/00/{first.name}", "a symbolic link")
+        assert_one_line(ended.err, f"orders/00/{first.name}", "not a regular file but a link")
     reasons = [found["reason"] for found in audit("verify", trail, "--json").document["findings"]]
     assert reasons == ["not a regular file but a link, a directory or a device"]
 
