@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from audit_async import AuditConfig, Local
 from tests.logs import ConfigFor
+from tests.processes import MARK, left_over
 
 #: Real-world input, with its licences.
 DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """Fail, and end it, if a process of this session's tests is still there when all of them are done."""
+    mark = os.environ[MARK] = uuid.uuid4().hex
+    yield
+    left = left_over(os.getpid(), mark)
+    for process in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    assert left == [], "tests left these processes"
 
 
 @pytest.fixture(

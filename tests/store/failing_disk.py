@@ -1,14 +1,19 @@
-"""A file system of our own, through FUSE, whose calls fail when told to: real errors from a real kernel.
+"""A file system of our own, through FUSE, whose calls fail on demand: real errors from a real kernel.
 
 It keeps its files in a backing directory. A control file says what fails, as JSON: `{"calls": ["fsync"], "errno": 5,
-"from": 3, "times": 1}` fails the third of these calls from now on, once; `times` null fails all that follow, too. What
-has been counted is in the control file's neighbour, `counted`.
+"from": 3, "times": 1}` fails the third of these calls from now on, once; `times` null fails all that follow, too. The
+number of calls so far is in the file `counted` next to it.
+
+It needs libfuse and the right to mount: root's own, or `fusermount3` from Debian's package fuse3. A test is skipped, with
+the reason, if one of them is missing; a file system that was mounted is unmounted with whatever mounted it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +26,25 @@ import pytest
 
 #: The calls that can fail, by FUSE's names: `fsync` is fdatasync, too, `fsyncdir` that of a directory.
 CALLS = ("create", "open", "write", "fsync", "fsyncdir", "rename", "unlink", "mkdir", "truncate", "chmod")
+
+#: A bound for a machine that is busy with something else, not an expectation.
+MOUNT_DEADLINE_S = 120.0
+
+#: Linux's umount2: detach the mount point now, whoever still has a file open below it.
+MNT_DETACH = 2
+
+
+def unmount(path: Path) -> None:
+    """Detach a mount point: with root's right, as libfuse mounts if it can, or else through the setuid helper.
+
+    The helper alone is not enough: libfuse does without it if root mounts, so it may not be installed.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(path), MNT_DETACH) == 0:
+        return
+    helper = shutil.which("fusermount3") or shutil.which("fusermount")
+    if helper is not None:
+        subprocess.run([helper, "-u", "-z", str(path)], check=False, capture_output=True, timeout=60)
 
 
 class FailingDisk:
@@ -35,17 +59,17 @@ class FailingDisk:
 
     def fail(self, calls: Sequence[str], number: int, *, start: int = 1, times: int | None = None) -> None:
         """Let these calls fail with this errno, from the `start`-th on; counting begins now."""
-        self._tell({"calls": list(calls), "errno": number, "from": start, "times": times})
+        self._write_control({"calls": list(calls), "errno": number, "from": start, "times": times})
 
     def mend(self) -> None:
         """Let nothing fail any more."""
-        self._tell({"calls": [], "errno": 0, "from": 1, "times": None})
+        self._write_control({"calls": [], "errno": 0, "from": 1, "times": None})
 
     def counted(self) -> int:
         """Return how many of the calls were made since `fail`."""
         return int(self._counted.read_text() or 0)
 
-    def _tell(self, what: dict[str, Any]) -> None:
+    def _write_control(self, what: dict[str, Any]) -> None:
         self._counted.write_text("0")
         new = self._control.with_suffix(".new")
         new.write_text(json.dumps(what))
@@ -62,29 +86,41 @@ class FailingDisk:
             *map(str, (self._backing, self.path, self._control)),
         ]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 20
-        while not os.path.ismount(self.path):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self._process.kill()
-                said = self._process.communicate()[1].decode(errors="replace")
-                pytest.skip(f"no FUSE here: {said.strip().splitlines()[-1] if said.strip() else 'it did not mount'}")
-            time.sleep(0.01)
+        try:
+            self._wait_mounted()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
+
+    def _wait_mounted(self) -> None:
+        """Return once the kernel shows the mount; a process that ends without it means that there is no FUSE here."""
+        assert self._process is not None
+        deadline = time.monotonic() + MOUNT_DEADLINE_S
+        while not os.path.ismount(self.path):
+            if self._process.poll() is not None:
+                said = self._process.communicate()[1].decode(errors="replace").strip().splitlines()
+                pytest.skip(f"no FUSE here: {said[-1] if said else 'the file system ended without a word'}")
+            assert time.monotonic() < deadline, "the file system neither mounted nor ended"
+            time.sleep(0.01)
 
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
-        self.mend()
-        subprocess.run(["fusermount3", "-u", "-z", str(self.path)], check=False, capture_output=True)
         try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._process.communicate()
+            self.mend()  # so that nothing which still writes is kept from ending
+            unmount(self.path)
+        finally:
+            if self._process.poll() is None:
+                try:
+                    self._process.wait(10)  # it ends by itself once it is unmounted
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+            self._process.communicate()
 
 
 @contextmanager
 def mounted(place: Path) -> Iterator[FailingDisk]:
-    """Mount such a file system below `place`; skips the test where FUSE is not to be had, libfuse included."""
+    """Mount such a file system below `place`; skip the test if FUSE or libfuse is missing."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("no FUSE here: /dev/fuse can't be opened")
     with FailingDisk(place) as failing_disk:
@@ -92,7 +128,7 @@ def mounted(place: Path) -> Iterator[FailingDisk]:
 
 
 class Faults:
-    """The serving side of the control file: raises where a call is to fail."""
+    """The serving side of the control file: raises if a call is to fail."""
 
     def __init__(self, control: Path) -> None:
         self._control = control
@@ -100,8 +136,8 @@ class Faults:
         self._what: dict[str, Any] = {}
         self._count = 0
 
-    def raise_if_told(self, call: str) -> None:
-        """Count this call, and raise `OSError` where it is its turn to fail."""
+    def raise_if_due(self, call: str) -> None:
+        """Count this call, and raise `OSError` if it is its turn to fail."""
         inode = self._control.stat().st_ino
         if inode != self._inode:
             self._inode, self._count = inode, 0
@@ -115,10 +151,10 @@ class Faults:
             raise OSError(self._what["errno"], os.strerror(self._what["errno"]))
 
     def guarding(self, call: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `real`, failing where it is told to."""
+        """Return `real`, failing on demand."""
 
         def guarded(*args: Any) -> Any:
-            self.raise_if_told(call)
+            self.raise_if_due(call)
             return real(*args)
 
         return guarded
