@@ -1,7 +1,7 @@
 """Finding processes that a test session started and did not end.
 
-Each session has a mark of its own in its environment, which whatever it starts inherits: so an orphan is found, too, whose
-parent has ended. A child that was forked and not executed has its parent's environment, and is found by its parent.
+Each session has a mark of its own in its environment, which whatever it starts inherits: so an orphan, whose parent has
+ended, is found, too. A child that was forked and not executed has its parent's environment, and is found by its parent.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def test_an_orphan_is_found_by_the_mark_that_it_inherited() -> None:
     )
     orphan = int(parent.stdout)
     try:
-        assert [process.pid for process in left_over(0, mark, grace_s=0)] == [orphan]
+        assert [process.pid for process in left_over(-1, mark, grace_s=0)] == [orphan]
     finally:
         os.kill(orphan, signal.SIGKILL)
-    assert left_over(0, mark) == []
+    assert left_over(-1, mark) == []

@@ -4,8 +4,8 @@ It keeps its files in a backing directory. A control file says what fails, as JS
 "from": 3, "times": 1}` fails the third of these calls from now on, once; `times` null fails all that follow, too. The
 number of calls so far is in the file `counted` next to it.
 
-It needs libfuse and the right to mount: root's own, or `fusermount3` from Debian's package fuse3. A test is skipped, with
-the reason, if one of them is missing; a file system that was mounted is unmounted with whatever mounted it.
+It needs libfuse and the right to mount: root's own, or `fusermount3` from Debian's package fuse3. A test is skipped,
+with the reason, if one of them is missing; a file system that was mounted is unmounted with whatever mounted it.
 """
 
 from __future__ import annotations
