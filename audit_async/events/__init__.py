@@ -8,6 +8,7 @@ from audit_async.events.authentication import AuthFailure, AuthSuccess, TokenCre
 from audit_async.events.authorization import AuthorizationDenied, AuthorizationGranted, PermissionChanged
 from audit_async.events.base import (
     ActorInfo,
+    ActorKind,
     AuditEvent,
     AuditResult,
     AuthMethod,
@@ -69,6 +70,7 @@ from audit_async.events.web import CapturedBody, HttpOutcome, HttpRequest, WebSo
 
 __all__ = [
     "ActorInfo",
+    "ActorKind",
     "AuditEvent",
     "AuditEventsDropped",
     "AuditHoldLifted",

@@ -19,6 +19,7 @@ from audit_async.errors import InvalidEvent
 
 __all__ = [
     "ActorInfo",
+    "ActorKind",
     "AuditEvent",
     "AuditResult",
     "AuthMethod",
@@ -123,12 +124,29 @@ def require_aware(event: AuditEvent, field: str) -> None:
 
 
 class AuthMethod(StrEnum):
-    """How an actor proved who he is."""
+    """How an actor proved its identity. If that is not known, leave `auth_method` out; never guess it."""
 
     BEARER_TOKEN = "bearer_token"  # noqa: S105 - the name of a method, not a secret
     API_KEY = "api_key"
-    M_TLS = "m_tls"
-    INTERNAL = "internal"
+    M_TLS = "m_tls"  #: the older spelling of `MTLS`; records hold either
+    INTERNAL = "internal"  #: the service itself, or a component that it trusts
+    PASSWORD = "password"  # noqa: S105 - the name of a method, not a secret
+    SESSION = "session"
+    BASIC = "basic"
+    OIDC = "oidc"
+    SAML = "saml"
+    MFA = "mfa"
+    MTLS = "mtls"
+    NONE = "none"  #: it is known that nothing was proved
+
+
+class ActorKind(StrEnum):
+    """What an actor is."""
+
+    USER = "user"
+    SERVICE = "service"
+    AGENT = "agent"  #: a program that decides by itself, such as a language model with tools
+    SYSTEM = "system"
 
 
 class Severity(StrEnum):
@@ -142,12 +160,32 @@ class Severity(StrEnum):
 
 
 class ActorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who did it: a user or a service, from where, and how he proved it."""
+    """Who did it, from which address, and how the identity was proved.
+
+    Only `user_id` is required; what is not known is left out of the record.
+
+    Args:
+        user_id: The actor's identifier, the same one in every event of the service.
+        ip: The address that the actor came from.
+        auth_method: How the identity was proved.
+        session_id: The identifier of the actor's session; never a session's secret.
+        role: The role in which the actor acted.
+        tenant: The organisation on whose data or account the actor acted.
+        display_name: A name for people who read the trail.
+        on_behalf_of: The `user_id` of the person for whom a service or an agent acted.
+        kind: Whether it is a user, a service, an agent, or the system itself.
+    """
 
     user_id: str
     ip: IPAddress | None = None
-    auth_method: AuthMethod
+    auth_method: AuthMethod | None = None
     session_id: str | None = None
+    # After the members that existed before: the order in the record of those does not change.
+    role: str | None = None
+    tenant: str | None = None
+    display_name: str | None = None
+    on_behalf_of: str | None = None
+    kind: ActorKind | None = None
 
 
 class ResourceInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

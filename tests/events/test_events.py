@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from audit_async import events
 from audit_async.errors import InvalidEvent
-from audit_async.events import ActorInfo, AuditEvent, AuthFailure, AuthMethod, AuthSuccess, GenericEvent, describe
+from audit_async.events import (
+    ActorInfo,
+    ActorKind,
+    AuditEvent,
+    AuthFailure,
+    AuthMethod,
+    AuthSuccess,
+    GenericEvent,
+    describe,
+)
 from audit_async.events.base import encode
 
 #: Critical or not, class, type and fields of every built-in event, as documented.
@@ -276,3 +285,28 @@ def test_floats_at_any_depth_are_free_form() -> None:
         True
     ] * 4
     assert not free_form(9, dict[str, list[int | str | None]])
+
+
+def test_an_actor_needs_nothing_but_its_id() -> None:
+    """What is not known of an actor is left out; new members come after those that existed, in a fixed order."""
+    assert encode(ActorInfo(user_id="u")) == b'{"user_id":"u"}'
+    everything = ActorInfo(
+        user_id="bot-7", ip="192.0.2.1", auth_method=AuthMethod.OIDC, session_id="s", role="admin", tenant="acme",
+        display_name="Bot", on_behalf_of="alice", kind=ActorKind.AGENT,
+    )  # fmt: skip
+    assert encode(everything) == (
+        b'{"user_id":"bot-7","ip":"192.0.2.1","auth_method":"oidc","session_id":"s","role":"admin","tenant":"acme",'
+        b'"display_name":"Bot","on_behalf_of":"alice","kind":"agent"}'
+    )
+
+
+@pytest.mark.parametrize("method", ["bearer_token", "api_key", "m_tls", "internal"])
+def test_the_actor_of_an_older_record_is_read_and_written_as_it_was(method: str) -> None:
+    """Records of before the optional members came stay typed, and encode to the same bytes."""
+    line = (
+        b'{"event_type":"auth.success","actor":{"user_id":"u","ip":"192.0.2.1","auth_method":"%b","session_id":"s"},'
+        b'"method":"%b","path":"/"}' % (method.encode(), method.encode())
+    )
+    event = events.decode_event(line)
+    assert isinstance(event, AuthSuccess)
+    assert encode(event) == line
