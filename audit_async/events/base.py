@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast, dataclass_transfor
 import msgspec
 
 from audit_async.errors import InvalidEvent
+from audit_async.events.class_rules import check_definition, check_fields
 
 __all__ = [
     "ActorInfo",
@@ -59,17 +60,22 @@ class Reduced(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class _EventMeta(msgspec.StructMeta):
-    """Makes every event keyword-only, which msgspec does not hand down, and counts the classes that are defined."""
+    """Makes every event keyword-only, which msgspec does not inherit, and checks each class when it is defined."""
 
-    def __new__(  # what msgspec's own takes
+    def __new__(  # what msgspec's own takes, and whether it is a base for others
         mcs,
         name: str,
         bases: tuple[type, ...],
         namespace: dict[str, Any],
+        *,
+        abstract: bool = False,
         **config: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
+        if not abstract:
+            check_fields(name, namespace)
         config.setdefault("kw_only", True)
         cls = super().__new__(mcs, name, bases, namespace, **config)
+        check_definition(cls, abstract=abstract)
         _EventMeta.definitions += 1
         return cls
 
@@ -79,22 +85,38 @@ class _EventMeta(msgspec.StructMeta):
 
 # For type checkers, what the metaclass and msgspec do at run time.
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
-class AuditEvent(msgspec.Struct, metaclass=_EventMeta, frozen=True, omit_defaults=True, tag_field="event_type"):
+class AuditEvent(
+    msgspec.Struct, metaclass=_EventMeta, abstract=True, frozen=True, omit_defaults=True, tag_field="event_type"
+):
     """The base of every event; a service's own events are subclasses, each with a tag of its own.
 
         class InvoicePaid(AuditEvent, tag="billing.invoice_paid"):
-            critical: ClassVar[bool] = True     # where it matters; False is the default
+            critical: ClassVar[bool] = True     # if it matters; False is the default
             actor: ActorInfo
             invoice_id: str
             cents: int
 
-    `occurred_at` is when it happened, where that is not when it is emitted; without a time zone it raises
-    `InvalidEvent`. `reduced` is filled in by the library alone: by the path of a member, what was cut or taken out.
+    A tag is the type's name in every record: a category and what happened, in lower case, joined by dots; `audit.` is
+    the log's own category. A base that several events share, and that is never emitted itself, has no tag:
+
+        class BillingEvent(AuditEvent, abstract=True):
+            actor: ActorInfo
+
+        class InvoiceSent(BillingEvent, tag="billing.invoice_sent"):
+            invoice_id: str
 
     A subclass with a `__post_init__` of its own calls this one's first.
+
+    Args:
+        occurred_at: When it happened, if that is not when it is emitted; aware.
+        reduced: Filled in by the library alone: by the path of a member, what was cut or taken out.
+
+    Raises:
+        InvalidEvent: If a class is defined with a tag that is missing, malformed, reserved or another class's, or with
+            `critical` as a field; if an event is made with a datetime that has no time zone.
     """
 
-    #: True where the event is made durable at once in hybrid mode, and refused last when the buffer is full.
+    #: Whether the event is made durable at once in hybrid mode, and refused last when the buffer is full.
     critical: ClassVar[bool] = False
 
     occurred_at: datetime | None = None

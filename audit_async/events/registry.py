@@ -1,27 +1,22 @@
-"""Which classes may be recorded: what is learned of an event's class, once, before its first event is taken.
+"""What is learned of an event's class, once, before its first event is taken.
 
-msgspec gives a subclass without a tag its parent's tag or its own name, silently; a trail with such a type can't be
-told from one with another. So a class is checked before it is used, and the error says how to mend it.
+What a class's definition must keep to is checked in `class_rules`; here is what its annotations say, which can't be
+resolved before all classes of their module are defined.
 """
 
 from __future__ import annotations
 
-import re
 from threading import RLock
-from typing import Final, NamedTuple
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 from msgspec import inspect
 
 from audit_async.errors import InvalidEvent
-from audit_async.events import lifecycle
 from audit_async.events.base import AuditEvent, Reduced
+from audit_async.events.class_rules import LIFECYCLE_MODULE, class_of, is_abstract, is_recordable
 
 __all__ = ["EventKind", "GenericEvent", "describe", "known_types"]
-
-_TAG: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+")
-_MAX_TAG: Final = 128
-_OWN_TAG: Final = 'give the class a tag of its own: class {name}(AuditEvent, tag="billing.invoice_paid")'
 
 
 class EventKind(NamedTuple):
@@ -33,7 +28,7 @@ class EventKind(NamedTuple):
     internal: bool  #: one of the library's own `audit.*` events
 
 
-class GenericEvent(AuditEvent, tag="generic", rename={"event_type": "type"}):
+class GenericEvent(AuditEvent, abstract=True, tag="generic", rename={"event_type": "type"}):
     """A recorded event whose type this process does not know, or does not know in this form. Never emitted.
 
     `fields` has every member of the recorded object but `event_type`, as plain JSON data, the members that every
@@ -47,22 +42,20 @@ class GenericEvent(AuditEvent, tag="generic", rename={"event_type": "type"}):
 def describe(cls: type[AuditEvent]) -> EventKind:
     """Return what is to be known of an event's class; from a cache after the first time. From any thread.
 
-    Raises `InvalidEvent`, which says how to mend it, for a class that can't be recorded: no subclass of
-    `AuditEvent`, no tag of its own, a tag of another form than `category.what_happened`, one that begins with
-    `audit.` or that another class has, or a class that isn't encoded as a JSON object with its type first.
+    Raises:
+        InvalidEvent: If events of this class can't be recorded: it is no subclass of `AuditEvent`, or an abstract one,
+            or one with a member that can't be checked.
     """
     kind = _kinds.get(cls)
     if kind is None:
+        kind = _learn(cls)
         with _lock:
-            kind = _learn(cls)
-            # A class that was defined anew under its old name, as a reload does, takes its tag over.
-            _classes[kind.tag] = cls
             _kinds[cls] = kind
     return kind
 
 
 def known_types() -> dict[str, type[AuditEvent]]:
-    """Return the classes that can be recorded and are defined in this process, by tag; the first one of a tag wins."""
+    """Return the classes that can be recorded and are defined in this process, by tag; of a tag the newest class."""
     types: dict[str, type[AuditEvent]] = {}
     waiting = AuditEvent.__subclasses__()[::-1]
     while waiting:
@@ -71,14 +64,13 @@ def known_types() -> dict[str, type[AuditEvent]]:
         try:
             tag = describe(cls).tag
         except InvalidEvent:
-            continue  # whoever emits it is told
-        types[tag] = _classes.get(tag, cls)
+            continue  # emitting one raises the same error
+        types[tag] = class_of(tag) or cls
     return types
 
 
 _lock = RLock()
 _kinds: WeakKeyDictionary[type[AuditEvent], EventKind] = WeakKeyDictionary()
-_classes: WeakValueDictionary[str, type[AuditEvent]] = WeakValueDictionary()
 
 
 def _learn(cls: type[AuditEvent]) -> EventKind:
@@ -87,34 +79,14 @@ def _learn(cls: type[AuditEvent]) -> EventKind:
         raise InvalidEvent(name, "", "is no event; subclass AuditEvent")
     if issubclass(cls, GenericEvent):
         raise InvalidEvent(name, "", "stands for a recorded event of an unknown type; emit an event of a known type")
-    tag = _own_tag(cls, name)
-    internal = cls.__module__ == lifecycle.__name__
-    if tag.startswith("audit.") and not internal:
-        raise InvalidEvent(name, "", "tags that begin with audit. belong to the log itself; choose another category")
-    other = _classes.get(tag)
-    if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-        where = f"{other.__module__}.{other.__qualname__}"
-        raise InvalidEvent(name, "", f"its tag {tag} is that of {where}; {_OWN_TAG.format(name=name)}")
-    if cls.__struct_config__.tag_field != "event_type" or cls.__struct_config__.array_like:
-        raise InvalidEvent(name, "", "leave tag_field and array_like as AuditEvent has them")
-    if not isinstance(cls.critical, bool):
-        raise InvalidEvent(name, "critical", "belongs to the class: write `critical: ClassVar[bool] = True`")
-    return EventKind(tag, cls.critical, _free_form(cls, name), internal)
-
-
-def _own_tag(cls: type[AuditEvent], name: str) -> str:
+    if is_abstract(cls):
+        raise InvalidEvent(name, "", "is abstract, a base for other events; emit an event of a subclass with a tag")
+    if not is_recordable(cls):
+        raise InvalidEvent(name, "", "was refused when it was defined; correct its definition")
+    internal = cls.__module__ == LIFECYCLE_MODULE
     tag = cls.__struct_config__.tag
-    inherited = {base.__struct_config__.tag for base in cls.__mro__[1:] if issubclass(base, AuditEvent)}
-    if tag in inherited or tag == name:
-        raise InvalidEvent(name, "", f"has no tag of its own; {_OWN_TAG.format(name=name)}")
-    if not isinstance(tag, str) or len(tag) > _MAX_TAG or not _TAG.fullmatch(tag):
-        raise InvalidEvent(
-            name,
-            "",
-            "its tag is not a category and what happened, in lower-case ASCII letters, digits and _, joined by dots, "
-            f"{_MAX_TAG} characters at most; {_OWN_TAG.format(name=name)}",
-        )
-    return tag
+    assert isinstance(tag, str)  # noqa: S101 - its definition was checked
+    return EventKind(tag, cls.critical, _free_form(cls, name), internal)
 
 
 def _free_form(cls: type[AuditEvent], name: str) -> bool:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
 import types
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+from typing import Generic as TypingGeneric
 
 import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from audit_async import events
+from audit_async import AuditLogger, events
 from audit_async.errors import InvalidEvent
 from audit_async.events import (
     ActorInfo,
@@ -24,6 +29,8 @@ from audit_async.events import (
     describe,
 )
 from audit_async.events.base import encode
+from tests.logs import ConfigFor, log_directory
+from tests.trails import read_events
 
 #: Critical or not, class, type and fields of every built-in event, as documented.
 TABLE = """
@@ -229,18 +236,76 @@ def test_a_service_may_define_its_own_event() -> None:
         {"tag": "my.event", "array_like": True},
     ],
 )
-def test_a_class_that_can_t_be_recorded_is_refused(options: dict[str, Any]) -> None:
-    """A missing, malformed, reserved or taken tag, or another form of record, is an InvalidEvent for that class."""
-    cls = types.new_class("Mine", (AuditEvent,), options)
+def test_a_class_that_can_t_be_recorded_can_t_be_defined(options: dict[str, Any]) -> None:
+    """A missing, malformed, reserved or taken tag, or another form of record, is an InvalidEvent at the definition."""
+    known = describe(AuthFailure), events.registry.known_types()
     with pytest.raises(InvalidEvent, match="Mine"):
-        describe(cls)
+        types.new_class("Mine", (AuditEvent,), options)
+    assert (describe(AuthFailure), events.registry.known_types()) == known
+
+
+@pytest.mark.anyio
+async def test_a_built_in_type_is_recorded_after_somebody_tried_to_take_its_tag(config_for: ConfigFor) -> None:
+    """The class that was refused changes nothing for the class whose tag it wanted."""
+    failure = AuthFailure(reason="bad_password", ip="192.0.2.1", path="/login")
+    config = config_for()
+    async with AuditLogger(config) as audit:
+        with pytest.raises(InvalidEvent, match=r"auth\.failure is that of audit_async\.events\.authentication"):
+
+            class LoginFailed(AuditEvent, tag="auth.failure"):
+                reason: str
+
+        await audit.emit_durable(failure)
+    recorded = [record["event"]["event_type"] for record in read_events(log_directory(config))]
+    assert "auth.failure" in recorded
+    assert type(events.decode_event(encode(failure))) is AuthFailure
 
 
 def test_an_inherited_tag_is_refused() -> None:
     """A subclass of an event needs a tag of its own, or its records could not be told from its parent's."""
-    cls = types.new_class("Child", (InvoicePaid,))
-    with pytest.raises(InvalidEvent, match="no tag of its own"):
-        describe(cls)
+    with pytest.raises(InvalidEvent, match="no tag of its own") as caught:
+        types.new_class("Child", (InvoicePaid,))
+    assert "abstract=True" in str(caught.value)
+
+
+class Billing(AuditEvent, abstract=True):
+    """What several events share: a base without a tag."""
+
+    critical: ClassVar[bool] = True
+
+    customer: str
+
+
+class Refund(Billing, tag="billing.refund"):
+    """An event of that base, and itself the base of another."""
+
+    cents: int
+
+
+class LateRefund(Refund, tag="billing.late_refund"):
+    """A subclass of a subclass."""
+
+    days: int
+
+
+T = TypeVar("T")
+
+
+class Generic(Billing, TypingGeneric[T], tag="billing.generic"):
+    """A generic event."""
+
+    value: T
+
+
+def test_events_may_share_an_abstract_base() -> None:
+    """A base without a tag is declared as abstract; what it has is inherited, and it is never recorded itself."""
+    refund = LateRefund(customer="c", cents=1, days=2)
+    assert encode(refund) == b'{"event_type":"billing.late_refund","customer":"c","cents":1,"days":2}'
+    assert describe(LateRefund).critical
+    assert describe(Generic).tag == "billing.generic"
+    assert type(events.decode_event(encode(refund))) is LateRefund
+    with pytest.raises(InvalidEvent, match="abstract"):
+        describe(Billing)
 
 
 def test_what_is_no_event_is_refused() -> None:
@@ -252,9 +317,18 @@ def test_what_is_no_event_is_refused() -> None:
 
 def test_critical_as_a_field_is_refused() -> None:
     """`critical` without ClassVar would be a field of every event; the error says how to write it."""
-    cls = defevent("Mine", [("critical", bool, True)], tag="my.critical")
     with pytest.raises(InvalidEvent, match="ClassVar"):
-        describe(cls)
+        defevent("Mine", [("critical", bool, True)], tag="my.critical")
+    with pytest.raises(InvalidEvent, match="ClassVar"):
+        defevent("Mine", [], tag="my.critical", namespace={"critical": "yes"})
+
+
+@pytest.mark.parametrize("name", ["event_type", "reduced"])
+def test_a_field_that_the_library_fills_in_is_refused(name: str) -> None:
+    """The error names the field, and comes when the class is defined."""
+    with pytest.raises(InvalidEvent) as caught:
+        defevent("Mine", [(name, str)], tag="my.reserved")
+    assert caught.value.field == name
 
 
 def test_raw_bytes_are_refused() -> None:
@@ -268,9 +342,44 @@ def test_a_redefined_class_takes_its_tag_over() -> None:
     """A class that is defined again under the same name, as by a reload, is accepted, and so is the older one."""
     first, second = (defevent("Again", [("n", int)], tag="my.again") for _ in range(2))
     assert describe(first) == describe(second) == ("my.again", False, False, False)
-    other = defevent("Other", [("n", int)], tag="my.again")
+    assert type(events.decode_event(b'{"event_type":"my.again","n":1}')) is second
     with pytest.raises(InvalidEvent, match=r"my\.again"):
-        describe(other)
+        defevent("Other", [("n", int)], tag="my.again")
+
+
+def test_the_tag_of_a_class_that_is_gone_is_free() -> None:
+    """A class in a function that nobody refers to any more does not keep its tag, whenever the collector runs."""
+    gc.disable()
+    try:
+        defevent("Gone", [("n", int)], tag="my.gone")
+        assert describe(defevent("Next", [("n", int)], tag="my.gone")).tag == "my.gone"
+    finally:
+        gc.enable()
+
+
+SCRIPT = """
+from audit_async.events import AuditEvent, describe
+class Paid(AuditEvent, tag="script.paid"):
+    cents: int
+describe(Paid)
+if __name__ == "__main__":
+    import importlib, multiprocessing, sys
+    again = importlib.import_module("script")     # as `uvicorn.run("script:app")` does
+    assert again.Paid is not Paid
+    importlib.reload(again)
+    describe(again.Paid)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.apply(repr, (1,)))
+"""
+
+
+def test_a_file_that_is_imported_under_two_names_is_one_module(tmp_path: Path) -> None:
+    """A script may be imported again by its own name, reloaded, and started again by multiprocessing."""
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+    run = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (run.stdout, run.stderr) == ("1\n", "")
 
 
 def test_floats_at_any_depth_are_free_form() -> None:
