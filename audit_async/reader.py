@@ -17,6 +17,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+import aiofiles.os
 import anyio
 import anyio.to_thread
 import msgspec
@@ -324,6 +325,7 @@ class AuditReader:
     ) -> AsyncGenerator[Record, None]:
         damage = Damage(skip=on_damage == "skip")
         follower = Follower(Filter(query), damage, _durable_in(audit))
+        has_news = aiofiles.os.wrap(follower.has_news)
         given = polls = 0
         try:
             logs = await self._logs_for(query)
@@ -339,14 +341,15 @@ class AuditReader:
                     given += 1
                     yield record
             while query.limit is None or given < query.limit:
-                left = query.limit - given if query.limit is not None else None
-                async with aclosing(in_pieces(records_of(follower.poll(), left))) as pieces:
-                    async for piece in pieces:
-                        for record in piece:
-                            given += 1
-                            yield record
-                if given == query.limit:
-                    return
+                if await has_news():
+                    left = query.limit - given if query.limit is not None else None
+                    async with aclosing(in_pieces(records_of(follower.poll(), left))) as pieces:
+                        async for piece in pieces:
+                            for record in piece:
+                                given += 1
+                                yield record
+                    if given == query.limit:
+                        return
                 await anyio.sleep(_POLL_S)
                 polls += 1
                 if polls % _POLLS_A_LOOK_FOR_LOGS == 0:

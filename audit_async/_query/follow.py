@@ -1,7 +1,9 @@
 """Following a trail: new records as they are written, across rotation, from several logs at once.
 
-Files are looked at, about ten times a second, and never waited for: no lock, no notification, so it works over network
-file systems, too. Everything here blocks; `audit_async.reader` runs it in a worker thread between the pauses.
+Files are polled about ten times a second: no lock and no notification, so it works over network file systems, too.
+Everything here blocks. `audit_async.reader` asks `has_news` through aiofiles, and reads what is new in a worker thread:
+to read, check and decode 500 records there takes one change of threads, while awaiting each read of a file takes one
+for each.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ from audit_async._trail.line_search import size_of
 from audit_async._trail.log_files import CHUNK_BYTES, LONGEST_LINE, Lines, Log, list_segments
 from audit_async._trail.segment_parts import Part, Range, parts_of
 
-#: Tells up to which sequence number a log is durable; None where that isn't known.
+#: Returns up to which sequence number a log is durable; None if that isn't known.
 Durable = Callable[[Log], int | None]
 
 _NO_END: Final = 1 << 63
 
 
 class Follower:
-    """Follows logs: each `poll` gives what has come since the last one. From one thread at a time."""
+    """Follows logs: each `poll` yields what has come since the last one. From one thread at a time."""
 
     def __init__(self, wanted: Filter, damage: Damage, durable: Durable) -> None:
         self._wanted = wanted
@@ -44,7 +46,7 @@ class Follower:
         self._tails: dict[str, _Tail] = {}
 
     def begin(self, logs: list[Log], *, from_now: bool, reached: Mapping[str, int]) -> None:
-        """Follow these logs, each behind what was `reached` of it; others `from_now`, or from their beginning."""
+        """Follow these logs, each from after what was `reached` of it; others `from_now`, or from their beginning."""
         for log in logs:
             after = reached.get(log.name)
             if after is None:
@@ -62,8 +64,12 @@ class Follower:
         """Return, by log, the first sequence number that was not read yet."""
         return {name: tail.next_seq for name, tail in self._tails.items()}
 
+    def has_news(self) -> bool:
+        """Return whether `poll` may yield something: a file has grown or shrunk, or there is a new segment."""
+        return any(tail.has_news() for tail in self._tails.values())
+
     def poll(self) -> Generator[Found | None, None, None]:
-        """Give what is there by now and was not given yet, merged by time; and None whenever time has passed."""
+        """Yield what is there by now and was not yielded yet, merged by time; and None whenever time has passed."""
         streams = [
             Stream(name, tail.read(self._wanted, self._damage, self._durable(tail.log)))
             for name, tail in self._tails.items()
@@ -71,7 +77,7 @@ class Follower:
         yield from merge(streams)
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         for tail in self._tails.values():
             tail.close()
 
@@ -95,13 +101,17 @@ class _Tail:
         return self._after + 1
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
         self._file = self._part = None
 
+    def has_news(self) -> bool:
+        """Return whether there may be lines that were not read yet; False only if there are none."""
+        return self._file is None or size_of(self._file) != self._offset or self._next_segment() != _NO_END
+
     def read(self, wanted: Filter, damage: Damage, durable: int | None) -> Generator[Found | None, None, None]:
-        """Give the wanted records of all whole lines that were not read yet, up to `durable` where that is known."""
+        """Yield the wanted records of all whole lines that were not read yet, up to `durable` if that is known."""
         before = durable + 1 if durable is not None else _NO_END
         while self._after + 1 < before:
             if self._file is None:
@@ -123,12 +133,12 @@ class _Tail:
             self.close()
 
     def _read_file(self, wanted: Filter, damage: Damage, before: int) -> Generator[Found | None, None, None]:
-        """Give what is wanted of the open file's whole lines that were not read yet and come before `before`."""
+        """Yield what is wanted of the open file's whole lines that were not read yet and come before `before`."""
         part, file = self._part, self._file
         assert part is not None  # noqa: S101 - the two are opened together
         assert file is not None  # noqa: S101
         if size_of(file) < self._offset:
-            # Cut back after a failed fsync: what was cut off stands in the next segment.
+            # Cut back after a failed fsync: what was cut off is in the next segment.
             self._offset, _ = around(file, size_of(file), self._after)
         while self._after + 1 < before:
             self._offset, data = _whole_lines(file, self._offset, part, damage)
@@ -143,7 +153,7 @@ class _Tail:
                 return
 
     def _next_part(self) -> Part | None:
-        """Return the first segment that has, or may get, a record behind those that were read."""
+        """Return the first segment that has, or may get, a record after those that were read."""
         for part in parts_of(self.log):
             if part.segment.sealed is not None:
                 last = part.segment.sealed.last_seq
@@ -165,7 +175,7 @@ class _Tail:
         return True
 
     def _next_segment(self) -> int:
-        """Return where the segment behind the open one begins; `_NO_END` where there is none yet."""
+        """Return the first seq of the segment after the open one; `_NO_END` if there is none yet."""
         assert self._part is not None  # noqa: S101
         here = self._part.segment
         try:
@@ -191,7 +201,7 @@ def _last_seq(log: Log, durable: int | None, damage: Damage) -> int:
 
 
 def _whole_lines(file: BinaryIO, offset: int, part: Part, damage: Damage) -> tuple[int, bytes]:
-    """Read whole lines from `offset`, none where the last one is still being written; return where they begin."""
+    """Read whole lines from `offset`, none if the only one is still being written; return their offset, too."""
     size = CHUNK_BYTES
     while True:
         file.seek(offset)
@@ -219,6 +229,6 @@ def _lines_before(data: bytes, before: int) -> bytes:
 
 
 def _last_seq_in(lines: bytes, after: int) -> int:
-    """Return the sequence number of the last of whole lines; counted where that line is damaged."""
+    """Return the sequence number of the last of whole lines; counted if that line is damaged."""
     seq = seq_of(lines[lines.rfind(b"\n", 0, -1) + 1 :])
     return seq if seq is not None else after + lines.count(b"\n")

@@ -247,6 +247,33 @@ async def test_cancellation_closes_every_file(tmp_path: Path, steps: list[str]) 
     log.close()
 
 
+async def test_nothing_is_read_while_nothing_is_new(tmp_path: Path, steps: list[str]) -> None:
+    """Between records a follower only asks whether a file has changed; then it reads, also in a new segment."""
+    log = WrittenLog(tmp_path)
+    log.write(numbered(0))
+    asked = 0
+    has_news = Follower.has_news
+
+    def counted(self: Follower) -> bool:
+        nonlocal asked
+        asked += 1
+        return has_news(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Follower, "has_news", counted)
+        async with following(tmp_path, steps, from_now=False) as seen:
+            await seen.until(1)
+            before, polls = asked, steps.count("poll")
+            with anyio.fail_after(30):
+                while asked < before + 5:
+                    await anyio.sleep(0.01)
+            assert steps.count("poll") <= polls + 1  # the one that found the end
+            log.write(*map(numbered, range(1, 30)))
+            await seen.until(30)
+            assert len(log.sealed()) > 1
+    log.close()
+
+
 async def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     """newest_first, a logger without a name, and a directory without logs are errors."""
     with pytest.raises(InvalidQuery, match=r"^newest_first: "):

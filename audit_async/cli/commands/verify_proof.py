@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final
 
+import aiofiles
 import msgspec
 import typer
 
@@ -72,16 +73,17 @@ def verify_proof(
 
     async def run() -> ExitStatus:
         policy = read_policy(vkey, policy_file)
-        verdict = _verdict(_read(record, LONGEST_LINE), _read(proof, _LARGEST_PROOF), policy)
+        verdict = _verdict(await _read(record, LONGEST_LINE), await _read(proof, _LARGEST_PROOF), policy)
         _report(output, verdict)
         return ExitStatus.OK if verdict.proven else ExitStatus.FINDINGS
 
     perform(output, run)
 
 
-def _read(path: Path, most: int) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(most + 1)
+async def _read(path: Path, most: int) -> bytes:
+    """Return a file's content, at most one byte more than a genuine one can have."""
+    async with aiofiles.open(path, "rb") as file:
+        return await file.read(most + 1)
 
 
 def _verdict(line: bytes, proof: bytes, policy: Policy) -> ProofVerdict:
