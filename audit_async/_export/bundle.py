@@ -39,7 +39,7 @@ __all__ = ["write_bundle"]
 _FORMAT: Final = "audit-async evidence bundle"
 _VERSION: Final = 1
 _CHECKSUMS: Final = "MANIFEST.sha256"
-#: A path in the zip is a log's name where that is one that the library gives.
+#: A path in the zip is a log's name if that is one that the library makes.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _SPOOLED_IN_MEMORY: Final = 8 << 20
 
@@ -63,7 +63,7 @@ class _Piece:
 def write_bundle(found: Iterable[Found], query: AuditQuery, file: BinaryIO, *, now: datetime | None = None) -> int:
     """Write a bundle of the records in `found`, which are those of `query`; return how many there are.
 
-    Raises `ExportFailed` where there are none, or where the newest are asked for first; `LogCorrupted` where the
+    Raises `ExportFailed` if there are none, or if the newest are asked for first; `LogCorrupted` if the
     chain between them is damaged or has a gap; `OSError`.
     """
     if query.newest_first:
@@ -106,7 +106,7 @@ def _write(file: BinaryIO, pieces: Sequence[_Piece], query: AuditQuery, now: dat
 
 
 def _folders(logs: Sequence[Log]) -> dict[Log, str]:
-    """Return each log's folder in the zip: its name, where that is a plain one and no other log's."""
+    """Return each log's folder in the zip: its name, if that is a plain one and no other log's."""
     folders: dict[Log, str] = {}
     for number, log in enumerate(logs):
         is_plain = _PLAIN.fullmatch(log.name) is not None and log.name not in folders.values()
@@ -247,8 +247,8 @@ What is here
   <log>/records.ndjson   the records that were asked for, one a line, byte for byte as they were recorded
   <log>/chain.ndjson     every record of the log from the first of them to the last. It is here because each record
                          contains the hash of the one before: only the unbroken chain proves that nothing between
-                         them was changed, removed or inserted. It holds records that nobody asked for; treat them
-                         as confidential.
+                         them was changed, removed or inserted. It holds records that were not asked for; treat
+                         them as confidential.
   <log>/manifest.json, log.json, *.audit.sha256
                          what the log's directory says of its sealed segments
   bundle.json            what was asked, and where each chain begins and ends
@@ -266,7 +266,7 @@ How to check it
   its "prev_hash" is the "hash" of the line before; its "seq" is one more.
 
 What it does not prove
-  That the log holds everything that happened. That no record before or behind the chain was asked for and left out.
-  And whoever could rewrite the whole log before the export could make a chain that holds: only a head that was kept
+  That the log holds everything that happened. That no record before or after the chain matches the query.
+  And anyone who could rewrite the whole log before the export could make a chain that holds: only a head that was kept
   elsewhere (4.) or a signed checkpoint shows that.
 """

@@ -1,4 +1,4 @@
-"""The file that an export makes: private (0600), whole or not there at all, and never in another's place unasked."""
+"""The file that an export makes: private (0600), complete or not there at all, and never replacing another unasked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK: Final = 1 << 20
 
 
 class ExportFailed(AuditError):
-    """An export can't be made as it was asked for; no file was left behind."""
+    """An export can't be made as it was asked for; no file was left."""
 
 
 class NewFile:
@@ -33,10 +33,10 @@ class NewFile:
         self._overwrite = overwrite
 
     def finish(self) -> tuple[int, str]:
-        """Give the file its name, durably; return its size and SHA-256.
+        """Put the file in its place, durably; return its size and SHA-256.
 
         In order: the file is synced, then it gets its name, then the directory is synced. Raises `ExportFailed`
-        where something has taken the name meanwhile, `OSError`.
+        if something has taken the name meanwhile, `OSError`.
         """
         self.file.flush()
         size, digest = _digest(self.file)
@@ -55,9 +55,9 @@ class NewFile:
 
 @contextmanager
 def new_file(target: Path, *, overwrite: bool) -> Iterator[NewFile]:
-    """Give a file to write to, beside `target`; nothing is left of it at the end unless it was finished.
+    """Yield a file to write to, next to `target`; nothing is left of it at the end unless it was finished.
 
-    Raises `ExportFailed` where something is at `target` and `overwrite` is not set, `OSError`.
+    Raises `ExportFailed` if something is at `target` and `overwrite` is not set, `OSError`.
     """
     if not overwrite and os.path.lexists(target):
         raise _taken(target)
@@ -73,7 +73,7 @@ def new_file(target: Path, *, overwrite: bool) -> Iterator[NewFile]:
 
 
 def _link(name: str, target: Path) -> None:
-    """Give a file a second name, never in another's place; on a file system without links, rename it."""
+    """Link a file to a second name, never replacing another file; on a file system without links, rename it."""
     try:
         os.link(name, target)
     except FileExistsError:

@@ -1,7 +1,7 @@
 """What exported records look like in a file: their own lines, a table of comma-separated values, or Parquet.
 
 A table has the same columns in both forms. `actor` and `resource` are the first that a query by them would find the
-record under; the whole event and context stand beside them as JSON.
+record under; the whole event and context are next to them as JSON.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Table(Protocol):
 
 
 def begin(format: Literal["ndjson", "csv", "parquet"], file: BinaryIO, *, raw_cells: bool) -> Table:  # noqa: A002
-    """Return a table that writes to `file`; raises `ImportError` where Parquet is wanted and pyarrow is missing."""
+    """Return a table that writes to `file`; raises `ImportError` if Parquet is wanted and pyarrow is missing."""
     if format == "ndjson":
         return NdjsonLines(file)
     if format == "csv":
@@ -125,8 +125,8 @@ _object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 class CsvTable:
     """Comma-separated values, RFC 4180, in UTF-8 with a header.
 
-    A cell that a spreadsheet would take for a formula gets an apostrophe in front, unless `raw_cells`; then open the
-    file with nothing that computes. Characters that mislead are made visible, in JSON by its own escapes.
+    A cell that a spreadsheet would take for a formula gets an apostrophe in front, unless `raw_cells`; then don't
+    open the file with a spreadsheet. Characters that mislead are made visible, in JSON by its own escapes.
     """
 
     def __init__(self, file: BinaryIO, *, raw_cells: bool) -> None:

@@ -28,7 +28,7 @@ __all__ = ["ExportFailed", "ExportFormat", "ExportReport", "export"]
 
 ExportFormat = Literal["ndjson", "csv", "parquet", "bundle"]
 
-#: Progress is told this often.
+#: Progress is reported this often.
 _RECORDS_A_TIME: Final = 1000
 
 
@@ -56,10 +56,11 @@ async def export(
     """Export the records of a query: their lines (`ndjson`), a table (`csv`, `parquet`), or an evidence bundle.
 
     The file appears when it is whole and on stable storage, and is closed to other users. `raw_cells` leaves the
-    cells of a CSV as they are, see `formats.CsvTable`. `progress` is told the number of records, from another thread.
+    cells of a CSV as they are, see `formats.CsvTable`. `progress` is called with the number of records, from another
+    thread.
 
-    Raises `ExportFailed` where `target` is there and `overwrite` is not set, where pyarrow is missing for Parquet,
-    and where a bundle can't be made; `LogCorrupted` for damage, as a query does; `OSError`.
+    Raises `ExportFailed` if `target` exists and `overwrite` is not set, if pyarrow is missing for Parquet, and if a
+    bundle can't be made; `LogCorrupted` for damage, as a query does; `OSError`.
     """
 
     def write() -> ExportReport:
@@ -78,7 +79,7 @@ async def export(
 def _found(
     logs: Sequence[Log], query: AuditQuery, *, use_index: bool, progress: Callable[[int], None] | None
 ) -> Iterator[Found]:
-    """Give the records of a query; ends early where whoever waits for the export was cancelled."""
+    """Yield the records of a query; ends early if the task that waits for the export is cancelled."""
     number = 0
     with closing(Search(logs, query, Damage(skip=False), use_index=use_index).run()) as search:
         for found in search:

@@ -1,4 +1,4 @@
-"""Turning what is found into what is given: records, and pages of them."""
+"""Turning what is found into what is returned: records, and pages of them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     """Some records of a query, and where it goes on."""
 
     records: tuple[Record, ...]
-    cursor: str | None  #: gives the next page; None where nothing more was there
-    resume: str  #: where this page ends, also where nothing more was there: for a later page, or for `follow`
+    cursor: str | None  #: for the next page; None if nothing more was there
+    resume: str  #: where this page ends, also if nothing more was there: for a later page, or for `follow`
 
 
 def records_of(found: Generator[Found | None, None, None], limit: int | None) -> Generator[Record | None, None, None]:
@@ -37,7 +37,7 @@ def records_of(found: Generator[Found | None, None, None], limit: int | None) ->
 
 
 def page_of(search: Search, query: AuditQuery, size: int) -> Generator[Page | None, None, None]:
-    """Give one page at the end, None before."""
+    """Yield one page at the end, None before."""
     records: list[Record] = []
     reached: dict[str, int] | None = None
     with closing(search.run()) as found:

@@ -17,7 +17,7 @@ _SEQ_LIMIT: Final = 10**18
 
 
 class InvalidQuery(AuditError, ValueError):
-    """A question makes no sense as it stands; raised before anything is read. `field` names the part that is wrong."""
+    """A question makes no sense as it is; raised before anything is read. `field` names the part that is wrong."""
 
     def __init__(self, field: str, reason: str) -> None:
         self.field = field
@@ -28,7 +28,7 @@ class InvalidQuery(AuditError, ValueError):
 class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which records are wanted: those that fulfil all that is given; one without members wants every record.
 
-    `actor`: who did it, or tried to. That is the member `actor` of the event (its `user_id` where it is an object);
+    `actor`: who did it, or tried to. That is the member `actor` of the event (its `user_id` if it is an object);
     in an event without `actor`, its `user_id` and `actor_id`; and in every event `attempted_user`, `requester`,
     `set_by` and `lifted_by`.
 
@@ -44,9 +44,9 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `event_types`: at least one of these, each a type or a pattern with `*` and `?`, such as `security.*`.
     `start`, `end`: aware; when it was emitted, `start` included, `end` not.
     `critical`: True for types that this process knows as critical, False for all others.
-    `context`: each of these members stands in the record's context with this value.
-    `text`: stands, in this case, somewhere in a text of the event or of the context.
-    `after_seq`: only records behind this one; makes sense for one log.
+    `context`: each of these members is in the record's context, with this value.
+    `text`: is contained, in this case, in a text of the event or of the context.
+    `after_seq`: only records after this one; makes sense for one log.
     `limit`: no more records than this. `newest_first`: from the trail's end to its beginning.
 
     Raises `InvalidQuery` for a value that can't be meant.

@@ -1,7 +1,7 @@
 """Finding a record by its `audit_id` without reading the whole log: within one opening of a log the ids count up.
 
 A guess: what it finds is checked and is the record; what it does not find may be there all the same (ids of several
-threads may stand a little out of order, an opening may lie within a segment, an archive is not searched), and then
+threads may be a little out of order, an opening may lie within a segment, an archive is not searched), and then
 `lookup` reads the log.
 """
 
@@ -33,7 +33,7 @@ class _Id(NamedTuple):
 
 
 def find_counted(parts: Sequence[Part], audit_id: str) -> Found | None:
-    """Return the record with this `audit_id` where it stands about where it is due, None where it was not found."""
+    """Return the record with this `audit_id` if it is about where it is due, None if it was not found."""
     wanted = _id_in(b'{"seq":0,"audit_id":"%s"' % audit_id.encode())
     if wanted is None:
         return None
@@ -45,7 +45,7 @@ def find_counted(parts: Sequence[Part], audit_id: str) -> Found | None:
         with file:
             return _search(file, part, wanted, audit_id.encode()) if file.seekable() else None
     except (LogCorrupted, OSError, *DAMAGED_ARCHIVE):
-        return None  # who reads the log says what is wrong
+        return None  # reading the log says what is wrong
 
 
 def _part_of(parts: Sequence[Part], wanted: _Id) -> Part | None:

@@ -41,9 +41,9 @@ def decode_cursor(cursor: str, query: AuditQuery) -> dict[str, int]:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         decoded = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=Cursor)
     except (AttributeError, ValueError, binascii.Error) as error:
-        raise InvalidQuery("cursor", "is not one that a page ended with; begin anew without one") from error
+        raise InvalidQuery("cursor", "is not one that a page ended with; begin again without one") from error
     if decoded.version != _VERSION:
-        raise InvalidQuery("cursor", "is from another release; begin anew without one")
+        raise InvalidQuery("cursor", "is from another release; begin again without one")
     if decoded.question != _digest(query) or decoded.newest_first != query.newest_first:
         raise InvalidQuery("cursor", "belongs to another query; only its limit may change from page to page")
     return decoded.reached

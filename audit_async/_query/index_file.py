@@ -1,4 +1,4 @@
-"""The file that an index is kept in: where it stands, what tables it has, and when it has to be made anew."""
+"""The file that an index is kept in: its place, its tables, and when it has to be made again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ INDEX_FAILED: Final = (IndexWrong, sqlite3.Error)
 
 
 def places(log: Log) -> Iterator[Path]:
-    """Give where the index of a log may stand; nowhere for a log of which nobody knows which one it is."""
+    """Yield the places where the index of a log may be; none for a log without an id."""
     if not _LOG_ID.fullmatch(log.log_id):
         return
     with suppress(OSError):
@@ -61,7 +61,7 @@ def open_database(path: Path, log_id: str) -> sqlite3.Connection:
         database.execute("PRAGMA secure_delete = ON")
         if _kind_of(database) == (0, 0):
             database.execute("BEGIN IMMEDIATE")
-            if _kind_of(database) == (0, 0):  # nobody else has made them meanwhile
+            if _kind_of(database) == (0, 0):  # no other process has made them meanwhile
                 for statement in _SCHEMA.split(";")[:-1]:
                     database.execute(statement)
                 database.execute("INSERT INTO log VALUES (?, ?, ?)", (log_id, os.urandom(16), sys.byteorder))
@@ -87,7 +87,7 @@ def _kind_of(database: sqlite3.Connection) -> tuple[int, int]:
 
 
 def is_broken(error: Exception) -> bool:
-    """True where an index is at fault, and not the disk or another reader who is writing to it."""
+    """True if an index is at fault, and not the disk or another reader that is writing to it."""
     if isinstance(error, sqlite3.Error):
         # An extended code has the primary one in its lowest byte. A table that is missing is an SQLITE_ERROR.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
@@ -96,8 +96,8 @@ def is_broken(error: Exception) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove an index, so that it is made anew; not while it is being written."""
-    # Where there is a journal somebody is writing, and SQLite would roll it back into whatever file comes next.
+    """Remove an index, so that it is made again; not while it is being written."""
+    # If there is a journal, another process is writing; SQLite would roll it back into the next file of that name.
     if not path.with_name(f"{path.name}-journal").exists():
         with suppress(OSError):
             os.unlink(path)

@@ -1,4 +1,4 @@
-"""Finding one record by its place or its name, and showing it with the chain on both sides of it."""
+"""Finding one record by its sequence number or audit_id, with the records before and after it."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ class RecordNotFound(AuditError, LookupError):
 
 
 class PlacedRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One record, genuine by its hash, and what stands on both sides of it."""
+    """One record, genuine by its hash, and the records before and after it."""
 
     record: Record
     line: bytes  #: as it was recorded, with its line end
     segment: str  #: file name
     byte_offset: int  #: of the line in the segment, uncompressed
-    previous: Position | None  #: the record before; None for the first one, and where it can't be read any more
-    next: Position | None  #: the record behind; None for the last one so far
-    is_linked: bool  #: `prev_hash` is the hash of `previous`, and that of `next` is this record's hash, where known
+    previous: Position | None  #: the record before; None for the first one, and if it can't be read any more
+    next: Position | None  #: the record after; None for the last one so far
+    is_linked: bool  #: `prev_hash` is the hash of `previous`, and that of `next` is this record's hash, if known
 
 
 def look_up(
     logs: Sequence[Log], *, seq: int | None, audit_id: str | None
 ) -> Generator[PlacedRecord | None, None, None]:
-    """Give the one record, and None while it is looked for; raises `RecordNotFound` at the end where there is none.
+    """Yield the one record, and None while it is looked for; raises `RecordNotFound` at the end if there is none.
 
-    Damage is an error where it is in the record that was asked for; what is damaged beside it is shown as unknown.
+    Damage in the record that was asked for is an error; a damaged record before or after it is shown as unknown.
     """
     for found in find_record(logs, seq=seq, audit_id=audit_id):
         if found is None:
@@ -53,7 +53,7 @@ def look_up(
 
 
 def find_record(logs: Sequence[Log], *, seq: int | None, audit_id: str | None) -> Generator[Found | None, None, None]:
-    """Give the line of the one record, as `look_up` does, without what stands on both sides of it."""
+    """Yield the line of the one record, as `look_up` does, without the records before and after it."""
     if (seq is None) == (audit_id is None):
         raise InvalidQuery("seq", "give either seq or audit_id")
     if audit_id is not None and not _AUDIT_ID.fullmatch(audit_id):

@@ -1,6 +1,6 @@
 r"""Deciding whether a record is wanted: first by the bytes of its line, then by what the line says.
 
-The bytes are only asked whether a line can be wanted: every text that is looked for stands in it as msgspec encodes
+The bytes only decide whether a line can be wanted: every text that is looked for is in it as msgspec encodes
 it, so a line without those bytes is left out unread, at the speed of a byte search. JSON has other spellings of the
 same text, with `\u` or `\/`, which the library never writes but another program may: a line with such an escape is
 always read.
@@ -25,7 +25,7 @@ from audit_async.events.registry import known_types
 _ACTING: Final = frozenset({"attempted_user", "requester", "set_by", "lifted_by"})
 #: The same in an event that has no `actor`.
 _ACTING_WITHOUT_ACTOR: Final = frozenset({"user_id", "actor_id"})
-#: Members of an event, beside those that end in `_id`, that say what it was done to.
+#: Members of an event, besides those that end in `_id`, that say what it was done to.
 _ACTED_ON: Final = frozenset({"subject", "model_ref", "segment"})
 #: The same of its `resource`.
 _RESOURCE: Final = frozenset({"resource_id", "parent_id"})
@@ -78,19 +78,19 @@ def _texts_of(members: dict[str, object], wanted: frozenset[str]) -> Iterator[st
 
 
 def type_of(event: dict[str, object]) -> str:
-    """Return an event's type; empty where it has none."""
+    """Return an event's type; empty if it has none."""
     event_type = event.get("event_type")
     return event_type if isinstance(event_type, str) else ""
 
 
 class Needles(NamedTuple):
-    """Byte strings of which at least one stands in every line that is wanted."""
+    """Byte strings of which at least one is in every line that is wanted."""
 
     any_of: tuple[bytes, ...]
     spelled: bool = True  #: they are texts, which JSON can spell in other ways
 
     def may_be_in(self, line: bytes) -> bool:
-        """False where `line` is certainly not wanted."""
+        """False if `line` is certainly not wanted."""
         return any(needle in line for needle in self.any_of) or (
             self.spelled and any(spelling in line for spelling in _OTHER_SPELLINGS)
         )
@@ -149,12 +149,12 @@ class Filter:
 
     @property
     def asks_for_times(self) -> bool:
-        """True where not every time is wanted."""
+        """True if not every time is wanted."""
         return self.start is not None or self.end is not None
 
     @property
     def asks_for_types(self) -> bool:
-        """True where not every type is wanted."""
+        """True if not every type is wanted."""
         return self._types is not None or self._critical is not None
 
     def wants_type(self, event_type: str) -> bool:
@@ -168,7 +168,7 @@ class Filter:
         return (self.start is None or timestamp >= self.start) and (self.end is None or timestamp < self.end)
 
     def may_overlap(self, earliest: str, latest: str) -> bool:
-        """False where no record from `earliest` to `latest`, both included, is wanted."""
+        """False if no record from `earliest` to `latest`, both included, is wanted."""
         return (self.start is None or latest >= self.start) and (self.end is None or earliest < self.end)
 
     def wants(self, line: bytes) -> bool:
@@ -208,7 +208,7 @@ def _spellings(value: str | None) -> frozenset[str]:
     """Return a text and its harmless form, in which the library would have recorded it; nothing for None."""
     if value is None:
         return frozenset()
-    # A lone surrogate has no UTF-8, so it can't stand in any record.
+    # A lone surrogate has no UTF-8, so it can't be in any record.
     return frozenset(text for text in (value, escape(value)) if text.isascii() or not _holds_surrogate(text))
 
 
@@ -217,7 +217,7 @@ def _holds_surrogate(text: str) -> bool:
 
 
 def _encoded(value: str) -> bytes:
-    """Return the bytes that stand in a line whose member is this text, or the integer with these digits."""
+    """Return the bytes that are in a line whose member is this text, or the integer with these digits."""
     return value.encode() if _WHOLE_NUMBER.fullmatch(value) else msgspec.json.encode(value)
 
 

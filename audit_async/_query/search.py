@@ -1,10 +1,10 @@
 """Answering a query: which segments are read and how, and the merging of several logs by time.
 
 Everything here blocks and is plain iteration; `audit_async.reader` runs it in a worker thread, a piece at a time.
-Wherever None is given nothing was found, but time has passed.
+Whenever None is yielded, nothing was found, but time has passed.
 
-A segment is left out by the sequence numbers in the manifest, which are exact. By time it is left out only where the
-index knows the earliest and the latest time in it: the manifest has those of its first and last record, and where the
+A segment is left out by the sequence numbers in the manifest, which are exact. By time it is left out only if the
+index knows the earliest and the latest time in it: the manifest has those of its first and last record, and if the
 clock was set back, or was wrong for a while, others lie outside them. Without the index, the lines of a segment that
 seems to lie outside are searched as bytes for the time that is wanted, at some gigabytes a second.
 """
@@ -24,7 +24,7 @@ from audit_async._query.time_merge import Stream, merge
 from audit_async._trail.log_files import CHUNK_BYTES, DAMAGED_ARCHIVE, LONGEST_LINE, Log, unreadable
 from audit_async._trail.segment_parts import Part, Range, parts_of
 
-#: After so many lines read one by one, whoever waits may stop.
+#: After so many lines read one by one, the caller may stop.
 _HITS_AT_A_TIME: Final = 256
 
 
@@ -123,7 +123,7 @@ def _beyond(seqs: Range, seq: int, *, newest_first: bool) -> Range:
 
 
 def _look_up(index: LogIndex, part: Part, wanted: Filter) -> Generator[None, None, Sequence[int] | None]:
-    """Return where the lines of a sealed segment begin that may be wanted; None where it has to be scanned."""
+    """Return the offsets of the lines of a sealed segment that may be wanted; None if it has to be scanned."""
     sealed = part.segment.sealed
     assert sealed is not None  # noqa: S101 - only those are in the index
     # Whether it is worth reading the terms of: of most segments the times are enough.
@@ -143,7 +143,7 @@ def _look_up(index: LogIndex, part: Part, wanted: Filter) -> Generator[None, Non
 def _read_hits(
     part: Part, offsets: Sequence[int], wanted: Filter, seqs: Range, damage: Damage, *, newest_first: bool
 ) -> Iterator[Found | None]:
-    """Give those records that are wanted of the lines at `offsets`; raises `IndexWrong` where no record is there."""
+    """Yield those records that are wanted of the lines at `offsets`; raises `IndexWrong` if no record is there."""
     if not offsets:
         return
     file = open_part(part, damage)

@@ -35,7 +35,7 @@ _NEAR: Final = 1 << 16
 
 
 class Found(NamedTuple):
-    """A record that is wanted: a line that was checked, and where it stands."""
+    """A record that is wanted: a line that was checked, and its place."""
 
     timestamp: str
     log: Log
@@ -98,9 +98,9 @@ def open_part(part: Part, damage: Damage) -> BinaryIO | None:
 def scan(
     part: Part, wanted: Filter, seqs: Range, damage: Damage, *, newest_first: bool = False
 ) -> Iterator[Found | None]:
-    """Give the records of a segment that are wanted, in the order of the chain or against it.
+    """Yield the records of a segment that are wanted, in the order of the chain or against it.
 
-    None comes after each chunk, whether something was found or not, so that whoever reads can stop there.
+    None comes after each chunk, whether something was found or not, so that the caller can stop there.
     """
     file = open_part(part, damage)
     if file is None:
@@ -122,7 +122,7 @@ def scan(
 def wanted_in(
     chunk: Lines, part: Part, wanted: Filter, seqs: Range, damage: Damage, *, newest_first: bool = False
 ) -> Iterator[Found]:
-    """Give the records that are wanted among lines."""
+    """Yield the records that are wanted among lines."""
     places = _candidates(chunk.data, wanted)
     for begin, end in reversed(list(places)) if newest_first else places:
         try:
@@ -135,7 +135,7 @@ def wanted_in(
 
 
 def check(line: bytes, offset: int, part: Part, wanted: Filter, seqs: Range) -> Found | None:
-    """Return the record in a line where it is wanted, None where it is not; raises `BadRecord` for no record."""
+    """Return the record in a line if it is wanted, None if it is not; raises `BadRecord` for no record."""
     opening = _OPENING.match(line)
     if opening is not None and not (seqs.holds(int(opening[1])) and wanted.wants_time(opening[2].decode())):
         return None
@@ -147,13 +147,13 @@ def check(line: bytes, offset: int, part: Part, wanted: Filter, seqs: Range) -> 
 
 
 def seq_of(line: bytes) -> int | None:
-    """Return the sequence number that a line, or its beginning, claims; None where it doesn't begin like a record."""
+    """Return the sequence number that a line, or its beginning, claims; None if it doesn't begin like a record."""
     opening = _SEQ.match(line)
     return int(opening[1]) if opening is not None else None
 
 
 def last_seq_of(part: Part, damage: Damage) -> int | None:
-    """Return the last sequence number of a segment so far; None where it has no whole record."""
+    """Return the last sequence number of a segment so far; None if it has no whole record."""
     if part.segment.sealed is not None:
         return part.segment.sealed.last_seq
     file = open_part(part, damage)
@@ -171,7 +171,7 @@ _SEQ: Final = re.compile(rb'\{"seq":([0-9]{1,18}),')
 
 
 def _candidates(data: bytes, wanted: Filter) -> Iterator[tuple[int, int]]:
-    """Give where the lines begin and end that may be wanted."""
+    """Yield the beginning and end of each line that may be wanted."""
     find, size = data.find, len(data)
     if not wanted.needles:
         begin = 0
@@ -181,21 +181,21 @@ def _candidates(data: bytes, wanted: Filter) -> Iterator[tuple[int, int]]:
             begin = end
         return
     first, *others = wanted.needles
-    behind = 0
+    done = 0
     for place in first.hits(data):
-        if place < behind:
+        if place < done:
             continue  # another hit in a line that was looked at
-        begin = max(data.rfind(b"\n", behind, place) + 1, behind)
-        behind = find(b"\n", place) + 1 or size
-        if not others or all(needles.may_be_in(data[begin:behind]) for needles in others):
-            yield begin, behind
+        begin = max(data.rfind(b"\n", done, place) + 1, done)
+        done = find(b"\n", place) + 1 or size
+        if not others or all(needles.may_be_in(data[begin:done]) for needles in others):
+            yield begin, done
 
 
 # -- chunks of lines ----------------------------------------------------------------------------------------------
 
 
 def _forwards(file: BinaryIO, part: Part, seqs: Range, damage: Damage) -> Iterator[Lines]:
-    """Give the lines of a segment that are the chain's, from about the first that is wanted."""
+    """Yield the lines of a segment that are the chain's, from about the first that is wanted."""
     end = part.sealed_bytes
     begin = 0
     if file.seekable():
@@ -225,7 +225,7 @@ def _forwards(file: BinaryIO, part: Part, seqs: Range, damage: Damage) -> Iterat
 
 
 def _backwards(file: BinaryIO, part: Part, seqs: Range, damage: Damage) -> Iterator[Lines]:
-    """Give the same from the end to the beginning; within a chunk the lines stand in the order of the chain."""
+    """Yield the same from the end to the beginning; within a chunk the lines are in the order of the chain."""
     size = size_of(file)
     end = size
     if part.sealed_bytes is not None:
@@ -276,7 +276,7 @@ def _without_torn_line(data: bytes) -> bytes:
 
 
 def line_beginning(data: bytes, beginning: bytes) -> int | None:
-    """Return where a line begins with these bytes; None where none does."""
+    """Return the place of the line that begins with these bytes; None if none does."""
     if data.startswith(beginning):
         return 0
     place = data.find(b"\n" + beginning)
@@ -284,7 +284,7 @@ def line_beginning(data: bytes, beginning: bytes) -> int | None:
 
 
 def _end_of_chain(file: BinaryIO, last_seq: int, size: int) -> int:
-    """Return where the line of `last_seq` ends, behind which are void copies; the file's end where it is not found."""
+    """Return the end of the line of `last_seq`, after which come void copies; the file's end if it is not found."""
     beginning = b'{"seq":%d,' % last_seq
     file.seek(0)
     for chunk in read_lines(file):

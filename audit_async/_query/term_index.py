@@ -1,8 +1,8 @@
 """The index: which lines of a log's sealed segments name an actor or a resource, or are of a type; in SQLite.
 
-It is a cache and never evidence. It can be deleted at any time, is thrown away where it does not fit, and every line
-that it points to is read from its segment and checked before it is returned. What it leaves out can't be checked:
-whoever can write to it can hide a record from it, and so can a bit that flips in it. Who doubts asks without it.
+It is a cache and never evidence. It can be deleted at any time, is removed if it does not fit, and every line that it
+points to is read from its segment and checked before it is returned. What it leaves out can't be checked: anyone who
+can write to it can hide a record, and so can a flipped bit. If in doubt, query without it.
 
 It knows sealed segments only, each by the SHA-256 in the manifest, which its content had when it was read. A segment
 whose file has changed since (size or ctime) is hashed again before the index is believed.
@@ -10,8 +10,8 @@ whose file has changed since (size or ctime) is hashed again before the index is
 It holds no text of the trail but event types: a term is a salted 64-bit hash, and a line to which it leads by chance
 is left out when it is read. What it holds of a deleted segment is taken out by the next query that uses it.
 
-It stands in the log's directory, as `index.sqlite3`, where that belongs to this user and can be written, otherwise in
-`$XDG_CACHE_HOME/audit-async`. Where neither works, queries read the segments.
+It is in the log's directory, as `index.sqlite3`, if that belongs to this user and can be written, otherwise in
+`$XDG_CACHE_HOME/audit-async`. If neither works, queries read the segments.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class LogIndex:
 
     @classmethod
     def open(cls, log: Log, parts: Sequence[Part]) -> LogIndex | None:
-        """Open a log's index, and make it where it is missing or can't be used; None where there can be none.
+        """Open a log's index, and make it if it is missing or can't be used; None if there can be none.
 
         What it holds of segments that are not among `parts`, all that are readable, is taken out.
         """
@@ -95,7 +95,7 @@ class LogIndex:
         self._database.close()
 
     def give_up(self, error: Exception) -> None:
-        """Close the index, and remove it where `error` says that it is broken or wrong, so that it is made anew."""
+        """Close the index, and remove it if `error` says that it is broken or wrong, so that it is made again."""
         self.close()
         if is_broken(error):
             remove(self._path)
@@ -105,7 +105,7 @@ class LogIndex:
     def times(self, part: Part) -> Generator[None, None, Times | None]:
         """Return between which times a sealed segment's records lie, read from it the first time; None: not known.
 
-        Yields now and then, so that whoever waits can stop waiting; so does `offsets`.
+        Yields now and then, so that the caller can stop; so does `offsets`.
         """
         known = yield from self._known(part)
         if known is None:
@@ -113,9 +113,9 @@ class LogIndex:
         return known.times if known is not None else None
 
     def offsets(self, part: Part, wanted: Filter) -> Generator[None, None, Sequence[int] | None]:
-        """Return where those lines of a sealed segment begin that may be wanted, ascending; None: not known.
+        """Return the offsets of those lines of a sealed segment that may be wanted, ascending; None: not known.
 
-        The segment is read into the index first where that has not been done.
+        The segment is read into the index first, if that has not been done.
         """
         if not wanted.terms and not wanted.asks_for_types:
             return None
@@ -166,7 +166,7 @@ class LogIndex:
     # Knowing segments.
 
     def _known(self, part: Part) -> Generator[None, None, _Known | None]:
-        """Return what is known of a segment whose content is still what it was; None where nothing is."""
+        """Return what is known of a segment whose content is still what it was; None if nothing is."""
         sealed = part.segment.sealed
         assert sealed is not None  # noqa: S101 - the index is asked for sealed segments only
         known = self._segments.get(sealed.first_seq)
@@ -189,7 +189,7 @@ class LogIndex:
         return known
 
     def _learn(self, part: Part, *, with_terms: bool) -> Generator[None, None, _Known | None]:
-        """Read a segment into the index, in one transaction; None where its content is not what was sealed."""
+        """Read a segment into the index, in one transaction; None if its content is not what was sealed."""
         sealed = part.segment.sealed
         assert sealed is not None  # noqa: S101
         stamp = _stamp(part)
@@ -208,12 +208,12 @@ class LogIndex:
                     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                         return None
                 if terms.is_full:
-                    self._begin_anew(sealed.first_seq)
+                    self._begin_replacing(sealed.first_seq)
                     terms.write_to(database)
                 yield None
             if digest.hexdigest() != sealed.sha256:
                 return None
-            self._begin_anew(sealed.first_seq)
+            self._begin_replacing(sealed.first_seq)
             terms.write_to(database)
             database.executemany(
                 "INSERT OR IGNORE INTO types VALUES (?, ?)", [(sealed.first_seq, tag) for tag in terms.types]
@@ -231,7 +231,7 @@ class LogIndex:
             if database.in_transaction:
                 database.execute("ROLLBACK")
 
-    def _begin_anew(self, first_seq: int) -> None:
+    def _begin_replacing(self, first_seq: int) -> None:
         """Begin a transaction, unless one is open, in which all that is held of a segment is replaced."""
         if not self._database.in_transaction:
             self._database.execute("BEGIN IMMEDIATE")
@@ -239,7 +239,7 @@ class LogIndex:
 
     def _forget(self, first_seq: int) -> None:
         rows = self._database.execute("SELECT has_terms FROM segments WHERE first_seq = ?", (first_seq,)).fetchall()
-        # Postings are ordered by term, so this reads the whole table: only where there is something to find.
+        # Postings are ordered by term, so this reads the whole table: only if there is something to find.
         tables = ("segments", "types", "postings") if (1,) in rows else ("segments", "types")
         for table in tables:
             self._database.execute(f"DELETE FROM {table} WHERE first_seq = ?", (first_seq,))  # noqa: S608 - our names
@@ -267,11 +267,11 @@ class _Known(NamedTuple):
 
     stamp: tuple[int, int] | None  #: of the file, when its content was hashed last
     times: Times
-    has_terms: bool  #: also what stands in it; otherwise only its times
+    has_terms: bool  #: also its terms; otherwise only its times
 
 
 class _Terms:
-    """The terms of one segment, collected: for each, where the lines begin that have it."""
+    """The terms of one segment, collected: for each, the offsets of the lines that have it."""
 
     def __init__(self, part: Part, salt: bytes) -> None:
         self.types: set[str] = set()
@@ -315,7 +315,7 @@ class _Terms:
             (_term(self._salt, kind, value), first_seq, written, offsets.tobytes())
             for (kind, value), offsets in self._offsets.items()
         )
-        # Two values may have one hash; their lines are told apart when they are read.
+        # Two values may have one hash; their lines are distinguished when they are read.
         database.executemany(
             "INSERT INTO postings VALUES (?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET offsets = CAST(offsets || excluded.offsets AS BLOB)",
@@ -341,11 +341,11 @@ def _no_offsets(part: Part) -> _Offsets:
 
 
 def _content(part: Part) -> Iterator[Lines]:
-    """Give the lines of a sealed segment up to its sealed end; raises `IndexWrong` where it can't be read."""
+    """Yield the lines of a sealed segment up to its sealed end; nothing more from where it can't be read."""
     end = part.sealed_bytes
     assert end is not None  # noqa: S101
     try:
-        # Where it is missing or damaged, the query that reads it without the index says so.
+        # If it is missing or damaged, the query that reads it without the index says so.
         file = open_part(part, Damage(skip=True))
         if file is None:
             return
@@ -359,7 +359,7 @@ def _content(part: Part) -> Iterator[Lines]:
 
 
 def _stamp(part: Part) -> tuple[int, int] | None:
-    """Return what changes when a segment's file does; None where there is no file."""
+    """Return what changes when a segment's file does; None if there is no file."""
     directory, name = part.segment.log.directory, part.segment.name
     for path in (f"{directory}/{name}", f"{directory}/{ARCHIVE}/{name}.zst"):
         with suppress(OSError):

@@ -82,7 +82,7 @@ def parse_seq_range(text: str) -> tuple[int, int]:
 
 
 def parse_heads(texts: Iterable[str], logs: Iterable[str]) -> dict[str, Position]:
-    """Return the expected heads by log, of `SEQ:HASH` where there is one log, else of `LOG=SEQ:HASH`.
+    """Return the expected heads by log, from `SEQ:HASH` if there is one log, else from `LOG=SEQ:HASH`.
 
     Raises `typer.BadParameter`.
     """

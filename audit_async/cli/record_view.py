@@ -150,7 +150,7 @@ class RecordLines:
 
 
 def _details(event: dict[str, object], actor: str) -> Iterator[str]:
-    """Give what an event says beside its type and its actor, as `name=value`."""
+    """Yield what an event says besides its type and its actor, as `name=value`."""
     for name, value in event.items():
         if name in _SHOWN_ELSEWHERE or value == actor:
             continue
@@ -167,7 +167,7 @@ def _short(value: object) -> str:
 
 
 def write_record(output: Output, placed: PlacedRecord) -> None:
-    """Write all of one record, a line for each member of it, and the chain beside it."""
+    """Write all of one record, a line for each member, and the records before and after it."""
     record = placed.record
     rows: list[tuple[Cell | str, str]] = [
         ("log", record.log),
@@ -188,9 +188,9 @@ def write_record(output: Output, placed: PlacedRecord) -> None:
     output.table([Column("member"), Column("value")], rows)
     output.line()
     if placed.is_linked:
-        output.line(Cell("linked", "green"), "  The hashes of the records beside it fit.")
+        output.line(Cell("linked", "green"), "  It fits the records before and after it.")
     else:
-        output.line(Cell("not linked", "red"), "  A record beside it is another one; verify the trail.")
+        output.line(Cell("not linked", "red"), "  The record before or after it does not fit; verify the trail.")
 
 
 def _members(name: str, value: object, depth: int = 0) -> list[tuple[Cell | str, str]]:

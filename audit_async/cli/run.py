@@ -1,4 +1,4 @@
-"""How every command runs and ends: its exit status, and what is said where it can't do its work."""
+"""How every command runs and ends: its exit status, and its message if it can't do its work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OPTIONS: Final = {"log": "--log", "after_seq": "--after-seq"}
 
 
 class ExitStatus(IntEnum):
-    """What a command tells the program that started it."""
+    """What a command reports to the program that started it."""
 
     OK = 0
     FINDINGS = 1  #: damage, a failed check
@@ -87,7 +87,7 @@ def _status_of(output: Output, command: Callable[[], Awaitable[ExitStatus]]) -> 
 
 
 def _failed(output: Output, text: str, status: ExitStatus) -> ExitStatus:
-    """Say what went wrong, behind what was written before."""
+    """Say what went wrong, after what was written before."""
     try:
         output.flush()
     except BrokenPipeError:

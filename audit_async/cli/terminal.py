@@ -37,7 +37,7 @@ from audit_async._sanitize.unsafe_text import escape
 
 __all__ = ["Cell", "Column", "Meter", "Output", "byte_size", "count_of", "json_line", "visible"]
 
-#: How wide a table may be where nobody says how wide the paper is.
+#: How wide a table may be in a pipe, which has no width.
 _PIPE_WIDTH: Final = 160
 #: Seconds after which progress is shown.
 _MEASURED_AFTER_S: Final = 0.5
@@ -50,7 +50,7 @@ Style = Literal["", "bold", "dim", "red", "yellow", "green", "cyan"]
 def visible(text: str) -> str:
     r"""Return `text` on one line, with all that is not printable as its visible escape: `\n`, `\x1b`, `\u202e`.
 
-    Stricter than what is recorded: also line breaks, tabs, and format characters of which recording makes nothing.
+    Stricter than what is recorded: also line breaks, tabs, and format characters that recording leaves alone.
     """
     if text.isprintable():
         return text
@@ -104,7 +104,7 @@ def count_of(number: int, noun: str) -> str:
 
 
 class _Console(Console):
-    """A console that leaves a closed pipe to the command's end."""
+    """A console that lets the command handle a closed pipe."""
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError
@@ -119,7 +119,7 @@ def _console(file: IO[str]) -> _Console:
 
 
 class Meter:
-    """Progress on the terminal, or nothing where nobody is looking. May be told from any thread.
+    """Progress on the terminal, nothing if standard error is none. May be called from any thread.
 
     It appears when the work has taken a while, so that short work doesn't flicker.
     """
@@ -130,7 +130,7 @@ class Meter:
         self._appears_at = time.monotonic() + _MEASURED_AFTER_S
 
     def show(self, done: int, total: int | None = None) -> None:
-        """Show how much of how much is done; None where that is not known."""
+        """Show how much of how much is done; None if the total is not known."""
         if self._progress is None:
             return
         self._progress.update(self._task, completed=done, total=total)
@@ -139,7 +139,7 @@ class Meter:
 
 
 class Output:
-    """Where a command writes; `as_json` says for whom."""
+    """The output of a command: for a person, or with `as_json` for a program."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json: Final = as_json
@@ -151,7 +151,7 @@ class Output:
 
     @property
     def is_terminal(self) -> bool:
-        """True where somebody is looking at the output."""
+        """True if the output is a terminal."""
         return self._console.is_terminal
 
     @property
@@ -162,22 +162,22 @@ class Output:
     # For a person.
 
     def line(self, *cells: Cell | str) -> None:
-        """Write texts one behind the other, folded at the terminal's width."""
+        """Write texts one after the other, folded at the terminal's width."""
         self._console.print(_joined(cells), soft_wrap=not self.is_terminal)
 
     def row(self, *cells: Cell | str) -> None:
-        """Write texts one behind the other on one line, cut at the terminal's width; whole where there is none."""
+        """Write texts one after the other on one line, cut at the terminal's width; whole if there is no terminal."""
         text = _joined(cells)
         if self.is_terminal:
             text.truncate(self.width, overflow="ellipsis")
         self._console.print(text, soft_wrap=True)
 
     def whole(self, *cells: Cell | str) -> None:
-        """Write texts one behind the other without a break, for copying; the terminal itself may wrap them."""
+        """Write texts one after the other without a break, for copying; the terminal itself may wrap them."""
         self._console.print(_joined(cells), soft_wrap=True)
 
     def pairs(self, rows: Iterable[tuple[Cell | str, Cell | str]]) -> None:
-        """Write names, and beside each what is said of it, folded in its own column."""
+        """Write names, and next to each what is said of it, folded in its own column."""
         grid = Table.grid(padding=(0, 2, 0, 0))
         grid.add_column(overflow="fold")
         grid.add_column(overflow="fold")
@@ -221,15 +221,15 @@ class Output:
             )
 
     def message(self, text: str, style: Style = "") -> None:
-        """Write a remark to standard error, where it does not mix with the output."""
+        """Write a remark to standard error, so that it does not mix with the output."""
         self._messages.print(_shown(Cell(text, style)), soft_wrap=not self._messages.is_terminal)
 
     def meter(self, title: str) -> AbstractContextManager[Meter]:
-        """Show a bar by bytes on standard error while the block runs, where that is a terminal."""
+        """Show a bar by bytes on standard error while the block runs, if that is a terminal."""
         return self._progress(title, BarColumn(), DownloadColumn(), TimeRemainingColumn())
 
     def counter(self, title: str) -> AbstractContextManager[Meter]:
-        """Show a growing number of records in the same way, where nobody knows how many there will be."""
+        """Show a growing number of records in the same way, if the total is not known."""
         return self._progress(title, SpinnerColumn(), TextColumn("{task.completed:,.0f} records", markup=False))
 
     @contextmanager
@@ -256,7 +256,7 @@ class Output:
         sys.stdout.write(f"{json_line(value)}\n")
 
     def flush(self) -> None:
-        """Hand on what was written; raises `BrokenPipeError` where nobody reads it any more."""
+        """Flush what was written; raises `BrokenPipeError` if the reader of the pipe is gone."""
         sys.stdout.flush()
 
 

@@ -49,7 +49,7 @@ Published = Annotated[
 
 
 def require_trust(vkeys: Sequence[str] | None, policy_file: Path | None) -> None:
-    """Raise `typer.BadParameter` unless a command was told whom to trust, in one way."""
+    """Raise `typer.BadParameter` unless the options say whom to trust, in one way."""
     if not vkeys and policy_file is None:
         raise typer.BadParameter(
             "say whose signature counts: --vkey VKEY or --policy FILE, from elsewhere than the log"
@@ -61,7 +61,7 @@ def require_trust(vkeys: Sequence[str] | None, policy_file: Path | None) -> None
 def read_policy(vkeys: Sequence[str] | None, policy_file: Path | None) -> Policy:
     """Return the policy that a command was given.
 
-    Raises `ConfigError` for a policy or key that is none, `Refused` where the extra `tlog` is not installed, `OSError`.
+    Raises `ConfigError` for a policy or key that is none, `Refused` if the extra `tlog` is not installed, `OSError`.
     """
     try:
         from audit_async.tlog.failures import Malformed  # noqa: PLC0415 - an extra
@@ -81,6 +81,8 @@ def read_policy(vkeys: Sequence[str] | None, policy_file: Path | None) -> Policy
         except Malformed as error:
             raise ConfigError("--vkey", error.reason) from error
         if key.type.is_cosignature:
-            raise ConfigError("--vkey", "is a witness's key; a log has another kind, and witnesses stand in a --policy")
+            raise ConfigError(
+                "--vkey", "is a witness's key, and a log has another kind; witnesses belong in a --policy"
+            )
         keys.append(key)
     return Policy.of(keys)

@@ -26,7 +26,7 @@ def base_directory(log: Log) -> Path:
 def config_for(log: Log, settings: AuditConfig | None = None) -> AuditConfig:
     """Return a configuration that opens exactly this log, otherwise with `settings`; it applies no retention itself.
 
-    Raises `Refused` for a log that was moved to where no service would write it.
+    Raises `Refused` for a log that was moved to a place that no service writes to.
     """
     if log.directory != base_directory(log) / log.service_id / log.instance:
         raise Refused(
@@ -46,7 +46,7 @@ def config_for(log: Log, settings: AuditConfig | None = None) -> AuditConfig:
 
 
 def require_owner(directory: Path) -> None:
-    """Raise `Refused` where the files that this process makes would not belong to the log's owner.
+    """Raise `Refused` if the files that this process makes would not belong to the log's owner.
 
     A service could not open them: they are mode 0600.
     """

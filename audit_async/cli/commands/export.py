@@ -61,8 +61,8 @@ def export_records(
     """Write the records that a query finds to a file; it appears when it is complete, readable only for its owner.
 
     ndjson has the lines byte for byte as they were recorded. A bundle is evidence: a zip with the records, the
-    unbroken chain from the first of them to the last (so records that nobody asked for, too), manifest, checksums, a
-    README and a verifier that needs Python alone.
+    unbroken chain from the first of them to the last (so it holds records that were not asked for, too), manifest,
+    checksums, a README and a verifier that needs Python alone.
     """
     query = filters.query()
     chosen = format_name or _BY_SUFFIX.get(target.suffix.lower())

@@ -59,10 +59,10 @@ def new(
     passphrase_from: PassphraseFrom = None,
     as_json: Json = False,
 ) -> None:
-    """Make an Ed25519 signing key (PKCS #8 PEM, mode 0600), and print its verifier key where the origin is given.
+    """Make an Ed25519 signing key (PKCS #8 PEM, mode 0600), and print its verifier key if the origin is given.
 
-    Give the verifier key to those who verify, by another way than the log. Who has the key file, and the passphrase,
-    signs in the log's name.
+    Give the verifier key to those who verify, by another way than the log. Anyone with the key file and the
+    passphrase can sign in the log's name.
     """
     _require_origin(origin)
     output = Output(as_json=as_json)

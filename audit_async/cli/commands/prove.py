@@ -36,7 +36,7 @@ class ProofMade(msgspec.Struct, frozen=True, kw_only=True):
     audit_id: str
     record: str  #: file
     proof: str  #: file
-    origin: str  #: the log's name in its checkpoints; nobody has verified the signature here
+    origin: str  #: the log's name in its checkpoints; the signature was not verified here
     size: int  #: records that the checkpoint covers
 
 

@@ -44,8 +44,8 @@ def tail(
 ) -> None:
     """Show the last records and, with -f, new ones about a tenth of a second after they were written. Ctrl-C ends it.
 
-    A record is shown once the writer has handed it to the operating system; from outside nobody can see whether it is
-    on stable storage already.
+    A record is shown once the writer has handed it to the operating system; whether it is on stable storage already
+    can't be seen from outside.
     """
     wanted = filters.query()
     output = Output(as_json=as_json)

@@ -27,7 +27,7 @@ def examine(base_dir: Path, *, low_disk_bytes: int) -> list[Check]:
 
 
 def insecure(path: Path) -> str | None:
-    """Return why others than its owner could change what is in a directory, None where they can't."""
+    """Return why users other than its owner could change what is in a directory, None if they can't."""
     status = os.stat(path)
     if status.st_mode & 0o022:
         return f"mode {stat.S_IMODE(status.st_mode):04o} lets other users write to {path}; run: chmod go-w {path}"
@@ -75,7 +75,7 @@ def _file_system(base_dir: Path) -> Check:
 
 
 def _kind_of_file_system(path: Path) -> str | None:
-    """Return the type of the file system that a path is on, None where the system does not say."""
+    """Return the type of the file system that a path is on, None if the system does not say."""
     wanted = os.stat(path).st_dev
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:

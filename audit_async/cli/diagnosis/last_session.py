@@ -23,10 +23,10 @@ class LastSession(NamedTuple):
     """What the end of a log says."""
 
     last: Record | None  #: the last whole record
-    torn_bytes: int  #: bytes behind it that are none
-    torn_by_crash: bool  #: a crash leaves such bytes, so that opening mends it; it refuses where none does
+    torn_bytes: int  #: bytes after it that are no records
+    torn_by_crash: bool  #: a crash leaves such bytes, so opening the log repairs it; otherwise opening refuses
     closed: bool  #: the session ended in order
-    flush_mode: str | None  #: as `audit.log_opened` has it; None where that was not found
+    flush_mode: str | None  #: as `audit.log_opened` has it; None if that was not found
 
 
 def last_session(log: Log, segments: list[SegmentFile]) -> LastSession:
@@ -44,20 +44,20 @@ def last_session(log: Log, segments: list[SegmentFile]) -> LastSession:
         except FileNotFoundError:
             break  # what is missing is reported by another check
         with file:
-            behind = 0  # bytes of this file that no record follows
+            tail_bytes = 0  # bytes of this file after which no record comes
             for line in _lines_backwards(file):
                 read += len(line)
                 if last is None:
                     last = _record(line, log)
                     if last is None:
-                        behind += len(line)
+                        tail_bytes += len(line)
                         continue
                 if _OPENED in line and (found := _record(line, log)) and isinstance(found.event, AuditLogOpened):
                     flush_mode = found.event.flush_mode
                 if flush_mode is not None or read > _MOST_READ:
                     break
-            torn_bytes += behind
-            if behind and explained_by_crash(file, file.seek(0, 2) - behind) is None:
+            torn_bytes += tail_bytes
+            if tail_bytes and explained_by_crash(file, file.seek(0, 2) - tail_bytes) is None:
                 torn_by_crash = False
         if flush_mode is not None:
             break

@@ -72,7 +72,7 @@ def _identity(log: Log) -> list[Check]:
         )
         return [fail(log.name, "log.json", text)]
     if identity.service_id != log.service_id:
-        return [fail(log.name, "log.json", f"the log of {identity.service_id!a} stands in this place")]
+        return [fail(log.name, "log.json", f"the log of {identity.service_id!a} is in this place")]
     return [ok(log.name, "log.json", f"format version {FORMAT_VERSION}, created {identity.created[:10]}")]
 
 
@@ -149,7 +149,7 @@ def _leftovers(log: Log, writer: int | None) -> Iterator[Check]:
 
 
 def _index(log: Log) -> Iterator[Check]:
-    """Look at the cache beside the log, where there is one."""
+    """Look at the cache in the log's directory, if there is one."""
     try:
         with (log.directory / INDEX_FILE).open("rb") as file:
             is_database = file.read(len(_SQLITE)) in {_SQLITE, b""}
@@ -162,7 +162,7 @@ def _index(log: Log) -> Iterator[Check]:
     if is_database:
         yield ok(log.name, "index", f"{byte_size(size)}; a cache that may be deleted at any time, and no evidence")
     else:
-        yield warn(log.name, "index", f"{INDEX_FILE} is none; the next query removes it and makes it anew")
+        yield warn(log.name, "index", f"{INDEX_FILE} is no index; the next query replaces it")
 
 
 def _files_in(directory: Path) -> list[Path]:
@@ -206,7 +206,7 @@ def _crash(log: Log, session: LastSession, settings: AuditConfig | None, writer:
     if writer is None:
         if session.torn_bytes and not session.torn_by_crash:
             text = (
-                f"behind the last record stand {session.torn_bytes} bytes that are no records and that no crash "
+                f"after the last record come {session.torn_bytes} bytes that are no records and that no crash "
                 "leaves: opening the log refuses; run verify"
             )
             yield fail(log.name, "last session", text)
