@@ -33,8 +33,9 @@ from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage
 from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
 from audit_async._trail.off_loop import in_pieces, only_one
+from audit_async._verify.findings import Finding, Note
 from audit_async._verify.verification import verify_trail
-from audit_async._verify.verify_report import Finding, LogReport, Note, Progress, VerifyReport
+from audit_async._verify.verify_report import LogReport, Progress, VerifyReport
 from audit_async._verify.verify_scope import Everything, LastRecords, Scope, SeqRange, TimeRange
 from audit_async.errors import LogCorrupted
 from audit_async.events.recorded import NotARecord, Record

@@ -2,11 +2,11 @@ r"""Checking many lines at once: the same verdict as `check_record` on each, at 
 
 Whole chunks of lines are decoded, encoded again and compared: what comes back byte for byte is spelled as the format
 says, every member in its place and no other, so that the rest is comparing columns. What deviates in any way is
-checked line by line with `check_record` itself, which alone decides. So this module can be slow by mistake, but not
-wrong by haste: an accepted chunk is one that `check_record` accepts line by line.
+checked line by line with `check_record` itself, which alone decides. So a mistake in this module can make checking
+slow, but never wrong: an accepted chunk is one that `check_record` accepts line by line.
 
-Behind a bad line the walk goes on: each of the next lines is checked by itself and for following one of the places
-that the bad line may have had, so one changed byte makes one finding and not one for every line behind it.
+After a bad line the check goes on: each of the next lines is checked by itself and for following one of the places
+that the bad line may have had, so one changed byte makes one finding and not one for every line after it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import msgspec
 from audit_async._chain.record_check import BadRecord, CheckedRecord, Members, check_record, is_object
 from audit_async._chain.record_format import BODY_END, HASH_AT, HASH_MEMBER, LINE_END, PREV_AT, Head
 
-#: Lines that are checked one by one where a longer run deviates.
+#: Lines that are checked one by one if a longer run deviates.
 _FEW: Final = 8
-#: Places that the next record may have; with more, behind many bad lines, any is taken.
+#: Places that the next record may have; with more, after many bad lines, any is taken.
 _MOST_PLACES: Final = 8
 
 _LONGEST_SEQ: Final = 10**18
@@ -34,7 +34,7 @@ _BRACE: Final = {ord("{")}
 _AUDIT_IDS: Final = re.compile(r"(?:[0-9a-f]{16}-[0-9a-f]{1,16}+\n)*+")
 _TIMESTAMP: Final = b"0000-00-00T00:00:00.000000Z\n"
 _ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
-# What stands before a record's event beside the digits of its seq, its audit_id and its service_id.
+# What precedes a record's event, besides the digits of its seq, its audit_id and its service_id.
 _BEFORE_EVENT: Final = len('{"seq":,"audit_id":"","timestamp":"","service_id":,"event":') + len(_TIMESTAMP) - 1
 
 _decode_lines: Final = msgspec.json.Decoder(Members).decode_lines
@@ -50,7 +50,7 @@ class Good(NamedTuple):
     offset: int  #: of the first byte
     data: bytes  #: the lines
     records: list[Members]
-    audit_ids: str  #: of the records, in order, each with a line feed behind it
+    audit_ids: str  #: of the records, in order, each followed by a line feed
     timestamps: list[str]
 
 
@@ -62,11 +62,11 @@ class Bad(NamedTuple):
     data: bytes
     seq: int | None  #: what was due there; None where that is not known
     reason: str  #: free of the line's text
-    record: CheckedRecord | None  #: what it says of itself, where it is a whole record in a wrong place
+    record: CheckedRecord | None  #: what it says of itself, if it is a whole record in a wrong place
 
 
 class _Place(NamedTuple):
-    """Where the next record may stand in the chain."""
+    """A place in the chain that the next record may have."""
 
     seq: int | None  #: None for any
     prev_hash: bytes | None  #: None for any
@@ -75,11 +75,11 @@ class _Place(NamedTuple):
 _ANYWHERE: Final = _Place(None, None)
 
 
-class ChainWalk:
-    """Walks the lines of a chain, in chunks, from a known place or from the first line's own."""
+class ChainChecker:
+    """Checks the lines of a chain, in chunks, from a known place or from that of the first line."""
 
     def __init__(self, after: Head | None, *, offset: int = 0) -> None:
-        """Begin behind `after`, or, with None, at whatever record the first line is; it stands at byte `offset`."""
+        """Begin after `after`, or, with None, at whatever record the first line is; it begins at byte `offset`."""
         self._places: tuple[_Place, ...] = (_Place(after.seq + 1, after.hash),) if after else (_ANYWHERE,)
         self.line = 1  #: number of the next line
         self.offset = offset  #: of the next line
@@ -89,22 +89,22 @@ class ChainWalk:
         """The sequence number that is due next; None where that is not known."""
         return self._places[-1].seq
 
-    def walk(self, data: bytes) -> Iterator[Good | Bad]:
-        r"""Check whole lines, each with its `\n`; all of them are in what is given back, in order."""
+    def check_lines(self, data: bytes) -> Iterator[Good | Bad]:
+        r"""Check whole lines, each with its `\n`; all of them are in what is yielded, in order."""
         while self._uncertain and data:
             end = data.index(b"\n") + 1
-            yield self._walk_line(data[:end])
+            yield self._check_line(data[:end])
             data = data[end:]
         if data:
             good = self._accept(data)
             if good is not None:
                 yield good
             else:
-                yield from self._walk_parts([line + b"\n" for line in data[:-1].split(b"\n")])
+                yield from self._check_parts([line + b"\n" for line in data[:-1].split(b"\n")])
 
-    def walk_torn(self, line: bytes) -> Bad:
+    def check_torn(self, line: bytes) -> Bad:
         """Take note of a line that has no end: torn, or the beginning of one that is too long to be a record."""
-        bad = self._walk_line(line)
+        bad = self._check_line(line)
         assert isinstance(bad, Bad)  # noqa: S101 - no record is without its end
         return bad
 
@@ -112,11 +112,11 @@ class ChainWalk:
         """Take note of bytes that belong to the line before: the rest of one that is too long."""
         self.offset += size
 
-    def _walk_parts(self, lines: list[bytes]) -> Iterator[Good | Bad]:
-        """Check the halves of a run that deviates, and single lines where few are left."""
+    def _check_parts(self, lines: list[bytes]) -> Iterator[Good | Bad]:
+        """Check the halves of a run that deviates, and single lines once few are left."""
         if len(lines) <= _FEW:
             for line in lines:
-                yield self._walk_line(line)
+                yield self._check_line(line)
             return
         middle = len(lines) // 2
         for half in (lines[:middle], lines[middle:]):
@@ -124,7 +124,7 @@ class ChainWalk:
             if good is not None:
                 yield good
             else:
-                yield from self._walk_parts(half)
+                yield from self._check_parts(half)
 
     # -- many lines ----------------------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ class ChainWalk:
         return len(self._places) != 1 or None in self._places[0]
 
     def _accept(self, data: bytes) -> Good | None:
-        """Return the lines where every one of them is the record that is due, None where any may not be."""
+        """Return the lines if every one of them is the record that is due, None if any may not be."""
         # The hot path of verifying: about 1.6 us a record of 390 bytes, a third of it SHA-256 (bench verify).
         if self._uncertain or not data.endswith(LINE_END):
             return None
@@ -176,13 +176,13 @@ class ChainWalk:
 
     # -- one line ------------------------------------------------------------------------------------------------
 
-    def _walk_line(self, line: bytes) -> Good | Bad:
+    def _check_line(self, line: bytes) -> Good | Bad:
         number, offset, due = self.line, self.offset, self.due
         self.line += 1
         self.offset += len(line)
         record, reason = self._judge(line)
         if record is None:
-            self._places = self._behind_bad(line)
+            self._places = self._places_after_bad(line)
         else:
             self._places = (_Place(record.seq + 1, record.hash),)
             if reason is None:
@@ -190,7 +190,7 @@ class ChainWalk:
         return Bad(number, offset, line, due, reason or "", record)
 
     def _judge(self, line: bytes) -> tuple[CheckedRecord | None, str | None]:
-        """Return what a line says of itself, None where it is no record; and why it is not the one that is due."""
+        """Return what a line says of itself, None if it is no record; and why it is not the one that is due."""
         record: CheckedRecord | None = None
         reason = ""
         try:
@@ -210,8 +210,8 @@ class ChainWalk:
                 reason = str(error)
         return record, reason
 
-    def _behind_bad(self, line: bytes) -> tuple[_Place, ...]:
-        """Return where the next record may stand: a bad line is a record that was changed, or one too many."""
+    def _places_after_bad(self, line: bytes) -> tuple[_Place, ...]:
+        """Return the places of the next record: a bad line is a record that was changed, or one too many."""
         places = set(self._places)
         for seq, _ in self._places:
             following = None if seq is None else seq + 1

@@ -1,4 +1,4 @@
-"""Judging a trail: whether it is what was written. It works beside a running writer, without a lock.
+"""Judging a trail: whether it is what was written. It needs no lock and works next to a running writer.
 
-Its front door is `audit_async.reader`.
+Everything that it can find or note is in `findings`; its front door is `audit_async.reader`.
 """

@@ -1,8 +1,8 @@
 """Whether an `audit_id` was given twice, in memory that does not grow with the number of records.
 
 A writer draws a prefix at each opening and counts. The numbers are taken in any thread and put into the chain a
-moment later, so a few may stand in the chain in another order; none may stand there twice. What is kept of one
-opening is how far it has counted and which numbers below that are still missing: none, or a few ranges.
+moment later, so a few may be in the chain in another order; none may be there twice. What is kept of one opening is how
+far it has counted and which numbers below that are still missing: none, or a few ranges.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-#: Ranges of missing numbers that are kept; of what was forgotten nothing is claimed.
+#: Ranges of missing numbers that are kept; nothing is claimed of what was forgotten.
 _MOST_RANGES: Final = 10_000
 
 
@@ -25,7 +25,7 @@ class IdRun(msgspec.Struct):
     missing: list[tuple[int, int]] = []  #: ranges, both ends included, ascending
 
     def add(self, number: int) -> bool:
-        """Take note of a number; False where it was seen before."""
+        """Add a number; False if it was seen before."""
         if number == self.last + 1:
             self.last = number
         elif number > self.last:
@@ -45,7 +45,7 @@ class IdRun(msgspec.Struct):
             self.first = self.missing.pop(0)[1] + 1
 
     def _find(self, number: int) -> bool:
-        """Take a missing number out of its range; False where it is not missing."""
+        """Take a missing number out of its range; False if it is not missing."""
         at = bisect_right(self.missing, (number, self.last)) - 1
         if at < 0 or not self.missing[at][0] <= number <= self.missing[at][1]:
             return False
@@ -110,14 +110,14 @@ class AuditIds:
         self.runs: list[IdRun] = []
 
     def add(self, audit_ids: str, count: int) -> int | None:
-        """Take note of `count` audit_ids, each with a line feed behind it.
+        """Add `count` audit_ids, each followed by a line feed.
 
-        Returns the index of the first that was given before, None where all are new.
+        Returns the index of the first that was given before, None if all are new.
         """
         run = self.runs[-1] if self.runs else None
         if run is not None:
             begin = run.last + 1
-            # The usual case, and three times as fast as looking at each: one opening, counting without a gap.
+            # The usual case, and three times as fast as comparing each: one opening, counting without a gap.
             if (f"{run.prefix}-%x\n" * count) % tuple(range(begin, begin + count)) == audit_ids:
                 run.last += count
                 return None

@@ -1,12 +1,13 @@
-"""Holding a log to what was signed of it: its records must lead to the root of every checkpoint that is known.
+"""Comparing a log with what was signed of it: its records must lead to the root of every checkpoint that is known.
 
-`verify` shows that a chain fits together; this shows that it is the chain that was there when a checkpoint was signed.
-Checkpoints come from where the log publishes them, from its own chain (`audit.checkpoint`), and from whoever kept one.
-Tiles are not needed and not trusted, but where retention has deleted records: then their published hashes stand in,
-which a signed root bears out. Memory grows neither with the trail nor with the number of its checkpoints.
+`verification` shows that a chain fits together; this shows that it is the chain that was there when a checkpoint was
+signed. Checkpoints come from the log's publication, from its own chain (`audit.checkpoint`), and from elsewhere, if one
+was kept there. Tiles are not needed and not trusted, except for records that retention has deleted: their published
+hashes are used instead, which a signed root confirms. Memory grows neither with the trail nor with the number of its
+checkpoints.
 
-A record's hash is taken from its line here; that the line hashes to it is for `verify` to say, and `signed_trail` does
-both for several logs. Needs the extra `tlog`.
+A record's hash is taken from its line here; whether the line hashes to it is judged by `verification`, and
+`signed_trail` does both for several logs. Needs the extra `tlog`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from audit_async._query.segment_scan import Damage, last_seq_of, scan
 from audit_async._trail.log_files import Log, list_segments, manifest_stamp, unreadable
 from audit_async._trail.record_hashes import RecordHashes
 from audit_async._trail.segment_parts import Part, Range, parts_of
-from audit_async._verify.verify_report import Finding, Note, Notebook
+from audit_async._verify.findings import Observation, Observations
 from audit_async.errors import LogCorrupted
 from audit_async.events.base import AuditEvent
 from audit_async.events.lifecycle import AuditCheckpoint, AuditSigningKeysChanged
@@ -37,8 +38,8 @@ from audit_async.tlog.tiles import TILE_WIDTH, FileReader, TileReader
 
 __all__ = ["SignedHeads", "check_signed_heads", "cosigned_at"]
 
-#: Looks at a log on which something is found while its manifest changes; the last one's findings stand.
-_MOST_LOOKS: Final = 10
+#: Comparisons of a log with findings while its manifest changes; the last one's findings are kept.
+_MOST_ATTEMPTS: Final = 10
 #: Hashes that are compared at a time; a few megabytes.
 _PIECE: Final = 1 << 16
 #: Checkpoints of the chain that don't fit and are reported one by one; in a tail that was rewritten there are many.
@@ -50,7 +51,7 @@ _Event = TypeVar("_Event", bound=AuditEvent)
 
 
 class Head(NamedTuple):
-    """A size and root that the records must lead to, and the words that say who says so."""
+    """A size and root that the records must lead to, and the words that name its source."""
 
     size: int
     root: bytes
@@ -60,10 +61,8 @@ class Head(NamedTuple):
 class SignedHeads(NamedTuple):
     """What came of one log."""
 
-    findings: tuple[Finding, ...]
-    found: int  #: findings, also those that were not kept
-    notes: tuple[Note, ...]
-    origin: str | None  #: of the published checkpoint, where that was accepted
+    observed: Observations
+    origin: str | None  #: of the published checkpoint, if that was accepted
     is_held: bool  #: the published checkpoint was accepted, and the records lead to it
 
 
@@ -76,31 +75,39 @@ def check_signed_heads(
     known: Sequence[tuple[Checkpoint, str]] = (),
     tick: Callable[[int, int], None] = lambda _done, _records: None,
 ) -> SignedHeads:
-    """Hold one log to its checkpoints; blocks, and needs no lock.
+    """Compare one log with its checkpoints; blocks, and needs no lock.
 
-    `origins` are the names under which it may sign; None allows all of the policy's, and none at all means that it
-    has no key and nothing is checked. `known` are checkpoints that were kept elsewhere, and
-    where; those of other names are left out. `tick` is called every few megabytes, with the records that are compared
-    so far and all that there are, and may raise to end this. Where it looks again it counts anew.
+    Args:
+        log: The log.
+        policy: Whose signatures count.
+        published: Reads what the log publishes.
+        origins: The names under which it may sign. None allows all of the policy's; none at all means that it has no
+            key and nothing is checked.
+        known: Checkpoints that were kept elsewhere, and where; those of other names are left out.
+        tick: Called every few megabytes with the number of records that are compared so far and of all that there
+            are; may raise to end this. If the log is read again, it counts from the beginning.
 
-    Raises `SourceFailed` and `TrailUnreadable` where something can't be read; what is wrong is in the result.
+    Raises:
+        SourceFailed: What is published can't be read.
+        TrailUnreadable: The log can't be read. What is wrong with it is in the result.
     """
     accepted = tuple([key.key.name for key in policy.logs]) if origins is None else tuple(origins)
     if not accepted:
-        text = "the policy has no key for this log: whether it is the one that was signed was not checked"
-        return SignedHeads((), 0, (Note(log=log.name, kind="not_signed", text=text),), None, is_held=False)
+        observed = Observations(log=log.name)
+        observed.add(Observation.NOT_SIGNED)
+        return SignedHeads(observed, None, is_held=False)
     result: SignedHeads
-    for _ in range(_MOST_LOOKS):
+    for _ in range(_MOST_ATTEMPTS):
         # A running writer archives and deletes meanwhile: a finding counts while the manifest is still the same.
         stamp = _stamp(log)
         result = _Check(log, policy, published, origins=accepted, known=known, tick=tick).run()
-        if not result.findings or _stamp(log) == stamp:
+        if not result.observed.found or _stamp(log) == stamp:
             break
     return result
 
 
 class _Check:
-    """One look at one log."""
+    """One comparison of one log."""
 
     def __init__(
         self,
@@ -118,46 +125,36 @@ class _Check:
         self._origins = origins
         self._tick = tick
         self._records = self._compared = 0
-        self._notebook = Notebook(log.name)
+        self._observed = Observations(log=log.name)
         self._published: VerifiedCheckpoint | None = None
         self._known = [(checkpoint, place) for checkpoint, place in known if checkpoint.origin in origins]
         self._is_held = False
-        self._largest_told = 0
+        self._largest_recorded = 0
         self._misfits = 0
 
     def run(self) -> SignedHeads:
-        """Read what is published, then the records: there are never fewer of these than of what was signed before."""
+        """Read what is published, then the records: there are never fewer records than were signed before."""
         self._read_published()
         heads = self._heads()
         try:
             records = self._compare(heads)
         except LogCorrupted as error:
-            self._find(f"what was signed can't be compared with the records: {error.reason}", seq=error.seq)
+            self._observed.add(Observation.CHECKPOINT_NOT_COMPARED, seq=error.seq, reason=error.reason)
         except TilesDamaged as error:
-            reason = "what was signed can't be compared: records were deleted, and their published hashes are damaged"
-            self._find(f"{reason} ({error})")
+            self._observed.add(Observation.CHECKPOINT_TILES_DAMAGED, reason=error)
         except FileNotFoundError:
-            self._find("what was signed can't be compared with the records: a segment is missing")
+            self._observed.add(Observation.CHECKPOINT_NOT_COMPARED, reason="a segment is missing")
         except OSError as error:
             raise unreadable(self._log.directory, error) from error
         else:
-            self._tell(records)
+            self._note_accepted(records)
         origin = self._published.checkpoint.origin if self._published is not None else None
-        notebook = self._notebook
-        return SignedHeads(
-            tuple(notebook.findings), notebook.found, tuple(notebook.notes), origin, is_held=self._is_held
-        )
-
-    def _find(self, reason: str, seq: int | None = None) -> None:
-        self._notebook.find("checkpoint", reason, seq=seq)
+        return SignedHeads(self._observed.complete(), origin, is_held=self._is_held)
 
     def _read_published(self) -> None:
         content = self._read_file(CHECKPOINT_FILE)
         if content is None:
-            self._find(
-                "no checkpoint is published, though there is a key for this log: it was removed, or is published "
-                "elsewhere (say where), or the key is another log's"
-            )
+            self._observed.add(Observation.CHECKPOINT_MISSING)
             return
         try:
             said = SignedCheckpoint.parse(content).checkpoint.origin
@@ -165,7 +162,7 @@ class _Check:
             origin = said if said in self._origins else self._origins[0]
             self._published = self._policy.verify(content, origin=origin)
         except (Malformed, InvalidSignature, QuorumNotMet) as error:
-            self._find(f"the published checkpoint is not accepted: {error}")
+            self._observed.add(Observation.CHECKPOINT_REFUSED, reason=error)
 
     def _heads(self) -> list[Head]:
         """Return what is known from outside of the chain; two that contradict each other need no records for it."""
@@ -177,16 +174,16 @@ class _Check:
             try:
                 commitments.setdefault(checkpoint.origin, Commitments()).add(checkpoint, place)
             except LogForked as error:
-                self._notebook.find("history", str(error))
+                self._observed.add(Observation.HISTORY_FORKED, reason=error)
         return sorted([Head(checkpoint.size, checkpoint.root, place) for checkpoint, place in named])
 
     # -- records and roots -------------------------------------------------------------------------------------------
 
     def _compare(self, heads: Sequence[Head]) -> int:
-        """Build the tree from the records, and look at its root wherever one was signed; return their number."""
+        """Build the tree from the records, and compare its root at each size that was signed; return their number."""
         edge = RightEdge()
-        told = self._told()
-        pending = next(told, None)
+        recorded = self._recorded_heads()
+        pending = next(recorded, None)
         held = 0
         self._records = _records_in(self._log)
         for piece in self._leaves(self._records):
@@ -194,7 +191,7 @@ class _Check:
             due = [head for head in heads if edge.size < head.size <= reach]
             while pending is not None and pending.size <= reach:
                 due.append(pending)
-                pending = next(told, None)
+                pending = next(recorded, None)
             for head in sorted(due):
                 at = head.size - edge.size
                 edge.append(leaves[:at])
@@ -209,12 +206,7 @@ class _Check:
             self._tick(self._compared, self._records)
         for head in heads:
             if head.size > edge.size:
-                self._notebook.find(
-                    "history",
-                    f"the log has {edge.size} records, and {head.place} is for {head.size}: records at its end are "
-                    "gone, or the log came back from an older backup",
-                    seq=edge.size,
-                )
+                self._observed.add(Observation.HISTORY_SHORTER, seq=edge.size, place=head.place, size=head.size)
         if self._published is not None and not self._published.checkpoint.size:
             self._is_held = True
         return edge.size
@@ -223,14 +215,13 @@ class _Check:
         if not is_known:
             self._misfits += 1
             if self._misfits > _MOST_MISFITS:
-                self._notebook.count_more(1)
+                self._observed.found += 1  # counted, not kept
                 return
-        reason = f"the records up to {head.size} are not those that were signed: {head.place} has another root"
         since = f"; those up to {held} are" if held else ""
-        self._notebook.find("history", reason + since, seq=held)
+        self._observed.add(Observation.HISTORY_OTHER_ROOT, seq=held, size=head.size, place=head.place, since=since)
 
     def _leaves(self, records: int) -> Iterator[list[bytes]]:
-        """Give the leaf hashes of all records in pieces; those of records that are gone as they are published."""
+        """Yield the leaf hashes of all records in pieces; those of records that are gone as they are published."""
         gone = [
             (segment.first_seq, segment.sealed.last_seq + 1)
             for segment in list_segments(self._log)
@@ -261,10 +252,10 @@ class _Check:
             yield leaves
             at += len(leaves)
 
-    # -- what the chain tells ----------------------------------------------------------------------------------------
+    # -- what the chain records --------------------------------------------------------------------------------------
 
-    def _told(self) -> Iterator[Head]:
-        """Give the checkpoints that the chain records, in the order of their sizes, each checked by itself.
+    def _recorded_heads(self) -> Iterator[Head]:
+        """Yield the checkpoints that the chain records, in the order of their sizes, each checked by itself.
 
         They are recorded before witnesses have cosigned them, so only the log's own signature is demanded.
         """
@@ -276,24 +267,22 @@ class _Check:
                 if checkpoint.origin in keys:
                     verify_note(signed.note, keys[checkpoint.origin])
             except (Malformed, InvalidSignature, UnicodeError) as error:
-                self._find(f"the checkpoint in record {seq} is not accepted: {error}", seq=seq)
+                self._observed.add(Observation.CHECKPOINT_RECORD_REFUSED, seq=seq, reason=error)
                 continue
             if (event.size, event.root) != (checkpoint.size, checkpoint.root.hex()):
-                self._find(f"the checkpoint in record {seq} is not the one that the record tells of", seq=seq)
+                self._observed.add(Observation.CHECKPOINT_RECORD_OTHER, seq=seq)
             if checkpoint.size > seq:
-                reason = f"the checkpoint in record {seq} is for {checkpoint.size} records, which were not there yet"
-                self._notebook.find("history", reason, seq=seq)
-            elif checkpoint.size < self._largest_told:
-                reason = f"the checkpoint in record {seq} is for {checkpoint.size} records, and one before it for more"
-                self._notebook.find("history", reason, seq=seq)
+                self._observed.add(Observation.HISTORY_FROM_THE_FUTURE, seq=seq, size=checkpoint.size)
+            elif checkpoint.size < self._largest_recorded:
+                self._observed.add(Observation.HISTORY_WENT_BACK, seq=seq, size=checkpoint.size)
             else:
-                self._largest_told = checkpoint.size
+                self._largest_recorded = checkpoint.size
                 yield Head(checkpoint.size, checkpoint.root, f"the checkpoint in record {seq}")
 
     def _signing_keys(self) -> dict[str, list[VerifierKey]]:
-        """Return the keys that may have signed what the chain records: the policy's, and those that it tells of.
+        """Return the keys that may have signed what the chain records: the policy's, and those that it records.
 
-        The chain's word is enough for a key that was retired: the records that say so lead to a root which a key of
+        The chain's word is enough for a key that was retired: the records that say so lead to a root that a key of
         the policy has signed, or there is a finding.
         """
         keys: dict[str, list[VerifierKey]] = {origin: [] for origin in self._origins}
@@ -311,7 +300,7 @@ class _Check:
         return keys
 
     def _events(self, kind: type[_Event]) -> Iterator[tuple[int, _Event]]:
-        """Give the events of one type and their places; what is damaged is found by `verify_trail`."""
+        """Yield the events of one type and their places; what is damaged is found by `verify_trail`."""
         wanted = Filter(AuditQuery(event_types=(kind.__struct_config__.tag,)))  # type: ignore[arg-type]  # a text
         for part in parts_of(self._log):
             for found in scan(part, wanted, Range(), Damage(skip=True)):
@@ -324,7 +313,7 @@ class _Check:
 
     # -- what else to know -------------------------------------------------------------------------------------------
 
-    def _tell(self, records: int) -> None:
+    def _note_accepted(self, records: int) -> None:
         """Note what was accepted, and what it can't show."""
         if self._published is None or not self._is_held:
             return
@@ -335,17 +324,12 @@ class _Check:
             for signature in self._published.signatures
             if signature.timestamp is not None
         ]
-        text = f"{size} records are those that {signers[0].key.name} has signed"
-        self._notebook.note("signed", text + (f", cosigned by {', '.join(witnesses)}" if witnesses else ""))
-        text = (
-            f"whether records that were written after the last checkpoint, from seq {size} on, were cut off or written "
-            f"anew can't be seen; {records - size} are there, protected by the chain alone"
-        )
-        self._notebook.note("behind_checkpoint", text, size)
-        newest = max([self._largest_told, *[checkpoint.size for checkpoint, _ in self._known]])
+        cosigned = f", cosigned by {', '.join(witnesses)}" if witnesses else ""
+        self._observed.add(Observation.SIGNED, size=size, signer=signers[0].key.name, witnesses=cosigned)
+        self._observed.add(Observation.AFTER_CHECKPOINT, seq=size, records=records - size)
+        newest = max([self._largest_recorded, *[checkpoint.size for checkpoint, _ in self._known]])
         if newest > size:
-            text = f"the published checkpoint is for {size} records, and one for {newest} was signed: it is an old copy"
-            self._notebook.note("publication_behind", text)
+            self._observed.add(Observation.PUBLICATION_OLD, size=size, newest=newest)
 
 
 def _records_in(log: Log) -> int:

@@ -1,6 +1,6 @@
 """Verifying logs together with what was signed of them: which key is for which log, and one report on everything.
 
-What is checked of one log is the subject of `verify` and `signed_heads`. Needs the extra `tlog`.
+What is checked of one log is the subject of `verification` and `signed_heads`. Needs the extra `tlog`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import anyio.to_thread
 import msgspec
 
 from audit_async._trail.log_files import Log, list_segments
+from audit_async._verify.findings import Note, Observation, Observations
 from audit_async._verify.signed_heads import SignedHeads, check_signed_heads
 from audit_async._verify.verification import verify_trail
-from audit_async._verify.verify_report import Finding, Note, Progress, VerifyReport
+from audit_async._verify.verify_report import Progress, VerifyReport
 from audit_async._verify.verify_scope import Everything, Scope, select
 from audit_async.errors import ConfigError, LogCorrupted
 from audit_async.status import Position
@@ -28,7 +29,7 @@ from audit_async.tlog.tiles import FileReader
 
 __all__ = ["TREE_DIRECTORY", "published_at", "verify_signed_trail"]
 
-#: Where a log publishes its tree when nobody told it otherwise, in its own directory.
+#: The place in its own directory in which a log publishes its tree by default.
 TREE_DIRECTORY: Final = "tlog"
 
 
@@ -43,46 +44,53 @@ async def verify_signed_trail(
     processes: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> VerifyReport:
-    """Verify logs as `verify_trail` does, and hold each of them to the checkpoints that the policy accepts.
+    """Verify logs as `verify_trail` does, and compare each of them with the checkpoints that the policy accepts.
 
-    `known_checkpoints` are signed notes that were kept elsewhere, each by the words that say where. `published` is
-    the URL or directory where the one log is published; None looks into `tlog/` of each. Whatever the scope, the
-    hashes of all records are read.
+    A key's name says which log it is for: one that ends in `/<service>/<instance>` is for the log of that name, any
+    other for all logs without such a key. A log that has a key must publish what it has signed. That the policy knows
+    a log that is not here is a note. Whatever the scope, the hashes of all records are read.
 
-    Which key is for which log is said by its name: one that ends in `/<service>/<instance>` is for the log of that
-    name, any other for all logs without such a key. A log that has a key must publish what it has signed. That the
-    policy knows a log which is not here is a note. `progress` counts the bytes of both: what is compared with the
-    signatures, then what is verified.
+    Args:
+        logs: The logs.
+        policy: Whose signatures count.
+        scope: The part of each that is verified; None for everything.
+        known_checkpoints: Signed notes that were kept elsewhere, each by the words that say where.
+        published: The URL or directory at which the one log is published; None for `tlog/` of each.
+        expected_heads: As for `verify_trail`.
+        processes: As for `verify_trail`.
+        progress: Called with the bytes of both: what is compared with the signatures, then what is verified.
 
-    Raises as `verify_trail` does, `ConfigError` also for a known checkpoint that no key of the policy has signed, and
-    `SourceFailed` where a published log can't be reached.
+    Raises:
+        ConfigError: As `verify_trail` does, and for a known checkpoint that no key of the policy has signed.
+        SourceFailed: A published log can't be reached.
+        TrailUnreadable: A log can't be read.
     """
     known = _read_known(policy, known_checkpoints or {})
     origins = _origins(policy, [log.name for log in logs])
     if published is not None and sum(map(bool, origins.values())) > 1:
         raise ConfigError("published", "belongs to one log; name the log by its service and instance")
 
-    course = await anyio.to_thread.run_sync(_Course, [log for log in logs if origins[log.name]], logs, scope, progress)
+    meter = await anyio.to_thread.run_sync(_Meter, [log for log in logs if origins[log.name]], logs, scope, progress)
 
     def check(log: Log) -> SignedHeads:
         source = published_at(log.directory / TREE_DIRECTORY if published is None else published)
 
         def tick(compared: int, records: int) -> None:
             anyio.from_thread.check_cancelled()
-            course.compared(log, compared, records)
+            meter.compared(log, compared, records)
 
         return check_signed_heads(log, policy, source, origins=origins[log.name], known=known, tick=tick)
 
     results: dict[str, SignedHeads] = {}
     for log in logs:
         results[log.name] = await anyio.to_thread.run_sync(check, log)
-    verified = course.verified if progress is not None else None
+    verified = meter.verified if progress is not None else None
     report = await verify_trail(logs, scope, expected_heads=expected_heads, processes=processes, progress=verified)
     return _merged(report, results, policy, known, origins)
 
 
-class _Course:
-    """One course over two ways: all records of the logs that sign are compared, then what `scope` names is verified."""
+class _Meter:
+    """Progress over two passes: all records of the logs that sign are compared, then what `scope` names is verified."""
 
     def __init__(
         self,
@@ -91,7 +99,7 @@ class _Course:
         scope: Scope | None,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        """Look how far it is; blocks."""
+        """Count the bytes of both passes; blocks."""
         self._progress: Final = progress
         wanted = progress is not None
         self._bytes = {log.name: _bytes_of(log, Everything()) if wanted else 0 for log in signing}
@@ -102,31 +110,31 @@ class _Course:
         self._done = 0
 
     def compared(self, log: Log, records: int, of_all: int) -> None:
-        """Tell how far a log's records are compared; from a worker thread."""
+        """Report how far a log's records are compared; from a worker thread."""
         if self._progress is None or not records:
             return
         if log.name != self._log:
             self._before += self._bytes.get(self._log, 0)
             self._log = log.name
         done = self._before + self._bytes.get(log.name, 0) * min(records, of_all) // of_all
-        if done > self._done:  # a log that is looked at again begins anew, and most ticks are none of progress
+        if done > self._done:  # a log that is compared again starts over, and most ticks show no progress
             self._done = done
             total = self._to_compare + self._to_verify
-            told = Progress(log=log.name, bytes_done=done, bytes_total=max(done, total), records=0)
-            anyio.from_thread.run_sync(self._progress, told)
+            so_far = Progress(log=log.name, bytes_done=done, bytes_total=max(done, total), records=0)
+            anyio.from_thread.run_sync(self._progress, so_far)
 
     def verified(self, progress: Progress) -> None:
-        """Tell how far the verification is, which comes behind that; on the event loop."""
-        assert self._progress is not None  # noqa: S101 - who has none does not ask
-        ahead = self._to_compare
-        told = msgspec.structs.replace(
-            progress, bytes_done=ahead + progress.bytes_done, bytes_total=ahead + progress.bytes_total
+        """Report how far the verification is, which is the second pass; on the event loop."""
+        assert self._progress is not None  # noqa: S101 - it is only called if there is one
+        first = self._to_compare
+        so_far = msgspec.structs.replace(
+            progress, bytes_done=first + progress.bytes_done, bytes_total=first + progress.bytes_total
         )
-        self._progress(told)
+        self._progress(so_far)
 
 
 def _bytes_of(log: Log, scope: Scope) -> int:
-    """Return how many bytes of a log are to be read, 0 where that can't be said: reading it says what is wrong."""
+    """Return how many bytes of a log are to be read, 0 if that can't be said: reading it says what is wrong."""
     total = 0
     try:
         for segment, begin in ((part.segment, part.begin) for part in select(list_segments(log), scope)):
@@ -152,8 +160,8 @@ def published_at(where: str | os.PathLike[str]) -> FileReader:
 def _read_known(policy: Policy, notes: Mapping[str, bytes]) -> list[tuple[Checkpoint, str]]:
     """Return checkpoints that were kept elsewhere, each with the words that say where.
 
-    The log's own signature is what counts: it convicts the log also where witnesses had not cosigned yet. Raises
-    `ConfigError` for one that no log of the policy has signed.
+    The log's own signature is what counts: it is evidence against the log even if witnesses had not cosigned yet.
+    Raises `ConfigError` for one that no log of the policy has signed.
     """
     known = []
     for place, content in notes.items():
@@ -181,27 +189,33 @@ def _merged(
     known: Sequence[tuple[Checkpoint, str]],
     origins: Mapping[str, tuple[str, ...]],
 ) -> VerifyReport:
-    """Return the report with what was found of signatures."""
-    findings: list[Finding] = list(report.findings)
+    """Return the report with what was observed of signatures."""
+    findings = list(report.findings)
     notes = [note for note in report.notes if note.kind != "truncation_unseen" or not results[note.log].is_held]
-    more: dict[str, int] = {}
     claimed: dict[str, str] = {}
     for name, result in results.items():
-        found = list(result.findings)
-        notes += result.notes
         if result.origin is not None and (other := claimed.setdefault(result.origin, name)) != name:
-            reason = f"{other} publishes checkpoints of {result.origin}, too: one of them is a copy of the other"
-            found.append(Finding(log=name, kind="checkpoint", reason=reason))
-        findings += found
-        more[name] = result.found + len(found) - len(result.findings)
+            result.observed.add(Observation.CHECKPOINT_SHARED, other=other, origin=result.origin)
+        findings += result.observed.findings
+        notes += result.observed.notes
     here = {origin for own in origins.values() for origin in own}
     for checkpoint, place in known:
         if checkpoint.origin not in here:
-            reason = f"there is no such log here, though {place} is of it"
-            findings.append(Finding(log=checkpoint.origin, kind="checkpoint", reason=reason))
-    absent = dict.fromkeys([entry.key.name for entry in policy.logs if entry.key.name not in claimed])
-    for origin in absent:
-        text = "the policy has a key for a log of this name, and no log here publishes a checkpoint of it"
-        notes.append(Note(log=origin, kind="log_absent", text=text))
-    logs = tuple([msgspec.structs.replace(log, findings=log.findings + more.get(log.log, 0)) for log in report.logs])
-    return VerifyReport(valid=not findings, findings=tuple(findings), notes=tuple(notes), logs=logs)
+            elsewhere = Observations(log=checkpoint.origin)
+            elsewhere.add(Observation.CHECKPOINT_OF_NO_LOG, place=place)
+            findings += elsewhere.findings
+    notes += _absent(policy, claimed)
+    logs = [
+        msgspec.structs.replace(log, findings=log.findings + results[log.log].observed.found) for log in report.logs
+    ]
+    return VerifyReport(valid=not findings, findings=tuple(findings), notes=tuple(notes), logs=tuple(logs))
+
+
+def _absent(policy: Policy, claimed: Mapping[str, str]) -> list[Note]:
+    """Return a note for each log that the policy has a key for and that nothing here publishes a checkpoint of."""
+    notes: list[Note] = []
+    for origin in dict.fromkeys([entry.key.name for entry in policy.logs if entry.key.name not in claimed]):
+        observed = Observations(log=origin)
+        observed.add(Observation.LOG_ABSENT)
+        notes += observed.notes
+    return notes

@@ -1,8 +1,9 @@
 """Verifying a trail: which segments are read, in which order and by whom, and when to look again.
 
-A log is surveyed first, then its segments are checked, in any order and in several processes (`segment_check`,
-`parallel`), then all of it is judged (`judgement`). Only what the manifest does not have is read in the chain's
-order, since each such file is linked to the one before by what is read there: usually that is the active segment.
+A log is surveyed first (`directory_survey`), then its segments are checked, in any order and in several processes
+(`segment_check`, `worker_pool`), then all of it is judged (`judgement`). Only what the manifest does not have is read
+in the chain's order, since each such file is linked to the one before by what is read there: usually that is the
+active segment.
 
 A running writer seals, archives and deletes meanwhile. So a finding counts only when the manifest is still the one
 that the survey saw; otherwise the log is surveyed again, and what was sealed and found good is not read twice.
@@ -20,9 +21,10 @@ from audit_async._chain import START, Head
 from audit_async._layout.manifest import SealedSegment, read_manifest
 from audit_async._trail.log_files import Log, SegmentFile, manifest_stamp
 from audit_async._verify.directory_survey import Survey, survey_log
-from audit_async._verify.judgement import Read, judge
-from audit_async._verify.segment_check import Task, Verdict
-from audit_async._verify.verify_report import Finding, LogReport, Notebook, Progress, VerifyReport
+from audit_async._verify.findings import Observation, Observations
+from audit_async._verify.judgement import CheckedSegment, judge
+from audit_async._verify.segment_verdict import SegmentTask, SegmentVerdict
+from audit_async._verify.verify_report import LogReport, Progress, VerifyReport
 from audit_async._verify.verify_scope import Everything, Part, Scope, select
 from audit_async._verify.void_copies import are_void_copies
 from audit_async._verify.worker_pool import Advance, check_in_thread, processes_for, run_tasks
@@ -43,15 +45,22 @@ async def verify_trail(
     processes: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> VerifyReport:
-    """Verify logs, or the part of each that `scope` names (None: everything), and return the report.
+    """Verify logs, or a part of each, and return the report.
 
-    `expected_heads` are positions kept elsewhere, by the log's name: only they, or signatures, show that newest
-    records were cut off or that a chain was written anew. `processes` share the work (None: one a core, where there
-    is enough to do; 1: a worker thread); the report is the same with any number. `progress` is called on the event
-    loop. Memory does not grow with the trail. May be cancelled.
+    Memory does not grow with the trail. May be cancelled.
 
-    Raises `ConfigError` for an expected head that is none, `TrailUnreadable` where a log's directory can't be read;
-    everything else that is wrong with a trail is in the report.
+    Args:
+        logs: The logs.
+        scope: The part of each that is verified; None for everything.
+        expected_heads: Positions kept elsewhere, by the log's name: only they, or signatures, show that newest records
+            were cut off or that a chain was rewritten.
+        processes: How many share the work. None for one per core, if there is enough to do; 1 for a worker thread.
+            The report is the same with any number.
+        progress: Called on the event loop.
+
+    Raises:
+        ConfigError: An expected head is none.
+        TrailUnreadable: A log's directory can't be read. Everything else that is wrong with a trail is in the report.
     """
     expected = _checked(expected_heads or {})
     checks = [_LogCheck(log, scope or Everything(), expected.get(log.name)) for log in logs]
@@ -65,19 +74,18 @@ async def verify_trail(
     for (check, task), verdict in zip(tasks, verdicts, strict=True):
         check.verdicts[task] = verdict
     reports: list[LogReport] = []
-    findings: list[Finding] = []
-    notes = []
+    observations: list[Observations] = []
     for check in checks:
         counter.log = check.log.name
-        notebook, report = await check.conclude(counter.advance)
-        findings += notebook.findings
-        notes += notebook.notes
+        observed, report = await check.conclude(counter.advance)
+        observations.append(observed.complete())
         reports.append(report)
     for name in sorted(expected.keys() - {log.name for log in logs}):
-        reason = "there is no such log, though a head of it is expected"
-        findings.append(Finding(log=name, kind="head", reason=reason, seq=expected[name].seq))
+        absent = Observations(log=name)
+        absent.add(Observation.HEAD_OF_NO_LOG, seq=expected[name].seq)
+        observations.append(absent)
     counter.finish()
-    return VerifyReport(valid=not findings, findings=tuple(findings), notes=tuple(notes), logs=tuple(reports))
+    return report_of(observations, reports)
 
 
 def _checked(expected_heads: Mapping[str, Position]) -> dict[str, Position]:
@@ -88,7 +96,7 @@ def _checked(expected_heads: Mapping[str, Position]) -> dict[str, Position]:
 
 
 class _Counter:
-    """Adds up what is done, and tells of it."""
+    """Adds up what is done, and reports it."""
 
     def __init__(self, total: int, progress: Callable[[Progress], None] | None) -> None:
         self.log = ""
@@ -112,19 +120,19 @@ class _LogCheck:
 
     def __init__(self, log: Log, scope: Scope, expected: Position | None) -> None:
         self.log: Final = log
-        self.verdicts: dict[Task, Verdict] = {}
+        self.verdicts: dict[SegmentTask, SegmentVerdict] = {}
         self._scope: Final = scope
         self._expected: Final = expected
-        self._notebook = Notebook(log.name)
+        self._observed = Observations(log=log.name)
         self._survey: Survey
         self._parts: list[Part] = []
 
-    # -- looking -------------------------------------------------------------------------------------------------
+    # -- surveying -----------------------------------------------------------------------------------------------
 
     def look(self) -> None:
         """Survey the log and choose what to read; in a worker thread."""
-        self._notebook = Notebook(self.log.name)
-        self._survey = survey_log(self.log, self._notebook)
+        self._observed = Observations(log=self.log.name)
+        self._survey = survey_log(self.log, self._observed)
         segments = self._in_place()
         try:
             self._parts = select(segments, self._scope)
@@ -150,15 +158,19 @@ class _LogCheck:
         for segment in survey.unsealed:
             repeated = placed and segment.first_seq == placed[-1].first_seq
             if segment.first_seq < due or repeated:
-                reason = f"it begins with seq {segment.first_seq}, where the chain is past {due - 1}"
-                self._notebook.find("segment", reason, segment=segment.name, seq=due)
+                self._observed.add(
+                    Observation.SEGMENT_IN_THE_PAST,
+                    segment=segment.name,
+                    seq=due,
+                    first_seq=segment.first_seq,
+                    last_seq=due - 1,
+                )
             else:
                 placed.append(segment)
         if survey.sealed and not any(survey.sizes.get(segment.name) for segment in placed if segment.sealed is None):
-            reason = "the segment that follows this one is missing or empty"
-            self._notebook.find("segment", reason, segment=survey.sealed[-1].segment, seq=due)
+            self._observed.add(Observation.SEGMENT_AFTER_MISSING, segment=survey.sealed[-1].segment, seq=due)
         elif not placed and survey.writer is None:
-            self._notebook.find("segment", "the log holds no segment: what it held was removed", seq=0)
+            self._observed.add(Observation.NO_SEGMENT, seq=0)
         return placed
 
     @property
@@ -168,7 +180,7 @@ class _LogCheck:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def first_tasks(self) -> list[Task]:
+    def first_tasks(self) -> list[SegmentTask]:
         """Return what can be read in any order: the sealed segments, and the first of the others."""
         tasks = []
         for index, part in enumerate(self._parts):
@@ -178,8 +190,8 @@ class _LogCheck:
                 break
         return tasks
 
-    def _task(self, index: int, before: Head | None) -> Task:
-        """Return the task for a part; `before` is the chain's head that it should follow, where it is not sealed."""
+    def _task(self, index: int, before: Head | None) -> SegmentTask:
+        """Return the task for a part; `before` is the chain's head that it should follow, if it is not sealed."""
         segment, begin = self._parts[index].segment, self._parts[index].begin
         following = self._parts[index + 1].segment if index + 1 < len(self._parts) else None
         sealed = segment.sealed
@@ -189,7 +201,8 @@ class _LogCheck:
             end = sealed.bytes if self._survey.sizes.get(segment.name, 0) > sealed.bytes else None
         if before is not None and (begin or before.seq + 1 != segment.first_seq):
             before = None
-        return Task(
+        return SegmentTask(
+            log=self.log.name,
             directory=str(self.log.directory),
             service_id=self._survey.service_id,
             segment=segment.name,
@@ -202,25 +215,24 @@ class _LogCheck:
             watched=(self._expected.seq,) if self._expected is not None else (),
         )
 
-    async def conclude(self, advance: Advance) -> tuple[Notebook, LogReport]:
-        """Read what is left and judge; look again for as long as the manifest changes under a finding."""
+    async def conclude(self, advance: Advance) -> tuple[Observations, LogReport]:
+        """Read what is left and judge; survey again for as long as the manifest changes under a finding."""
         for _ in range(_MOST_SURVEYS - 1):
             report = await self._read_and_judge(advance)
-            if not self._notebook.found or not await anyio.to_thread.run_sync(self._has_moved_on):
-                return self._notebook, report
+            if not self._observed.found or not await anyio.to_thread.run_sync(self._has_moved_on):
+                return self._observed, report
             self.verdicts = {
-                task: verdict
-                for task, verdict in self.verdicts.items()
-                if task.sealed is not None and not (verdict.gone or verdict.spots)
+                task: verdict for task, verdict in self.verdicts.items() if task.sealed is not None and verdict.is_sound
             }
             await anyio.to_thread.run_sync(self.look)
-        return self._notebook, await self._read_and_judge(advance)
+        report = await self._read_and_judge(advance)
+        return self._observed, report
 
     def _has_moved_on(self) -> bool:
         return manifest_stamp(self.log) != self._survey.stamp
 
     async def _read_and_judge(self, advance: Advance) -> LogReport:
-        reads: list[Read] = []
+        checked: list[CheckedSegment] = []
         before: Head | None = self._sealed_head
         for index, (segment, begin) in enumerate((part.segment, part.begin) for part in self._parts):
             if not segment.is_readable:
@@ -230,61 +242,69 @@ class _LogCheck:
             if verdict is None:
                 (verdict,) = await check_in_thread([task], advance)
                 self.verdicts[task] = verdict
-            reads.append(Read(segment, verdict))
-            if verdict.gone:
-                self._notebook.find("segment", "the segment is missing", segment=segment.name, seq=segment.first_seq)
+            checked.append(CheckedSegment(segment, verdict))
+            if verdict.is_missing:
+                self._observed.add(Observation.SEGMENT_MISSING, segment=segment.name, seq=segment.first_seq)
             if segment.sealed is None:
                 if before is not None and not begin:
                     self._find_gap(before, segment)
-                before = Head(verdict.last.seq, verdict.last.hash.encode()) if verdict.last is not None else before
-        return await anyio.to_thread.run_sync(self._judge, reads)
+                before = verdict.extent.last.head if verdict.extent.last is not None else before
+        return await anyio.to_thread.run_sync(self._judge, checked)
 
     def _find_gap(self, before: Head, segment: SegmentFile) -> None:
         is_first = segment is self._survey.unsealed[0]
         if before.seq + 1 < segment.first_seq and not (is_first and self._survey.manifest == "damaged"):
-            reason = f"records from seq {before.seq + 1} to {segment.first_seq - 1} are missing before this segment"
-            self._notebook.find("sequence", reason, segment=segment.name, seq=before.seq + 1)
+            self._observed.add(
+                Observation.RECORDS_MISSING, segment=segment.name, seq=before.seq + 1, until=segment.first_seq - 1
+            )
 
     # -- judging -------------------------------------------------------------------------------------------------
 
-    def _judge(self, reads: Sequence[Read]) -> LogReport:
+    def _judge(self, checked: Sequence[CheckedSegment]) -> LogReport:
         manifest_now: dict[str, SealedSegment] | None
         try:
             manifest_now = {entry.segment: entry for entry in read_manifest(self.log.directory)}
         except (LogCorrupted, OSError):
             manifest_now = None
-        self._check_ends(reads)
+        self._check_ends(checked)
         return judge(
             self._survey,
-            reads,
-            self._notebook,
+            checked,
+            self._observed,
             scope=self._scope,
             expected=self._expected,
             manifest_now=manifest_now,
         )
 
-    def _check_ends(self, reads: Sequence[Read]) -> None:
-        """Judge what stands behind the records of a segment: torn by a crash, void copies, or put there by somebody."""
-        ends = {read.segment.name: read.verdict.void_at for read in reads if read.verdict.void_at is not None}
-        last = next((read.verdict.last for read in reversed(reads) if read.verdict.last is not None), None)
-        head = Head(last.seq, last.hash.encode()) if last is not None else START
-        for position, (segment, verdict) in enumerate(reads):
-            if verdict.torn_at is not None and self._survey.writer is None:
-                text = f"{segment.name} ends torn at byte {verdict.torn_at} ({verdict.torn}); the next opening mends it"
-                self._notebook.note("torn_tail", text, verdict.last.seq + 1 if verdict.last is not None else None)
-            at, sealed = verdict.void_at, segment.sealed
-            if sealed is not None and self._survey.sizes.get(segment.name, 0) > sealed.bytes:
+    def _check_ends(self, checked: Sequence[CheckedSegment]) -> None:
+        """Judge what comes after the records of a segment: torn by a crash, void copies, or put there by somebody."""
+        void_at = {segment.name: verdict.end.void_at for segment, verdict in checked}
+        ends = {name: at for name, at in void_at.items() if at is not None}
+        last = next((verdict.extent.last for _, verdict in reversed(checked) if verdict.extent.last is not None), None)
+        head = last.head if last is not None else START
+        for position, (segment, verdict) in enumerate(checked):
+            extent, end, name = verdict.extent, verdict.end, segment.name
+            if end.torn_at is not None and self._survey.writer is None:
+                due = extent.last.seq + 1 if extent.last is not None else None
+                self._observed.add(Observation.TORN_TAIL, seq=due, name=name, at=end.torn_at, reason=end.torn_reason)
+            at, sealed = end.void_at, segment.sealed
+            if sealed is not None and self._survey.sizes.get(name, 0) > sealed.bytes:
                 at = sealed.bytes
             if at is None:
                 continue
-            following = [read.segment for read in reads[position + 1 :]]
+            following = [other.segment for other in checked[position + 1 :]]
             try:
                 void = are_void_copies(segment, at, head, following, ends)
             except OSError:
                 void = False
             if void:
-                text = f"{segment.name} ends with copies of later records, from byte {at} on: a sync failed there"
-                self._notebook.note("void_copies", text, segment.first_seq)
+                self._observed.add(Observation.VOID_COPIES, seq=segment.first_seq, name=name, at=at)
             else:
-                reason = "behind its records stand bytes that are no copies of the segments that follow"
-                self._notebook.find("segment", reason, segment=segment.name, line=verdict.lines + 1, byte_offset=at)
+                self._observed.add(Observation.BYTES_AFTER_RECORDS, segment=name, line=extent.lines + 1, byte_offset=at)
+
+
+def report_of(observations: Sequence[Observations], logs: Sequence[LogReport]) -> VerifyReport:
+    """Return the report on all logs."""
+    findings = tuple([finding for observed in observations for finding in observed.findings])
+    notes = tuple([note for observed in observations for note in observed.notes])
+    return VerifyReport(valid=not findings, findings=findings, notes=notes, logs=tuple(logs))

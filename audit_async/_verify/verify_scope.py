@@ -20,7 +20,7 @@ class Everything(msgspec.Struct, frozen=True):
 
 
 class LastRecords(msgspec.Struct, frozen=True):
-    """The newest `count` records of each log; only what they take is read, so sealed segments are read in part."""
+    """The newest `count` records of each log; no more than they need is read, so sealed segments are read in part."""
 
     count: int
 
@@ -30,7 +30,7 @@ class LastRecords(msgspec.Struct, frozen=True):
 
 
 class SeqRange(msgspec.Struct, frozen=True):
-    """The segments that hold the sequence numbers from `first` to `last`, both included."""
+    """The segments with the sequence numbers from `first` to `last`, both included."""
 
     first: int
     last: int
@@ -89,7 +89,7 @@ def select(segments: Sequence[SegmentFile], scope: Scope) -> list[Part]:
 
 
 def _reaches_into(segment: SegmentFile, before: SegmentFile | None, start: datetime, end: datetime) -> bool:
-    """Return whether a segment holds a record of that time, unless the clock was set back within it."""
+    """Return whether a segment has a record of that time, unless the clock was set back within it."""
     if segment.sealed is None:
         begun = f"{segment.date}T00:00:00.000000Z"
         if before is not None and before.sealed is not None:
@@ -122,7 +122,7 @@ def _newest(segments: Sequence[SegmentFile], count: int) -> list[Part]:
 
 
 def _last_lines(file: BinaryIO, count: int) -> tuple[int, int]:
-    r"""Return where the last `count` whole lines of a file begin, or all where there are fewer, and how many."""
+    r"""Return the offset of the last `count` whole lines of a file, or of all if there are fewer, and how many."""
     at = os.fstat(file.fileno()).st_size
     lines = -1  # the end of the last line is no beginning
     while at > 0:

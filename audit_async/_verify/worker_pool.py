@@ -1,6 +1,6 @@
 """Running tasks: in worker threads, or over several processes, with the same outcome.
 
-A process takes 0.1 s to start, so a small trail is checked in a thread. Where processes can't be started or die, what
+A process takes 0.1 s to start, so a small trail is checked in a thread. If processes can't be started or die, what
 they had is checked here: it takes longer, and nothing else is different.
 """
 
@@ -20,8 +20,9 @@ import anyio.to_thread
 import msgspec
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from audit_async._verify.segment_check import Task, Verdict, check_segment
-from audit_async._verify.worker_process import Message, Undone
+from audit_async._verify.segment_check import check_segment
+from audit_async._verify.segment_verdict import SegmentTask, SegmentVerdict
+from audit_async._verify.worker_process import Message, Unreported
 
 #: Bytes to check from which a further process is worth its start.
 _BYTES_A_PROCESS: Final = 32 << 20
@@ -29,7 +30,7 @@ _BYTES_A_PROCESS: Final = 32 << 20
 _LONGEST_MESSAGE: Final = 256 << 20
 
 #: How long a process that has nothing more to do may take to end.
-_PATIENCE_S: Final = 5.0
+_END_TIMEOUT_S: Final = 5.0
 
 #: Called with bytes and records that were checked since the last call.
 Advance = Callable[[int, int], None]
@@ -43,9 +44,11 @@ def processes_for(total_bytes: int, processes: int | None) -> int:
     return max(1, min(cores, total_bytes // _BYTES_A_PROCESS))
 
 
-async def run_tasks(tasks: Sequence[Task], sizes: Sequence[int], processes: int, advance: Advance) -> list[Verdict]:
+async def run_tasks(
+    tasks: Sequence[SegmentTask], sizes: Sequence[int], processes: int, advance: Advance
+) -> list[SegmentVerdict]:
     """Run the tasks, the largest first, and return their verdicts in the tasks' order; `advance` is called here."""
-    verdicts: dict[int, Verdict] = {}
+    verdicts: dict[int, SegmentVerdict] = {}
     waiting = deque(sorted(range(len(tasks)), key=lambda index: -sizes[index]))
 
     async def elsewhere() -> None:
@@ -67,31 +70,31 @@ async def run_tasks(tasks: Sequence[Task], sizes: Sequence[int], processes: int,
     return [verdicts[index] for index in range(len(tasks))]
 
 
-async def check_in_thread(tasks: Sequence[Task], advance: Advance) -> list[Verdict]:
+async def check_in_thread(tasks: Sequence[SegmentTask], advance: Advance) -> list[SegmentVerdict]:
     """Check tasks one after another in a worker thread of this process."""
 
-    def tell(bytes_: int, records: int) -> None:
+    def report(bytes_: int, records: int) -> None:
         anyio.from_thread.check_cancelled()
         anyio.from_thread.run_sync(advance, bytes_, records)
 
-    undone = Undone(tell)
+    unreported = Unreported(report)
 
-    def check_all() -> list[Verdict]:
-        return [check_segment(task, undone.add) for task in tasks]
+    def check_all() -> list[SegmentVerdict]:
+        return [check_segment(task, unreported.add) for task in tasks]
 
     if not tasks:
         return []
     verdicts = await anyio.to_thread.run_sync(check_all)
-    advance(undone.bytes, undone.records)
+    advance(unreported.bytes, unreported.records)
     return verdicts
 
 
-_Ask = Callable[[Task, Advance], Awaitable[Verdict | None]]
+_Ask = Callable[[SegmentTask, Advance], Awaitable[SegmentVerdict | None]]
 
 
 @asynccontextmanager
 async def _worker() -> AsyncIterator[_Ask | None]:
-    """Start a process that checks tasks, and give what asks it; None where none can be started."""
+    """Start a process that checks tasks, and yield what asks it; None if none can be started."""
     # The caller's sys.path, and not -m: the package may be found by way of it alone.
     program = f"import sys; sys.path[:] = {sys.path!r}\nfrom audit_async._verify.worker_process import main\nmain()"
     try:
@@ -103,7 +106,7 @@ async def _worker() -> AsyncIterator[_Ask | None]:
     assert process.stdout is not None  # noqa: S101 - as well
     stdin, messages = process.stdin, BufferedByteReceiveStream(process.stdout)
 
-    async def ask(task: Task, advance: Advance) -> Verdict | None:
+    async def ask(task: SegmentTask, advance: Advance) -> SegmentVerdict | None:
         try:
             await stdin.send(msgspec.json.encode(task) + b"\n")
             while True:
@@ -119,7 +122,7 @@ async def _worker() -> AsyncIterator[_Ask | None]:
 
     try:
         yield ask
-        with anyio.move_on_after(_PATIENCE_S):
+        with anyio.move_on_after(_END_TIMEOUT_S):
             await stdin.aclose()  # no more tasks: it ends
             await process.wait()
     finally:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from audit_async._chain import START, BadRecord, Batch, Entry, Framer, Head, check_record
-from audit_async._chain.bulk_check import Bad, ChainWalk, Good
+from audit_async._chain.bulk_check import Bad, ChainChecker, Good
 from audit_async._chain.record_format import PREV_AT
 from tests.chain.test_chain import resealed
 
@@ -79,9 +79,9 @@ def one_by_one(lines: list[bytes], after: Head) -> tuple[int, str | None]:
 
 
 def at_once(lines: list[bytes], after: Head) -> tuple[int, str | None]:
-    """Return the same from a walk."""
+    """Return the same from checking many at once."""
     count = 0
-    for outcome in ChainWalk(after).walk(b"".join(lines)):
+    for outcome in ChainChecker(after).check_lines(b"".join(lines)):
         if isinstance(outcome, Bad):
             assert outcome.line == count + 1
             assert outcome.data == lines[count]
@@ -165,7 +165,7 @@ def test_an_untouched_chunk_is_accepted_as_a_whole() -> None:
     encoded = [event for event in _EVENTS[:-1] if msgspec.json.encode(msgspec.json.decode(event)) == event]
     assert len(encoded) == 4
     lines = lines_of([*encoded, _EVENTS[-1]] * 50)
-    (outcome,) = ChainWalk(START).walk(b"".join(lines))
+    (outcome,) = ChainChecker(START).check_lines(b"".join(lines))
     assert isinstance(outcome, Good)
     assert [record.seq for record in outcome.records] == list(range(len(lines)))
 
@@ -173,12 +173,12 @@ def test_an_untouched_chunk_is_accepted_as_a_whole() -> None:
 @given(st.integers(0, 199), st.integers(0, 380), st.integers(1, 255))
 @settings(max_examples=150, deadline=None)
 def test_one_changed_byte_makes_at_most_two_bad_lines(line: int, at: int, change: int) -> None:
-    """The walk finds its way again behind a bad line, so the damage is not hidden in thousands of findings."""
+    """The check finds its place again after a bad line, so the damage is not hidden in thousands of findings."""
     lines = lines_of(_EVENTS[:1] * 200)
     changed = bytearray(lines[line])
     changed[at % (len(changed) - 1)] ^= change
     lines[line] = bytes(changed)
-    outcomes = list(ChainWalk(START).walk(b"".join(lines)))
+    outcomes = list(ChainChecker(START).check_lines(b"".join(lines)))
     bad = [outcome for outcome in outcomes if isinstance(outcome, Bad)]
     assert 1 <= len(bad) <= 2
     assert bad[0].line == line + 1
@@ -190,7 +190,7 @@ def test_one_changed_byte_makes_at_most_two_bad_lines(line: int, at: int, change
 def test_a_line_too_many_is_one_bad_line(extra: bytes, at: int) -> None:
     """The record behind it stands where it is due, and so do all the others."""
     lines = lines_of(_EVENTS[:1] * 20)
-    outcomes = list(ChainWalk(START).walk(b"".join([*lines[:at], extra, *lines[at:]])))
+    outcomes = list(ChainChecker(START).check_lines(b"".join([*lines[:at], extra, *lines[at:]])))
     bad = [outcome.line for outcome in outcomes if isinstance(outcome, Bad)]
     if extra.startswith(b"{"):  # a whole record: which of the two is the one too many, nobody can tell
         assert bad[:1] in ([at + 1], [at + 2])
@@ -199,11 +199,14 @@ def test_a_line_too_many_is_one_bad_line(extra: bytes, at: int) -> None:
         assert sum(len(outcome.records) for outcome in outcomes if isinstance(outcome, Good)) == 20
 
 
-def test_a_walk_may_begin_anywhere() -> None:
+def test_a_check_may_begin_anywhere() -> None:
     """Without a head the first record stands as it says; the ones behind it must follow."""
     lines = lines_of(_EVENTS[:1] * 20)
-    walk = ChainWalk(None)
-    assert sum(len(outcome.records) for outcome in walk.walk(b"".join(lines[7:12])) if isinstance(outcome, Good)) == 5
-    assert walk.due == 12
-    assert isinstance(next(walk.walk(lines[13])), Bad)
-    assert isinstance(next(walk.walk(lines[14])), Good)
+    checker = ChainChecker(None)
+    assert (
+        sum(len(outcome.records) for outcome in checker.check_lines(b"".join(lines[7:12])) if isinstance(outcome, Good))
+        == 5
+    )
+    assert checker.due == 12
+    assert isinstance(next(checker.check_lines(lines[13])), Bad)
+    assert isinstance(next(checker.check_lines(lines[14])), Good)

@@ -13,8 +13,9 @@ from typing import Final
 from audit_async._chain.record_format import PREV_AT
 from audit_async._store.retention_steps import compress_segment
 from audit_async._trail.log_files import find_logs
+from audit_async._verify.findings import Finding
 from audit_async._verify.verification import verify_trail
-from audit_async._verify.verify_report import Finding, Progress, VerifyReport
+from audit_async._verify.verify_report import Progress, VerifyReport
 from audit_async._verify.verify_scope import Scope
 from audit_async._writer.write_loop import events_of
 from audit_async.events.base import AuditEvent, encode

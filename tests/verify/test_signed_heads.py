@@ -102,7 +102,7 @@ def test_a_log_in_use_is_sound(tmp_path: Path) -> None:
                 found = check_signed_heads(
                     find_logs(log.base_dir)[0], log.policy, directory_source(log.directory / "tlog")
                 )
-                assert found.findings == ()
+                assert found.observed.findings == []
                 assert found.is_held
 
     run(live)
@@ -342,7 +342,7 @@ def test_records_behind_the_last_checkpoint(log: SigningLog) -> None:
     log.rewrite(lambda lines: lines[: log.size + 2])
     report = log.report()
     assert kinds(report) == set()
-    assert f"from seq {log.size} on, were cut off or written anew can't be seen" in notes(report)["behind_checkpoint"]
+    assert f"from seq {log.size} on, were cut off or rewritten can't be seen" in notes(report)["behind_checkpoint"]
 
 
 def test_a_line_changed_under_its_old_hash(log: SigningLog) -> None:
@@ -409,7 +409,7 @@ def edit_note(log: SigningLog, change: Callable[[dict[str, object]], object]) ->
         ("foreign", "is not accepted"),
         ("nonsense", "is not accepted"),
         ("root", "has another root"),
-        ("member", "is not the one that the record tells of"),
+        ("member", "is not the one that the record's members state"),
         ("future", "which were not there yet"),
         ("smaller", "and one before it for more"),
     ],

@@ -38,7 +38,7 @@ def test_a_damaged_or_missing_archive_is_found(log: LivedLog) -> None:
         archive.write_bytes(content[:at_] + bytes([content[at_] ^ 0x10]) + content[at_ + 1 :])
         assert not log.report().valid, at_
     archive.write_bytes(content + b"\x50\x2a\x4d\x18\x01\0\0\0x")  # a skippable frame: decompressors say nothing
-    assert "not the file that the chain tells of" in only(log.report()).reason
+    assert "not the file that the chain records" in only(log.report()).reason
     archive.write_bytes(content[:-10])
     assert not log.report().valid
     archive.rename(archive.with_name("x.zst"))
@@ -65,7 +65,7 @@ def test_a_deletion_that_the_chain_does_not_tell_of_is_found(log: LivedLog) -> N
     Path(f"{second}.sha256").unlink()
     finding = only(log.report())
     assert (finding.kind, finding.segment) == ("manifest", second.name)
-    assert "does not tell of it" in finding.reason
+    assert "does not record it" in finding.reason
 
 
 def test_the_last_records_are_verified_without_reading_the_rest(log: LivedLog) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
-from audit_async._verify.verify_report import LogReport, Note, VerifyReport
+from audit_async._verify.findings import Note
+from audit_async._verify.verify_report import LogReport, VerifyReport
 from audit_async._verify.verify_scope import Everything, LastRecords, Scope, SeqRange, TimeRange
 from audit_async.cli.arguments import Directory, Instance, Json, Service, parse_heads, parse_seq_range, parse_time
 from audit_async.cli.filters import Since, Until
@@ -22,7 +23,7 @@ __all__ = ["register"]
 
 #: Findings and notes that a person is shown; all of them are in the JSON.
 _SHOWN: Final = 100
-#: Logs that are named where a note is on several of them.
+#: Logs that are named in a note on several of them.
 _NAMED: Final = 2
 
 
@@ -74,43 +75,41 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check every record, link, segment, checksum and manifest; exit status 1 where something was found.
+    """Check every record, link, segment, checksum and manifest.
 
-    It needs no lock and works beside a running service. Keep the heads that it shows somewhere else, and give them to
+    It needs no lock and works next to a running service. Keep the heads that it shows somewhere else, and give them to
     --expected-head the next time. With --vkey or --policy the records must also lead to every signed checkpoint.
+
+    Exit status: 0 valid, 1 something was found, 2 wrong arguments, 3 something can't be read.
     """
     is_signed = bool(vkey) or policy_file is not None
     if is_signed or checkpoint or published is not None:
         require_trust(vkey, policy_file)
-    if sum(option is not None for option in (last, seq, since or until)) > 1:
-        raise typer.BadParameter("--last, --seq and --since/--until say different things; give one of them")
     scope = _scope(last, seq, since, until)
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
         policy = read_policy(vkey, policy_file) if is_signed else None
         reader = AuditReader(directory, service=service, instance=instance)
-        heads = parse_heads(expected_head or (), [log.name for log in reader.logs()])
         with output.meter("verifying") as meter:
             report = await reader.verify(
                 scope,
-                expected_heads=heads,
+                expected_heads=parse_heads(expected_head or (), [log.name for log in reader.logs()]),
                 policy=policy,
                 known_checkpoints={str(path): path.read_bytes() for path in checkpoint or ()},
                 published=published,
                 processes=processes,
                 progress=lambda progress: meter.show(progress.bytes_done, progress.bytes_total),
             )
-        if as_json:
-            output.document(_as_object(report))
-        else:
-            _report(output, report)
+        _show(output, report)
         return ExitStatus.OK if report.valid else ExitStatus.FINDINGS
 
     perform(output, run)
 
 
 def _scope(last: int | None, seq: str | None, since: str | None, until: str | None) -> Scope:
+    if sum(option is not None for option in (last, seq, since or until)) > 1:
+        raise typer.BadParameter("--last, --seq and --since/--until say different things; give one of them")
     if last is not None:
         return LastRecords(last)
     if seq is not None:
@@ -135,7 +134,10 @@ def _as_object(report: VerifyReport) -> dict[str, object]:
     return plain
 
 
-def _report(output: Output, report: VerifyReport) -> None:
+def _show(output: Output, report: VerifyReport) -> None:
+    if output.as_json:
+        output.document(_as_object(report))
+        return
     records = sum(log.records for log in report.logs)
     read = byte_size(sum(log.bytes for log in report.logs))
     absent = {note.log for note in report.notes if note.kind == "not_here"}
@@ -178,7 +180,7 @@ def _findings(output: Output, report: VerifyReport) -> None:
 
 
 def _logs(output: Output, logs: tuple[LogReport, ...]) -> None:
-    """Show each log's head, whole: it is what is to be kept elsewhere."""
+    """Show each log's head, unshortened: it is what is to be kept elsewhere."""
     output.line(Cell("Heads to keep elsewhere, for --expected-head the next time:", "bold"))
     for log in logs:
         if log.head is None:
@@ -196,7 +198,7 @@ def _notes(output: Output, notes: tuple[Note, ...]) -> None:
         return
     output.line()
     output.line(Cell("What else to know:", "bold"))
-    logs_by_text: dict[tuple[int | None, str], list[str]] = {}  # what holds for several logs is said once
+    logs_by_text: dict[tuple[int | None, str], list[str]] = {}  # what applies to several logs is said once
     for note in notes:
         logs_by_text.setdefault((note.seq, note.text), []).append(note.log)
     rows: list[tuple[Cell | str, str]] = []
