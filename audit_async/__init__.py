@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     )
     from audit_async.events.base import ActorInfo, AuditEvent, AuthMethod, ResourceInfo
     from audit_async.logger import AuditLogger, run
+    from audit_async.reader import AuditQuery, AuditReader
     from audit_async.status import Commit, Health, HealthStatus, Histogram, LoggerStats, Position
 
 __all__ = [
@@ -52,6 +53,8 @@ __all__ = [
     "AuditError",
     "AuditEvent",
     "AuditLogger",
+    "AuditQuery",
+    "AuditReader",
     "AuthMethod",
     "Batched",
     "BufferFull",
@@ -135,6 +138,10 @@ _HOMES: Final = {
         "audit_async.logger": (
             "AuditLogger",
             "run",
+        ),
+        "audit_async.reader": (
+            "AuditQuery",
+            "AuditReader",
         ),
         "audit_async._writer.receipts": ("Receipt",),
         "audit_async._redact.fingerprint": (

@@ -4,8 +4,8 @@
     async for record in reader.query(AuditQuery(event_types=("auth.*",), actor="mallory")):
         print(record.timestamp, record.event)
 
-It needs no lock, changes nothing but the index (a cache), and works beside running writers. What blocks (files,
-hashing, SQLite) runs in worker threads and processes, never on the event loop.
+It needs no lock, changes nothing but the index (a cache), and works while the logs are being written. What blocks
+(files, hashing, SQLite) runs in worker threads and processes, never on the event loop.
 """
 
 from __future__ import annotations
@@ -86,20 +86,36 @@ _log = logging.getLogger("audit_async")
 
 
 class AuditReader:
-    """Reads the logs at one place: a base directory, the directory of a service, or that of one log."""
+    """Reads the logs at one place: a base directory, the directory of a service, or that of one log.
+
+    It holds no file and no state, so one reader serves any number of tasks and threads at the same time.
+    """
 
     def __init__(
         self, base_dir: str | os.PathLike[str], *, service: str | None = None, instance: str | None = None
     ) -> None:
-        """Nothing is read yet. `service` and `instance` leave all others out."""
+        """Read nothing yet.
+
+        Args:
+            base_dir: The base directory that the services were configured with, or a directory below it.
+            service: Read only the logs of this service.
+            instance: Read only the logs of this instance.
+        """
         self.base_dir: Final = Path(base_dir)
         self.service: Final = service
         self.instance: Final = instance
 
+    def __repr__(self) -> str:
+        only = "".join(
+            f" {name}={value}" for name, value in (("service", self.service), ("instance", self.instance)) if value
+        )
+        return f"<AuditReader {self.base_dir}{only}>"
+
     def logs(self) -> list[Log]:
         """Return the logs there are now, sorted by name; blocks for some system calls.
 
-        Raises `TrailUnreadable` where there is none, or where a directory may not be read.
+        Raises:
+            TrailUnreadable: There is none, or a directory may not be read.
         """
         return find_logs(self.base_dir, service=self.service, instance=self.instance)
 
@@ -117,20 +133,26 @@ class AuditReader:
         processes: int | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> VerifyReport:
-        """Check that nothing was changed, removed or inserted: in all that is here, or in what `scope` names.
+        """Check that nothing was changed, removed or inserted, and report what is wrong.
 
-        `expected_head` is a position that was kept elsewhere (`Receipt.durable` returns it), for a reader of one log;
-        `expected_heads` has them by the logs' names. Without one, nobody can see that the newest records were cut
-        off or that the whole chain was written anew; the report says so. `processes` share the work: None for one a
-        core, where there is enough to do. `progress` is called on the event loop.
+        Args:
+            scope: What to check; all that is here by default.
+            expected_head: For a reader of one log: a position that was kept elsewhere (`Receipt.durable` returns it).
+                Without one it can't be seen that the newest records were cut off, or that the whole chain was
+                rewritten; the report says so.
+            expected_heads: The same for several logs, by their names.
+            policy: Whose signatures count. The records must then also lead to the checkpoints that were signed: the
+                one that each log publishes, those that the chain records, and `known_checkpoints`. What was cut off or
+                rewritten up to the last checkpoint is then found. Needs the extra `tlog`.
+            known_checkpoints: Signed notes that were kept elsewhere, by a text that says where.
+            published: For one log: a directory or URL of what it publishes; `tlog/` in its directory by default.
+            processes: How many processes share the work; by default one for each core, if there is enough to do.
+            progress: Called on the event loop, now and then.
 
-        With a `policy` the records must also lead to the checkpoints that were signed: the one that each log
-        publishes (in `tlog/` of its directory, or `published`, a directory or URL, for one log), those that the chain
-        records, and `known_checkpoints`, signed notes that were kept elsewhere, by the words that say where. What was
-        cut off or written anew up to the last checkpoint is then found. Needs the extra `tlog`.
-
-        What is wrong with the trail is in the report; `TrailUnreadable` is raised where it can't be read at all,
-        `InvalidQuery` and `ConfigError` for wrong arguments.
+        Raises:
+            TrailUnreadable: The trail can't be read.
+            InvalidQuery: The arguments contradict each other.
+            ConfigError: The policy is wrong.
         """
         logs = await anyio.to_thread.run_sync(self.logs)
         heads = dict(expected_heads or {})
@@ -166,21 +188,27 @@ class AuditReader:
         use_index: bool = True,
         on_damage: OnDamage = "raise",
     ) -> AsyncGenerator[Record, None]:
-        """Give the records that are wanted, one by one, in constant memory.
+        """Yield the records that are wanted, one by one, in constant memory.
 
-        They come in the order of their logs' chains, several logs merged by time; `newest_first` turns all of it
-        round. Each is checked: it hashes to what it claims. That nothing is missing is for `verify` to say. What is
-        written while this runs may be found or not.
-
-        With `audit`, a running logger, an `audit.log_accessed` is emitted at the end, also where it ends early: by
-        whom, what was asked, and how many records were given. To end a query early and at once, close it:
+        They come in the order of their logs' chains, several logs merged by time; with `newest_first` in the opposite
+        order. Each is checked: it hashes to what it claims. Whether one is missing is for `verify` to say. What is
+        written while this runs may be found or not. To end a query early and at once, close it:
 
             async with aclosing(reader.query(query)) as records: ...
 
-        `use_index` keeps an SQLite file beside each log, or in the user's cache, that makes the next query faster;
-        what is found is the same with it and without, unless somebody tampered with that file.
+        Args:
+            query: Which records are wanted; all of them by default.
+            audit: A running logger, which gets an `audit.log_accessed` at the end, also if it ends early: by whom,
+                what was asked, and how many records were returned.
+            accessed_by: Who is asking; needed with `audit`.
+            use_index: Use an SQLite file in each log's directory, or in the user's cache, that makes this query and
+                the next ones faster. What is found is the same without it, unless somebody tampered with that file.
+            on_damage: `"raise"`, or `"skip"` to leave damaged records out and warn at the end.
 
-        Raises `InvalidQuery`, `TrailUnreadable`, and for damage `LogCorrupted`, unless `on_damage` is `"skip"`.
+        Raises:
+            InvalidQuery: The question makes no sense for these logs.
+            TrailUnreadable: A log can't be read.
+            LogCorrupted: A line that may be wanted is no genuine record.
         """
         _require_asker(audit, accessed_by)
         _require_on_damage(on_damage)
@@ -219,12 +247,23 @@ class AuditReader:
         use_index: bool = True,
         on_damage: OnDamage = "raise",
     ) -> Page:
-        """Return a page of what `query` would give: `query.limit` records, or 100; the one at `cursor`, or the first.
+        """Return a page of what `query` would yield: `query.limit` records, or 100.
 
         A cursor stays valid while the trail grows, rotates and is archived. From page to page no record comes twice,
         and with `newest_first` none that is newer than the first page. Each page is recorded with `audit`.
 
-        Raises as `query` does, and `InvalidQuery` for a cursor of another query.
+        Args:
+            query: Which records are wanted; its limit is the size of the page.
+            cursor: Of the page before; None for the first page.
+            audit: As for `query`.
+            accessed_by: As for `query`.
+            use_index: As for `query`.
+            on_damage: As for `query`.
+
+        Raises:
+            InvalidQuery: As for `query`, and if the cursor is of another query.
+            TrailUnreadable: As for `query`.
+            LogCorrupted: As for `query`.
         """
         _require_asker(audit, accessed_by)
         _require_on_damage(on_damage)
@@ -250,11 +289,20 @@ class AuditReader:
         audit: AuditLogger | None = None,
         accessed_by: str | None = None,
     ) -> PlacedRecord:
-        """Return one record, by its sequence number in its log or by its `audit_id`, and the hashes beside it.
+        """Return one record, and the hashes of the records before and after it.
 
-        `log` is the log's name, `orders/00`; a sequence number needs it where there are several logs.
+        Args:
+            seq: Its sequence number in its log; either this or `audit_id`.
+            audit_id: Its audit_id.
+            log: The log's name, `orders/00`; a sequence number needs it if there are several logs.
+            audit: As for `query`.
+            accessed_by: As for `query`.
 
-        Raises `RecordNotFound`, `InvalidQuery`, `TrailUnreadable`, and `LogCorrupted` where its line is damaged.
+        Raises:
+            RecordNotFound: No record that is still there has this sequence number or audit_id.
+            InvalidQuery: Neither or both were given, the log is missing or unknown.
+            TrailUnreadable: A log can't be read.
+            LogCorrupted: The record's line is damaged.
         """
         _require_asker(audit, accessed_by)
         given = 0
@@ -286,25 +334,35 @@ class AuditReader:
         accessed_by: str | None = None,
         on_damage: OnDamage = "raise",
     ) -> AsyncGenerator[Record, None]:
-        """Give new records as they come, without end (but for `query.limit`), about 0.1 s after they were written.
+        """Yield new records as they come, without end (but for `query.limit`), about 0.1 s after they were written.
 
-        `from_now` begins behind the last record that is there, or with the `last` so many that are wanted; otherwise
-        with the first. `after` is the `resume` or `cursor` of a page of the same query, and goes on there. A log that
-        is made meanwhile is followed from its beginning. Across rotation and archiving nothing is left out, and nothing
-        comes twice.
+        A log that is made meanwhile is followed from its beginning. Across rotation and archiving nothing is left out,
+        and nothing comes twice.
 
         What it sees are whole lines that the writer has handed to the operating system: never half a record, but one
-        that a power cut may still take back, since from outside nobody can see a sync. With `audit`, the running
-        logger of one of the logs, the records of that log come only when they are durable; with `accessed_by` an
-        `audit.log_accessed` is emitted to it at the end.
+        that a power cut may still take back, since a sync can't be seen from outside.
 
-        Raises as `query` does; `InvalidQuery` for `newest_first`, too.
+        Args:
+            from_now: Begin after the last record that is there; otherwise with the first.
+            query: Which records are wanted; all of them by default.
+            last: Begin with so many older records that are wanted.
+            after: The `resume` or `cursor` of a page of the same query: begin after that page.
+            audit: The running logger of one of the logs: records of that log come only when they are durable.
+            accessed_by: Who is asking: `audit` then gets an `audit.log_accessed` at the end.
+            on_damage: As for `query`.
+
+        Raises:
+            InvalidQuery: As for `query`, for `newest_first`, and if the arguments contradict each other.
+            TrailUnreadable: As for `query`.
+            LogCorrupted: As for `query`.
         """
         query = query if query is not None else AuditQuery()
         if last < 0 or (last and (not from_now or after is not None or query.after_seq is not None)):
-            raise InvalidQuery("last", "is a number of records, and says where to begin: give nothing else that does")
+            raise InvalidQuery(
+                "last", "is a number of records before the new ones; it excludes from_now=False, after and after_seq"
+            )
         if query.newest_first:
-            raise InvalidQuery("newest_first", "what is to come can't be given from its end")
+            raise InvalidQuery("newest_first", "is of no use here: new records come as they are written")
         if accessed_by is not None:
             _require_asker(audit, accessed_by)
         _require_on_damage(on_damage)
@@ -382,7 +440,29 @@ class AuditReader:
         raw_cells: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> ExportReport:
-        """Write the records that `query` wants to a file; see `audit_async._export.record_export.export`."""
+        """Write the records that `query` wants to a file: their lines, a table, or an evidence bundle.
+
+        The file appears when it is complete and on stable storage, and is readable only for its owner (mode 0600).
+
+        Args:
+            target: The file to be made; its directory must exist.
+            format: `"ndjson"` (the recorded lines, byte for byte), `"csv"`, `"parquet"` (needs the extra `parquet`), or
+                `"bundle"`: a zip that can be checked with Python alone.
+            query: Which records are wanted; all of them by default.
+            audit: As for `query`.
+            accessed_by: As for `query`.
+            use_index: As for `query`.
+            overwrite: Replace `target` if it exists.
+            raw_cells: For CSV: write no apostrophe before cells that a spreadsheet would take for a formula.
+            progress: Called with the number of records so far, from another thread.
+
+        Raises:
+            ExportFailed: `target` exists, its directory does not, pyarrow is missing, or a bundle can't be made.
+            InvalidQuery: As for `query`.
+            TrailUnreadable: As for `query`.
+            LogCorrupted: A record that is wanted is damaged; in a bundle also a gap between them.
+            OSError: The file can't be written.
+        """
         _require_asker(audit, accessed_by)
         given: int | None = None
         try:
@@ -414,7 +494,7 @@ class AuditReader:
 
 
 def _durable_in(audit: AuditLogger | None) -> Callable[[Log], int | None]:
-    """Return what tells how far a log is durable: the logger, of the log that it writes."""
+    """Return a function that says how far a log is durable, if it is the one that the logger writes."""
 
     def durable(log: Log) -> int | None:
         if audit is None or (written := audit.directory) is None:

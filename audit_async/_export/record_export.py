@@ -14,7 +14,6 @@ from typing import BinaryIO, Final, Literal
 
 import anyio.from_thread
 import anyio.to_thread
-import msgspec
 
 from audit_async._export import formats
 from audit_async._export.bundle import write_bundle
@@ -23,6 +22,7 @@ from audit_async._query.audit_query import AuditQuery
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage, Found
 from audit_async._trail.log_files import Log
+from audit_async.events.plain_data import PlainData
 
 __all__ = ["ExportFailed", "ExportFormat", "ExportReport", "export"]
 
@@ -32,7 +32,7 @@ ExportFormat = Literal["ndjson", "csv", "parquet", "bundle"]
 _RECORDS_A_TIME: Final = 1000
 
 
-class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
+class ExportReport(PlainData, frozen=True, kw_only=True):
     """What was exported."""
 
     path: str

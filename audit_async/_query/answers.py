@@ -5,21 +5,29 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 
-import msgspec
-
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.cursor import encode_cursor
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Found
+from audit_async.events.plain_data import PlainData
 from audit_async.events.recorded import Record, decode_record
 
 
-class Page(msgspec.Struct, frozen=True, kw_only=True):
+class Page(PlainData, frozen=True, kw_only=True):
     """Some records of a query, and where it goes on."""
 
     records: tuple[Record, ...]
     cursor: str | None  #: for the next page; None if nothing more was there
     resume: str  #: where this page ends, also if nothing more was there: for a later page, or for `follow`
+
+    def __repr__(self) -> str:
+        more = "more" if self.cursor is not None else "the last ones"
+        return f"<Page {len(self.records)} records, {more}>"
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the page as plain data: `records` as `Record.to_dict` has them, `cursor` and `resume`."""
+        records = [record.to_dict() for record in self.records]
+        return {"records": records, "cursor": self.cursor, "resume": self.resume}
 
 
 def records_of(found: Generator[Found | None, None, None], limit: int | None) -> Generator[Record | None, None, None]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import msgspec
 
 from audit_async.errors import AuditError
+from audit_async.events.recorded import recorded_time
 
 __all__ = ["AuditQuery", "InvalidQuery"]
 
@@ -96,11 +97,6 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Return what was asked, without what was left open, as plain data: for `audit.log_accessed`."""
         asked: dict[str, object] = msgspec.to_builtins(self)
         return asked
-
-
-def recorded_time(moment: datetime) -> str:
-    """Return an aware datetime as records write it; two such texts compare like the moments."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _require_text(field: str, value: object, *, or_none: bool = False) -> None:

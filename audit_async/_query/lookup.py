@@ -6,8 +6,6 @@ import re
 from collections.abc import Generator, Sequence
 from typing import Final
 
-import msgspec
-
 from audit_async._chain.record_format import HASH_AT, PREV_AT
 from audit_async._query.audit_query import AuditQuery, InvalidQuery
 from audit_async._query.counted_ids import find_counted
@@ -16,6 +14,7 @@ from audit_async._query.segment_scan import Damage, Found, scan
 from audit_async._trail.log_files import Log, list_segments
 from audit_async._trail.segment_parts import Part, Range, parts_of
 from audit_async.errors import AuditError
+from audit_async.events.plain_data import PlainData
 from audit_async.events.recorded import Record, decode_record
 from audit_async.status import Position
 
@@ -26,7 +25,7 @@ class RecordNotFound(AuditError, LookupError):
     """No record that is still there has this sequence number, or this audit_id."""
 
 
-class PlacedRecord(msgspec.Struct, frozen=True, kw_only=True):
+class PlacedRecord(PlainData, frozen=True, kw_only=True):
     """One record, genuine by its hash, and the records before and after it."""
 
     record: Record
@@ -36,6 +35,17 @@ class PlacedRecord(msgspec.Struct, frozen=True, kw_only=True):
     previous: Position | None  #: the record before; None for the first one, and if it can't be read any more
     next: Position | None  #: the record after; None for the last one so far
     is_linked: bool  #: `prev_hash` is the hash of `previous`, and that of `next` is this record's hash, if known
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the record and its place as plain data, without the line."""
+        return {
+            "record": self.record.to_dict(),
+            "segment": self.segment,
+            "byte_offset": self.byte_offset,
+            "previous": self.previous._asdict() if self.previous is not None else None,
+            "next": self.next._asdict() if self.next is not None else None,
+            "is_linked": self.is_linked,
+        }
 
 
 def look_up(

@@ -17,8 +17,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from audit_async._query.audit_query import AuditQuery, recorded_time
+from audit_async._query.audit_query import AuditQuery
 from audit_async._sanitize.unsafe_text import escape
+from audit_async.events.recorded import recorded_time
 from audit_async.events.registry import known_types
 
 #: Members of an event whose text says who did it, or tried to.

@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 
 from audit_async._layout.manifest import SealedSegment
 from audit_async._layout.names import MANIFEST_FILE
-from audit_async._query.audit_query import recorded_time
 from audit_async._trail.log_files import SegmentFile
 from audit_async._verify.directory_survey import Survey
 from audit_async._verify.findings import Observation, Observations
@@ -17,6 +16,7 @@ from audit_async._verify.segment_check import note_clock
 from audit_async._verify.segment_verdict import LifecycleRecord, RecordPlace, SegmentVerdict
 from audit_async._verify.verify_report import LogReport
 from audit_async._verify.verify_scope import Everything, Scope, SeqRange, TimeRange
+from audit_async.events.recorded import recorded_time
 from audit_async.status import Position
 
 #: Openings whose audit_ids are remembered: far more than any log has, and bounded all the same.

@@ -8,20 +8,17 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 import anyio.to_thread
-import msgspec
 import typer
 
-from audit_async._query.audit_query import recorded_time
 from audit_async._query.lookup import PlacedRecord
 from audit_async._query.matching import actors_of, type_of
 from audit_async.cli.terminal import Cell, Column, Output, json_line
-from audit_async.events.base import encode
-from audit_async.events.recorded import Record
-from audit_async.events.registry import GenericEvent, known_types
+from audit_async.events.recorded import Record, event_members, recorded_time
+from audit_async.events.registry import known_types
 from audit_async.reader import AuditReader, OnDamage
 from audit_async.status import Position
 
-__all__ = ["OnDamageChoice", "RecordLines", "as_object", "placed_as_object", "write_record"]
+__all__ = ["OnDamageChoice", "RecordLines", "write_record"]
 
 #: Members that the line shows in a column of their own, or that say nothing more.
 _SHOWN_ELSEWHERE: Final = frozenset({"event_type", "reduced"})
@@ -51,42 +48,6 @@ class OnDamageChoice:
         return "skip" if self.skip_damage else "raise"
 
 
-def _event_of(record: Record) -> dict[str, object]:
-    """Return a record's event as plain data, its type first, as it was recorded."""
-    event = record.event
-    if isinstance(event, GenericEvent):
-        return {"event_type": event.event_type, **event.fields}
-    plain: dict[str, object] = msgspec.json.decode(encode(event))
-    return plain
-
-
-def as_object(record: Record) -> dict[str, object]:
-    """Return a record as plain data: the log's name, then the members in the order of the format."""
-    return {
-        "log": record.log,
-        "seq": record.seq,
-        "audit_id": record.audit_id,
-        "timestamp": recorded_time(record.timestamp),
-        "service_id": record.service_id,
-        "event": _event_of(record),
-        **({"context": record.context} if record.context else {}),
-        "prev_hash": record.prev_hash,
-        "hash": record.hash,
-    }
-
-
-def placed_as_object(placed: PlacedRecord) -> dict[str, object]:
-    """Return a record and its place in the chain as plain data."""
-    return {
-        "record": as_object(placed.record),
-        "segment": placed.segment,
-        "byte_offset": placed.byte_offset,
-        "previous": placed.previous._asdict() if placed.previous is not None else None,
-        "next": placed.next._asdict() if placed.next is not None else None,
-        "is_linked": placed.is_linked,
-    }
-
-
 class RecordLines:
     """Writes records, one a line; for a person cut at the terminal's width, for a program as NDJSON."""
 
@@ -114,13 +75,13 @@ class RecordLines:
         """Write one record."""
         self.written += 1
         if self._output.as_json:
-            self._output.json_row(as_object(record))
+            self._output.json_row(record.to_dict())
             return
         if not self._has_head:
             self._has_head = True
             place = "log:seq" if self._several_logs else "seq"
             self._write_row(Cell("time (UTC)         ", "bold"), place, Cell("event", "bold"), "actor", "details")
-        event = _event_of(record)
+        event = event_members(record.event)
         event_type = type_of(event)
         actor = next(actors_of(event), "-")
         self._write_row(
@@ -177,7 +138,7 @@ def write_record(output: Output, placed: PlacedRecord) -> None:
         ("timestamp", recorded_time(record.timestamp)),
         ("service_id", record.service_id),
     ]
-    rows += _members("event", _event_of(record))
+    rows += _members("event", event_members(record.event))
     rows += _members("context", record.context)
     rows += [
         ("prev_hash", record.prev_hash),

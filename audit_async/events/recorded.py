@@ -6,7 +6,7 @@ recorded; otherwise as a `GenericEvent`, which keeps every member. Whether the l
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Final
 
@@ -14,16 +14,17 @@ import msgspec
 
 from audit_async.errors import AuditError
 from audit_async.events.base import AuditEvent, definitions, encode
+from audit_async.events.plain_data import PlainData
 from audit_async.events.registry import GenericEvent, known_types
 
-__all__ = ["NotARecord", "Record", "decode_event", "decode_record"]
+__all__ = ["NotARecord", "Record", "decode_event", "decode_record", "event_members", "recorded_time"]
 
 
 class NotARecord(AuditError, ValueError):
     """A line is not a record, or its event not a JSON object; the message holds nothing of it."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(PlainData, frozen=True, kw_only=True):
     """One record: an event, and its place in the chain."""
 
     seq: int
@@ -34,7 +35,37 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     context: dict[str, object]  #: what was bound for the task that emitted it; empty where nothing was
     prev_hash: str
     hash: str
-    log: str = ""  #: the log it was read from, as `orders/00`; empty where that is not known
+    log: str = ""  #: the log it was read from, as `orders/00`; empty if that is not known
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the record as plain data: the log's name, then the members in the order of the format.
+
+        `context` is left out if it is empty, as in the recorded line.
+        """
+        return {
+            "log": self.log,
+            "seq": self.seq,
+            "audit_id": self.audit_id,
+            "timestamp": recorded_time(self.timestamp),
+            "service_id": self.service_id,
+            "event": event_members(self.event),
+            **({"context": self.context} if self.context else {}),
+            "prev_hash": self.prev_hash,
+            "hash": self.hash,
+        }
+
+
+def recorded_time(moment: datetime) -> str:
+    """Return an aware datetime as records write it; two such texts compare like the moments."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def event_members(event: AuditEvent) -> dict[str, object]:
+    """Return an event as plain data, its type first, as it was recorded."""
+    if isinstance(event, GenericEvent):
+        return {"event_type": event.event_type, **event.fields}
+    plain: dict[str, object] = msgspec.json.decode(encode(event))
+    return plain
 
 
 def decode_record(line: bytes, *, log: str = "") -> Record:

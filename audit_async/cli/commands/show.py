@@ -8,7 +8,7 @@ from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import RecordAt
-from audit_async.cli.record_view import placed_as_object, write_record
+from audit_async.cli.record_view import write_record
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Output
 from audit_async.reader import AuditReader
@@ -35,7 +35,7 @@ def show(choice: RecordAt, *, access: Access, as_json: Json = False) -> None:
     async def run() -> ExitStatus:
         placed = await choice.look_up(AuditReader(choice.directory), access)
         if as_json:
-            output.document(placed_as_object(placed))
+            output.document(placed.to_dict())
         else:
             write_record(output, placed)
         return ExitStatus.OK if placed.is_linked else ExitStatus.FINDINGS
