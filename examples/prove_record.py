@@ -13,10 +13,7 @@ from audit_async import AuditConfig, AuditLogger, Local, Transparency
 from audit_async._chain import check_record
 from audit_async.events import DataDeleted
 from audit_async.reader import AuditReader
-from audit_async.tlog.notes import VerifierKey
-from audit_async.tlog.policy import Policy
-from audit_async.tlog.proof import TlogProof, verify_proof
-from audit_async.tlog.signing_keys import load_signer, new_key, write_key
+from audit_async.tlog import Policy, TlogProof, VerifierKey, load_signer, new_key, verify_proof, write_key
 
 ORIGIN = "example.com/orders/00"
 

@@ -64,11 +64,13 @@ def read_policy(vkeys: Sequence[str] | None, policy_file: Path | None) -> Policy
     Raises `ConfigError` for a policy or key that is none, `Refused` if the extra `tlog` is not installed, `OSError`.
     """
     try:
-        from audit_async.tlog.failures import Malformed  # noqa: PLC0415 - an extra
-        from audit_async.tlog.notes import VerifierKey  # noqa: PLC0415
-        from audit_async.tlog.policy import Policy  # noqa: PLC0415
+        import audit_async.tlog.signature_check  # noqa: PLC0415, F401 - an extra
     except ImportError as error:
         raise Refused(NEEDS_TLOG) from error
+    from audit_async.tlog.failures import Malformed  # noqa: PLC0415 - only commands that verify signatures
+    from audit_async.tlog.notes import VerifierKey  # noqa: PLC0415
+    from audit_async.tlog.policy import Policy  # noqa: PLC0415
+
     if policy_file is not None:
         try:
             return Policy.parse(policy_file.read_bytes())
