@@ -1,4 +1,4 @@
-"""What a logger says of itself: its health, its counters and measurements, and where a record came to stand."""
+"""What a logger reports about itself: health, counters, measurements, and the position of a record in its chain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger("audit_async")
 
 
 class Position(NamedTuple):
-    """Where a record stands in its chain; enough to recognise the chain's state later."""
+    """The place of a record in its chain; enough to recognise the chain's state later."""
 
     seq: int  #: sequence number, from 0; -1 from a disabled logger, which records nothing
     hash: str  #: the record's hash, 64 lower-case hex digits
@@ -39,7 +39,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot of how a logger is doing, for health endpoints."""
 
     status: HealthStatus
-    reason: str | None = None  #: why it is not OK: the error's class and text
+    #: why it is not OK: the error's class and text; while it is OK, trouble that puts no record at risk, such as a
+    #: checkpoint that could not be signed
+    reason: str | None = None
     since: float = 0.0  #: when this status began, seconds since 1970
     durable_seq: int = -1  #: everything up to this sequence number is on stable storage
     waiting_events: int = 0  #: emitted and not yet durable
@@ -47,21 +49,21 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        """True while what is emitted becomes durable: the answer of a readiness probe."""
+        """True if what is emitted becomes durable: the answer of a readiness probe."""
         return self.status in {HealthStatus.OK, HealthStatus.LOW_DISK, HealthStatus.DISABLED}
 
 
 #: Upper bounds of the buckets that batch sizes are counted in, in events.
 BATCH_BOUNDS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0)
 #: Upper bounds of the buckets that sync durations are counted in, in seconds: an NVMe drive with a power-loss
-#: protected cache is in the first three, a consumer's SSD in the next three, a rotating or network disk behind them.
+#: protected cache is in the first three, a consumer's SSD in the next three, a rotating or network disk in the rest.
 SYNC_BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
     """How observations are distributed over fixed buckets, since the start."""
 
-    bounds: tuple[float, ...]  #: the buckets' upper bounds, which belong to them, ascending
+    bounds: tuple[float, ...]  #: the buckets' upper bounds, inclusive, ascending
     counts: tuple[int, ...]  #: observations in each bucket alone; one more than bounds, for what is above the last
     sum: float  #: of all observations
     count: int  #: of all observations
@@ -71,30 +73,30 @@ class LoggerStats(msgspec.Struct, frozen=True, kw_only=True):
     """Counters since `start()`. The library's own events (`audit.*`) count like any other."""
 
     records: int = 0  #: events that were given their place in the chain
-    durable: int = 0  #: records of this session known to be on stable storage
+    durable: int = 0  #: records of this session that are on stable storage for certain
     waiting: int = 0  #: taken by `emit` and not yet durable
     waiting_bytes: int = 0  #: the memory that they are counted with
     dropped: int = 0  #: refused because the buffer was full
     dropped_by_type: dict[str, int] = {}  #: the same by event type
-    commits: int = 0  #: hops to the worker thread that succeeded
+    commits: int = 0  #: calls to the disk thread that succeeded
     syncs: int = 0  #: how many of them synced
-    write_errors: int = 0  #: hops that failed and were tried again
+    write_errors: int = 0  #: calls to the disk thread that failed and were tried again
     bytes_written: int = 0  #: bytes of all records written
     head_seq: int = -1  #: the last sequence number given out; it may not be durable yet
     batch_events: Histogram = Histogram(bounds=BATCH_BOUNDS, counts=(0,) * (len(BATCH_BOUNDS) + 1), sum=0.0, count=0)
     #: events handed to the disk at a time
     sync_seconds: Histogram = Histogram(bounds=SYNC_BOUNDS, counts=(0,) * (len(SYNC_BOUNDS) + 1), sum=0.0, count=0)
-    #: time of each write and sync that succeeded, the sealing of a segment included where one was due
+    #: time of each write and sync that succeeded, including the sealing of a segment if one was due
     last_sync_at: float | None = None  #: when the last sync ended, seconds since 1970
-    since_sync_s: float | None = None  #: how long ago that is, by a clock that nobody sets
+    since_sync_s: float | None = None  #: how long ago that is, by the monotonic clock
     free_bytes: int | None = None  #: left on the file system, as of the last commit, tried or done, at most 1 s before
 
 
 class Commit(NamedTuple):
-    """One hop to the disk that succeeded."""
+    """One call to the disk that succeeded."""
 
     events: int  #: handed over; 0 for a sync alone
-    sync_s: float | None  #: how long the write and sync took; None where nothing was synced
+    sync_s: float | None  #: how long the write and sync took; None if nothing was synced
 
 
 CommitObserver = Callable[[Commit], None]
@@ -117,11 +119,11 @@ class Measurements:
         return None if self._synced_monotonic_s is None else time.monotonic() - self._synced_monotonic_s
 
     def observe(self, observer: CommitObserver) -> None:
-        """Call `observer` behind each commit, in the loop's thread; it should take microseconds."""
+        """Call `observer` after each commit, in the loop's thread; it should take microseconds."""
         self._observers = (*self._observers, observer)
 
     def forget(self, observer: CommitObserver) -> None:
-        """Call `observer` no more."""
+        """Stop calling `observer`."""
         self._observers = tuple(each for each in self._observers if each != observer)
 
     def committed(self, commit: Commit) -> None:
@@ -135,13 +137,13 @@ class Measurements:
             try:
                 observer(commit)
             except Exception:  # noqa: BLE001 - it is logged, with its traceback
-                # Whoever watches the log must not be able to stop it.
+                # An observer must not be able to stop the log.
                 self.forget(observer)
                 _log.exception("a commit observer raised and is called no more: %r", observer)
 
 
 class Distribution:
-    """A histogram in the making. One thread adds; a snapshot from another may lack the newest observation's sum."""
+    """A histogram that grows. One thread adds; a snapshot from another may lack the newest observation's sum."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
@@ -164,16 +166,28 @@ class Condition:
 
     def __init__(self, status: HealthStatus) -> None:
         self.status = status
-        self.reason: str | None = None
         self.since = time.time()
         self.where = "audit log"  #: the log's directory, for messages
+        self._reason: str | None = None
+        # Trouble that puts no record at risk, by its subject. Replaced, never changed: other threads read it.
+        self._troubles: dict[str, str] = {}
 
-    def becomes(self, status: HealthStatus, reason: str | None = None) -> None:
-        """Take on `status`; a warning is logged when it got worse, a note when it got better."""
+    def __repr__(self) -> str:
+        return f"<Condition {self.status.value} of {self.where}, reason={self.reason!r}>"
+
+    @property
+    def reason(self) -> str | None:
+        """Why the status is not OK; while it is, the troubles that were reported and are not over."""
+        if self._reason is not None:
+            return self._reason
+        return "; ".join(f"{subject}: {text}" for subject, text in self._troubles.items()) or None
+
+    def set_status(self, status: HealthStatus, reason: str | None = None) -> None:
+        """Change the status; logs a warning if it became worse, and when it is OK again."""
+        self._reason = reason
         if status is self.status:
-            self.reason = reason
             return
-        before, self.status, self.reason, self.since = self.status, status, reason, time.time()
+        before, self.status, self.since = self.status, status, time.time()
         if status in {HealthStatus.DEGRADED, HealthStatus.LOW_DISK}:
             _log.warning("%s is %s: %s", self.where, status.value, reason)
         elif status is HealthStatus.FAILED:
@@ -181,11 +195,21 @@ class Condition:
         elif status is HealthStatus.OK and before is not HealthStatus.NOT_STARTED:
             _log.warning("%s is ok again, it was %s", self.where, before.value)
 
-    def remark(self, text: str | None) -> None:
-        """Take note of trouble that puts no record at risk, logged once; None ends it."""
-        if self.status is HealthStatus.OK and text != self.reason:
-            self.reason = text
-            _log.warning("%s: %s", self.where, text or "that trouble is over")
+    def set_trouble(self, subject: str, text: str | None) -> None:
+        """Report trouble with `subject` that puts no record at risk, or, with None, that it is over.
+
+        It is logged when it begins, changes or ends, and is in `reason` as long as it lasts.
+        """
+        before = self._troubles.get(subject)
+        if text == before:
+            return
+        others = {name: known for name, known in self._troubles.items() if name != subject}
+        if text is None:
+            self._troubles = others
+            _log.warning("%s: %s: that trouble is over", self.where, subject)
+        else:
+            self._troubles = {**others, subject: text}
+            _log.warning("%s: %s: %s", self.where, subject, text)
 
 
 def describe_error(error: BaseException) -> str:

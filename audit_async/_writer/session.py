@@ -199,7 +199,8 @@ class Session:
                 f"the first record of this session could not be written to {store.directory}: {error}. Nothing was "
                 "lost; mend the cause and start again"
             ) from error
-        self._condition.becomes(HealthStatus.OK)
+        if self._condition.status is HealthStatus.NOT_STARTED:  # else the first commit has found the disk nearly full
+            self._condition.set_status(HealthStatus.OK)
         self._intake.open(self.acknowledgements, self.writer.chunk_sent, critical_at_once=self._critical_at_once)
         self._writing = self.loop.create_task(self.writer.run(), name="audit-async writer")
         if self.checkpoints is not None:
@@ -240,7 +241,7 @@ class Session:
         self._closed.set()
         if (failure := self.acknowledgements.failure) is not None:
             raise failure
-        self._condition.becomes(HealthStatus.CLOSED)
+        self._condition.set_status(HealthStatus.CLOSED)
         if cancelled:
             raise asyncio.CancelledError
 

@@ -285,8 +285,8 @@ class Writer:
         sealing_error = outcome.committed.sealing_error
         if sealing_error is not None or self._sealing_failed:
             self._sealing_failed = sealing_error is not None
-            why = None if sealing_error is None else f"a segment can't be sealed yet: {describe_error(sealing_error)}"
-            self._condition.remark(why)
+            why = None if sealing_error is None else f"not possible yet: {describe_error(sealing_error)}"
+            self._condition.set_trouble("sealing a segment", why)
         if self._intake.state is State.OPEN:  # what happens after that is told by the next opening
             for event in events_of(outcome.committed, self._damage_told):
                 self._intake.emit_internal(event)
@@ -297,15 +297,17 @@ class Writer:
         """Report that the space runs low before it has run out; a commit has just succeeded."""
         if free_bytes < self._low_disk_bytes:
             where = self._store.directory
-            self._condition.becomes(HealthStatus.LOW_DISK, f"{free_bytes} bytes are left on the file system of {where}")
+            self._condition.set_status(
+                HealthStatus.LOW_DISK, f"{free_bytes} bytes are left on the file system of {where}"
+            )
         else:
-            self._condition.becomes(HealthStatus.OK)
+            self._condition.set_status(HealthStatus.OK)
 
     def _try_again_later(self, error: OSError) -> None:
         """Keep what is in memory, say so, and try again after a pause that doubles each time."""
         self.write_errors += 1
         self._retrying = True
-        self._condition.becomes(HealthStatus.DEGRADED, describe_error(error))
+        self._condition.set_status(HealthStatus.DEGRADED, describe_error(error))
         self._pause = self._loop.call_later(self._retry_s, self._end_pause)
         self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
 
@@ -357,7 +359,7 @@ class Writer:
         )
         failure.__cause__ = cause
         self._acknowledgements.fail(failure)
-        self._condition.becomes(HealthStatus.FAILED, describe_error(cause))
+        self._condition.set_status(HealthStatus.FAILED, describe_error(cause))
         for timer in (self._timer, self._pause):
             if timer is not None:
                 timer.cancel()
