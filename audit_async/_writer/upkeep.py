@@ -61,8 +61,22 @@ class RetentionOutcome(msgspec.Struct, frozen=True, kw_only=True):
     last_seq: int
     age_days: int  #: whole days since its last record
     bytes: int  #: uncompressed
-    done: bool = False  #: False in a dry run, and where it failed
+    done: bool = False  #: False in a dry run, and if it failed
     error: str | None = None  #: why it failed; the segment is as it was, and the next run tries again
+
+    @classmethod
+    def of(cls, step: RetentionStep, *, done: bool = False, error: str | None = None) -> RetentionOutcome:
+        """Return the outcome of a step that was planned; of one that was not taken if nothing else is given."""
+        return cls(
+            action=step.action,
+            segment=step.segment.segment,
+            first_seq=step.segment.first_seq,
+            last_seq=step.segment.last_seq,
+            age_days=step.age_days,
+            bytes=step.segment.bytes,
+            done=done,
+            error=error,
+        )
 
 
 class RetentionReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +131,7 @@ class Upkeep:
                 await self._in_disk_thread(self._store.finish_retention)
             hold = await self._in_disk_thread(lambda: self._store.hold)
             due = await self._in_disk_thread(self._store.plan_retention, self._policy, at or self._now())
-            outcomes = [await self._take(step) if not dry_run else _outcome(step) for step in due]
+            outcomes = [await self._take(step) if not dry_run else RetentionOutcome.of(step) for step in due]
         return RetentionReport(steps=tuple(outcomes), hold=hold, dry_run=dry_run)
 
     async def run_daily(self) -> None:
@@ -142,10 +156,10 @@ class Upkeep:
             await (self._archive(step.segment) if step.action == "archive" else self._delete(step))
         except LogCorrupted as damage:
             await self._tell_damage(step.segment, damage)
-            return _outcome(step, error=describe_error(damage))
+            return RetentionOutcome.of(step, error=describe_error(damage))
         except (AuditError, OSError) as error:
-            return _outcome(step, error=describe_error(error))
-        return _outcome(step, done=True)
+            return RetentionOutcome.of(step, error=describe_error(error))
+        return RetentionOutcome.of(step, done=True)
 
     async def _archive(self, segment: SealedSegment) -> None:
         archive = await anyio.to_thread.run_sync(
@@ -237,19 +251,6 @@ class Upkeep:
         except RuntimeError as error:
             raise LogClosed("the audit log is closed, so its past is left as it is") from error
         return await asyncio.wrap_future(future)
-
-
-def _outcome(step: RetentionStep, *, done: bool = False, error: str | None = None) -> RetentionOutcome:
-    return RetentionOutcome(
-        action=step.action,
-        segment=step.segment.segment,
-        first_seq=step.segment.first_seq,
-        last_seq=step.segment.last_seq,
-        age_days=step.age_days,
-        bytes=step.segment.bytes,
-        done=done,
-        error=error,
-    )
 
 
 def _clock_jump(now: Callable[[], datetime]) -> float:

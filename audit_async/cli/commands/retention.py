@@ -94,17 +94,7 @@ def _planned(log: Log, policy: RetentionPolicy) -> LogRetention:
     hold = read_hold(log.directory)
     sealed = [segment.sealed for segment in list_segments(log) if segment.sealed is not None]
     steps = plan_retention(sealed, policy, datetime.now(UTC), hold)
-    outcomes = tuple(
-        RetentionOutcome(
-            action=step.action,
-            segment=step.segment.segment,
-            first_seq=step.segment.first_seq,
-            last_seq=step.segment.last_seq,
-            age_days=step.age_days,
-            bytes=step.segment.bytes,
-        )
-        for step in steps
-    )
+    outcomes = tuple([RetentionOutcome.of(step) for step in steps])
     return LogRetention(log=log.name, hold=hold, steps=outcomes)
 
 
