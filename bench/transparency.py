@@ -31,7 +31,7 @@ import uvloop
 from audit_async import AuditLogger, Batched, Immediate, Receipt, Transparency
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from audit_async.tlog.merkle import HASH_SIZE
-from audit_async.tlog.signed_tree import Publisher
+from audit_async.tlog.signed_tree import SignedTree
 from audit_async.tlog.signing_keys import Signer, load_signer, new_key, sign_checkpoint, write_key
 from bench.frame import (
     Row,
@@ -209,8 +209,8 @@ def _sign(checkpoint: Checkpoint, signer: Signer) -> SignedCheckpoint:
     return asyncio.run(sign_checkpoint(checkpoint, [signer]))
 
 
-def _open(tree: Path, records: int, signer: Signer) -> Publisher:
-    return Publisher.open(tree, origin=_ORIGIN, keys=[signer.key], records=records, record_hash=_record_hash)
+def _open(tree: Path, records: int, signer: Signer) -> SignedTree:
+    return SignedTree.open(tree, origin=_ORIGIN, keys=[signer.key], records=records, record_hash=_record_hash)
 
 
 # -- proofs ------------------------------------------------------------------------------------------------------------

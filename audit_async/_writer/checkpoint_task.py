@@ -40,7 +40,7 @@ from audit_async.tlog.failures import InconsistentLog, NotCovered, PublisherStop
 from audit_async.tlog.guard import GUARD_FILE
 from audit_async.tlog.policy import Policy
 from audit_async.tlog.proof import TlogProof
-from audit_async.tlog.signed_tree import Publisher
+from audit_async.tlog.signed_tree import SignedTree
 from audit_async.tlog.signing_keys import Signer, load_signers, sign_checkpoint
 from audit_async.tlog.witness import WitnessClient, Witnesses
 
@@ -72,7 +72,7 @@ class CheckpointLog:
         signers: tuple[Signer, ...],
         witnesses: Witnesses,
         policy: Policy | None,
-        publisher: Publisher,
+        publisher: SignedTree,
         emit: Callable[[AuditEvent], object],
         durable_seq: Callable[[], int],
         sealed: Callable[[], int],
@@ -381,9 +381,9 @@ class CheckpointLog:
 
 def _open_publisher(
     settings: Transparency, log: Log, origin: str, signers: tuple[Signer, ...], records: int
-) -> Publisher:
+) -> SignedTree:
     guarded = (log.directory / TREE_DIRECTORY / GUARD_FILE).exists()
-    return Publisher.open(
+    return SignedTree.open(
         log.directory / TREE_DIRECTORY,
         origin=origin,
         keys=[signer.key for signer in signers],

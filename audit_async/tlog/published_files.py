@@ -44,7 +44,7 @@ _MOST_OPEN_DIRECTORIES: Final = 32
 _LARGEST_FILE: Final = 1 << 24
 
 
-class Publication:
+class PublishedFiles:
     """A directory of files to be published. Called from one thread at a time; `read` from any."""
 
     def __init__(self, path: Path, *, public: bool) -> None:

@@ -31,7 +31,7 @@ from audit_async.tlog.guard import GUARD_FILE, Guard
 from audit_async.tlog.merkle import HASH_SIZE, complete_root, consistency_proof, leaf_hash, leaf_hashes, tree_root
 from audit_async.tlog.notes import VerifierKey, verify_note
 from audit_async.tlog.proof import TlogProof, make_proof
-from audit_async.tlog.published_files import Publication
+from audit_async.tlog.published_files import PublishedFiles
 from audit_async.tlog.tiles import TILE_HEIGHT, TILE_WIDTH, Tile, TileReader, tile_width
 
 CHECKPOINT_FILE: Final = "checkpoint"
@@ -40,7 +40,7 @@ VKEY_FILE: Final = "vkey"
 _ENTRY_LENGTH: Final = HASH_SIZE.to_bytes(2, "big")
 
 
-class Publisher:
+class SignedTree:
     """One log's tree, open for appending.
 
     Made by `open`. Owned by one task, which makes its calls one after the other in a worker thread; `prove` and
@@ -50,7 +50,7 @@ class Publisher:
     """
 
     def __init__(
-        self, origin: str, keys: Sequence[VerifierKey], publication: Publication, guards: Sequence[Guard]
+        self, origin: str, keys: Sequence[VerifierKey], publication: PublishedFiles, guards: Sequence[Guard]
     ) -> None:
         """Take over open files; for `open`, which every other caller uses."""
         self.origin: Final = origin
@@ -96,11 +96,11 @@ class Publisher:
         On return the caller appends the hashes of the records from `size` on. Raises `LogRolledBack` and `LogForked`
         where the log is not what was signed before, `TilesDamaged`, `ConfigError`, and `OSError`.
         """
-        publication = Publication(publish_dir or directory, public=publish_dir is not None)
+        publication = PublishedFiles(publish_dir or directory, public=publish_dir is not None)
         guards: list[Guard] = []
         try:
             if publish_dir is not None:
-                Publication(directory, public=False).close()  # made, for the guard
+                PublishedFiles(directory, public=False).close()  # made, for the guard
             guards.append(Guard(directory / GUARD_FILE))
             if guard is not None:
                 guards.append(Guard(guard))

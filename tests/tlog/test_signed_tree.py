@@ -12,12 +12,12 @@ import pytest
 
 from audit_async._durable import disk
 from audit_async.errors import ConfigError
-from audit_async.tlog import published_files as publication
+from audit_async.tlog import published_files as publishing
 from audit_async.tlog.checkpoint import verify_checkpoint
 from audit_async.tlog.failures import InvalidSignature, LogForked, PublisherStopped, TilesDamaged
 from audit_async.tlog.log_monitor import check_entries, directory_source
 from audit_async.tlog.merkle import leaf_hash, verify_consistency, verify_inclusion
-from audit_async.tlog.published_files import Publication
+from audit_async.tlog.published_files import PublishedFiles
 from audit_async.tlog.tiles import Tile, partial_tiles
 from tests.tlog.trees import mth, open_publisher, publish, publish_all, records, sign, signer
 
@@ -69,13 +69,13 @@ def test_opening_reads_the_right_edge_and_one_record(tmp_path: Path, monkeypatch
     publish_all(tmp_path / "tlog", log)
     read: list[str] = []
     asked: list[int] = []
-    real = Publication.read
+    real = PublishedFiles.read
 
-    def counting(self: Publication, path: str) -> bytes | None:
+    def counting(self: PublishedFiles, path: str) -> bytes | None:
         read.append(path)
         return real(self, path)
 
-    monkeypatch.setattr(Publication, "read", counting)
+    monkeypatch.setattr(PublishedFiles, "read", counting)
     publisher = open_publisher(tmp_path / "tlog", log)
     publisher.close()
     assert publisher.size == 70_000
@@ -281,7 +281,7 @@ def test_many_tiles_are_synced_before_they_get_their_names(tmp_path: Path, monke
 
     for name in ("rename", "sync_data", "sync_directory"):
         monkeypatch.setattr(disk, name, noting(name, getattr(disk, name)))
-    monkeypatch.setattr(publication, "_sync_file_system", noting("syncfs", publication._sync_file_system))
+    monkeypatch.setattr(publishing, "_sync_file_system", noting("syncfs", publishing._sync_file_system))
     log = records(256 * 20)
     publish_all(tmp_path / "all_at_once", log)
     assert calls.count("syncfs") == 2
@@ -289,7 +289,7 @@ def test_many_tiles_are_synced_before_they_get_their_names(tmp_path: Path, monke
     assert calls[first + 1 : last] == ["rename"] * 41
     assert "rename" not in calls[:first]
     calls.clear()
-    monkeypatch.setattr(publication, "_syncfs", None)
+    monkeypatch.setattr(publishing, "_syncfs", None)
     publish_all(tmp_path / "one_by_one", log)
     assert "syncfs" not in calls
     assert calls[:42] == ["sync_directory", *["sync_data"] * 41]
@@ -300,7 +300,7 @@ def test_many_tiles_are_synced_before_they_get_their_names(tmp_path: Path, monke
 
 def test_what_is_staged_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many records come between two checkpoints, neither descriptors nor a list of files grow with them."""
-    monkeypatch.setattr(publication, "_MOST_STAGED", 20)
+    monkeypatch.setattr(publishing, "_MOST_STAGED", 20)
     log = records(256 * 50)
     publisher = open_publisher(tmp_path / "tlog", log)
     descriptors = len(os.listdir("/proc/self/fd"))

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from audit_async.tlog.merkle import HashReader
 from audit_async.tlog.notes import Note, Signature, SignatureType, VerifierKey, cosigned_message
-from audit_async.tlog.signed_tree import Publisher
+from audit_async.tlog.signed_tree import SignedTree
 from audit_async.tlog.signing_keys import Signer
 
 ORIGIN = "host.example/orders/00"
@@ -98,13 +98,13 @@ def sign(checkpoint: Checkpoint, *signers: Signer) -> SignedCheckpoint:
     return SignedCheckpoint(checkpoint, Note(text, tuple(signatures)))
 
 
-def open_publisher(directory: Path, log: Sequence[bytes], **settings: object) -> Publisher:
+def open_publisher(directory: Path, log: Sequence[bytes], **settings: object) -> SignedTree:
     """Open the tree of a log that has these records."""
     arguments = {"origin": ORIGIN, "keys": [signer().key], "record_hash": log.__getitem__} | settings
-    return Publisher.open(directory, records=len(log), **arguments)  # type: ignore[arg-type]  # each test names settings that exist
+    return SignedTree.open(directory, records=len(log), **arguments)  # type: ignore[arg-type]  # each test names settings that exist
 
 
-def publish(publisher: Publisher, log: Sequence[bytes]) -> SignedCheckpoint:
+def publish(publisher: SignedTree, log: Sequence[bytes]) -> SignedCheckpoint:
     """Append what is new of a log, sign it and publish it."""
     publisher.append(log[publisher.size :])
     signed = sign(publisher.prepare())

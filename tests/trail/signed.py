@@ -18,7 +18,7 @@ from audit_async._verify.verify_report import VerifyReport
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from audit_async.tlog.notes import VerifierKey
 from audit_async.tlog.policy import Policy
-from audit_async.tlog.signed_tree import Publisher
+from audit_async.tlog.signed_tree import SignedTree
 from audit_async.tlog.signing_keys import load_signer, new_key, write_key
 from tests.cli.made_trails import rehashed
 from tests.logs import Counted
@@ -121,7 +121,7 @@ class SigningLog:
         shutil.rmtree(self.directory / "tlog")
         signer = load_signer(key_file or self.key_file, origin=ORIGIN)
         hashes = [bytes.fromhex(json.loads(line)["hash"]) for line in self.lines]
-        publisher = Publisher.open(
+        publisher = SignedTree.open(
             self.directory / "tlog",
             origin=ORIGIN,
             keys=[signer.key],

@@ -29,7 +29,7 @@ from audit_async.tlog.failures import InvalidProof, KeyUnavailable, LogForked, L
 from audit_async.tlog.notes import VerifierKey
 from audit_async.tlog.policy import Policy
 from audit_async.tlog.proof import TlogProof, verify_proof
-from audit_async.tlog.signed_tree import Publisher
+from audit_async.tlog.signed_tree import SignedTree
 from audit_async.tlog.signing_keys import load_signer, new_key, write_key
 from tests.logs import ConfigFor, Counted, log_directory, segment_lines
 from tests.tlog.trees import Cosigner, mth
@@ -306,11 +306,11 @@ async def test_a_disk_that_fails_delays_checkpoints_only(
         with monkeypatch.context() as patch:
             failed = []
 
-            def refuse(_: Publisher) -> None:
+            def refuse(_: SignedTree) -> None:
                 failed.append(1)
                 raise OSError(errno.EIO, "Input/output error")
 
-            patch.setattr(Publisher, "prepare", refuse)
+            patch.setattr(SignedTree, "prepare", refuse)
             receipts = [audit.emit(Counted(producer="p", n=n)) for n in range(300)]
             await until(lambda: len(failed) > 3)
             await receipts[-1].durable()
@@ -327,10 +327,10 @@ async def test_a_contradiction_stops_the_signing_and_not_the_records(
     """A log that can't sign without contradicting itself says so, in its log and in the chain, and records on."""
     config = signing(interval=OFTEN)
 
-    def refuse(_: Publisher) -> None:
+    def refuse(_: SignedTree) -> None:
         raise LogForked("two checkpoints of one size")
 
-    monkeypatch.setattr(Publisher, "prepare", refuse)
+    monkeypatch.setattr(SignedTree, "prepare", refuse)
     async with AuditLogger(config) as audit:
         await audit.emit_durable(Counted(producer="p", n=0))
         await until(lambda: any("signs no more checkpoints" in record.message for record in caplog.records))
