@@ -1,6 +1,6 @@
 """The record format and the hash chain: bytes in, verdict out.
 
-This room knows how a line is framed, hashed and linked, and how to tell a good line from a bad one. It knows
+This room knows how a line is framed, hashed and linked, and how a good line differs from a bad one. It knows
 neither files nor the event loop, and what an event means is not its business.
 """
 

@@ -60,7 +60,7 @@ class Bad(NamedTuple):
     line: int  #: its number, from 1
     offset: int  #: of its first byte
     data: bytes
-    seq: int | None  #: what was due there; None where that is not known
+    seq: int | None  #: what was due there; None if that is not known
     reason: str  #: free of the line's text
     record: CheckedRecord | None  #: what it says of itself, if it is a whole record in a wrong place
 
@@ -86,7 +86,7 @@ class ChainChecker:
 
     @property
     def due(self) -> int | None:
-        """The sequence number that is due next; None where that is not known."""
+        """The sequence number that is due next; None if that is not known."""
         return self._places[-1].seq
 
     def check_lines(self, data: bytes) -> Iterator[Good | Bad]:
@@ -103,13 +103,13 @@ class ChainChecker:
                 yield from self._check_parts([line + b"\n" for line in data[:-1].split(b"\n")])
 
     def check_torn(self, line: bytes) -> Bad:
-        """Take note of a line that has no end: torn, or the beginning of one that is too long to be a record."""
+        """Check a line that has no end, and so is no record: torn, or the beginning of an overlong one."""
         bad = self._check_line(line)
         assert isinstance(bad, Bad)  # noqa: S101 - no record is without its end
         return bad
 
     def skip(self, size: int) -> None:
-        """Take note of bytes that belong to the line before: the rest of one that is too long."""
+        """Count bytes that belong to the line before: the rest of one that is too long."""
         self.offset += size
 
     def _check_parts(self, lines: list[bytes]) -> Iterator[Good | Bad]:

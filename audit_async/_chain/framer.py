@@ -41,14 +41,14 @@ class Batch:
         self.dates: list[tuple[int, str]] = []
         self.size = 0  #: bytes of all lines
         self.event_bytes = 0  #: bytes of the encoded events in them
-        self.head = after  #: the chain's head behind the last line
+        self.head = after  #: the chain's head after the last line
 
 
 class Framer:
     """Gives entries their place in the chain and makes lines of them. Owned by the writer task."""
 
     def __init__(self, after: Head, *, audit_prefix: str, service_id: str) -> None:
-        """Continue the chain behind `after`; `audit_prefix` is this opening's 16 random hex digits.
+        """Continue the chain after `after`; `audit_prefix` is this opening's 16 random hex digits.
 
         `service_id` must need no escaping in JSON (the configuration sees to that).
         """
@@ -101,7 +101,7 @@ class Framer:
         batch.event_bytes += event_bytes
 
     def _begin_second(self, time_ns: int, index: int, dates: list[tuple[int, str]]) -> int:
-        """Format the second that `time_ns` lies in; note its date where it is new. Return the second in ns."""
+        """Format the second that `time_ns` lies in; record its date if it is new. Return the second in ns."""
         seconds = time_ns // 1_000_000_000
         up_to_second = strftime("%Y-%m-%dT%H:%M:%S.", gmtime(seconds))
         self._record = f"{self._up_to_time}{up_to_second}{self._behind_time}".encode()

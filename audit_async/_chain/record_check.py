@@ -75,7 +75,7 @@ def check_record(line: bytes, after: Head | None) -> CheckedRecord:
     r"""Check one line, its ending `\n` included, and return what it says of itself.
 
     `after` is the head of the chain before this line; None checks the line alone and lets any `seq` and
-    `prev_hash` stand, as for the first line of a segment whose predecessor is not at hand.
+    `prev_hash` pass, as for the first line of a segment whose predecessor is not at hand.
 
     Raises `BadRecord` with the first reason found: not a record of this format, a hash that is not the line's own,
     or a link or sequence number that does not follow `after`. What the event says is not judged; `check_readable`
@@ -121,7 +121,7 @@ def is_object(json: msgspec.Raw) -> bool:
 
 
 def check_readable(line: bytes) -> None:
-    """Raise `BadRecord` where a line that `check_record` has accepted holds a number that is too large to be read.
+    """Raise `BadRecord` if a line that `check_record` has accepted holds a number that is too large to be read.
 
     JSON has no bound for numbers (RFC 8259, section 6), so the chain vouches for such a record like for any other.
     """

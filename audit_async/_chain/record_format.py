@@ -5,7 +5,7 @@ One record is one line of UTF-8, ended by `\n` and by nothing else:
     {"seq":S,"audit_id":"A","timestamp":"T","service_id":"I","event":E[,"context":C],"prev_hash":"P","hash":"H"}
 
 `H` is the SHA-256, in lower-case hex, of the line with the member `,"hash":"H"` cut out: of everything up to it,
-then `}`. `P` is `H` of the record before, 64 zeros for seq 0. Both stand at fixed distances from the end, so they
+then `}`. `P` is `H` of the record before, 64 zeros for seq 0. Both are at fixed distances from the end, so they
 are found without parsing JSON, and what is stored is what is hashed, so no canonical form of JSON is needed.
 """
 
@@ -24,7 +24,7 @@ LINE_END: Final = b'"}\n'
 
 # Distances from the end of a line, its "\n" included; every line has the same tail.
 HASH_AT: Final = -(64 + len(LINE_END))
-BODY_END: Final = HASH_AT - len(HASH_MEMBER) + 1  # behind the quote that closes prev_hash
+BODY_END: Final = HASH_AT - len(HASH_MEMBER) + 1  # after the quote that closes prev_hash
 PREV_AT: Final = HASH_AT - len(HASH_MEMBER) - 64
 PREV_MEMBER_AT: Final = PREV_AT - len(PREV_MEMBER)
 

@@ -1,6 +1,6 @@
 r"""Finding logs and their segments below a directory, and reading their lines; it judges nothing.
 
-Everything here only reads, needs no lock, and works beside a running writer: the manifest is replaced as a whole, a
+Everything here only reads, needs no lock, and works next to a running writer: the manifest is replaced as a whole, a
 segment that is archived meanwhile is found in its archive, and the last line of the active segment may be half
 written at this very instant. Memory stays bounded whatever the files hold.
 """
@@ -22,6 +22,7 @@ import msgspec
 
 from audit_async._chain import FORMAT_VERSION
 from audit_async._durable import disk
+from audit_async._layout import crash_traces
 from audit_async._layout.archive_reading import open_segment_for_reading
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment, read_manifest
@@ -36,8 +37,7 @@ else:
 #: Bytes read at a time: what is made of them stays in the processor's cache.
 CHUNK_BYTES: Final = 256 << 10
 #: A line that is longer is no record: it is handed out in pieces, so that a file without line ends costs no memory.
-#: The configuration allows events of 64 MiB, and a mebibyte is left for the members around one.
-LONGEST_LINE: Final = 65 << 20
+LONGEST_LINE: Final = crash_traces.LONGEST_LINE
 
 #: What reading a damaged archive raises besides `OSError`.
 DAMAGED_ARCHIVE: Final = (zstd.ZstdError, EOFError)
@@ -207,13 +207,13 @@ def open_segment(segment: SegmentFile) -> BinaryIO:
 
 
 def _open_as_listed(segment: SegmentFile, entry: SealedSegment | None) -> BinaryIO:
-    """Open a segment where the manifest's entry says that it is."""
+    """Open a segment in the place that the manifest's entry gives."""
     if entry is None:
         return open_regular(segment.path)
     if entry.state in {"deleted", "lost"}:
         raise SegmentDeleted(errno.ENOENT, f"the segment is {entry.state}", str(segment.path))
     if entry.state == "live":
-        # Nearly always where its name says; to look no further saves half of the 40 us.
+        # Nearly always there; looking no further saves half of the 40 us.
         with suppress(FileNotFoundError):
             return open_regular(segment.path)
     return open_segment_for_reading(segment.log.directory, entry)

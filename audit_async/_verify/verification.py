@@ -31,7 +31,7 @@ from audit_async._verify.worker_pool import Advance, check_in_thread, processes_
 from audit_async.errors import ConfigError, LogCorrupted
 from audit_async.status import Position
 
-#: Surveys of a log on which something is found while its manifest changes; the last one's findings stand.
+#: Surveys of a log on which something is found while its manifest changes; the last one's findings are kept.
 _MOST_SURVEYS: Final = 10
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}")

@@ -66,5 +66,5 @@ def main() -> None:
     try:
         work(sys.stdin.buffer, sys.stdout.buffer)
     except (BrokenPipeError, KeyboardInterrupt):
-        # Whoever asked is gone, or its terminal's Ctrl-C came here as well; closing stdout would fail again.
+        # The process that asked is gone, or its terminal's Ctrl-C came here as well; closing stdout would fail again.
         sys.stdout = None  # so that the interpreter does not flush it at exit

@@ -47,7 +47,7 @@ def verify(
             "--expected-head",
             metavar="[LOG=]SEQ:HASH",
             help="A head that was kept elsewhere: the only way, without signatures, to see that a log's end was cut "
-            "off or written anew. May be repeated.",
+            "off or rewritten. May be repeated.",
         ),
     ] = None,
     vkey: Vkey = None,
