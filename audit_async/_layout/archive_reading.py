@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from audit_async._durable import disk
 from audit_async._layout.manifest import SealedSegment
 from audit_async._layout.names import ARCHIVE, COMPRESSED
+from audit_async._layout.regular_files import open_regular
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -18,11 +18,17 @@ else:
 
 
 def open_segment_for_reading(directory: Path, segment: SealedSegment) -> BinaryIO:
-    """Open a sealed segment's uncompressed content, wherever it stands; the caller closes it.
+    """Open a sealed segment's uncompressed content, wherever it is; the caller closes it.
 
     Needs no lock. A segment that is archived between the reading of the manifest and this call is found as well.
-    Raises `FileNotFoundError` for one that is deleted or lost, `OSError`; while an archive is read,
-    `zstd.ZstdError` or `EOFError` where it is damaged.
+
+    Raises:
+        FileNotFoundError: The segment is deleted or lost.
+        LogCorrupted: Something other than a regular file has its name.
+        OSError: It can't be opened.
+
+    Reading an archive raises `zstd.ZstdError` or `EOFError` if it is damaged, and `EOFError` as well once it has given
+    more bytes than the manifest says: what inflates to terabytes is stopped there.
     """
     archive = directory / ARCHIVE / (segment.segment + COMPRESSED)
     if segment.state in {"live", "damaged"}:
@@ -33,31 +39,32 @@ def open_segment_for_reading(directory: Path, segment: SealedSegment) -> BinaryI
                 raise
     elif segment.state != "archived":
         raise FileNotFoundError(f"{segment.segment} is {segment.state}: the manifest has its hashes, not its records")
-    return io.BufferedReader(_Decompressed(open_binary(archive)))
+    return io.BufferedReader(_Decompressed(open_binary(archive), segment.bytes))
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """Open a file for reading, never through a symbolic link; the caller closes it."""
-    fd = disk.open_file(str(path))
-    try:
-        return open(fd, "rb")
-    except BaseException:  # a directory of that name
-        disk.close(fd)
-        raise
+    """Open a regular file for reading; the caller closes it. Raises `LogCorrupted` for anything else, `OSError`."""
+    return open(open_regular(path), "rb")
 
 
 class _Decompressed(io.RawIOBase):
-    """The content of a zstd file; closes the file with itself."""
+    """The content of a zstd file, up to the bytes that it may have; closes the file with itself."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, max_bytes: int) -> None:
         self._file = file
         self._stream = zstd.ZstdFile(file, "rb")
+        self._left = max_bytes
+        self._max_bytes = max_bytes
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what BufferedReader hands over
-        return self._stream.readinto(buffer)
+        size = self._stream.readinto(buffer)
+        self._left -= size
+        if self._left < 0:
+            raise EOFError(f"the archive inflates to more than the {self._max_bytes} bytes that the manifest has")
+        return size
 
     def close(self) -> None:
         if not self.closed:

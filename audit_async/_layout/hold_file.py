@@ -5,19 +5,13 @@ Reading only; `_store` places and lifts holds.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import msgspec
 
 from audit_async._layout.names import HOLD_FILE
+from audit_async._layout.regular_files import read_bounded
 from audit_async.errors import LogCorrupted
-
-if sys.version_info >= (3, 14):
-    pass
-else:
-    pass
-from audit_async._layout.archive_reading import open_binary
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,16 +23,17 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def read_hold(directory: Path) -> Hold | None:
-    """Return the hold that is in force for the log in `directory`, None for none; needs no lock.
+    """Return the hold that `hold.json` in `directory` states, None if there is no such file; needs no lock.
 
-    Raises `LogCorrupted` for a file that can't be understood: nobody may take that for permission to delete.
+    Raises:
+        LogCorrupted: The file can't be understood. That is no permission to delete: an unreadable hold is a hold.
+        OSError: The file can't be read, which is no permission either.
     """
     try:
-        with open_binary(directory / HOLD_FILE) as file:
-            content = file.read()
+        content = read_bounded(directory / HOLD_FILE)
     except FileNotFoundError:
         return None
     try:
         return msgspec.json.decode(content, type=Hold)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LogCorrupted(HOLD_FILE, None, None, "the file is not what the library writes") from error

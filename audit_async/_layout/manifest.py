@@ -12,8 +12,8 @@ from typing import Literal
 import msgspec
 
 from audit_async._chain import FORMAT_VERSION, START, Head
-from audit_async._durable import disk
 from audit_async._layout.names import MANIFEST_FILE, SegmentName
+from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, read_bounded
 from audit_async.errors import LogCorrupted
 
 #: `live`: in the log directory. `archived`: compressed, in archive/. `deleted`: by retention. `damaged`: changed by
@@ -39,23 +39,34 @@ class SealedSegment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def head(self) -> Head:
-        """The chain's head behind its last record."""
+        """The chain's head after its last record."""
         return Head(self.last_seq, self.hash.encode())
 
 
-class ManifestFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class ManifestFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The content of manifest.json."""
 
     format_version: int
     log_id: str
+    #: When `audit-async restore --from-copy` made it by reading every record, RFC 3339; left out if that never was.
+    rebuilt: str | None = None
     segments: tuple[SealedSegment, ...]
+
+    def encode(self) -> bytes:
+        """Return the bytes of the file."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
 
 def decode_manifest(content: bytes, log_id: str | None) -> tuple[SealedSegment, ...]:
-    """Return the entries of a manifest, oldest first.
+    """Return the entries of a manifest, oldest first; raises `LogCorrupted` as `decode_manifest_file` does."""
+    return decode_manifest_file(content, log_id).segments
 
-    Raises `LogCorrupted` where it is not whole (it is replaced atomically, so no crash explains that), belongs to
-    another log (`log_id` None: any), or where its entries don't link up.
+
+def decode_manifest_file(content: bytes, log_id: str | None) -> ManifestFile:
+    """Return what a manifest says.
+
+    Raises `LogCorrupted` if it is not whole (it is replaced atomically, so no crash explains that), belongs to
+    another log (`log_id` None: any), or if its entries don't link up.
     """
     try:
         file = msgspec.json.decode(content, type=ManifestFile)
@@ -79,21 +90,26 @@ def decode_manifest(content: bytes, log_id: str | None) -> tuple[SealedSegment, 
         ):
             raise _corrupted(f"the entry of {entry.segment} does not follow the one before", head.seq + 1)
         head = entry.head
-    return file.segments
+    return file
 
 
 def read_manifest(directory: Path) -> tuple[SealedSegment, ...]:
-    """Return the sealed segments of the log in `directory`, oldest first; none where there is no manifest yet.
+    """Return the sealed segments of the log in `directory`, oldest first; none if there is no manifest yet.
 
     For readers: needs no lock, and sees one state or the next, never a mixture. Raises `LogCorrupted` as
-    `decode_manifest` does, `OSError` where the file can't be read.
+    `decode_manifest` does and for a file that is no manifest by its kind or size, `OSError` if it can't be read.
     """
+    file = read_manifest_file(directory)
+    return file.segments if file is not None else ()
+
+
+def read_manifest_file(directory: Path) -> ManifestFile | None:
+    """Return the manifest of the log in `directory`, None if there is none yet; otherwise as `read_manifest`."""
     try:
-        fd = disk.open_file(str(directory / MANIFEST_FILE))
+        content = read_bounded(directory / MANIFEST_FILE, max_bytes=MOST_MANIFEST_BYTES)
     except FileNotFoundError:
-        return ()
-    with open(fd, "rb") as file:
-        return decode_manifest(file.read(), None)
+        return None
+    return decode_manifest_file(content, None)
 
 
 def _corrupted(reason: str, seq: int | None = None) -> LogCorrupted:

@@ -12,13 +12,15 @@ LOG_FILE: Final = "log.json"
 LOCK_FILE: Final = "lock"
 MANIFEST_FILE: Final = "manifest.json"
 HOLD_FILE: Final = "hold.json"
+#: Locked, shared, by a backup that is being taken; retention waits for it.
+BACKUP_LOCK: Final = "backup.lock"
 TORN: Final = "torn"
 ARCHIVE: Final = "archive"
 #: What a checksum file adds to its segment's name.
 CHECKSUM: Final = ".sha256"
 #: What compression adds to a segment's name.
 COMPRESSED: Final = ".zst"
-#: The readers' index, a cache; here because what is deleted from the log is deleted from it, too.
+#: The readers' index, a cache; here because what is deleted from the log is deleted from it as well.
 INDEX_FILE: Final = "index.sqlite3"
 #: The ending of a file that is being made; it is renamed when it is whole and synced.
 UNFINISHED: Final = ".unfinished"
@@ -38,7 +40,7 @@ class SegmentName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> SegmentName | None:
-        """Return what `name` says, None where it is not exactly the name that the store gives a segment."""
+        """Return what `name` says, None if it is not exactly the name that the store gives a segment."""
         match = _SEGMENT.fullmatch(name)
         if match is None:
             return None

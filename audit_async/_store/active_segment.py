@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _TIMESTAMP: Final = b'","timestamp":"'
 _COPY_BYTES: Final = 1 << 20
-#: Lines are joined for the disk up to about this size, so that what a write needs beside the lines stays small. Half
-#: of it takes a sixth of the events/s under load: behind each write, this thread waits for the GIL (bench throughput).
+#: Lines are joined for the disk up to about this size, so that what a write needs besides the lines stays small. Half
+#: of it takes a sixth of the events/s under load: after each write, this thread waits for the GIL (bench throughput).
 _WRITE_BYTES: Final = 1 << 19
 
 
@@ -27,15 +27,15 @@ class Extent(NamedTuple):
     """How far a segment reaches, always between two records."""
 
     bytes: int
-    head: Head  #: the chain's head behind its last record
-    last_timestamp: str  #: of its last record; empty where there is none
+    head: Head  #: the chain's head after its last record
+    last_timestamp: str  #: of its last record; empty if there is none
 
 
 class Segment:
-    """A segment that is open for writing. Owned by the worker thread.
+    """A segment that is open for writing. Owned by the disk thread.
 
-    `synced` never runs ahead of what a sync has confirmed, and `written` never counts a part of a record: what a
-    failed write left behind `written` is cut off, or lies in a file that is written no more.
+    `synced` is never more than a sync has confirmed, and `written` never counts a part of a record: what a failed write
+    left after `written` is cut off, or is in a file that is written no more.
     """
 
     __slots__ = ("_digest", "_digest_synced", "durable_bytes", "fd", "first_timestamp", "inode", "name",
@@ -49,12 +49,12 @@ class Segment:
         self.name: Final = name
         self.path: Final = path
         self.prev_hash: Final = prev_hash
-        self.first_timestamp = timestamp  #: of its first record; empty where there is none
+        self.first_timestamp = timestamp  #: of its first record; empty if there is none
         self.written = extent
         self.synced = extent
         self.durable_bytes = extent.bytes  #: up to here the file is durable, though its name may not be
         self.name_durable = False  #: the directory was synced after the file was made
-        self.torn = False  #: a failed write may have left part of a record behind `written`
+        self.torn = False  #: a failed write may have left part of a record after `written`
         self._digest = digest  # over what is written, so that sealing need not read the file
         self._digest_synced = digest.copy()
 
@@ -65,9 +65,9 @@ class Segment:
         return cls(fd, name, path, prev_hash=after.hash, extent=extent, digest=hashlib.sha256(), timestamp="")
 
     def append(self, lines: Sequence[bytes], seq: int, *, sync: bool = False) -> None:
-        """Write whole records behind the others; `seq` is that of the last.
+        """Write whole records after the others; `seq` is that of the last.
 
-        With `sync`, which asks that everything before is durable, they are durable on return: by one call where they
+        With `sync`, which requires that everything before is durable, they are durable on return: by one call if they
         are few, else by writes and a sync. On `OSError` nothing counts as written, and `torn` says that some of it
         may be in the file.
         """
@@ -109,7 +109,7 @@ class Segment:
         self.durable_bytes = self.written.bytes
         self._digest_synced = self._digest.copy()
 
-    def go_on_in(self, fd: int) -> None:
+    def continue_in(self, fd: int) -> None:
         """Write to another file from now on, which has all that was written, durably; closes the one before."""
         disk.close(self.fd)
         self.fd = fd
@@ -118,7 +118,7 @@ class Segment:
         self.mark_synced()
 
     def copy_to(self, fd: int) -> bool:
-        """Copy what is written to another file; False where it is not what was written to this one."""
+        """Copy what is written to another file; False if that is not what was written to this one."""
         digest = hashlib.sha256()
         offset = 0
         while offset < self.written.bytes:
@@ -131,7 +131,7 @@ class Segment:
         return digest.digest() == self._digest.digest()
 
     def identity(self) -> tuple[int, int]:
-        """Return what tells this file from every other: its device and inode."""
+        """Return what distinguishes this file from every other: its device and inode."""
         status = os.fstat(self.fd)
         return status.st_dev, status.st_ino
 

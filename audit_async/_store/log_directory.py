@@ -1,9 +1,9 @@
 """A log's directory: its path, the names in it, who may enter it, and the file that says whose log it is.
 
 <base_dir>/<service_id>/<instance>/
-log.json, lock, manifest.json, hold.json
+log.json, lock, manifest.json, hold.json, backup.lock
 000000000000-2026-11-22.audit, 000000000000-2026-11-22.audit.sha256
-torn/      what recovery put aside
+torn/      what recovery set aside
 archive/   compressed segments
 """
 
@@ -20,21 +20,24 @@ import msgspec
 
 from audit_async._chain import FORMAT_VERSION
 from audit_async._durable import disk
+from audit_async._layout.access_modes import PRIVATE, Access
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.names import CONFIGURABLE_NAME, LOG_FILE, UNFINISHED
-from audit_async._layout.regular_files import open_regular
+from audit_async._layout.regular_files import MOST_SMALL_BYTES, read_bounded
 from audit_async.errors import ConfigError, LogCorrupted
 
 
 class LogDirectory:
-    """An open log directory. Owned by the worker thread."""
+    """An open log directory. Owned by the disk thread."""
 
-    def __init__(self, base_dir: Path, service_id: str, instance: str, *, allow_insecure_dir: bool) -> None:
+    def __init__(
+        self, base_dir: Path, service_id: str, instance: str, *, access: Access = PRIVATE, allow_insecure_dir: bool
+    ) -> None:
         """Open `<base_dir>/<service_id>/<instance>`, and make what of it is missing.
 
         On return the directory's own name, and each above it up to `base_dir`, is on stable storage. Raises
         `ConfigError` for a name that is none, a directory that other users can write to (unless
-        `allow_insecure_dir`), and a symbolic link below `base_dir`; `OSError` where the system refuses.
+        `allow_insecure_dir`), and a symbolic link below `base_dir`; `OSError` if the system refuses.
         """
         for field, name in (("service_id", service_id), ("instance", instance)):
             if not CONFIGURABLE_NAME.fullmatch(name):
@@ -43,21 +46,22 @@ class LogDirectory:
         self.service_id = service_id
         self.instance = instance
         self.path = self.base_dir / service_id / instance
+        self.access = access
         self.allow_insecure_dir = allow_insecure_dir
         self.fd = self._open()
 
     def _open(self) -> int:
-        _make_base(self.base_dir)
+        _make_base(self.base_dir, self.access)
         parent = disk.open_directory(str(self.base_dir), follow=True)
         try:
             self._refuse_insecure(parent, self.base_dir)
             at = self.base_dir
             for name in (self.service_id, self.instance):
                 at /= name
-                child = open_subdirectory(name, dir_fd=parent, at=at)
+                child = open_subdirectory(name, dir_fd=parent, at=at, access=self.access)
                 try:
                     self._refuse_insecure(child, at)
-                    # Also where the directory was there: whoever made it may have died before this call.
+                    # Also if the directory was there: the process that made it may have died before this call.
                     disk.sync_directory(parent)
                 except BaseException:
                     disk.close(child)
@@ -93,7 +97,7 @@ class LogDirectory:
             return False
         return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
-    def make_anew(self) -> None:
+    def make_again(self) -> None:
         """Make and open the directory again at its path, because somebody removed it."""
         fd = self._open()
         disk.close(self.fd)
@@ -103,17 +107,25 @@ class LogDirectory:
         """Return every name in the directory."""
         return set(os.listdir(self.fd))
 
-    def read(self, name: str) -> bytes:
-        """Return the content of a small file; `FileNotFoundError` where there is none."""
-        fd = open_regular(name, dir_fd=self.fd)
-        with os.fdopen(fd, "rb") as file:
-            return file.read()
+    def read(self, name: str, *, max_bytes: int = MOST_SMALL_BYTES) -> bytes:
+        """Return the content of a file; `FileNotFoundError` if there is none, `LogCorrupted` if it is larger."""
+        return read_bounded(name, dir_fd=self.fd, max_bytes=max_bytes)
 
-    def replace(self, name: str, content: bytes, *, mode: int = disk.PRIVATE_FILE) -> None:
+    def create(self, name: str) -> int:
+        """Create a file that those may read who may read this log; return its descriptor."""
+        fd = disk.create_file(name, dir_fd=self.fd)
+        try:
+            self.access.apply_to_file(fd)
+        except BaseException:
+            disk.close(fd)
+            raise
+        return fd
+
+    def replace(self, name: str, content: bytes, *, sealed: bool = False) -> None:
         """Give `name` this content, whole or not at all, also in a power cut; `sync` makes it durable.
 
-        Written under another name, synced, then renamed. The sync comes first because a file system may make the
-        new name durable before the bytes (ext4 without `auto_da_alloc`, XFS), which leaves an empty file.
+        Written under another name, synced, then renamed, for the reasons that `disk` gives. `sealed` makes it
+        read-only.
         """
         unfinished = name + UNFINISHED
         with suppress(FileNotFoundError):
@@ -121,8 +133,7 @@ class LogDirectory:
         fd = disk.create_file(unfinished, dir_fd=self.fd)
         try:
             disk.write_at(fd, content, 0)
-            if mode != disk.PRIVATE_FILE:
-                disk.change_mode(fd, mode)
+            self.access.apply_to_file(fd, sealed=sealed)
             disk.sync_data(fd)
         finally:
             disk.close(fd)
@@ -133,8 +144,8 @@ class LogDirectory:
         disk.sync_directory(self.fd)
 
     def open_subdirectory(self, name: str) -> int:
-        """Open `torn` or `archive`, and make it, durably, where it is missing."""
-        fd = open_subdirectory(name, dir_fd=self.fd, at=self.path / name)
+        """Open `torn` or `archive`, and make it, durably, if it is missing."""
+        fd = open_subdirectory(name, dir_fd=self.fd, at=self.path / name, access=self.access)
         try:
             self.sync()
         except BaseException:
@@ -143,10 +154,10 @@ class LogDirectory:
         return fd
 
     def identify(self, *, may_create: bool) -> Identity:
-        """Return what log.json says, and write it where there is no log yet.
+        """Return what log.json says, and write it if there is no log yet.
 
         `may_create` says that no segment is there, so that a file torn by a crash at the log's making may be
-        written again. Raises `LogCorrupted` where the file is missing or wrong beside segments.
+        written again. Raises `LogCorrupted` if there are segments and the file is missing or wrong.
         """
         identity = self._read_identity(may_create=may_create)
         if identity is None:
@@ -183,16 +194,20 @@ class LogDirectory:
         self.sync()
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Close the directory's descriptor."""
         disk.close(self.fd)
 
 
-def open_subdirectory(name: str, *, dir_fd: int, at: Path) -> int:
-    """Open a directory below the base directory, and make it where it is missing; refuse a symbolic link."""
-    with suppress(FileExistsError):
-        disk.make_directory(name, dir_fd=dir_fd)
+def open_subdirectory(name: str, *, dir_fd: int, at: Path, access: Access = PRIVATE) -> int:
+    """Open a directory below the base directory, and make it if it is missing; refuse a symbolic link."""
     try:
-        return disk.open_directory(name, dir_fd=dir_fd)
+        disk.make_directory(name, dir_fd=dir_fd)
+    except FileExistsError:
+        is_new = False
+    else:
+        is_new = True
+    try:
+        fd = disk.open_directory(name, dir_fd=dir_fd)
     except OSError as error:
         if error.errno in {errno.ENOTDIR, errno.ELOOP}:
             raise ConfigError(
@@ -201,10 +216,17 @@ def open_subdirectory(name: str, *, dir_fd: int, at: Path) -> int:
                 "base_dir itself be the path it leads to",
             ) from error
         raise
+    try:
+        if is_new:
+            access.apply_to_directory(fd)
+    except BaseException:
+        disk.close(fd)
+        raise
+    return fd
 
 
-def _make_base(base_dir: Path) -> None:
-    """Make the base directory and what is missing above it, mode 0700, each durable in the one above it."""
+def _make_base(base_dir: Path, access: Access) -> None:
+    """Make the base directory and what is missing above it, each durable in the one above it."""
     missing = []
     at = base_dir
     while not at.exists():
@@ -213,13 +235,18 @@ def _make_base(base_dir: Path) -> None:
     for path in reversed(missing):
         with suppress(FileExistsError):
             disk.make_directory(str(path))
+            fd = disk.open_directory(str(path))
+            try:
+                access.apply_to_directory(fd)
+            finally:
+                disk.close(fd)
     for path in reversed(missing or [base_dir]):
         try:
             parent = disk.open_directory(str(path.parent), follow=True)
         except PermissionError:
             if missing:
                 raise
-            return  # made by somebody with more rights than ours, and then its name is his to make durable
+            return  # made by somebody with more rights, whose duty it is then to make its name durable
         try:
             disk.sync_directory(parent)
         finally:

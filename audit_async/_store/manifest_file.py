@@ -5,43 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-import msgspec
-
 from audit_async._chain import FORMAT_VERSION, START, Head
 from audit_async._layout.manifest import ManifestFile, SealedSegment
 from audit_async._layout.names import MANIFEST_FILE
 from audit_async._store.log_directory import LogDirectory
+from audit_async.errors import RetentionRefused
 
 
 class Manifest:
-    """The sealed segments of an open log, oldest first. Owned by the worker thread."""
+    """The sealed segments of an open log, oldest first. Owned by the disk thread."""
 
-    def __init__(self, log_id: str, segments: Iterable[SealedSegment] = ()) -> None:
+    def __init__(self, log_id: str, segments: Iterable[SealedSegment] = (), *, rebuilt: str | None = None) -> None:
         self.log_id: Final = log_id
         self.segments: tuple[SealedSegment, ...] = tuple(segments)
+        self.rebuilt: Final = rebuilt
 
     @property
     def head(self) -> Head:
-        """The chain's head behind the last sealed segment."""
+        """The chain's head after the last sealed segment."""
         return self.segments[-1].head if self.segments else START
 
-    def find(self, segment: str) -> SealedSegment:
-        """Return the entry of a segment; `KeyError` where it has none."""
+    def find_sealed(self, segment: str) -> SealedSegment:
+        """Return the entry of a segment; `RetentionRefused` if it has none."""
         for entry in self.segments:
             if entry.segment == segment:
                 return entry
-        raise KeyError(segment)
+        raise RetentionRefused(f"{segment} is no sealed segment of this log")
 
     def write(self, directory: LogDirectory, segments: Iterable[SealedSegment]) -> None:
-        """Replace the manifest, durably; what is held here changes only when that has succeeded.
+        """Replace the manifest, durably; what is held here changes only if that has succeeded.
 
         The directory sync makes every other name durable that was made before, checksum files among them.
         """
         segments = tuple(segments)
-        content = msgspec.json.encode(
-            ManifestFile(format_version=FORMAT_VERSION, log_id=self.log_id, segments=segments),
-        )
-        directory.replace(MANIFEST_FILE, msgspec.json.format(content, indent=1) + b"\n")
+        file = ManifestFile(format_version=FORMAT_VERSION, log_id=self.log_id, rebuilt=self.rebuilt, segments=segments)
+        directory.replace(MANIFEST_FILE, file.encode())
         directory.sync()
         self.segments = segments
 

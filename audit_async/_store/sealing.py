@@ -26,7 +26,7 @@ def seal(
 
     The happy path, in order:
 
-    1. for each: open, fchmod 0400                                             a seal on our own mistakes, no defence
+    1. for each: open, fchmod 0400                                             protects from our own mistakes only
     2. for each: `NAME.sha256` written under another name, fdatasync, rename   a checksum file is whole or absent
     3. manifest.json written under another name, fdatasync, rename             the step that counts
     4. fsync of the directory                                                  all of these names are durable
@@ -36,8 +36,15 @@ def seal(
     any order); the next opening adds them from the manifest. On `OSError` nothing counts as sealed, and calling
     again does all of it again, so nothing depends on a directory block that a failed fsync has dropped.
 
-    `recorded` are the sealed segments whose `audit.segment_sealed` is durable in the chain. Returned is what was
-    sealed: a segment that somebody has removed, or replaced by a link, before it could be sealed is marked `lost`.
+    Args:
+        directory: The log's directory.
+        manifest: Its manifest, which is replaced.
+        finished: The segments, oldest first.
+        recorded: Segments sealed earlier whose `audit.segment_sealed` is durable in the chain.
+
+    Returns:
+        What was sealed: a segment that somebody has removed, or replaced by a link, before it could be sealed is
+        marked `lost`.
     """
     sealed = []
     for segment in finished:
@@ -45,8 +52,9 @@ def seal(
             make_read_only(directory, segment.segment)
             write_checksum(directory, segment)
         except (FileNotFoundError, LogCorrupted):
-            segment = msgspec.structs.replace(segment, state="lost")  # noqa: PLW2901 - it is the same segment
-        sealed.append(segment)
+            sealed.append(msgspec.structs.replace(segment, state="lost"))
+        else:
+            sealed.append(segment)
     known = [
         msgspec.structs.replace(entry, recorded=True) if entry.segment in recorded else entry
         for entry in (*manifest.segments, *sealed)
@@ -56,15 +64,15 @@ def seal(
 
 
 def write_checksum(directory: LogDirectory, segment: SealedSegment) -> None:
-    """Write the file that `sha256sum -c` reads."""
+    """Write the file that `sha256sum -c` reads; durable with the directory's next sync."""
     content = f"{segment.sha256}  {segment.segment}\n".encode()
-    directory.replace(segment.segment + CHECKSUM, content, mode=disk.SEALED_FILE)
+    directory.replace(segment.segment + CHECKSUM, content, sealed=True)
 
 
 def make_read_only(directory: LogDirectory, name: str) -> None:
-    """Give a sealed segment its mode, 0400."""
+    """Give a sealed segment its mode, 0400 unless the configuration lets others read."""
     fd = open_regular(name, dir_fd=directory.fd)
     try:
-        disk.change_mode(fd, disk.SEALED_FILE)
+        disk.change_mode(fd, directory.access.sealed_mode)
     finally:
         disk.close(fd)

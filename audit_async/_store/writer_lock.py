@@ -1,6 +1,6 @@
-"""The lock that makes a log have one writer, and the slots that several processes of a service take.
+"""The lock that gives a log one writer, and the slots that several processes of a service take.
 
-The lock is `flock` on the file `lock`: the kernel lets go of it when the last copy of the descriptor is closed, so
+The lock is `flock` on the file `lock`: the kernel releases it when the last copy of the descriptor is closed, so
 a process that died holds nothing, whatever its file still says. The file names the holder's pid for people; it is
 never removed, because a second writer could then lock a new file of that name while the first still holds the old.
 Known weakness: on a network file system without lock support two hosts could both succeed.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from audit_async._durable import disk
+from audit_async._layout.access_modes import Access
 from audit_async._layout.names import LOCK_FILE
 from audit_async._store.log_directory import LogDirectory
 from audit_async.errors import LogLocked
@@ -21,10 +22,10 @@ _MOST_SLOTS: Final = 1000
 
 
 class WriterLock:
-    """The right to write one log. Owned by the worker thread."""
+    """The right to write one log. Owned by the disk thread."""
 
     def __init__(self, directory: LogDirectory) -> None:
-        """Take the lock of `directory`; raises `LogLocked`, which names the pid, where another writer has it."""
+        """Take the lock of `directory`; raises `LogLocked`, which names the pid, if another writer has it."""
         self._path: Final = str(directory.path / LOCK_FILE)
         self.fd = self._take(directory)
         self._inode = _identity(os.fstat(self.fd))
@@ -34,6 +35,7 @@ class WriterLock:
             fd = disk.open_or_create_file(LOCK_FILE, dir_fd=directory.fd)
             try:
                 disk.lock(fd)
+                directory.access.apply_to_file(fd)
                 if _identity(os.fstat(fd)) != _inode_at(LOCK_FILE, dir_fd=directory.fd):
                     disk.close(fd)  # removed or renamed between our two calls: the lock is on another file now
                     continue
@@ -57,48 +59,46 @@ class WriterLock:
         """Return whether the locked file is still the one that another writer would try; costs one stat."""
         return _inode_at(self._path) == self._inode
 
-    def take_anew(self, directory: LogDirectory) -> None:
-        """Lock the new file after the old one was removed or renamed; `LogLocked` where another writer was faster."""
+    def take_again(self, directory: LogDirectory) -> None:
+        """Lock the new file after the old one was removed or renamed; `LogLocked` if another writer was faster."""
         fd = self._take(directory)
         disk.close(self.fd)
         self.fd = fd
         self._inode = _identity(os.fstat(fd))
 
     def close(self) -> None:
-        """Let go: unlocks, unless a forked child still has a copy of the descriptor."""
+        """Unlock, unless a forked child still has a copy of the descriptor."""
         disk.close(self.fd)
 
 
 def take_directory(
-    base_dir: Path, service_id: str, instance: str | None, *, allow_insecure_dir: bool
+    base_dir: Path, service_id: str, instance: str | None, *, access: Access, allow_insecure_dir: bool
 ) -> tuple[LogDirectory, WriterLock]:
-    """Open and lock the log of `instance`, or with None that of the first slot, `00`, `01`, ..., that is free.
+    """Open and lock the log of `instance`, or if that is None the first slot, `00`, `01`, ..., that is free.
 
-    Raises `LogLocked` where the named instance, or every slot, is being written.
+    Raises `LogLocked` if the named instance, or every slot, is being written.
     """
+
+    def take(instance: str) -> tuple[LogDirectory, WriterLock]:
+        directory = LogDirectory(base_dir, service_id, instance, access=access, allow_insecure_dir=allow_insecure_dir)
+        try:
+            return directory, WriterLock(directory)
+        except BaseException:
+            directory.close()
+            raise
+
     if instance is not None:
-        return _take(base_dir, service_id, instance, allow_insecure_dir=allow_insecure_dir)
+        return take(instance)
     for slot in range(_MOST_SLOTS):
         try:
-            return _take(base_dir, service_id, f"{slot:02d}", allow_insecure_dir=allow_insecure_dir)
+            return take(f"{slot:02d}")
         except LogLocked:
             continue
     raise LogLocked(f"all {_MOST_SLOTS} slots of {base_dir}/{service_id} are being written", pid=None)
 
 
-def _take(
-    base_dir: Path, service_id: str, instance: str, *, allow_insecure_dir: bool
-) -> tuple[LogDirectory, WriterLock]:
-    directory = LogDirectory(base_dir, service_id, instance, allow_insecure_dir=allow_insecure_dir)
-    try:
-        return directory, WriterLock(directory)
-    except BaseException:
-        directory.close()
-        raise
-
-
 def _holder(fd: int) -> int | None:
-    """Return the pid that the lock file names; None where its holder has not written it yet."""
+    """Return the pid that the lock file names; None if its holder has not written it yet."""
     text = disk.read_at(fd, 32, 0).strip()
     return int(text) if text.isdigit() else None
 
@@ -108,7 +108,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _inode_at(path: str, *, dir_fd: int | None = None) -> tuple[int, int] | None:
-    """Return what tells the file at a path from every other; None where there is none."""
+    """Return what distinguishes the file at a path from every other; None if there is none."""
     try:
         return _identity(os.stat(path, dir_fd=dir_fd, follow_symlinks=False))
     except (FileNotFoundError, NotADirectoryError):

@@ -23,8 +23,9 @@ import msgspec
 
 from audit_async._layout.hold_file import Hold
 from audit_async._layout.manifest import SealedSegment
+from audit_async._store.archiving import compress_segment
 from audit_async._store.log_store import LogStore
-from audit_async._store.retention_steps import RetentionStep, compress_segment
+from audit_async._store.retention_plan import RetentionStep
 from audit_async._writer.disk_thread import DiskThread
 from audit_async._writer.intake import Intake
 from audit_async._writer.write_loop import Writer

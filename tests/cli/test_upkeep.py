@@ -13,7 +13,7 @@ import pytest
 from audit_async._chain import Batch
 from audit_async._layout.hold_file import read_hold
 from audit_async._layout.manifest import read_manifest
-from audit_async._store.retention_steps import place_hold
+from audit_async._store.legal_hold import place_hold
 from audit_async.cli.commands import retention
 from tests.cli.commands import Audit
 from tests.cli.made_trails import failure

@@ -21,8 +21,8 @@ from audit_async._export.export_file import ExportFailed
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage, Found
+from audit_async._store.archiving import compress_segment
 from audit_async._store.log_store import LogStore
-from audit_async._store.retention_steps import compress_segment
 from audit_async._trail.log_files import find_logs
 from audit_async.config import RetentionPolicy
 from audit_async.errors import LogCorrupted

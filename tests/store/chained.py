@@ -13,7 +13,8 @@ import pytest
 
 from audit_async._chain import START, Batch, Entry, Framer, Head
 from audit_async._layout.manifest import SealedSegment
-from audit_async._store.log_store import Committed, DamagedSegment, LogStore
+from audit_async._store.damage import DamagedSegment
+from audit_async._store.log_store import Committed, LogStore
 from audit_async.config import RotationPolicy
 from tests.trails import check_trail
 

@@ -15,7 +15,7 @@ import pytest
 from audit_async._durable import disk
 from audit_async._layout.manifest import read_manifest
 from audit_async._store.log_store import LogStore
-from audit_async._store.recovery import TornTail
+from audit_async._store.set_aside import TornTail
 from audit_async.errors import LogCorrupted
 from tests.store.chained import Chain, log_path, open_store, segments, stored_lines
 

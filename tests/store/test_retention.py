@@ -21,8 +21,9 @@ from audit_async._durable import disk
 from audit_async._layout.archive_reading import open_segment_for_reading
 from audit_async._layout.hold_file import read_hold
 from audit_async._layout.manifest import SealedSegment, read_manifest
+from audit_async._store.archiving import Stopped, compress_segment
 from audit_async._store.log_store import LogStore
-from audit_async._store.retention_steps import Stopped, compress_segment, plan_retention
+from audit_async._store.retention_plan import plan_retention
 from audit_async.config import RetentionPolicy
 from audit_async.errors import LogCorrupted, RetentionRefused
 from tests.store.chained import DAY_NS, Chain, log_path, memory_directory, open_store, segments, stored_lines
@@ -266,7 +267,7 @@ def test_a_directory_in_a_holds_place_is_no_permission(tmp_path: Path) -> None:
     (tmp_path / "hold.json").mkdir()
     descriptors = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        with pytest.raises(IsADirectoryError):
+        with pytest.raises(LogCorrupted, match="not a regular file"):
             read_hold(tmp_path)
     assert len(os.listdir("/proc/self/fd")) == descriptors
 

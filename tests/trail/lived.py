@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from audit_async._chain.record_format import PREV_AT
-from audit_async._store.retention_steps import compress_segment
+from audit_async._store.archiving import compress_segment
 from audit_async._trail.log_files import find_logs
 from audit_async._verify.findings import Finding
 from audit_async._verify.verification import verify_trail

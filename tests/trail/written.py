@@ -11,8 +11,8 @@ import anyio
 import msgspec
 
 from audit_async._chain import Batch, Entry, Framer, Head
+from audit_async._store.archiving import compress_segment
 from audit_async._store.log_store import LogStore
-from audit_async._store.retention_steps import compress_segment
 from audit_async.config import RotationPolicy
 from audit_async.events import Record
 from audit_async.reader import AuditQuery, AuditReader

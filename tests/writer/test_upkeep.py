@@ -30,8 +30,8 @@ from audit_async._chain import START, check_record
 from audit_async._layout.archive_reading import open_segment_for_reading
 from audit_async._layout.hold_file import read_hold
 from audit_async._layout.manifest import read_manifest
+from audit_async._store.archiving import Archive, compress_segment
 from audit_async._store.log_store import LogStore
-from audit_async._store.retention_steps import Archive, compress_segment
 from audit_async._writer import upkeep
 from audit_async.events.lifecycle import AuditLogAccessed
 from tests.logs import ConfigFor, Counted, log_directory, segment_lines

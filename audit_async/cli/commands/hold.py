@@ -16,7 +16,7 @@ import msgspec
 import typer
 
 from audit_async._layout.hold_file import Hold, read_hold
-from audit_async._store.retention_steps import place_hold
+from audit_async._store.legal_hold import place_hold
 from audit_async._trail.log_files import Log, find_logs
 from audit_async.cli.arguments import Directory, Instance, Json, Service
 from audit_async.cli.run import ExitStatus, Refused, perform

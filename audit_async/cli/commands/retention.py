@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from audit_async._layout.hold_file import Hold, read_hold
-from audit_async._store.retention_steps import plan_retention
+from audit_async._store.retention_plan import plan_retention
 from audit_async._trail.log_files import Log, list_segments
 from audit_async._writer.upkeep import RetentionOutcome
 from audit_async.cli.arguments import Json

@@ -14,7 +14,7 @@ import msgspec
 from audit_async._chain import FORMAT_VERSION
 from audit_async._layout.hold_file import read_hold
 from audit_async._layout.names import ARCHIVE, INDEX_FILE, LOCK_FILE, TORN, UNFINISHED
-from audit_async._store.retention_steps import plan_retention
+from audit_async._store.retention_plan import plan_retention
 from audit_async._trail.log_files import Log, SegmentFile, list_segments, read_identity
 from audit_async._trail.running_writer import writer_of
 from audit_async.cli.crash_risk import at_risk

@@ -1,0 +1,77 @@
+"""Removing what retention has decided to remove, and what a crash has left of it.
+
+What is gone stays provable: the manifest keeps the entry with the hashes at the segment's boundaries.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+
+import msgspec
+
+from audit_async._durable import disk
+from audit_async._layout.manifest import SealedSegment
+from audit_async._layout.names import ARCHIVE, CHECKSUM, COMPRESSED, INDEX_FILE
+from audit_async._store.log_directory import LogDirectory
+from audit_async._store.manifest_file import Manifest
+from audit_async.errors import LogCorrupted
+
+
+def delete_segment(directory: LogDirectory, manifest: Manifest, segment: str) -> None:
+    """Delete a segment whose time is over, live or archived; the manifest keeps its entry and its hashes.
+
+    The chain says so, durably, no hold is in force, and the policy was asked (`plan_retention`): these are the
+    caller's duties. In order: the manifest says `deleted`, durably; then the files are removed. Does nothing more for
+    one that is deleted already. Raises `OSError`.
+    """
+    entry = manifest.find_sealed(segment)
+    if entry.state != "deleted":
+        entry = msgspec.structs.replace(entry, state="deleted")
+        manifest.write(directory, manifest.with_changed(entry))
+    remove_leftovers(directory, [entry])
+
+
+def leftovers(directory: LogDirectory, names: set[str], segments: Iterable[SealedSegment]) -> list[SealedSegment]:
+    """Return the segments of which files are left that their state says are gone: a crash came before the removal.
+
+    Raises `LogCorrupted` if the archive that a segment's state promises is missing. `names` are those in the log
+    directory.
+    """
+    archives: set[str] = set()
+    if ARCHIVE in names:
+        fd = disk.open_directory(ARCHIVE, dir_fd=directory.fd)
+        try:
+            archives = set(os.listdir(fd))
+        finally:
+            disk.close(fd)
+    left = []
+    for entry in segments:
+        archive = entry.segment + COMPRESSED
+        if entry.state == "archived" and archive not in archives:
+            raise LogCorrupted(f"{ARCHIVE}/{archive}", None, entry.first_seq, "the archived segment is missing")
+        live = entry.segment in names or entry.segment + CHECKSUM in names
+        if (entry.state in {"archived", "deleted"} and live) or (entry.state == "deleted" and archive in archives):
+            left.append(entry)
+    return left
+
+
+def remove_leftovers(directory: LogDirectory, segments: Iterable[SealedSegment]) -> None:
+    """Remove the files that these segments' states, `archived` or `deleted`, say are gone; durably."""
+    for entry in segments:
+        for name in (entry.segment, entry.segment + CHECKSUM):
+            with suppress(FileNotFoundError):
+                disk.unlink(name, dir_fd=directory.fd)
+        if entry.state == "deleted":
+            with suppress(FileNotFoundError):
+                disk.unlink(INDEX_FILE, dir_fd=directory.fd)
+            with suppress(FileNotFoundError):
+                archive_fd = disk.open_directory(ARCHIVE, dir_fd=directory.fd)
+                try:
+                    with suppress(FileNotFoundError):
+                        disk.unlink(entry.segment + COMPRESSED, dir_fd=archive_fd)
+                    disk.sync_directory(archive_fd)
+                finally:
+                    disk.close(archive_fd)
+        directory.sync()

@@ -1,0 +1,58 @@
+"""What retention has to do: which sealed segments are old enough to be compressed, and which to be deleted.
+
+A segment's way is live, archived, deleted; a step back does not exist. Nothing is read or changed here; `archiving` and
+`removal` take the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+from audit_async._layout.hold_file import Hold
+from audit_async._layout.manifest import SealedSegment
+from audit_async.config import RetentionPolicy
+
+
+class RetentionStep(NamedTuple):
+    """One thing that retention does to one segment."""
+
+    action: Literal["archive", "delete"]
+    segment: SealedSegment
+    age_days: int  #: whole days since its last record
+
+
+def plan_retention(
+    segments: Iterable[SealedSegment], policy: RetentionPolicy, now: datetime, hold: Hold | None
+) -> list[RetentionStep]:
+    """Return what `policy` asks for at `now` (aware), oldest segment first; nothing while there is a hold.
+
+    This is the dry run, too. A segment is as old as its last record, counted in
+    whole days. Deletion proceeds from the chain's beginning and stops at the first segment that has to stay, so
+    what remains is one unbroken piece. A `damaged` segment is evidence: it is never compressed.
+
+    The chain's order is believed before a clock that was set back: a segment is no older than its first record, nor,
+    for deletion, than anything before it. (A host without a clock of its own starts in 1970, and its first records go
+    to yesterday's segment.)
+    """
+    if hold is not None:
+        return []
+    delete_after = max(policy.delete_after_days, policy.min_retention_days)
+    steps: list[RetentionStep] = []
+    deleting = True
+    latest = datetime.min.replace(tzinfo=UTC)  # of all up to here
+    for segment in segments:
+        if segment.state == "lost":
+            continue
+        last = datetime.fromisoformat(max(segment.first_timestamp, segment.last_timestamp))
+        latest = max(latest, last)
+        if segment.state == "deleted":
+            continue
+        age_days = (now - last).days
+        deleting = deleting and (now - latest).days >= delete_after
+        if deleting:
+            steps.append(RetentionStep("delete", segment, (now - latest).days))
+        elif segment.state == "live" and age_days >= policy.archive_after_days:
+            steps.append(RetentionStep("archive", segment, age_days))
+    return steps
