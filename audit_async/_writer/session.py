@@ -191,7 +191,7 @@ class Session:
                 flush_mode=str(config.flush_mode),
             )
         )
-        opening.extend(events_of(Committed(store.head, store.head, store.sealed_at_opening)))
+        opening.extend(events_of(Committed(store.head, store.head, store.opening.sealed, store.opening.damaged)))
         try:
             await self.writer.begin([self._intake.stamp(event, self.acknowledgements) for event in opening])
         except OSError as error:

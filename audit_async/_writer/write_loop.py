@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -108,7 +108,6 @@ class Writer:
         self._handed_over: Batch | None = None  # to the store, which has not said yet that it wrote it
         self._retrying = False
         self._sealing_failed = False
-        self._damage_told: set[str] = set()  # segments of which a record of this session says that they are damaged
         self._retry_s = _FIRST_RETRY_S
         self._pause: asyncio.TimerHandle | None = None  # between two tries
         self._timer: asyncio.TimerHandle | None = None  # the flush mode's interval
@@ -288,10 +287,8 @@ class Writer:
             why = None if sealing_error is None else f"not possible yet: {describe_error(sealing_error)}"
             self._condition.set_trouble("sealing a segment", why)
         if self._intake.state is State.OPEN:  # what happens after that is told by the next opening
-            for event in events_of(outcome.committed, self._damage_told):
+            for event in events_of(outcome.committed):
                 self._intake.emit_internal(event)
-            for damaged in outcome.committed.damaged:
-                self._damage_told.add(damaged.segment)
 
     def _judge_space(self, free_bytes: int) -> None:
         """Report that the space runs low before it has run out; a commit has just succeeded."""
@@ -376,12 +373,8 @@ class Writer:
             self.fail(TimeoutError(f"the disk did not take everything within {self._drain_timeout_s} s"))
 
 
-def events_of(committed: Committed, damage_told: Container[str] = ()) -> list[AuditEvent]:
-    """Return what the chain has to tell of what the store did beside writing.
-
-    That a segment which is sealed is damaged or lost is told with its seal, unless it is in `damage_told`: what a
-    session finds in its last commit it can't tell any more.
-    """
+def events_of(committed: Committed) -> list[AuditEvent]:
+    """Return what the chain has to say of what the store did besides writing; the store decides what that is."""
     events: list[AuditEvent] = [
         AuditSegmentSealed(
             segment=sealed.segment,
@@ -402,12 +395,4 @@ def events_of(committed: Committed, damage_told: Container[str] = ()) -> list[Au
         )
         for damaged in committed.damaged
     )
-    for sealed in committed.sealed:
-        if (
-            sealed.state in {"damaged", "lost"}
-            and sealed.segment not in damage_told
-            and all(damaged.segment != sealed.segment for damaged in committed.damaged)
-        ):
-            reason = f"{sealed.state}, which was found as the session before this one ended"
-            events.append(AuditSegmentDamaged(segment=sealed.segment, reason=reason, expected_bytes=sealed.bytes))
     return events
