@@ -2,19 +2,32 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# A process a CPU; PYTEST_JOBS= runs everything in one.
+# One process per CPU; PYTEST_JOBS= runs everything in one process.
 PYTEST_JOBS ?= -n auto --dist worksteal
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PACKAGE := pyproject.toml audit_async/_version.py
 
-.PHONY: demo test test-all interop lint format campaign bench clean
+.PHONY: demo test test-all interop lint format campaign bench docs sdist system-packages clean help
 
-# The environment is rebuilt when what it installs has changed.
-$(VENV)/.installed: pyproject.toml audit_async/_version.py
-	$(PYTHON) -c 'import sys; sys.exit("audit-async needs Python 3.11 or later; set PYTHON=") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	touch $@
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 18
 
-demo: $(VENV)/.installed  ## the main job: a real service under real requests, stopped, its trail checked
+# An environment that could not be made completely is removed, so that the next run begins again.
+%/.created:
+	@$(PYTHON) -c 'import sys; sys.exit("audit-async needs Python 3.11 or later: make PYTHON=python3.13 ...") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv --clear $* || { rm -rf $*; exit 1; }
+	@touch $@
+
+# What is installed is brought up to date if what it depends on has changed. The demo needs a fifth of what the tests need.
+$(VENV)/.demo-installed: $(PACKAGE) | $(VENV)/.created
+	$(BIN)/python $(PIP_INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.installed: $(PACKAGE) | $(VENV)/.created
+	$(BIN)/python $(PIP_INSTALL) --editable '.[test]'
+	@touch $(VENV)/.demo-installed $@
+
+demo: $(VENV)/.demo-installed  ## the main job: a real service under real requests, stopped, its trail checked
 	$(BIN)/python -m examples.demo
 
 test: lint  ## everything that has to hold before a change lands
@@ -23,17 +36,17 @@ test: lint  ## everything that has to hold before a change lands
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.installed
+format: $(VENV)/.installed  ## what ruff can correct by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 # Each interpreter that is on this machine, on PATH or from pyenv, in an environment of its own.
-test-all: test
+test-all: test  ## the tests on each further Python that is on this machine
 	@for version in 3.12 3.13 3.14; do \
 		found=; \
 		for python in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python; do \
@@ -49,9 +62,9 @@ pytest-only: $(VENV)/.installed
 	$(BIN)/python -m pytest $(PYTEST_JOBS) $(PYTEST_ARGS)
 
 # Code of others that verifies what is published here, and a real witness, need Python 3.12: an environment of its own
-# holds them and no more. It says so and is content where that can't be had; `make test` then skips the same tests.
+# holds them and no more. If there is none it says so and succeeds; `make test` then skips the same tests.
 INTEROP := .venv-interop
-interop:
+interop:  ## the tests with independent implementations, which need Python 3.12
 	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then \
 		echo "interop: $(PYTHON) is 3.12 or later, so these tests are among those of make test"; exit 0; \
 	fi; \
@@ -63,8 +76,8 @@ interop:
 	done; \
 	if [ -z "$$found" ]; then echo "interop: not run: no Python 3.12 or later on this machine"; exit 0; fi; \
 	if [ ! $(INTEROP)/.installed -nt pyproject.toml ]; then \
-		if ! { "$$found" -m venv --clear $(INTEROP) && $(INTEROP)/bin/python -m pip install --quiet \
-			--disable-pip-version-check --editable '.[tlog,tlog-interop]' 'pytest>=8.3' 'pytest-asyncio>=1.0' && \
+		if ! { "$$found" -m venv --clear $(INTEROP) && $(INTEROP)/bin/python $(PIP_INSTALL) \
+			--editable '.[tlog,tlog-interop]' 'pytest>=8.3' 'pytest-asyncio>=1.0' && \
 			touch $(INTEROP)/.installed; }; then \
 			echo "interop: not run: its packages could not be installed for $$found"; exit 0; \
 		fi; \
@@ -72,15 +85,38 @@ interop:
 	echo "interop: $$($(INTEROP)/bin/python --version)"; \
 	$(INTEROP)/bin/python -m pytest tests/tlog/test_interop.py
 
-campaign: $(VENV)/.installed  ## the long runs: hundreds of kills
+campaign: $(VENV)/.installed  ## the long runs: hundreds of kills and faults
 	$(BIN)/python -m pytest -m campaign $(PYTEST_ARGS)
 
 $(VENV)/.bench-installed: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	touch $@
+	$(BIN)/python $(PIP_INSTALL) --editable '.[bench]'
+	@touch $@
 
-bench: $(VENV)/.bench-installed  ## figures beside the machine's own limits and beside rivals; not a test
+bench: $(VENV)/.bench-installed  ## figures next to the machine's own limits and to rivals; not a test
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
-clean:
-	rm -rf .venv .venv-* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis demo-trail build dist
+# In an environment of its own: the generator is no part of what the tests need.
+DOCS := .venv-docs
+$(DOCS)/.installed: $(PACKAGE) | $(DOCS)/.created
+	$(DOCS)/bin/python $(PIP_INSTALL) --editable '.[docs]'
+	@touch $@
+
+docs: $(DOCS)/.installed  ## the documentation site, in site/; a broken link or reference is an error
+	$(DOCS)/bin/zensical build --clean --strict
+
+# As somebody does who packages it for a distribution: no git, no checkout, only what the sdist holds.
+SDIST_TESTS ?= tests/chain tests/events tests/config tests/store tests/test_package.py tests/test_documentation.py
+sdist: $(VENV)/.installed  ## build the sdist, and run its own tests from it in a fresh environment
+	rm -rf dist/sdist && mkdir -p dist/sdist
+	$(BIN)/python -m hatchling build --target sdist --directory dist/sdist
+	tar -xzf dist/sdist/audit_async-*.tar.gz -C dist/sdist --strip-components 1
+	cd dist/sdist && $(MAKE) --no-print-directory pytest-only VENV=.venv PYTEST_ARGS='$(SDIST_TESTS)'
+
+# For tests that are skipped without them: a disk that fails on demand, and counting system calls.
+SYSTEM_PACKAGES := fuse3 libfuse3-3 strace
+system-packages:  ## Debian's packages that a few tests need; as root
+	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null
+
+clean:  ## remove what these commands have made
+	rm -rf .venv .venv-* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache demo-trail \
+		build dist site

@@ -1,10 +1,10 @@
-"""Check trails with nothing but Python: `python verify_trail.py PATH`; see `audit_async/reading/standalone.py`."""
+"""Check trails with nothing but Python: `python verify_trail.py PATH`; see `audit_async/standalone.py`."""
 
 import runpy
 import sys
 from pathlib import Path
 
-VERIFIER = Path(__file__).parents[1] / "audit_async" / "reading" / "standalone.py"
+VERIFIER = Path(__file__).parents[1] / "audit_async" / "standalone.py"
 
 if __name__ == "__main__":
     sys.argv[0] = str(VERIFIER)
