@@ -1,6 +1,7 @@
 """Distributed traces: which request of which other service a task belongs to, so that a record can name both.
 
     with audit_context(request_id=..., **current_span()):
+        audit.emit(...)
 
 A span is bound once, where a request begins, and not looked up at each event: OpenTelemetry's look-up takes about as
 long as all of `emit` (python -m bench emit), and an event that belongs to an inner span is found by its trace as well.

@@ -1,4 +1,7 @@
-"""What the documentation shows is what runs: each Python block of README and `docs/` is executed as it stands."""
+"""What the documentation shows is what runs, what it links to exists, and what it names is public.
+
+Each Python block of README and `docs/` is executed as it is.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +19,17 @@ import structlog
 from fastapi.testclient import TestClient
 
 from audit_async import AuditEvent, AuditLogger
+from tests.test_house import PACKAGE, PUBLIC
 from tests.trails import check_trail, read_events
 
 PROJECT = Path(__file__).parents[1]
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+DOCS = PROJECT / "docs"
+PAGES = [PROJECT / "README.md", *sorted(DOCS.glob("*.md"))]
+#: Every page that a reader meets.
+ALL_PAGES = [*sorted(PROJECT.glob("*.md")), PROJECT / "bench" / "README.md", *sorted(DOCS.rglob("*.md"))]
+#: Describe the house, private rooms and all.
+OF_THE_HOUSE = {DOCS / "architecture.md", DOCS / "design.md", PROJECT / "CONTRIBUTING.md"}
+REPOSITORY = "https://github.com/audit-async/audit-async"
 
 
 class Block(NamedTuple):
@@ -160,3 +171,112 @@ def test_the_other_logging_examples_configure(logging_as_before: None, capsys: p
     assert [type(handler).__name__ for handler in logging.getLogger().handlers].count("AuditHandler") == 1
     run_block("AuditProcessor(lambda: audit_of_the_moment)")
     assert '"event": "role_changed"' in capsys.readouterr().out
+
+
+# Links.
+
+
+def prose_of(page: Path) -> str:
+    """Return a page without its blocks of code."""
+    return re.sub(r"^(```|~~~).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the fragments that lead to a page's headlines, as GitHub and the site make them."""
+    anchors = set(re.findall(r"""\bid=["']([^"']+)""", page.read_text(encoding="utf-8")))
+    for headline in re.findall(r"^#{1,6} +(.*?) *#*$", prose_of(page), flags=re.MULTILINE):
+        text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", headline).replace("`", "").lower()
+        anchors.add(re.sub(r"[^\w\- ]", "", text).strip().replace(" ", "-"))
+    return anchors
+
+
+def links_of(page: Path) -> list[str]:
+    """Return where a page's links lead."""
+    prose = prose_of(page)
+    inline = re.findall(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)", prose)
+    return [*inline, *re.findall(r"^\[[^]]+\]: *(\S+)", prose, flags=re.MULTILINE)]
+
+
+def broken(link: str, page: Path) -> str | None:
+    """Return what is wrong with a link of a page, None if nothing is; other sites are not asked."""
+    address, _, fragment = link.partition("#")
+    if address.startswith((f"{REPOSITORY}/blob/main/", f"{REPOSITORY}/tree/main/")):
+        target = PROJECT / address.removeprefix(REPOSITORY).removeprefix("/blob/main/").removeprefix("/tree/main/")
+    elif re.match(r"[a-z]+:", address):
+        return None
+    else:
+        target = (page.parent / address).resolve() if address else page
+        if page.is_relative_to(DOCS) and not target.is_relative_to(DOCS):
+            return f"leads out of docs/, so not on the site: write {REPOSITORY}/blob/main/..."
+    if not target.exists():
+        return "there is no such file"
+    if fragment and target.suffix == ".md" and fragment not in anchors_of(target):
+        return f"there is no such headline in {target.name}"
+    return None
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    """Files and headlines that a page links to exist, and pages of the site link to nothing outside it by a path."""
+    found = {link: reason for link in links_of(page) if (reason := broken(link, page))}
+    assert found == {}
+
+
+def test_links_are_seen_to_be_broken(tmp_path: Path) -> None:
+    """The check above finds a file that is not there, a headline that is not there, and a way out of the site."""
+    page = DOCS / "reading.md"
+    assert broken("nowhere.md", page) == "there is no such file"
+    assert broken("reading.md#no-such-headline", page) == "there is no such headline in reading.md"
+    assert "leads out of docs/" in (broken("../README.md", page) or "")
+    assert broken(f"{REPOSITORY}/blob/main/examples/no_such.py", page) == "there is no such file"
+    assert broken("#what-stays-compatible", DOCS / "compatibility.md") is None
+
+
+# The site.
+
+
+def pages_in(entries: object) -> Iterator[str]:
+    """Yield the pages of a navigation, depth first."""
+    if isinstance(entries, str):
+        yield entries
+    elif isinstance(entries, dict):
+        for entry in entries.values():
+            yield from pages_in(entry)
+    elif isinstance(entries, list):
+        for entry in entries:
+            yield from pages_in(entry)
+
+
+def test_the_site_has_each_page_once() -> None:
+    """Each page of `docs/` is in the navigation, and nothing else is."""
+    site = tomllib.loads((PROJECT / "zensical.toml").read_text(encoding="utf-8"))["project"]
+    listed = list(pages_in(site["nav"]))
+    assert sorted(listed) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+
+
+def test_the_reference_has_each_public_module() -> None:
+    """What tests/test_house.py calls public has a page of its own, a line in the overview, and nothing else has."""
+    pages = {path.stem for path in (DOCS / "api").glob("*.md")} - {"index"}
+    assert pages == set(PUBLIC)
+    for name in PUBLIC:
+        assert (DOCS / "api" / f"{name}.md").read_text(encoding="utf-8") == f"# `{name}`\n\n::: {name}\n"
+    overview = (DOCS / "api" / "index.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| \[`([\w.]+)`\]\(\1\.md\) \|", overview, flags=re.MULTILINE)) == set(PUBLIC)
+
+
+# What is private.
+
+
+def private_names() -> list[str]:
+    """Return the names of the private rooms."""
+    return [path.name for path in PACKAGE.iterdir() if path.name.startswith("_") and not path.name.startswith("__")]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in ALL_PAGES if page not in OF_THE_HOUSE], ids=lambda page: str(page.relative_to(PROJECT))
+)
+def test_no_page_for_users_names_what_is_private(page: Path) -> None:
+    """Neither `audit_async._x` nor a private room or file is named outside the two pages that describe the house."""
+    text = page.read_text(encoding="utf-8")
+    rooms = "|".join(re.escape(name.removesuffix(".py")) for name in private_names())
+    assert re.findall(rf"audit_async[./]_\w+|(?<![\w.])(?:{rooms})(?:/|\.py|`)", text) == []

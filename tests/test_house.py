@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
+import re
+import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
@@ -58,6 +61,7 @@ PUBLIC = (
     "audit_async.status",
     "audit_async.testing",
     "audit_async.tlog",
+    "audit_async.trace_context",
 )
 
 MOST_ATTRIBUTES = 18
@@ -158,3 +162,47 @@ def test_no_function_is_long() -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and lines_of(node) > MOST_LINES
     ]
     assert long == []
+
+
+#: The words of the house's English, each with the bounds of its frequency in 10,000 words of docstrings and comments.
+WORDS = {
+    "if": (30, None),
+    "where": (None, 75),
+    "behind": (None, 13),
+    "beside": (None, 6),
+    "anew": (None, 5),
+    "stand(?:s|ing)?": (None, 18),
+    "(?:tell|tells|told)": (None, 12),
+    "(?:nobody|whoever)": (None, 10),
+    "mend(?:s|ed|ing)?": (None, 5),
+}
+
+
+def prose() -> Iterator[str]:
+    """Yield each docstring and each comment of the package."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield ast.get_docstring(node) or ""
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.COMMENT:
+                yield token.string.lstrip("#: ")
+
+
+def test_the_language_is_plain() -> None:
+    """A condition is `if` and not `where`, a comparison needs no metaphor; the figures are printed (`pytest -rP`).
+
+    A report more than a rule: the bounds are generous, and a sentence that needs a word keeps it.
+    """
+    text = " ".join(prose()).lower()
+    words = len(re.findall(r"[a-z']+", text))
+    found = {word: len(re.findall(rf"\b{word}\b", text)) * 10_000 / words for word in WORDS}
+    report = ", ".join(f"{re.sub(r'[?:()]', '', word)} {count:.1f}" for word, count in found.items())
+    print(f"{words:,} words; in 10,000 of them: {report}")  # noqa: T201 - the report
+    outside = {
+        word: round(found[word], 1)
+        for word, (least, most) in WORDS.items()
+        if (least is not None and found[word] < least) or (most is not None and found[word] > most)
+    }
+    assert outside == {}, report
