@@ -1,0 +1,189 @@
+"""What a user writes, with the types that he sees: `mypy --strict` checks this file, nothing runs it.
+
+`assert_type` says what a call returns. A `type: ignore` with its code says what mypy has to refuse: an ignore that is
+not needed is an error itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar, assert_type
+
+from fastapi import Depends, FastAPI
+
+import audit_async
+from audit_async import (
+    ActorInfo,
+    AuditConfig,
+    AuditError,
+    AuditEvent,
+    AuditLogger,
+    AuthMethod,
+    Batched,
+    BufferFull,
+    Disabled,
+    Health,
+    Hold,
+    Hybrid,
+    Immediate,
+    Local,
+    LoggerStats,
+    Position,
+    Receipt,
+    Redaction,
+    RetentionPolicy,
+    RetentionReport,
+    Transparency,
+    audit_context,
+    bind_context,
+    unbind_context,
+)
+from audit_async.events import AuthFailure, DataDeleted, Record, decode_record
+from audit_async.integrations.fastapi import Audit, AuditMiddleware, Policy, Rule, audit_lifespan, get_audit
+from audit_async.integrations.health import readiness
+from audit_async.integrations.logging import AuditHandler
+from audit_async.integrations.opentelemetry import AuditMeters
+from audit_async.integrations.prometheus import AuditCollector
+from audit_async.integrations.structlog import AuditProcessor
+from audit_async.reader import AuditQuery, AuditReader, ExportReport, Page, PlacedRecord, VerifyReport
+from audit_async.testing import AuditTrail
+
+
+class RefundForced(AuditEvent, tag="typing.refund_forced"):
+    """An event of one's own."""
+
+    critical: ClassVar[bool] = True
+
+    actor: ActorInfo
+    invoice_id: str
+    amount_cents: int = 0
+
+
+def configure(critical_at_once: bool = True) -> AuditConfig:
+    """Settings in code, from a file, from the environment, from a preset; misspelt and mistyped ones are refused."""
+    assert_type(AuditConfig.load("audit.toml", service_id="orders"), AuditConfig)
+    assert_type(AuditConfig.from_env(), AuditConfig)
+    assert_type(AuditConfig.preset("hipaa", mode=Local("/var/lib/audit"), service_id="orders"), AuditConfig)
+    AuditConfig(mode=Local("./audit"), service="orders")  # type: ignore[call-arg]
+    AuditConfig(mode="./audit", service_id="orders")  # type: ignore[arg-type]
+    AuditConfig.preset("sox", mode=Local("."), service_id="orders")  # type: ignore[arg-type]
+    AuditConfig(mode=Disabled(), flush_mode=Batched(size="100"))  # type: ignore[arg-type]
+    return AuditConfig(
+        mode=Local(Path("./audit")),
+        service_id="orders",
+        flush_mode=Hybrid(batch_size=500, batch_interval=0.5) if critical_at_once else Immediate(),
+        retention=RetentionPolicy(min_retention_days=365, archive_after_days=30, delete_after_days=730),
+        redaction=Redaction(extra_keys=("national_id",)),
+        transparency=Transparency(key="credential:audit-key"),
+        on_unsafe="reject",
+    )
+
+
+def events(actor: ActorInfo) -> list[AuditEvent]:
+    """Events check what they are made of."""
+    AuthFailure(reason="bad_password", ip="203.0.113.9")  # type: ignore[call-arg]
+    RefundForced(actor=actor, invoice_id=17)  # type: ignore[arg-type]
+    assert_type(RefundForced.critical, bool)
+    return [
+        AuthFailure(attempted_user="mallory", reason="bad_password", ip="203.0.113.9", path="/login"),
+        RefundForced(actor=ActorInfo(user_id="dana", auth_method=AuthMethod.M_TLS), invoice_id="17"),
+    ]
+
+
+async def write(event: AuditEvent) -> None:
+    """The life of a logger."""
+    async with AuditLogger(configure()) as audit:
+        assert_type(audit, AuditLogger)
+        receipt = audit.emit(event)
+        assert_type(receipt, Receipt)
+        assert_type(receipt.audit_id, str)
+        position = await receipt.durable()
+        assert_type(position, Position)
+        assert_type((position.seq, position.hash), tuple[int, str])
+        assert_type(await audit.emit_durable(event), Position)
+        await audit.flush()
+        audit.emit("log in failed")  # type: ignore[arg-type]
+        audit.emit(AuthFailure)  # type: ignore[arg-type]
+        assert_type(audit.health(), Health)
+        assert_type(audit.health().ok, bool)
+        assert_type(audit.stats(), LoggerStats)
+        assert_type(await audit.apply_retention(dry_run=True), RetentionReport)
+        assert_type(await audit.set_hold(reason="case 4711", set_by="legal@example.com"), Hold)
+        assert_type(await audit.hold(), Hold | None)
+        try:
+            audit.emit(event)
+        except BufferFull as error:
+            failed: AuditError = error
+            print(failed)  # noqa: T201 - what a user does
+
+
+def contexts() -> None:
+    """Context has values of JSON's plain types."""
+    with audit_context(request_id="7f3a", attempt=1, internal=None):
+        token = bind_context(tenant="acme")
+        unbind_context(token)
+    bind_context(request={"id": 1})  # type: ignore[arg-type]
+
+
+async def read() -> None:
+    """Verifying and asking."""
+    reader = AuditReader("./audit")
+    report = await reader.verify()
+    assert_type(report, VerifyReport)
+    assert_type(report.valid, bool)
+    query = AuditQuery(event_types=("auth.*",), actor="mallory")
+    records = reader.query(query)
+    assert_type(records, AsyncGenerator[Record, None])
+    async for record in records:
+        assert_type(record, Record)
+        assert_type(record.event, AuditEvent)
+        if isinstance(record.event, AuthFailure):
+            assert_type(record.event.attempted_user, str | None)
+    assert_type(await reader.page(query), Page)
+    assert_type(await reader.record(audit_id="5f0c1e9b7a3d2c48-1"), PlacedRecord)
+    assert_type(await reader.export("evidence.zip", "bundle", query), ExportReport)
+    assert_type(decode_record(b"{}"), Record)
+    AuditQuery(actors=("mallory",))  # type: ignore[call-arg]
+
+
+def serve(audit: AuditLogger) -> FastAPI:
+    """The life span, the middleware and the dependency of FastAPI; metrics and logs."""
+    app = FastAPI(lifespan=audit_lifespan(configure()))
+    policy = Policy([Rule("/health", level="none"), Rule("/admin/**", methods=["POST"], level="request")])
+    app.add_middleware(AuditMiddleware, policy=policy, trusted_proxies=["10.0.0.0/8"])
+    Rule("/health", level="nothing")  # type: ignore[arg-type]
+
+    @app.delete("/customers/{customer_id}")
+    def erase(customer_id: str, audit: Audit) -> None:
+        assert_type(audit, AuditLogger)
+        audit.emit(DataDeleted(customer_id=customer_id, data_types=["orders"], reason="gdpr_art_17"))
+
+    @app.get("/")
+    async def index(audit: Annotated[AuditLogger, Depends(get_audit)]) -> dict[str, bool]:
+        return {"ok": audit.health().ok}
+
+    ready, answer = readiness(audit)
+    assert_type(ready, bool)
+    details: Mapping[str, object] = answer
+    AuditHandler(audit, threshold="CRITICAL").setLevel(str(details and "INFO"))
+    AuditProcessor(lambda: audit)
+    AuditCollector(audit)
+    with AuditMeters(audit):
+        return app
+
+
+def test(audit_trail: AuditTrail) -> None:
+    """The pytest fixture."""
+    audit_trail.audit.emit(AuthFailure(reason="expired", ip="203.0.113.9", path="/login"))
+    assert_type(audit_trail.assert_recorded(AuthFailure, reason="expired"), Record)
+    assert_type(audit_trail.events(AuthFailure), list[AuthFailure])
+
+
+def run() -> None:
+    """Run on uvloop if it is there."""
+
+    async def main() -> int:
+        return 17
+
+    assert_type(audit_async.run(main), int)
