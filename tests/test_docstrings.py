@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import logging
 import re
 import textwrap
@@ -25,7 +26,8 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 import audit_async
-from audit_async import AuditConfig, AuditLogger, Local, events, reader
+from audit_async import AuditConfig, AuditLogger, Local, events, reader, tlog
+from examples.prove_record import ORIGIN, record_and_prove
 from tests.logs import failure
 from tests.test_house import PUBLIC
 
@@ -137,6 +139,19 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
     }
 
 
+async def proven(directory: Path) -> dict[str, object]:
+    """Return a record with its proof, and the key that checks it, as a reader of the tlog's page has them."""
+    key = directory / "key.pem"
+    tlog.write_key(key, tlog.new_key())
+    line, proof = await record_and_prove(directory / "proven", key)
+    return {
+        "proof": proof,
+        "record": json.loads(line),
+        "record_hash": bytes.fromhex(json.loads(line)["hash"]),
+        "vkey": str(tlog.load_signer(key, origin=ORIGIN).key),
+    }
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("example", list(examples()), ids=lambda example: f"{example.name}-{example.number}")
 async def test_an_example_in_a_docstring_runs(
@@ -152,7 +167,10 @@ async def test_an_example_in_a_docstring_runs(
         code = compile(tree, example.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         config = AuditConfig(mode=Local("./audit"), service_id="orders", handle_signals=False)
         async with AuditLogger(config) as audit:
-            ended = eval(code, names_for(module_name, audit) | {"__name__": "docstring"})  # noqa: S307 - our own
+            names = names_for(module_name, audit) | {"__name__": "docstring"}
+            if module_name == "audit_async.tlog":
+                names |= await proven(tmp_path)
+            ended = eval(code, names)  # noqa: S307 - our own docstrings
             if isinstance(ended, Awaitable):
                 await ended
     else:

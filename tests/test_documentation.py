@@ -280,3 +280,15 @@ def test_no_page_for_users_names_what_is_private(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     rooms = "|".join(re.escape(name.removesuffix(".py")) for name in private_names())
     assert re.findall(rf"audit_async[./]_\w+|(?<![\w.])(?:{rooms})(?:/|\.py|`)", text) == []
+
+
+def test_no_example_imports_what_is_private() -> None:
+    """An example is copied: it uses what stays compatible."""
+    found = {}
+    for path in sorted((PROJECT / "examples").glob("*.py")):
+        modules = set(
+            re.findall(r"^(?:from|import) (audit_async[\w.]*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        )
+        if wrong := modules - set(PUBLIC):
+            found[path.name] = wrong
+    assert found == {}
