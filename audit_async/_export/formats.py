@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, NamedTuple, Protocol
@@ -28,8 +30,13 @@ COLUMNS: Final = (
     "context", "prev_hash", "hash",
 )  # fmt: skip
 
-#: What makes a spreadsheet take a cell for a formula (OWASP, "CSV Injection"), full-width forms included.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+#: What makes a spreadsheet take a cell for a formula: https://owasp.org/www-community/attacks/CSV_Injection.
+#: Other forms of the same characters, such as full-width ones, are compared by their compatibility form (NFKC).
+_FORMULA: Final = frozenset("=+-@\N{MINUS SIGN}")
+#: Letters that show nothing; a spreadsheet may trim them like blanks.
+_BLANK_LETTERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+#: Where the decimal separator is a comma, a spreadsheet divides a line at semicolons, also within quotation marks.
+_NEXT_CELL: Final = re.compile(r"(?<=;)\s*[=+\-@]")
 #: Rows in a row group of Parquet, and how many bytes of lines are enough for one: all of it is in memory at once.
 _GROUP_ROWS: Final = 20_000
 _GROUP_BYTES: Final = 32 << 20
@@ -123,7 +130,7 @@ _object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class CsvTable:
-    """Comma-separated values, RFC 4180, in UTF-8 with a header.
+    """Comma-separated values, RFC 4180, in UTF-8 with a header; a record is one line, whatever its texts hold.
 
     A cell that a spreadsheet would take for a formula gets an apostrophe in front, unless `raw_cells`; then don't
     open the file with a spreadsheet. Characters that mislead are made visible, in JSON by its own escapes.
@@ -144,9 +151,14 @@ class CsvTable:
         if not isinstance(value, str):
             return value
         if name in {"event", "context"}:
-            return UNSAFE.sub(lambda unsafe: f"\\u{ord(unsafe[0]):04x}", value)
-        cell = escape(value)
-        return f"'{cell}" if not self._raw_cells and cell.startswith(_FORMULA) else cell
+            text = UNSAFE.sub(_json_escape, value)
+            return text if self._raw_cells else _NEXT_CELL.sub(_json_escape, text)
+        # A line break in a cell would begin a line of its own for `grep` and `wc`, such as a forged record.
+        cell = escape(value).replace("\n", "\\n")
+        if self._raw_cells:
+            return cell
+        cell = _NEXT_CELL.sub(lambda begin: f"'{begin[0]}", cell)
+        return f"'{cell}" if _is_formula(cell) else cell
 
     def _write(self, row: Sequence[str | int | None]) -> None:
         text = io.StringIO(newline="")
@@ -155,6 +167,23 @@ class CsvTable:
 
     def close(self) -> None:
         """Do nothing: every row was written."""
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    """Return the last character of a match as JSON escapes it, after what is before it."""
+    return f"{found[0][:-1]}\\u{ord(found[0][-1]):04x}"
+
+
+def _is_formula(cell: str) -> bool:
+    """Return whether a spreadsheet may take a cell for a formula, also one that trims what can't be seen."""
+    if cell.startswith("\t"):
+        return True
+    for character in cell:
+        if unicodedata.normalize("NFKC", character)[:1] in _FORMULA:
+            return True
+        if character.isprintable() and not character.isspace() and character not in _BLANK_LETTERS:
+            return False
+    return False
 
 
 class ParquetTable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import os
 import stat
 import sys
@@ -90,15 +91,63 @@ async def test_csv_has_fixed_columns(tmp_path: Path) -> None:
     assert [row["hash"] for row in rows] == [head.hash.decode() for head in chain.heads]
 
 
-@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\n", "\r", "\uff1d"])
+@pytest.mark.parametrize(
+    "begin",
+    [
+        *(
+            "=",
+            "+",
+            "-",
+            "@",
+            "\t",
+            "\uff1d",
+            "\uff0b",
+            "\uff0d",
+            "\uff20",
+            "\ufe66",
+            "\ufe62",
+            "\ufe63",
+            "\ufe6b",
+            "\u2212",
+        ),
+        *(" =", "   @", "\t=", " \t +", "\u00a0-", "\u3000\uff1d", "\u2003=", "\u00ad=", "\u3164=", "\u2800="),
+    ],
+)
 async def test_csv_injects_no_formula(begin: str, tmp_path: Path) -> None:
     """A cell that a spreadsheet would compute gets an apostrophe in front, and with `raw_cells` it does not."""
     make_trail(tmp_path / "t", [failure(f"{begin}cmd|' /C calc'!A0")])
     for raw in (False, True):
         await exported(tmp_path / "t", tmp_path / f"{raw}.csv", "csv", raw_cells=raw)
         (row,) = csv.DictReader(io.StringIO((tmp_path / f"{raw}.csv").read_text("utf-8"), newline=""))
-        assert row["actor"].startswith("'") is (not raw and begin != "\r")
-        assert not row["actor"].startswith("\r")  # it is made visible, and then begins like any text
+        assert row["actor"].startswith("'") is not raw or row["actor"].startswith("\\")  # or visible: \u00ad=
+        assert json.loads(row["event"])["attempted_user"] == f"{begin}cmd|' /C calc'!A0"
+
+
+async def test_csv_injects_no_formula_after_a_semicolon(tmp_path: Path) -> None:
+    """Where a spreadsheet divides lines at semicolons, no cell begins with a formula either; JSON stays the same."""
+    user = "a;=1+1;  @x; ordinary-text;-1"
+    make_trail(tmp_path / "t", [failure(user)])
+    for raw in (False, True):
+        await exported(tmp_path / "t", tmp_path / f"{raw}.csv", "csv", raw_cells=raw)
+        line = (tmp_path / f"{raw}.csv").read_text("utf-8").splitlines()[1]
+        assert any(cell.strip()[:1] in {"=", "+", "-", "@"} for cell in line.split(";")) is raw
+        (row,) = csv.DictReader(io.StringIO((tmp_path / f"{raw}.csv").read_text("utf-8"), newline=""))
+        assert json.loads(row["event"])["attempted_user"] == user
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\u2028", "\x85", "\x0b"])
+async def test_csv_has_a_line_for_each_record(end: str, *, raw: bool, tmp_path: Path) -> None:
+    """A line break in a text is shown as an escape, so that no text forges a line for `grep`."""
+    forged = f'eve{end}9,orders/00,ffff,"2026-11-22T12:00:00.000000Z",orders,00,auth.success,root'
+    make_trail(tmp_path / "t", [failure(forged), failure("bob")])
+    await exported(tmp_path / "t", tmp_path / "out.csv", "csv", raw_cells=raw)
+    content = (tmp_path / "out.csv").read_bytes()
+    assert content.count(b"\r\n") == content.count(b"\n") == content.count(b"\r") == 3
+    assert len(content.decode().splitlines()) == 3
+    rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+    assert [row["seq"] for row in rows] == ["0", "1"]
+    assert rows[0]["actor"].startswith("eve\\")
 
 
 async def test_csv_shows_what_misleads(tmp_path: Path) -> None:
