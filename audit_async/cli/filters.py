@@ -10,6 +10,7 @@ import typer
 
 from audit_async._query.audit_query import AuditQuery, InvalidQuery
 from audit_async.cli.arguments import parse_time
+from audit_async.cli.event_types import recorded_type
 
 __all__ = ["EventFilters", "Filters", "PeriodFilters", "Since", "Until"]
 
@@ -35,7 +36,9 @@ class EventFilters:
     types: Annotated[
         list[str] | None,
         typer.Option(
-            "--type", metavar="TYPE", help="An event type or a pattern such as 'security.*'; may be repeated."
+            "--type",
+            metavar="TYPE",
+            help="An event type, a pattern such as 'security.*', or an event's class; may be repeated.",
         ),
     ] = None
     critical: Annotated[
@@ -63,7 +66,7 @@ class EventFilters:
         return {
             "actor": self.actor,
             "resource_id": self.resource,
-            "event_types": tuple(self.types or ()),
+            "event_types": tuple(map(recorded_type, self.types or ())),
             "critical": self.critical,
             "context": dict(map(_name_and_value, self.context or ())),
             "text": self.text,

@@ -20,7 +20,7 @@ __all__ = ["ExitStatus", "Refused", "perform"]
 
 
 #: What a question's parts are called here, of those that only the trail shows to be wrong.
-_OPTIONS: Final = {"log": "--log", "after_seq": "--after-seq"}
+_OPTIONS: Final = {"log": "--log", "after_seq": "--after-seq", "event_types": "--type"}
 
 
 class ExitStatus(IntEnum):

@@ -10,6 +10,7 @@ import typer
 from audit_async._export.record_export import ExportFormat
 from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
+from audit_async.cli.event_types import check_types
 from audit_async.cli.filters import Filters
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import LogsAt
@@ -77,6 +78,7 @@ def export_records(
     async def run() -> ExitStatus:
         reader = logs.reader()
         async with access.recording(reader) as audit:
+            await check_types(reader, query, output)
             with output.counter("exporting") as counter:
                 report = await reader.export(
                     target,

@@ -8,6 +8,7 @@ import typer
 
 from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
+from audit_async.cli.event_types import check_types
 from audit_async.cli.filters import Filters
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import LogsAt
@@ -49,6 +50,7 @@ def query(
         reader = logs.reader()
         lines = await RecordLines.of(reader, output)
         async with access.recording(reader) as audit:
+            await check_types(reader, wanted, output)
             records = reader.query(
                 wanted,
                 audit=audit,

@@ -18,6 +18,7 @@ from audit_async._query.segment_scan import Damage
 from audit_async._trail.log_files import Log
 from audit_async._trail.segment_parts import Part, parts_of
 from audit_async.cli.arguments import Json
+from audit_async.cli.event_types import check_types
 from audit_async.cli.filters import PeriodFilters
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import LogsAt
@@ -117,7 +118,9 @@ def stats(
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
-        logs = at.reader().logs()
+        reader = at.reader()
+        await check_types(reader, query, output)
+        logs = reader.logs()
         with output.meter("counting") as meter:
             statistics = await anyio.to_thread.run_sync(_count, logs, query, meter, top)
         if as_json:

@@ -12,6 +12,7 @@ import typer
 from audit_async._query.cursor import encode_cursor
 from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
+from audit_async.cli.event_types import check_types
 from audit_async.cli.filters import EventFilters
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import LogsAt
@@ -55,6 +56,7 @@ def tail(
         reader = logs.reader()
         lines = await RecordLines.of(reader, output)
         async with access.recording(reader) as audit:
+            await check_types(reader, wanted, output, may_come=follow)
             # What is written while the old records are looked for is left to the following, so none is lost between.
             ends = await _ends(reader) if follow else None
             old = await _last(reader, wanted, number, audit=audit, accessed_by=access.as_name, on_damage=on_damage)
