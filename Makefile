@@ -12,10 +12,11 @@ PACKAGE := pyproject.toml audit_async/_version.py
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 18
 
-# An environment that could not be made completely is removed, so that the next run begins again.
+# An environment that is there already, by whatever tool, is kept and gets pip if it has none.
 %/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("audit-async needs Python 3.11 or later: make PYTHON=python3.13 ...") if sys.version_info < (3, 11) else None'
-	@$(PYTHON) -m venv --clear $* || { rm -rf $*; exit 1; }
+	@$*/bin/python -m pip --version >/dev/null 2>&1 || $*/bin/python -m ensurepip >/dev/null 2>&1 || \
+		$(PYTHON) -m venv --clear $*
 	@touch $@
 
 # What is installed is brought up to date if what it depends on has changed. The demo needs a fifth of what the tests need.
