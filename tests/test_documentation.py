@@ -18,7 +18,8 @@ import pytest
 import structlog
 from fastapi.testclient import TestClient
 
-from audit_async import AuditEvent, AuditLogger
+from audit_async import AuditConfig, AuditEvent, AuditLogger, Immediate, Local, events
+from audit_async.events import GenericEvent, describe
 from tests.test_house import PACKAGE, PUBLIC
 from tests.trails import check_trail, read_events
 
@@ -171,6 +172,41 @@ def test_the_other_logging_examples_configure(logging_as_before: None, capsys: p
     assert [type(handler).__name__ for handler in logging.getLogger().handlers].count("AuditHandler") == 1
     run_block("AuditProcessor(lambda: audit_of_the_moment)")
     assert '"event": "role_changed"' in capsys.readouterr().out
+
+
+def test_the_table_of_defaults_is_true() -> None:
+    """Each setting is in the README's table, with the default that it has."""
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("## Defaults\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| (?:`(.*?)`|none: you say it) \|", table, flags=re.MULTILINE))
+    config = AuditConfig(mode=Local("./audit"), service_id="orders")
+    names = {"MiB": 1 << 20, "KiB": 1 << 10, "Immediate": Immediate}
+    for name, written in rows.items():
+        setting: object = config
+        for part in name.split("."):
+            setting = getattr(setting, part)
+        if written:
+            assert setting == eval(written, names), name  # noqa: S307 - our own table
+    groups = {name.partition(".")[0] for name in rows}
+    assert groups == set(AuditConfig.__struct_fields__)
+    for group in ("retention", "rotation"):
+        fields = getattr(config, group).__struct_fields__
+        assert {f"{group}.{field}" for field in fields} <= rows.keys()
+
+
+def test_the_number_of_event_types_is_true() -> None:
+    """The README counts what a service can emit: the built-in types without the log's own."""
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    (written,) = re.findall(r"(\d+)\s+event\s+types are built in", readme)
+    built_in = {
+        offered
+        for name in events.__all__
+        if isinstance(offered := getattr(events, name), type)
+        and issubclass(offered, AuditEvent)
+        and offered not in {AuditEvent, GenericEvent}
+        and not describe(offered).tag.startswith("audit.")
+    }
+    assert int(written) == len(built_in)
 
 
 # Links.
