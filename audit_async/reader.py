@@ -5,7 +5,7 @@
         print(record.timestamp, record.event)
 
 It needs no lock, changes nothing but the index (a cache), and works while the logs are being written. What blocks
-(files, hashing, SQLite) runs in worker threads and processes, never on the event loop.
+(files, hashing, the index) runs in worker threads and processes, never on the event loop.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
 from audit_async._query.matching import Filter
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage
+from audit_async._query.term_index import IndexedSegment, build_index
 from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
 from audit_async._trail.off_loop import in_pieces, only_one
+from audit_async._trail.segment_parts import parts_of
 from audit_async._verify.findings import Finding, Note
 from audit_async._verify.verification import verify_trail
 from audit_async._verify.verify_report import LogReport, Progress, VerifyReport
@@ -53,6 +55,7 @@ __all__ = [
     "ExportFormat",
     "ExportReport",
     "Finding",
+    "IndexedSegment",
     "InvalidQuery",
     "LastRecords",
     "Log",
@@ -196,6 +199,8 @@ class AuditReader:
 
             async with aclosing(reader.query(query)) as records: ...
 
+        `use_index` uses the index of the segments that have one (`build_index`) and scans the others; what is found is
+        the same with it and without, unless somebody tampered with its files. A query never waits for an index.
         Args:
             query: Which records are wanted; all of them by default.
             audit: A running logger, which gets an `audit.log_accessed` at the end, also if it ends early: by whom,
@@ -236,6 +241,29 @@ class AuditReader:
         finally:
             _warn_of(damage)
             _record_access(audit, accessed_by, query, given)
+
+    def build_index(self, *, again: bool = False) -> AsyncGenerator[IndexedSegment, None]:
+        """Index the sealed segments that have no index yet, and yield what was done with each, oldest first.
+
+        Queries by actor, resource, type, context and time use an index if there is one. It is a cache, a file for each
+        segment in `index/` in the log's directory, or in `$XDG_CACHE_HOME/audit-async` if that directory is another
+        user's. Each file is made whole, so this may be stopped at any point and works next to running services.
+
+        Args:
+            again: index those again that have an index.
+
+        Raises:
+            TrailUnreadable: if the directory can't be read.
+        """
+        return self._build_index(again=again)
+
+    async def _build_index(self, *, again: bool) -> AsyncGenerator[IndexedSegment, None]:
+        for log in await anyio.to_thread.run_sync(self.logs):
+            parts = await anyio.to_thread.run_sync(parts_of, log)
+            async with aclosing(in_pieces(build_index(log, parts, again=again))) as pieces:
+                async for piece in pieces:
+                    for segment in piece:
+                        yield segment
 
     async def page(
         self,

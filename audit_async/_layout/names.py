@@ -20,8 +20,11 @@ ARCHIVE: Final = "archive"
 CHECKSUM: Final = ".sha256"
 #: What compression adds to a segment's name.
 COMPRESSED: Final = ".zst"
-#: The readers' index, a cache; here because what is deleted from the log is deleted from it as well.
-INDEX_FILE: Final = "index.sqlite3"
+#: The readers' index, a cache: a directory with a file for each sealed segment, deleted with it. And what an earlier
+#: release kept instead.
+INDEX: Final = "index"
+INDEX_ENDING: Final = ".index"
+OLD_INDEX_FILE: Final = "index.sqlite3"
 #: The ending of a file that is being made; it is renamed when it is whole and synced.
 UNFINISHED: Final = ".unfinished"
 

@@ -43,6 +43,7 @@ class Said(msgspec.Struct):
 
     event: dict[str, object]
     context: dict[str, object] = {}
+    timestamp: str = ""
 
 
 #: Decode what a line says; raises as msgspec does.
@@ -54,7 +55,7 @@ def actors_of(event: dict[str, object]) -> Iterator[str]:
     # Asked of every record that is indexed: most name an actor in one way or in none.
     if "actor" in event:
         actor = event["actor"]
-        if (named := _as_text(actor.get("user_id") if isinstance(actor, dict) else actor)) is not None:
+        if (named := as_text(actor.get("user_id") if isinstance(actor, dict) else actor)) is not None:
             yield named
     elif not _ACTING_WITHOUT_ACTOR.isdisjoint(event):
         yield from _texts_of(event, _ACTING_WITHOUT_ACTOR)
@@ -68,13 +69,18 @@ def resources_of(event: dict[str, object]) -> Iterator[str]:
     if isinstance(resource, dict):
         yield from _texts_of(resource, _RESOURCE)
     for member, value in event.items():
-        if (member.endswith("_id") or member in _ACTED_ON) and (named := _as_text(value)) is not None:
+        if is_resource(member) and (named := as_text(value)) is not None:
             yield named
+
+
+def is_resource(member: str) -> bool:
+    """Return whether a member of an event says, by its name, what it was done to or with."""
+    return member.endswith("_id") or member in _ACTED_ON
 
 
 def _texts_of(members: dict[str, object], wanted: frozenset[str]) -> Iterator[str]:
     for member, value in members.items():
-        if member in wanted and (named := _as_text(value)) is not None:
+        if member in wanted and (named := as_text(value)) is not None:
             yield named
 
 
@@ -145,7 +151,13 @@ class Filter:
         self.needles: Final = tuple(self._all_needles(query, audit_id))
         #: What an index can look up: for each, the kind of term and its values, any of which will do.
         self.terms: Final = tuple(
-            (kind, values) for kind, values in (("actor", self._actor), ("resource", self._resource)) if values
+            (kind, values)
+            for kind, values in (
+                ("actor", self._actor),
+                ("resource", self._resource),
+                *((f"context.{name}", values) for name, values in self._context.items()),
+            )
+            if values
         )
 
     @property
@@ -182,7 +194,7 @@ class Filter:
             self.wants_type(type_of(event))
             and (not self._actor or not self._actor.isdisjoint(actors_of(event)))
             and (not self._resource or not self._resource.isdisjoint(resources_of(event)))
-            and all(_as_text(said.context.get(name)) in values for name, values in self._context.items())
+            and all(as_text(said.context.get(name)) in values for name, values in self._context.items())
             and (not self._text or any(self._holds_text(text) for text in _texts((event, said.context))))
         )
 
@@ -227,7 +239,8 @@ def _beginning(pattern: str, beginning: str) -> bytes:
     return encoded if beginning == pattern else encoded[:-1]
 
 
-def _as_text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
+    """Return a text, or an integer's digits; None for anything else."""
     if isinstance(value, str):
         return value
     if isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 64:

@@ -16,10 +16,10 @@ from typing import BinaryIO, Final
 
 from audit_async._chain import BadRecord
 from audit_async._query.audit_query import AuditQuery
-from audit_async._query.index_file import INDEX_FAILED, IndexWrong
+from audit_async._query.index_file import IndexWrong
 from audit_async._query.matching import Filter
 from audit_async._query.segment_scan import Damage, Found, check, open_part, scan, unpacked
-from audit_async._query.term_index import LogIndex
+from audit_async._query.term_index import LogIndex, candidates
 from audit_async._query.time_merge import Stream, merge
 from audit_async._trail.log_files import CHUNK_BYTES, DAMAGED_ARCHIVE, LONGEST_LINE, Log, unreadable
 from audit_async._trail.segment_parts import Part, Range, parts_of
@@ -94,28 +94,23 @@ def _search_log(
     parts = parts_of(log)
     index = None
     if use_index and (wanted.terms or wanted.asks_for_types or wanted.asks_for_times):
-        index = LogIndex.open(log, parts)
-    try:
-        for part in reversed(parts) if newest_first else parts:
-            if not part.overlaps(seqs):
-                continue
-            left = seqs
-            if index is not None and part.segment.sealed is not None:
-                try:
-                    offsets = yield from _look_up(index, part, wanted)
-                    if offsets is not None:
-                        for found in _read_hits(part, offsets, wanted, seqs, damage, newest_first=newest_first):
-                            yield found
-                            if found is not None:
-                                left = _beyond(left, found.seq, newest_first=newest_first)
-                        continue
-                except INDEX_FAILED as error:
-                    index.give_up(error)
-                    index = None
-            yield from scan(part, wanted, left, damage, newest_first=newest_first)
-    finally:
-        if index is not None:
-            index.close()
+        index = LogIndex(log)
+    for part in reversed(parts) if newest_first else parts:
+        if not part.overlaps(seqs):
+            continue
+        left = seqs
+        if index is not None and part.segment.sealed is not None:
+            try:
+                offsets = yield from _look_up(index, part, wanted)
+                if offsets is not None:
+                    for found in _read_hits(part, offsets, wanted, seqs, damage, newest_first=newest_first):
+                        yield found
+                        if found is not None:
+                            left = _beyond(left, found.seq, newest_first=newest_first)
+                    continue
+            except IndexWrong:
+                index.drop(part)
+        yield from scan(part, wanted, left, damage, newest_first=newest_first)
 
 
 def _beyond(seqs: Range, seq: int, *, newest_first: bool) -> Range:
@@ -124,20 +119,12 @@ def _beyond(seqs: Range, seq: int, *, newest_first: bool) -> Range:
 
 def _look_up(index: LogIndex, part: Part, wanted: Filter) -> Generator[None, None, Sequence[int] | None]:
     """Return the offsets of the lines of a sealed segment that may be wanted; None if it has to be scanned."""
-    sealed = part.segment.sealed
-    assert sealed is not None  # noqa: S101 - only those are in the index
-    # Whether it is worth reading the terms of: of most segments the times are enough.
-    seems_inside = wanted.may_overlap(sealed.first_timestamp, sealed.last_timestamp)
-    offsets: Sequence[int] | None = None
-    if seems_inside:
-        offsets = yield from index.offsets(part, wanted)
-    if wanted.asks_for_times:
-        times = yield from index.times(part)
-        if times is not None and not wanted.may_overlap(*times):
+    with index.opened(part) as opened:
+        if opened is None or not (yield from index.is_current(part, opened)):
+            return None
+        if not wanted.may_overlap(opened.header.earliest, opened.header.latest):
             return ()
-    if not seems_inside:
-        offsets = yield from index.offsets(part, wanted)
-    return offsets
+        return candidates(opened, wanted)
 
 
 def _read_hits(

@@ -13,7 +13,7 @@ import msgspec
 
 from audit_async._durable import disk
 from audit_async._layout.manifest import SealedSegment
-from audit_async._layout.names import ARCHIVE, CHECKSUM, COMPRESSED, INDEX_FILE
+from audit_async._layout.names import ARCHIVE, CHECKSUM, COMPRESSED, INDEX, INDEX_ENDING, OLD_INDEX_FILE
 from audit_async._store.log_directory import LogDirectory
 from audit_async._store.manifest_file import Manifest
 from audit_async.errors import LogCorrupted
@@ -65,7 +65,9 @@ def remove_leftovers(directory: LogDirectory, segments: Iterable[SealedSegment])
                 disk.unlink(name, dir_fd=directory.fd)
         if entry.state == "deleted":
             with suppress(FileNotFoundError):
-                disk.unlink(INDEX_FILE, dir_fd=directory.fd)
+                disk.unlink(OLD_INDEX_FILE, dir_fd=directory.fd)
+            with suppress(FileNotFoundError):
+                disk.unlink(f"{INDEX}/{entry.segment}{INDEX_ENDING}", dir_fd=directory.fd)
             with suppress(FileNotFoundError):
                 archive_fd = disk.open_directory(ARCHIVE, dir_fd=directory.fd)
                 try:

@@ -10,7 +10,19 @@ import typer
 
 from audit_async._version import __version__
 from audit_async.cli import tlog_commands
-from audit_async.cli.commands import config_check, doctor, export, hold, query, retention, show, stats, tail, verify
+from audit_async.cli.commands import (
+    config_check,
+    doctor,
+    export,
+    hold,
+    index,
+    query,
+    retention,
+    show,
+    stats,
+    tail,
+    verify,
+)
 from audit_async.cli.run import ExitStatus
 
 __all__ = ["run"]
@@ -43,7 +55,7 @@ def _options(
 
 
 # A module is named after its command. They are in the order of the help.
-for module in (verify, query, tail, show, stats, export, retention, hold, doctor, config_check, tlog_commands):
+for module in (verify, query, tail, show, stats, export, index, retention, hold, doctor, config_check, tlog_commands):
     module.register(app)
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from audit_async._chain import FORMAT_VERSION
 from audit_async._layout.hold_file import read_hold
-from audit_async._layout.names import ARCHIVE, INDEX_FILE, LOCK_FILE, TORN, UNFINISHED
+from audit_async._layout.names import ARCHIVE, INDEX, INDEX_ENDING, LOCK_FILE, TORN, UNFINISHED
 from audit_async._store.retention_plan import plan_retention
 from audit_async._trail.log_files import Log, SegmentFile, list_segments, read_identity
 from audit_async._trail.running_writer import writer_of
@@ -27,8 +27,6 @@ from audit_async.errors import AuditError, LogCorrupted
 
 __all__ = ["examine"]
 
-#: How every SQLite file begins.
-_SQLITE: Final = b"SQLite format 3\0"
 #: An emit's time stamp and this process's clock are of one host; more than this is no rounding.
 _FUTURE: Final = timedelta(seconds=5)
 
@@ -151,18 +149,17 @@ def _leftovers(log: Log, writer: int | None) -> Iterator[Check]:
 def _index(log: Log) -> Iterator[Check]:
     """Look at the cache in the log's directory, if there is one."""
     try:
-        with (log.directory / INDEX_FILE).open("rb") as file:
-            is_database = file.read(len(_SQLITE)) in {_SQLITE, b""}
-            size = os.fstat(file.fileno()).st_size
+        with os.scandir(log.directory / INDEX) as entries:
+            sizes = [
+                found.stat(follow_symlinks=False).st_size for found in entries if found.name.endswith(INDEX_ENDING)
+            ]
     except FileNotFoundError:
         return
     except OSError as error:
-        yield warn(log.name, "index", f"{INDEX_FILE} can't be read: {error.strerror}; queries go on without it")
+        yield warn(log.name, "index", f"{INDEX}/ can't be read: {error.strerror}; queries go on without it")
         return
-    if is_database:
-        yield ok(log.name, "index", f"{byte_size(size)}; a cache that may be deleted at any time, and no evidence")
-    else:
-        yield warn(log.name, "index", f"{INDEX_FILE} is no index; the next query replaces it")
+    size = f"{byte_size(sum(sizes))} for {len(sizes)} segments"
+    yield ok(log.name, "index", f"{size}; a cache that may be deleted at any time, and no evidence")
 
 
 def _files_in(directory: Path) -> list[Path]:
