@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 import audit_async
 from audit_async import AuditEvent, AuditLogger, Batched, Hybrid, Immediate
-from audit_async._writer import write_loop as writer
+from audit_async._writer import commits
 from audit_async.config import FlushMode, RotationPolicy
 from audit_async.events.base import encode
 from bench.frame import config, critical_event, ordinary_event
@@ -103,7 +103,7 @@ def _profiled(counter: _Counter) -> Iterator[None]:
     sys.setprofile(counter)
     try:
         # The writer looks once a second how much space is left: the one call that a clock would decide about.
-        with patch.object(writer, "_SPACE_INTERVAL_S", math.inf):
+        with patch.object(commits, "_SPACE_INTERVAL_S", math.inf):
             yield
     finally:
         sys.setprofile(before)

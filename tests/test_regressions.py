@@ -112,7 +112,7 @@ def test_a_commit_is_a_fixed_number_of_python_functions(directory: Path, name: s
     So framing calls no Python function for each event.
     """
     counted = counting.count_in_bursts(directory / f"calls {name}", SCENARIOS[name], EVENTS).python_calls
-    assert counted["Intake.emit"] == EVENTS
+    assert counted["AuditLogger.emit"] == EVENTS
     commits = counted["LogStore.commit"]
     assert commits == EVENTS // BURST
     assert CALLS_A_COMMIT.holds((counted.total() - EVENTS) / commits)

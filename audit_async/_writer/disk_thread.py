@@ -1,4 +1,4 @@
-"""The one thread that touches the disk for a log: calls go in, are made in order, and their outcomes come back.
+"""The one thread that touches the disk for a log: calls go in, are made in order, and their results come back.
 
 A thread of our own, not the host's pool: that may be exhausted or shut down just when the log needs it. It is a
 daemon, so a disk that hangs for ever does not keep a process from ending; a log that was closed in order has stopped
@@ -9,72 +9,75 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from queue import SimpleQueue
-from threading import Thread
-from typing import ParamSpec, TypeVar
+from threading import Event, Thread
+from typing import Generic, NamedTuple, ParamSpec, TypeVar
+
+from audit_async.errors import LogClosed
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class DiskThread(Executor):
-    """An executor with one thread, and a shorter way to it from an event loop."""
+class Done(NamedTuple, Generic[_T]):
+    """How a call in the disk thread ended: with a result, or an error."""
+
+    result: _T | None
+    error: BaseException | None
+
+
+class DiskThread:
+    """A thread with a queue of calls. `start` is the way in; `call` and `wait` are it, for whoever awaits or blocks."""
 
     def __init__(self, name: str) -> None:
-        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._stopped = False
         Thread(target=self._run, name=name, daemon=True).start()
 
-    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """Have the thread call `fn`, as any executor does; for what is not in a hurry."""
-        if self._stopped:
-            raise RuntimeError("this thread was told to stop")
-        future: Future[_T] = Future()
+    def start(self, call: Callable[[], _T], done: Callable[[Done[_T]], object]) -> None:
+        """Have the thread make `call`, then `done(...)`, in the thread, with how it ended. It can't be cancelled.
 
-        def call() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    result = fn(*args, **kwargs)
-                except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
-                    future.set_exception(error)
-                else:
-                    future.set_result(result)
-
-        self._calls.put(call)
-        return future
-
-    def hop(
-        self,
-        call: Callable[[], _T],
-        loop: asyncio.AbstractEventLoop,
-        done: Callable[[_T | None, BaseException | None], None],
-    ) -> None:
-        """Have the thread make `call`, then `loop` call `done(result, error)`, one of which is None.
-
-        No future and no task stand between: each turn of the loop that it saves is 10 to 20 us of a lone commit's
-        300 (python -m bench throughput). It can't be cancelled.
+        Raises `LogClosed` after `stop`.
         """
+        if self._stopped:
+            raise LogClosed("the audit log is closed, so its files are left as they are")
 
-        def hopped() -> None:
+        def make() -> None:
             result, error = None, None
             try:
                 result = call()
             except BaseException as caught:  # noqa: BLE001 - it belongs to `done`
                 error = caught
             try:
-                loop.call_soon_threadsafe(done, result, error)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                return
+                done(Done(result, error))
             finally:
                 # Its traceback refers to this frame, and this frame to it: while the disk fails, that circle would
                 # keep what each try was to write, megabytes of it, until the garbage collector comes along.
                 del error
 
-        self._calls.put(hopped)
+        self._calls.put(make)
 
-    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - Executor's form
-        """Stop behind the calls that were made before; doesn't wait, since the disk may hang."""
+    def call(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> asyncio.Future[_T]:
+        """Have the thread make a call; the future, of the running loop, has its result or error. Raises as `start`."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_T] = loop.create_future()
+        self.start(lambda: call(*args, **kwargs), in_loop(loop, lambda done: _settle(future, done)))
+        return future
+
+    def wait(self, call: Callable[[], _T], timeout_s: float) -> Done[_T] | None:
+        """Have the thread make a call, and block until it is done; None if that takes longer. Raises as `start`."""
+        ended = Event()
+        outcome: list[Done[_T]] = []
+
+        def done(how: Done[_T]) -> None:
+            outcome.append(how)
+            ended.set()
+
+        self.start(call, done)
+        return outcome[0] if ended.wait(timeout_s) else None
+
+    def stop(self) -> None:
+        """Let the thread end after the calls that were made before; doesn't wait, since the disk may hang."""
         self._stopped = True
         self._calls.put(None)
 
@@ -83,3 +86,24 @@ class DiskThread(Executor):
         while (call := get()) is not None:
             call()
             del call  # or what it refers to would live until the next one
+
+
+def in_loop(loop: asyncio.AbstractEventLoop, done: Callable[[Done[_T]], object]) -> Callable[[Done[_T]], None]:
+    """Return what calls `done` in `loop`, from the disk thread; does nothing if that loop is closed by then."""
+
+    def deliver(how: Done[_T]) -> None:
+        try:
+            loop.call_soon_threadsafe(done, how)
+        except RuntimeError:  # closed: nobody waits any more
+            return
+
+    return deliver
+
+
+def _settle(future: asyncio.Future[_T], done: Done[_T]) -> None:
+    if future.done():  # whoever waited was cancelled
+        return
+    if done.error is not None:
+        future.set_exception(done.error)
+    else:
+        future.set_result(done.result)  # type: ignore[arg-type]  # None only if the call returns it

@@ -24,10 +24,10 @@ class Acknowledgements:
         self._waiting: list[tuple[Receipt, asyncio.Future[None]]] = []
 
     def acknowledgement(self, receipt: Receipt) -> asyncio.Future[None] | None:
-        """Return what is done once `receipt` is durable, or can't be any more; None where that is so already.
+        """Return what is done once `receipt` is durable, or can't be any more; None if that is so already.
 
         For a coroutine of the log's own loop, and not a coroutine itself: of a thousand that wait each would cost two
-        more frames (bench latency). None on another loop, too, where `wait_elsewhere` waits.
+        more frames (bench latency). None on another loop, too: `wait_elsewhere` waits there.
         """
         if self.failure is not None or asyncio.get_running_loop() is not self._loop:
             return None
@@ -36,10 +36,10 @@ class Acknowledgements:
         return acknowledged
 
     async def wait_elsewhere(self, receipt: Receipt) -> None:
-        """Wait for `receipt` on an event loop that is not the log's; returns at once on that, or where it has ended."""
+        """Wait for `receipt` on an event loop that is not the log's; returns at once on that, or if it has ended."""
         if asyncio.get_running_loop() is self._loop:
             return
-        elsewhere = self._wait_here(receipt)
+        elsewhere = self._wait_in_loop(receipt)
         try:
             future = asyncio.run_coroutine_threadsafe(elsewhere, self._loop)
         except RuntimeError:  # that loop is closed: nothing more will be acknowledged
@@ -47,7 +47,7 @@ class Acknowledgements:
             return
         await asyncio.wrap_future(future)
 
-    async def _wait_here(self, receipt: Receipt) -> None:
+    async def _wait_in_loop(self, receipt: Receipt) -> None:
         if not receipt.is_durable and (acknowledged := self.acknowledgement(receipt)) is not None:
             await acknowledged
 
@@ -55,8 +55,8 @@ class Acknowledgements:
         """Acknowledge everything up to `durable_seq` and wake those who waited for it."""
         self.durable_seq = durable_seq
         if self._waiting:
-            # What is left behind here was emitted during the sync and is covered by the next, so a waiting receipt
-            # is looked at two or three times.
+            # What is left here was emitted during the sync and is covered by the next, so a waiting receipt is looked
+            # at two or three times.
             still_waiting = []
             for waiting in self._waiting:
                 # `is_durable` without its calls, of which a thousand waiting tasks would cost two each (bench latency).
@@ -75,7 +75,7 @@ class Acknowledgements:
 
 
 def _wake(acknowledged: asyncio.Future[None]) -> None:
-    if not acknowledged.done():  # it is, where whoever waited was cancelled
+    if not acknowledged.done():  # it is, if whoever waited was cancelled
         acknowledged.set_result(None)
 
 
@@ -86,6 +86,10 @@ class Receipt(Entry, gc=False, eq=False):
     """
 
     _acknowledgements: Acknowledgements | None = None
+
+    def __repr__(self) -> str:
+        place = "waiting" if self.seq < 0 else f"seq={self.seq}"
+        return f"<Receipt {self.audit_id or 'of nothing'} {place}{' durable' if self.is_durable else ''}>"
 
     @property
     def audit_id(self) -> str:
@@ -103,9 +107,14 @@ class Receipt(Entry, gc=False, eq=False):
         The flush mode decides when that is (`emit_durable` and `flush` make it now). May be awaited on any event
         loop, more than once, and cancelled without harm to the record.
 
-        Raises `WriteFailed` where the log stopped before the record became durable.
+        Returns:
+            The record's sequence number and hash.
+
+        Raises:
+            WriteFailed: The log has stopped before the record became durable.
         """
-        of = self._of
+        of = self._acknowledgements
+        assert of is not None  # noqa: S101 - as in `_of`, without its call
         if not -1 < self.seq <= of.durable_seq:  # as in `advance`
             acknowledged = of.acknowledgement(self)
             if acknowledged is not None:
@@ -123,7 +132,7 @@ class Receipt(Entry, gc=False, eq=False):
         return self._acknowledgements
 
 
-#: What a disabled logger answers where a position is asked for.
+#: What a disabled logger answers if a position is asked for.
 NOWHERE: Final = Position(-1, GENESIS_HASH.decode())
 
 

@@ -1,9 +1,11 @@
 """When to sync: the flush modes as one small clock. It does no I/O and starts no timer; the writer asks it.
 
-What each mode promises stands in `audit_async.config.flush_mode` beside `Immediate`, `Batched` and `Hybrid`.
+What each mode promises is in `audit_async.config.flush_mode`, with `Immediate`, `Batched` and `Hybrid`.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from audit_async.config import Batched, FlushMode, Hybrid
 
@@ -15,16 +17,18 @@ class SyncSchedule:
     """
 
     def __init__(self, mode: FlushMode) -> None:
-        self.critical_at_once = False  #: whether a critical event makes everything up to it durable at once
-        self._after_records = 1
-        self._after_s = 0.0
+        #: When a sync becomes due though nothing more arrives; None while nothing waits for one.
+        self.deadline: float | None = None
+        critical_at_once, after_records, interval_s = False, 1, 0.0
         if isinstance(mode, Batched):
-            self._after_records, self._after_s = mode.size, mode.interval
+            after_records, interval_s = mode.size, mode.interval
         elif isinstance(mode, Hybrid):
-            self._after_records, self._after_s = mode.batch_size, mode.batch_interval
-            self.critical_at_once = mode.critical_immediate
+            after_records, interval_s = mode.batch_size, mode.batch_interval
+            critical_at_once = mode.critical_immediate
+        self.critical_at_once: Final = critical_at_once  #: whether a critical event makes all up to it durable at once
+        self._after_records: Final = after_records
+        self._interval_s: Final = interval_s
         self._demanded_seq = -1
-        self._waiting_since: float | None = None
 
     def demand(self, up_to_seq: int) -> None:
         """Make a sync due at once, until everything up to `up_to_seq` is durable."""
@@ -32,23 +36,18 @@ class SyncSchedule:
 
     def framed(self, now: float) -> None:
         """Note that records were added; the interval counts from the oldest that is not synced."""
-        if self._waiting_since is None:
-            self._waiting_since = now
+        if self.deadline is None:
+            self.deadline = now + self._interval_s
 
     def synced(self, synced_seq: int, framed_seq: int, now: float) -> None:
-        """Note that all up to `synced_seq` is durable; what was framed behind it starts a new interval."""
-        self._waiting_since = now if framed_seq > synced_seq else None
+        """Note that all up to `synced_seq` is durable; a new interval starts if more is framed."""
+        self.deadline = now + self._interval_s if framed_seq > synced_seq else None
 
     def is_due(self, synced_seq: int, framed_seq: int, now: float) -> bool:
-        """True where what is framed behind `synced_seq` must be synced without waiting longer."""
+        """True if what is framed after `synced_seq` must be synced without waiting longer."""
         unsynced = framed_seq - synced_seq
         return unsynced > 0 and (
             unsynced >= self._after_records
             or self._demanded_seq > synced_seq
-            or (self._waiting_since is not None and now - self._waiting_since >= self._after_s)
+            or (self.deadline is not None and now >= self.deadline)
         )
-
-    @property
-    def deadline(self) -> float | None:
-        """When a sync becomes due though nothing more arrives; None while nothing waits for one."""
-        return None if self._waiting_since is None else self._waiting_since + self._after_s

@@ -10,7 +10,6 @@ the step, the next run records and takes it again, so a record may stand twice, 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from audit_async._writer.disk_thread import DiskThread
 from audit_async._writer.intake import Intake
 from audit_async._writer.write_loop import Writer
 from audit_async.config import RetentionPolicy
-from audit_async.errors import AuditError, LogClosed, LogCorrupted, RetentionRefused
+from audit_async.errors import AuditError, LogCorrupted, RetentionRefused
 from audit_async.events.base import AuditEvent
 from audit_async.events.lifecycle import (
     AuditHoldLifted,
@@ -247,11 +246,7 @@ class Upkeep:
         await receipt.durable()
 
     async def _in_disk_thread(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        try:
-            future = self._thread.submit(call, *args, **kwargs)
-        except RuntimeError as error:
-            raise LogClosed("the audit log is closed, so its past is left as it is") from error
-        return await asyncio.wrap_future(future)
+        return await self._thread.call(call, *args, **kwargs)
 
 
 def _clock_jump(now: Callable[[], datetime]) -> float:

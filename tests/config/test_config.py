@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit_async._writer.intake import RECORD_OVERHEAD
+from audit_async._writer.buffer import RECORD_OVERHEAD
 from audit_async.config import (
     AuditConfig,
     Batched,

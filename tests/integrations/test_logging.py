@@ -175,7 +175,7 @@ async def test_a_thread_inside_the_log_may_log(config_for: ConfigFor, log: loggi
         done = threading.Event()
 
         def inside() -> None:
-            with audit._intake._lock:
+            with audit._intake.buffer.inbox.lock:
                 other.start()
                 converting.wait(10)
                 log.warning("from a finalizer")

@@ -17,7 +17,7 @@ from audit_async._verify.findings import Finding
 from audit_async._verify.verification import verify_trail
 from audit_async._verify.verify_report import Progress, VerifyReport
 from audit_async._verify.verify_scope import Scope
-from audit_async._writer.write_loop import events_of
+from audit_async._writer.segment_events import events_of
 from audit_async.events.base import AuditEvent, encode
 from audit_async.events.lifecycle import (
     AuditLogClosed,

@@ -32,7 +32,7 @@ from pathlib import Path
 from audit_async.events.base import encode
 from audit_async.events.lifecycle import AuditSegmentArchived, AuditSegmentDeleted
 from audit_async._store.archiving import compress_segment
-from audit_async._writer.write_loop import events_of
+from audit_async._writer.segment_events import events_of
 from tests.store.chained import Chain, open_store
 
 chain = Chain()

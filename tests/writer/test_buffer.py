@@ -10,7 +10,7 @@ import anyio.to_thread
 import pytest
 
 from audit_async import AuditLogger, BufferFull, LogClosed, Position
-from audit_async._writer.intake import RECORD_OVERHEAD
+from audit_async._writer.buffer import RECORD_OVERHEAD
 from tests.logs import ConfigFor, Counted, failure, log_directory
 from tests.trails import check_trail, read_events
 

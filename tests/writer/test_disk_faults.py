@@ -20,7 +20,7 @@ import pytest
 
 from audit_async import AuditLogger, Batched, HealthStatus, Immediate, Local, Receipt, RotationPolicy
 from audit_async._durable import disk
-from audit_async._writer import write_loop as writer
+from audit_async._writer import commits
 from audit_async.config import FlushMode
 from tests.logs import ConfigFor, Counted, log_directory
 from tests.trails import check_trail, read_events
@@ -60,8 +60,8 @@ class FaultyDisk:
         self._durable_bytes: dict[tuple[int, int], int] = {}
         for call in CALLS:
             monkeypatch.setattr(disk, call, self._wrapped(call, getattr(disk, call)))
-        monkeypatch.setattr(writer, "_FIRST_RETRY_S", 0.001)
-        monkeypatch.setattr(writer, "_LAST_RETRY_S", 0.002)
+        monkeypatch.setattr(commits, "_FIRST_RETRY_S", 0.001)
+        monkeypatch.setattr(commits, "_LAST_RETRY_S", 0.002)
 
     def _wrapped(self, call: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:

@@ -18,7 +18,7 @@ import pytest
 from anyio import run_process
 
 from audit_async import AuditConfig, AuditLogger, BufferFull, HealthStatus, Local, Receipt, RotationPolicy, WriteFailed
-from audit_async._writer import write_loop as writer
+from audit_async._writer import commits
 from tests.logs import Counted, log_directory
 from tests.store.failing_disk import FailingDisk, mounted
 from tests.trails import check_trail, read_events
@@ -62,8 +62,8 @@ def failing_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingDi
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again soon: the waits are another test's subject."""
-    monkeypatch.setattr(writer, "_FIRST_RETRY_S", 0.002)
-    monkeypatch.setattr(writer, "_LAST_RETRY_S", 0.02)
+    monkeypatch.setattr(commits, "_FIRST_RETRY_S", 0.002)
+    monkeypatch.setattr(commits, "_LAST_RETRY_S", 0.02)
 
 
 def config_on(path: Path, **settings: object) -> AuditConfig:

@@ -62,7 +62,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Stamp the records of this test by a clock that the test sets."""
     clock = Clock()
-    monkeypatch.setattr("audit_async._writer.intake.time_ns", clock.time_ns)
+    for module in ("audit_async.logger", "audit_async._writer.buffer", "audit_async._writer.intake"):
+        monkeypatch.setattr(f"{module}.time_ns", clock.time_ns)
     return clock
 
 

@@ -219,7 +219,7 @@ async def test_a_log_that_has_failed_stays_failed(
 
     monkeypatch.setattr(LogStore, "commit", hanging)
     monkeypatch.setattr(LogStore, "free_bytes", looking)
-    monkeypatch.setattr("audit_async._writer.write_loop._SPACE_INTERVAL_S", 0.0)
+    monkeypatch.setattr("audit_async._writer.commits._SPACE_INTERVAL_S", 0.0)
     receipt = audit.emit(failure())
     with pytest.raises(WriteFailed):
         await audit.aclose()
@@ -244,11 +244,11 @@ async def test_tries_come_ever_more_seldom(config_for: ConfigFor, break_commits:
             tried = audit.stats().write_errors
             break_commits(no_space())
             for tries in range(1, 9):
-                pauses.append(writer._retry_s)
+                pauses.append(writer._commits._retry_s)
                 with anyio.fail_after(10):
                     while audit.stats().write_errors < tried + tries:
                         await anyio.lowlevel.checkpoint()
-                writer.hurry()  # instead of waiting for the pause
+                writer.retry_now()  # instead of waiting for the pause
             assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
             break_commits(None)
             with anyio.fail_after(10):
@@ -261,7 +261,7 @@ async def test_space_that_runs_low_is_reported_before_it_is_gone(
     """With less than `low_disk_bytes` left the log works, and says so in `health()` and one warning, until it ends."""
     left = [1 << 40]
     monkeypatch.setattr(LogStore, "free_bytes", lambda _: left[0])
-    monkeypatch.setattr("audit_async._writer.write_loop._SPACE_INTERVAL_S", 0.0)
+    monkeypatch.setattr("audit_async._writer.commits._SPACE_INTERVAL_S", 0.0)
     async with AuditLogger(config_for()) as audit:
         await audit.emit_durable(failure())
         assert audit.health().status is HealthStatus.OK

@@ -1,0 +1,150 @@
+"""The encoder: an event in, the harmless bytes that its record will hold out.
+
+Nothing here knows of a log that is open, of order or of bounds: what an event becomes depends on its class, on the
+configuration and on what is bound for its task, so an encoder may be called from any thread.
+
+Most events take the plain path, which is in `AuditLogger.emit`, since it must cost no call: encoded once, and checked
+by four searches in the encoded bytes. What fails that check, or may hold a secret, comes here.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Final
+
+from audit_async._redact.free_form import free_form_members
+from audit_async._redact.redactor import Redactor
+from audit_async._sanitize.context_member import context_member
+from audit_async._sanitize.slow_path import OnUnsafe, holds_plain_values, make_harmless
+from audit_async.config import AuditConfig
+from audit_async.context import Bound, bound_here
+from audit_async.errors import InvalidEvent
+from audit_async.events.base import AuditEvent, encode
+from audit_async.events.lifecycle import AuditLogAccessed
+from audit_async.events.registry import describe
+
+#: What is known of an event's class, learned at its first event: bits of its kind.
+CRITICAL: Final = 1
+_FREE_FORM: Final = 2  # it has room for a float, or for anything
+_SEARCHED: Final = 4  # it has members in which secrets are searched for
+#: An event of such a kind is looked into, however harmless its bytes are.
+LOOKED_INTO: Final = _FREE_FORM | _SEARCHED
+
+#: Bytes that encoded JSON may not hold on the plain path: an escape, and DEL.
+BACKSLASH: Final = 0x5C
+DEL: Final = 0x7F
+
+#: An event of more bytes takes the slow path, however long a text may be: there it is copied to its size.
+_LARGEST_PLAIN: Final = 2048
+
+#: The most that the context takes of a record, in bytes; and at most a quarter of `max_event_bytes`.
+_MAX_CONTEXT_BYTES: Final = 4096
+
+# Each encoder's own key for the text that it makes of a binding.
+_next_context_key: Final = count().__next__
+
+
+class Encoder:
+    """Makes events into the bytes that are recorded. Any thread may call it; threads may race to learn a class."""
+
+    def __init__(self, config: AuditConfig) -> None:
+        self.kinds: Final[dict[type, int]] = {}  #: by class, as far as it was learned
+        self._config: Final = config
+        self._redactor: Final = Redactor(config.redaction)
+        self._free_form_members: Final[dict[type, tuple[str, ...]]] = {}
+        self._context_key: Final = _next_context_key()
+        self._max_context_bytes: Final = min(_MAX_CONTEXT_BYTES, config.max_event_bytes // 4)
+        #: The largest event that may take the plain path. An event and its context together are never larger than the
+        #: largest event: the slow path sees to it, and an event that may not leave room takes that.
+        self.plain_bytes: Final = min(
+            config.max_field_chars, _LARGEST_PLAIN, config.max_event_bytes - self._max_context_bytes
+        )
+
+    def encode(self, event: AuditEvent) -> tuple[int, bytes]:
+        """Return the kind of an event, and its harmless bytes with the context that is bound here.
+
+        What `AuditLogger.emit` does itself on the plain path, for callers that are in no such hurry. Raises
+        `InvalidEvent`.
+        """
+        kind = self.kinds.get(event.__class__, -1)
+        if kind < 0:
+            kind = self.learn(event)
+        try:
+            encoded = encode(event)
+        except Exception:  # noqa: BLE001 - whatever the event's own objects raise; the slow path names the field
+            encoded = self.look_into(event, kind, None)
+        else:
+            encoded = self.look_into(event, kind, encoded)
+        bound = bound_here()
+        return kind, encoded if bound is None else encoded + self.context_text(bound)
+
+    def learn(self, event: AuditEvent) -> int:
+        """Check an event's class, once, and return what matters of it; raises `InvalidEvent`."""
+        described = describe(event.__class__)
+        if described.internal:
+            raise InvalidEvent(
+                described.tag, "", "audit.* events are about the log itself, and only the log emits them"
+            )
+        kind = (CRITICAL if described.critical else 0) | (_FREE_FORM if described.free_form else 0)
+        members = free_form_members(event.__class__) if self._config.redaction.enabled else ()
+        if members:
+            kind |= _SEARCHED
+            self._free_form_members[event.__class__] = members
+        self.kinds[event.__class__] = kind
+        return kind
+
+    def look_into(self, event: AuditEvent, kind: int, encoded: bytes | None) -> bytes:
+        """Return the harmless bytes of an event, without the secrets in its free-form members.
+
+        `encoded` is what it encodes to, None if that raised.
+        """
+        if kind & _SEARCHED:
+            clean = self._redactor.redact_members(event, self._free_form_members[event.__class__])
+            if clean is not event:
+                event = clean
+                try:
+                    encoded = encode(event)
+                except Exception:  # noqa: BLE001 - as in `encode`
+                    encoded = None
+        if encoded is None or (kind & _FREE_FORM and not holds_plain_values(event)):
+            return self.harmless(event, None)
+        if len(encoded) > self.plain_bytes or not encoded.isascii() or BACKSLASH in encoded or DEL in encoded:
+            return self.harmless(event, encoded)
+        return encoded
+
+    def harmless(self, event: AuditEvent, encoded: bytes | None) -> bytes:
+        """Return the bytes of an event, made harmless and cut to fit; raises `InvalidEvent` if it may not be."""
+        config, bound = self._config, bound_here()
+        room = config.max_event_bytes if bound is None else config.max_event_bytes - len(self.context_text(bound))
+        return self._fitted(event, encoded, config.on_unsafe, room)
+
+    def encode_internal(self, event: AuditEvent) -> bytes:
+        """Return the bytes of one of the library's own events: no task's, and never refused."""
+        if isinstance(event, AuditLogAccessed):  # what somebody asked for, unlike all else that is about the log itself
+            event = self._redactor.redact_members(event, ("query",))
+        return self._fitted(event, None, "escape", self._config.max_event_bytes)
+
+    def context_text(self, bound: Bound) -> bytes:
+        """Return the record's member `context` for what is bound; made at the first event, and kept in the binding."""
+        text = bound.texts.get(self._context_key)
+        if text is None:
+            text = bound.texts[self._context_key] = context_member(
+                bound.values,
+                redactor=self._redactor,
+                on_unsafe=self._config.on_unsafe,
+                max_field_chars=self._config.max_field_chars,
+                max_bytes=self._max_context_bytes,
+            )
+        return text
+
+    def _fitted(self, event: AuditEvent, encoded: bytes | None, on_unsafe: OnUnsafe, max_event_bytes: int) -> bytes:
+        harmless = make_harmless(
+            event,
+            encoded,
+            on_unsafe=on_unsafe,
+            max_field_chars=self._config.max_field_chars,
+            max_event_bytes=max_event_bytes,
+        )
+        # A copy, since msgspec returns its whole output buffer, of which a third may be unused: a buffer of 4 MiB
+        # that was full of large events held 5.3 (tests/writer/test_real_faults.py).
+        return memoryview(harmless).tobytes()

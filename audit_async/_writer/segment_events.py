@@ -1,0 +1,35 @@
+"""What the chain says of segments besides their records: that one was sealed, and that one is damaged or lost.
+
+Which seals and which damage are to be recorded the store decides; here it is put into words.
+"""
+
+from __future__ import annotations
+
+from audit_async._store.log_store import Committed
+from audit_async.events.base import AuditEvent
+from audit_async.events.lifecycle import AuditSegmentDamaged, AuditSegmentSealed
+
+
+def events_of(committed: Committed) -> list[AuditEvent]:
+    """Return what the chain has to say of what the store did besides writing."""
+    events: list[AuditEvent] = [
+        AuditSegmentSealed(
+            segment=sealed.segment,
+            first_seq=sealed.first_seq,
+            last_seq=sealed.last_seq,
+            records=sealed.records,
+            bytes=sealed.bytes,
+            sha256=sealed.sha256,
+        )
+        for sealed in committed.sealed
+    ]
+    events.extend(
+        AuditSegmentDamaged(
+            segment=damaged.segment,
+            reason=damaged.reason,
+            expected_bytes=damaged.expected_bytes,
+            actual_bytes=damaged.actual_bytes,
+        )
+        for damaged in committed.damaged
+    )
+    return events
