@@ -131,7 +131,10 @@ class Writer:
                     try:
                         message = self._mailbox.receive_nowait()
                         if isinstance(message, Done):
-                            self._end_commit(message)
+                            if message.result is not None:
+                                self._acknowledge(message.result)
+                            else:
+                                self._retry_later(message.error)
                         elif isinstance(message, list):
                             self._framing.add(message)
                         elif message is _Notice.NO_MORE_CHUNKS:
@@ -207,20 +210,17 @@ class Writer:
 
     def _commit_ended(self, ended: CommitEnded) -> None:
         """Pass on to the task how a commit ended; if that has failed, whoever waits is told all the same."""
-        if self._is_running:
+        if self.phase is Phase.RUNNING or self.phase is Phase.DRAINING:
             self._send(ended)
         elif ended.result is not None:
             self._acknowledge(ended.result)
 
-    def _end_commit(self, ended: CommitEnded) -> None:
-        """Acknowledge what a commit made durable, or have it tried again."""
-        if ended.result is not None:
-            self._acknowledge(ended.result)
-        elif isinstance(ended.error, OSError):
-            self._commits.refused()
-            self._health.refused(ended.error)
-        else:
-            raise ended.error or RuntimeError("a commit ended with neither a result nor an error")
+    def _retry_later(self, error: BaseException | None) -> None:
+        """Have a commit made again that the disk has refused; raises any other error."""
+        if not isinstance(error, OSError):
+            raise error or RuntimeError("a commit ended with neither a result nor an error")
+        self._commits.refused()
+        self._health.refused(error)
 
     # Acknowledging.
 
