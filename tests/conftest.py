@@ -16,6 +16,13 @@ from audit_async import AuditConfig, Local
 from tests.logs import ConfigFor
 from tests.processes import MARK, left_over
 
+# A test that a busy machine makes slow has not failed. Hypothesis is not there in the environment of `make interop`.
+with contextlib.suppress(ImportError):
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
+
 #: Real-world input, with its licences.
 DATA = Path(__file__).parent / "data"
 
