@@ -16,12 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
-from pathlib import Path
+from importlib import resources
 from typing import IO, Any, BinaryIO, Final
 
 import msgspec
 
-from audit_async import standalone
 from audit_async._chain import Head
 from audit_async._chain.record_format import HASH_AT, PREV_AT
 from audit_async._export.export_file import ExportFailed
@@ -100,9 +99,14 @@ def _write(file: BinaryIO, pieces: Sequence[_Piece], query: AuditQuery, now: dat
         contents = _contents(pieces, folders, query, now)
         bundle.add("bundle.json", msgspec.json.format(msgspec.json.encode(contents), indent=2) + b"\n")
         bundle.add("README.txt", _readme(contents).encode())
-        bundle.add("verify_trail.py", Path(standalone.__file__).read_bytes())
+        bundle.add("verify_trail.py", _verifier())
         checksums = "".join(f"{digest}  {name}\n" for name, digest in sorted(bundle.digests.items()))
         bundle.add(_CHECKSUMS, checksums.encode())
+
+
+def _verifier() -> bytes:
+    """Return the source of the verifier, also if the package is in a zip file."""
+    return resources.files("audit_async").joinpath("standalone.py").read_bytes()
 
 
 def _folders(logs: Sequence[Log]) -> dict[Log, str]:
