@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 
 from audit_async._layout.names import SegmentName
 from audit_async._query.matching import Filter
+from audit_async._query.open_files import OpenFiles
 from audit_async._query.segment_scan import (
     Damage,
     Found,
@@ -44,6 +45,7 @@ class Follower:
         self._damage = damage
         self._durable = durable
         self._tails: dict[str, _Tail] = {}
+        self._files = OpenFiles(1)
 
     def begin(self, logs: list[Log], *, from_now: bool, reached: Mapping[str, int]) -> None:
         """Follow these logs, each from after what was `reached` of it; others `from_now`, or from their beginning."""
@@ -51,13 +53,13 @@ class Follower:
             after = reached.get(log.name)
             if after is None:
                 after = _last_seq(log, self._durable(log), self._damage) if from_now else -1
-            self._tails[log.name] = _Tail(log, after)
+            self._tails[log.name] = _Tail(log, after, self._files)
 
     def add(self, logs: list[Log]) -> None:
         """Follow those of the logs, too, that are new since then; from their beginning."""
         for log in logs:
             if log.name not in self._tails:
-                self._tails[log.name] = _Tail(log, -1)
+                self._tails[log.name] = _Tail(log, -1, self._files)
 
     @property
     def next_seqs(self) -> dict[str, int]:
@@ -88,8 +90,9 @@ class _Tail:
     That segment's file stays open, so it is read to its end also when it is archived meanwhile.
     """
 
-    def __init__(self, log: Log, after: int) -> None:
+    def __init__(self, log: Log, after: int, files: OpenFiles) -> None:
         self.log = log
+        self._files = files
         self._after = after  # the last seq that was read
         self._part: Part | None = None
         self._file: BinaryIO | None = None
@@ -108,7 +111,10 @@ class _Tail:
 
     def has_news(self) -> bool:
         """Return whether there may be lines that were not read yet; False only if there are none."""
-        return self._file is None or size_of(self._file) != self._offset or self._next_segment() != _NO_END
+        try:
+            return self._file is None or size_of(self._file) != self._offset or self._next_segment() != _NO_END
+        except OSError:
+            return True  # it can't be opened again: reading it says why
 
     def read(self, wanted: Filter, damage: Damage, durable: int | None) -> Generator[Found | None, None, None]:
         """Yield the wanted records of all whole lines that were not read yet, up to `durable` if that is known."""
@@ -119,14 +125,20 @@ class _Tail:
                 if part is None:
                     return
                 if part.segment.sealed is not None:
-                    yield from scan(part, wanted, Range(self._after, before), damage)
+                    yield from scan(part, wanted, Range(self._after, before), damage, files=self._files)
                     self._after = min(part.segment.sealed.last_seq, before - 1)
                     continue
                 if not self._open(part, damage):
                     return  # sealed and archived since it was listed: the next poll finds it there
             # Looked for before the rest is read: when the next segment is there, this one is complete.
             next_seq = self._next_segment()
-            yield from self._read_file(wanted, damage, min(before, next_seq))
+            try:
+                yield from self._read_file(wanted, damage, min(before, next_seq))
+            except FileNotFoundError:
+                # Closed between two polls, since there are very many logs, and deleted by retention before it was
+                # opened again; the next part is read, or this one is reported as missing.
+                self.close()
+                continue
             if next_seq >= before:
                 return
             self._after = max(self._after, next_seq - 1)
@@ -164,7 +176,7 @@ class _Tail:
         return None
 
     def _open(self, part: Part, damage: Damage) -> bool:
-        file = open_part(part, damage)
+        file = open_part(part, damage, self._files)
         if file is None:
             return False
         if not file.seekable():

@@ -11,17 +11,18 @@ seems to lie outside are searched as bytes for the time that is wanted, at some 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, Final
 
 from audit_async._chain import BadRecord
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.index_file import IndexWrong
 from audit_async._query.matching import Filter
+from audit_async._query.open_files import OpenFiles, open_file_limit
 from audit_async._query.segment_scan import Damage, Found, check, open_part, scan, unpacked
 from audit_async._query.term_index import LogIndex, candidates
 from audit_async._query.time_merge import Stream, merge
-from audit_async._trail.log_files import CHUNK_BYTES, DAMAGED_ARCHIVE, LONGEST_LINE, Log, unreadable
+from audit_async._trail.log_files import CHUNK_BYTES, DAMAGED_ARCHIVE, LONGEST_LINE, Log, SegmentDeleted, unreadable
 from audit_async._trail.segment_parts import Part, Range, parts_of
 
 #: After so many lines read one by one, the caller may stop.
@@ -44,10 +45,20 @@ class Search:
         self._newest_first = query.newest_first
         self._ranges = [_still_wanted(log, query, reached) for log in logs]
         wanted = Filter(query)
+        # A merge reads from all logs at once; fewer logs than files may be open need no watching of their files.
+        self._files = OpenFiles(len(logs)) if len(logs) > open_file_limit() else None
         self._streams = [
             Stream(
                 log.name,
-                _search_log(log, wanted, seqs, damage, newest_first=query.newest_first, use_index=use_index),
+                _search_log(
+                    log,
+                    wanted,
+                    seqs,
+                    damage,
+                    newest_first=query.newest_first,
+                    use_index=use_index,
+                    files=self._files,
+                ),
             )
             for log, seqs in zip(logs, self._ranges, strict=True)
         ]
@@ -56,8 +67,12 @@ class Search:
         return self.run()
 
     def run(self) -> Generator[Found | None, None, None]:
-        """Give what is found, merged by time; closing it lets go of all files. Once."""
-        return merge(self._streams, newest_first=self._newest_first)
+        """Yield what is found, merged by time; closing it closes all files. Once."""
+        try:
+            yield from merge(self._streams, newest_first=self._newest_first)
+        finally:
+            if self._files is not None:
+                self._files.close()
 
     @property
     def reached(self) -> dict[str, int]:
@@ -88,9 +103,16 @@ def _still_wanted(log: Log, query: AuditQuery, reached: Mapping[str, int] | None
 
 
 def _search_log(
-    log: Log, wanted: Filter, seqs: Range, damage: Damage, *, newest_first: bool, use_index: bool
+    log: Log,
+    wanted: Filter,
+    seqs: Range,
+    damage: Damage,
+    *,
+    newest_first: bool,
+    use_index: bool,
+    files: OpenFiles | None,
 ) -> Generator[Found | None, None, None]:
-    """Give what is wanted of one log, in the order of its chain or against it."""
+    """Yield what is wanted of one log, in the order of its chain or against it."""
     parts = parts_of(log)
     index = None
     if use_index and (wanted.terms or wanted.asks_for_types or wanted.asks_for_times):
@@ -103,14 +125,16 @@ def _search_log(
             try:
                 offsets = yield from _look_up(index, part, wanted)
                 if offsets is not None:
-                    for found in _read_hits(part, offsets, wanted, seqs, damage, newest_first=newest_first):
+                    for found in _read_hits(
+                        part, offsets, wanted, seqs, damage, newest_first=newest_first, files=files
+                    ):
                         yield found
                         if found is not None:
                             left = _beyond(left, found.seq, newest_first=newest_first)
                     continue
             except IndexWrong:
                 index.drop(part)
-        yield from scan(part, wanted, left, damage, newest_first=newest_first)
+        yield from scan(part, wanted, left, damage, newest_first=newest_first, files=files)
 
 
 def _beyond(seqs: Range, seq: int, *, newest_first: bool) -> Range:
@@ -128,25 +152,26 @@ def _look_up(index: LogIndex, part: Part, wanted: Filter) -> Generator[None, Non
 
 
 def _read_hits(
-    part: Part, offsets: Sequence[int], wanted: Filter, seqs: Range, damage: Damage, *, newest_first: bool
+    part: Part,
+    offsets: Sequence[int],
+    wanted: Filter,
+    seqs: Range,
+    damage: Damage,
+    *,
+    newest_first: bool,
+    files: OpenFiles | None,
 ) -> Iterator[Found | None]:
     """Yield those records that are wanted of the lines at `offsets`; raises `IndexWrong` if no record is there."""
     if not offsets:
         return
-    file = open_part(part, damage)
+    file = open_part(part, damage, files)
     if file is None:
         return
     try:
         if newest_first and not file.seekable():
-            file = yield from unpacked(file)
-        at = 0
-        for number, offset in enumerate(reversed(offsets) if newest_first else offsets, 1):
-            if file.seekable():
-                file.seek(offset)
-            else:
-                _skip(file, offset - at)
-            line = file.readline(LONGEST_LINE)
-            at = offset + len(line)
+            file = yield from unpacked(file, files)
+        lines = _lines_at(file, reversed(offsets) if newest_first else offsets)
+        for number, (offset, line) in enumerate(lines, 1):
             try:
                 found = check(line, offset, part, wanted, seqs)
             except BadRecord as error:
@@ -157,10 +182,25 @@ def _read_hits(
                 yield None
     except DAMAGED_ARCHIVE as error:
         raise IndexWrong from error
+    except SegmentDeleted:
+        return  # by retention, between two lines of it
     except OSError as error:
         raise unreadable(part.segment.path, error) from error
     finally:
         file.close()
+
+
+def _lines_at(file: BinaryIO, offsets: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield each offset and the line there; of an archive the offsets must ascend."""
+    at = 0
+    for offset in offsets:
+        if file.seekable():
+            file.seek(offset)
+        else:
+            _skip(file, offset - at)
+        line = file.readline(LONGEST_LINE)
+        at = offset + len(line)
+        yield offset, line
 
 
 def _skip(file: BinaryIO, size: int) -> None:

@@ -13,6 +13,7 @@ from typing import BinaryIO, Final, NamedTuple
 
 from audit_async._chain import BadRecord, check_readable, check_record
 from audit_async._query.matching import Filter
+from audit_async._query.open_files import OpenFiles
 from audit_async._trail.line_search import bisect_lines, line_from, size_of
 from audit_async._trail.log_files import (
     CHUNK_BYTES,
@@ -80,10 +81,11 @@ def _line_number(part: Part, offset: int) -> int | None:
     return None
 
 
-def open_part(part: Part, damage: Damage) -> BinaryIO | None:
-    """Open a segment; None if retention deleted it meanwhile, or if it is missing and that is passed over."""
+def open_part(part: Part, damage: Damage, files: OpenFiles | None = None) -> BinaryIO | None:
+    """Open a segment, as one of `files`; None if it was deleted meanwhile, or is missing and that is passed over."""
     try:
-        return open_segment(part.segment)
+        file = open_segment(part.segment)
+        return file if files is None else files.keep(file, lambda: open_segment(part.segment))
     except SegmentDeleted:
         return None
     except FileNotFoundError:
@@ -96,23 +98,34 @@ def open_part(part: Part, damage: Damage) -> BinaryIO | None:
 
 
 def scan(
-    part: Part, wanted: Filter, seqs: Range, damage: Damage, *, newest_first: bool = False
+    part: Part,
+    wanted: Filter,
+    seqs: Range,
+    damage: Damage,
+    *,
+    newest_first: bool = False,
+    files: OpenFiles | None = None,
 ) -> Iterator[Found | None]:
     """Yield the records of a segment that are wanted, in the order of the chain or against it.
 
-    None comes after each chunk, whether something was found or not, so that the caller can stop there.
+    None comes after each chunk, whether something was found or not, so that the caller can stop there. With `files` the
+    segment is closed and opened again as they need it.
     """
-    file = open_part(part, damage)
+    file = open_part(part, damage, files)
     if file is None:
         return
+    chunk_bytes = files.chunk_bytes if files is not None else CHUNK_BYTES
+    chunks = _backwards if newest_first else _forwards
     try:
         if newest_first and not file.seekable():
-            file = yield from unpacked(file)
-        for chunk in _backwards(file, part, seqs, damage) if newest_first else _forwards(file, part, seqs, damage):
+            file = yield from unpacked(file, files)
+        for chunk in chunks(file, part, seqs, damage, chunk_bytes):
             yield from wanted_in(chunk, part, wanted, seqs, damage, newest_first=newest_first)
             yield None
     except DAMAGED_ARCHIVE:
         damage.found(part, None, "the archive can't be decompressed")
+    except SegmentDeleted:
+        return  # by retention, between two pieces of it
     except OSError as error:
         raise unreadable(part.segment.path, error) from error
     finally:
@@ -160,7 +173,7 @@ def last_seq_of(part: Part, damage: Damage) -> int | None:
     if file is None:
         return None
     with file:
-        for chunk in _backwards(file, part, Range(), damage):
+        for chunk in _backwards(file, part, Range(), damage, CHUNK_BYTES):
             for line in reversed(chunk.data.splitlines()):
                 if (seq := seq_of(line)) is not None:
                     return seq
@@ -194,7 +207,7 @@ def _candidates(data: bytes, wanted: Filter) -> Iterator[tuple[int, int]]:
 # -- chunks of lines ----------------------------------------------------------------------------------------------
 
 
-def _forwards(file: BinaryIO, part: Part, seqs: Range, damage: Damage) -> Iterator[Lines]:
+def _forwards(file: BinaryIO, part: Part, seqs: Range, damage: Damage, chunk_bytes: int) -> Iterator[Lines]:
     """Yield the lines of a segment that are the chain's, from about the first that is wanted."""
     end = part.sealed_bytes
     begin = 0
@@ -208,7 +221,7 @@ def _forwards(file: BinaryIO, part: Part, seqs: Range, damage: Damage) -> Iterat
         file.seek(begin)
     at = begin
     last = b'{"seq":%d,' % (part.until_seq - 1) if part.until_seq is not None else b""
-    for chunk in read_lines(file, offset=begin):
+    for chunk in read_lines(file, offset=begin, chunk_bytes=chunk_bytes):
         data = chunk.data if end is None else chunk.data[: end - chunk.offset]
         at = chunk.offset + len(data)
         is_end = end is not None and at >= end
@@ -224,7 +237,7 @@ def _forwards(file: BinaryIO, part: Part, seqs: Range, damage: Damage) -> Iterat
         damage.found(part, None, f"the archive has {at} bytes, {end} were sealed")
 
 
-def _backwards(file: BinaryIO, part: Part, seqs: Range, damage: Damage) -> Iterator[Lines]:
+def _backwards(file: BinaryIO, part: Part, seqs: Range, damage: Damage, chunk_bytes: int) -> Iterator[Lines]:
     """Yield the same from the end to the beginning; within a chunk the lines are in the order of the chain."""
     size = size_of(file)
     end = size
@@ -239,7 +252,7 @@ def _backwards(file: BinaryIO, part: Part, seqs: Range, damage: Damage) -> Itera
     torn = part.until_seq is None
     carried = b""
     while end > 0:
-        begin = max(0, end - CHUNK_BYTES)
+        begin = max(0, end - chunk_bytes)
         file.seek(begin)
         block = file.read(end - begin)
         if len(block) < end - begin:
@@ -256,8 +269,13 @@ def _backwards(file: BinaryIO, part: Part, seqs: Range, damage: Damage) -> Itera
         carried = block[:first]
 
 
-def unpacked(file: BinaryIO) -> Generator[None, None, BinaryIO]:
-    """Copy an archive's content to a nameless temporary file, which can be read backwards; closes the archive."""
+def unpacked(file: BinaryIO, files: OpenFiles | None = None) -> Generator[None, None, BinaryIO]:
+    """Copy an archive's content to a temporary file, which can be read backwards; closes the archive.
+
+    Without `files` it has no name, so nothing is left of it, however the process ends.
+    """
+    if files is not None:
+        return (yield from files.unpacked(file))
     with file:
         copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
         try:

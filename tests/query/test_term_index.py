@@ -24,7 +24,6 @@ from audit_async import LogCorrupted
 from audit_async._query import index_file, search
 from audit_async._query import segment_scan as scan
 from audit_async._query import term_index as index
-from audit_async._query.segment_scan import Damage
 from audit_async._query.term_index import IndexedSegment
 from audit_async._trail.segment_parts import Part
 from audit_async.reader import AuditQuery, AuditReader
@@ -130,9 +129,9 @@ def test_a_time_range_opens_only_the_segments_that_lie_in_it(
     opened = []
     plain_open = scan.open_part
 
-    def note(part: Part, damage: Damage) -> Any:
+    def note(part: Part, *arguments: Any) -> Any:
         opened.append(part.segment.first_seq)
-        return plain_open(part, damage)
+        return plain_open(part, *arguments)
 
     for module in (scan, search, index):
         monkeypatch.setattr(module, "open_part", note)
