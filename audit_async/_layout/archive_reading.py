@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from audit_async._layout.manifest import SealedSegment
 from audit_async._layout.names import ARCHIVE, COMPRESSED
@@ -15,6 +15,9 @@ if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
+
+#: What reading a damaged archive raises besides `OSError`.
+DAMAGED_ARCHIVE: Final = (zstd.ZstdError, EOFError)
 
 
 def open_segment_for_reading(directory: Path, segment: SealedSegment) -> BinaryIO:

@@ -14,12 +14,13 @@ from audit_async._layout.regular_files import read_bounded
 from audit_async.errors import LogCorrupted
 
 
-class Hold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Hold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A legal hold: while it is in force nothing is archived or deleted."""
 
     reason: str
     set_by: str
     since: str  #: RFC 3339, UTC
+    id: str = ""  #: 16 hex digits; only a record that names it lifts the hold. Empty if an older release set it
 
 
 def read_hold(directory: Path) -> Hold | None:

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from audit_async._chain import BadRecord, CheckedRecord, Head, check_record
+from audit_async._layout.chain_holds import ChainHolds, own_event
 from audit_async._layout.crash_traces import LONGEST_LINE
 from audit_async._layout.manifest import SealedSegment
 from audit_async._layout.names import SegmentName
@@ -15,10 +16,7 @@ from audit_async._layout.names import SegmentName
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-# The library's own record of a seal. In JSON no quote of a text is left unescaped, and before the first `,"event":` of
-# a line there are only members that the store checks, so nobody can write this by way of a text.
-_SEALING_EVENT: Final = re.compile(rb'\{"event_type":"audit\.segment_sealed","segment":"([0-9-]+\.audit)"')
-_EVENT_MEMBER: Final = b',"event":'
+_SEALED: Final = re.compile(rb'\{"event_type":"audit\.segment_sealed","segment":"([0-9-]+\.audit)"')
 
 
 class CheckedSegment(NamedTuple):
@@ -33,6 +31,7 @@ class CheckedSegment(NamedTuple):
     size: int  #: of the file
     digest: _Hash  #: over the records that hold
     sealings: frozenset[str]  #: segments whose `audit.segment_sealed` is among the records
+    holds: ChainHolds  #: what the records say of legal holds
     stopped: str | None  #: why the line after them is not the record that is due; None at the end of what was asked
 
     @property
@@ -65,6 +64,7 @@ def check_segment(file: BinaryIO, name: SegmentName, before: Head, until_seq: in
     records = size = 0
     digest = hashlib.sha256()
     sealings: set[str] = set()
+    holds = ChainHolds()
     stopped: str | None = None
     while until_seq is None or head.seq + 1 < until_seq:
         line = file.readline(LONGEST_LINE)
@@ -82,15 +82,28 @@ def check_segment(file: BinaryIO, name: SegmentName, before: Head, until_seq: in
         records += 1
         size += len(line)
         digest.update(line)
-        if (sealing_of := segment_sealed_by(line)) is not None:
-            sealings.add(sealing_of)
-    size_of_file = os.fstat(file.fileno()).st_size
-    return CheckedSegment(name, before, first, last, records, size, size_of_file, digest, frozenset(sealings), stopped)
+        if own_event(line) is not None:
+            holds.read(line)
+            if (sealing_of := segment_sealed_by(line)) is not None:
+                sealings.add(sealing_of)
+    return CheckedSegment(
+        name,
+        before,
+        first,
+        last,
+        records,
+        size,
+        os.fstat(file.fileno()).st_size,
+        digest,
+        frozenset(sealings),
+        holds,
+        stopped,
+    )
 
 
 def segment_sealed_by(line: bytes) -> str | None:
     """Return the segment of which this record is the `audit.segment_sealed`; None for any other record."""
-    if b'"audit.segment_sealed"' not in line:
+    if own_event(line) != b"segment_sealed":
         return None
-    match = _SEALING_EVENT.match(line, line.index(_EVENT_MEMBER) + len(_EVENT_MEMBER))
+    match = _SEALED.search(line)
     return match[1].decode() if match else None

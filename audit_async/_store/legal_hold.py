@@ -1,8 +1,9 @@
-"""Legal holds on disk: while one is in force nothing of the log is archived or deleted."""
+"""Legal holds of a log that is written: while one is in force nothing of the log is archived or deleted."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,72 +12,131 @@ from typing import Final
 import msgspec
 
 from audit_async._durable import disk
+from audit_async._layout.chain_holds import ChainHolds
 from audit_async._layout.hold_file import Hold, read_hold
 from audit_async._layout.names import HOLD_FILE, UNFINISHED
 from audit_async._store.log_directory import LogDirectory
+from audit_async._store.set_aside import set_file_aside
 from audit_async.errors import LogCorrupted, RetentionRefused
 
+#: Who sets the hold that an unreadable file stands for.
+_LIBRARY: Final = "audit-async"
 
-class LegalHold:
-    """The hold of an open log. Owned by the disk thread.
 
-    The hold as it was last seen is remembered: it goes with a directory that somebody removes, and is not lifted by
-    that.
+class LegalHolds:
+    """The legal holds of an open log. Owned by the disk thread.
+
+    A hold is in force if `hold.json` or the chain says so, and only `lift` ends it, after the chain has recorded that.
+    So neither a removed file, nor one that was replaced or made unreadable, nor a removed directory lifts a hold. The
+    file states one hold; several are in force if one was placed without the lock while another was.
     """
 
-    def __init__(self, directory: LogDirectory) -> None:
+    def __init__(self, directory: LogDirectory, chain: ChainHolds) -> None:
+        """Begin with what the chain says; `check` compares the file with it."""
         self._directory: Final = directory
-        self._last_seen: Hold | None = None
-        with suppress(LogCorrupted, OSError):
-            self._last_seen = read_hold(directory.path)
+        self._chain: Final = chain  # kept up to date: what is lifted here, the chain has recorded
+        self._recorded: Final = set(
+            chain.in_force
+        )  # ids that the chain has, or of which the caller was handed the hold
 
-    def in_force(self) -> Hold | None:
-        """Return the hold that is in force, None if there is none; reads the file, which others may have placed.
+    def in_force(self) -> tuple[Hold, ...]:
+        """Return all holds in force, the oldest first; reads the file, which others may have placed.
 
-        Raises `LogCorrupted` for a file that can't be understood, `OSError`: neither is permission to delete.
+        Raises `LogCorrupted` for a file that can't be understood, and `OSError`, unless the chain has a hold: neither
+        is permission to delete.
         """
-        self._last_seen = read_hold(self._directory.path)
-        return self._last_seen
+        held = self._chain.in_force
+        try:
+            hold = read_hold(self._directory.path)
+        except (LogCorrupted, OSError):
+            if not held:
+                raise
+        else:
+            if hold is not None and not self._chain.has_lifted(hold):
+                held.setdefault(hold.id, hold)
+        return tuple(sorted(held.values(), key=lambda hold: hold.since))
 
-    def is_in_force(self) -> bool:
+    def is_any_in_force(self) -> bool:
         """Return whether a hold is in force, or nobody can tell."""
         try:
-            return self.in_force() is not None
+            return bool(self.in_force())
         except (LogCorrupted, OSError):
             return True
 
     def refuse(self, segment: str) -> None:
         """Raise `RetentionRefused` if a hold is in force, so that `segment` has to stay as it is."""
-        if (hold := self.in_force()) is not None:
+        if holds := self.in_force():
             raise RetentionRefused(
-                f"{segment} stays as it is: a legal hold is in force since {hold.since}; lift it first"
+                f"{segment} stays as it is: a legal hold is in force since {holds[0].since}; lift it first"
             )
+
+    def check(self, now: datetime) -> tuple[Hold, ...]:
+        """Make file and chain agree; return the holds that the chain does not have, for the caller to record.
+
+        - a hold that is only in the file is returned, once;
+        - a file that is missing, or states a hold that was lifted, is replaced by a hold of the chain, or removed;
+        - a file that can't be understood is a hold: if the chain has none, one is made that says so. The file is set
+          aside only once the chain has that hold, so no crash in between loses it.
+
+        Raises `OSError`; nothing is lifted then.
+        """
+        held = self._chain.in_force
+        try:
+            self.in_force()
+        except LogCorrupted as error:
+            hold = _new_hold(f"{HOLD_FILE} can't be understood, so it counts as a hold: {error.reason}", _LIBRARY, now)
+            held[hold.id] = hold
+        else:
+            self._replace_file()
+        unrecorded = tuple(hold for hold_id, hold in held.items() if hold_id not in self._recorded)
+        self._recorded.update(held)
+        return unrecorded
 
     def set(self, *, reason: str, set_by: str, now: datetime) -> Hold:
         """Put a hold in force, durably; one that is in force stays as it is, and is returned."""
-        hold = self.in_force()
-        if hold is None:
-            hold = _new_hold(reason, set_by, now)
-            self._directory.replace(HOLD_FILE, msgspec.json.encode(hold) + b"\n")
-        self._directory.sync()
-        self._last_seen = hold
+        holds = self.in_force()
+        hold = holds[0] if holds else _new_hold(reason, set_by, now)
+        self._chain.in_force[hold.id] = hold
+        self._chain.lifted.pop(hold.id, None)
+        self._recorded.add(hold.id)
+        self._replace_file()
         return hold
 
-    def lift(self) -> None:
-        """End the hold, durably; does nothing if there is none."""
-        with suppress(FileNotFoundError):
-            disk.unlink(HOLD_FILE, dir_fd=self._directory.fd)
-        self._directory.sync()
-        self._last_seen = None
+    def lift(self, holds: Iterable[Hold], now: datetime) -> None:
+        """End these holds, durably; the chain has recorded it, which is the caller's duty."""
+        for hold in holds:
+            self._chain.in_force.pop(hold.id, None)
+            self._chain.lifted[hold.id] = _as_text(now)
+            self._recorded.discard(hold.id)
+        self._replace_file()
 
     def restore(self) -> None:
-        """Put the hold back into a directory that was made again; durable with the directory's next sync."""
-        if self._last_seen is not None and HOLD_FILE not in self._directory.names():
-            self._directory.replace(HOLD_FILE, msgspec.json.encode(self._last_seen) + b"\n")
+        """Put the file back into a directory that was made again; durable with the directory's next sync."""
+        if self._chain.in_force and HOLD_FILE not in self._directory.names():
+            self._write(self.in_force()[0])
+
+    def _replace_file(self) -> None:
+        """Let the file state a hold that is in force, or be gone if none is; durably."""
+        directory = self._directory
+        try:
+            stated = read_hold(directory.path)
+        except LogCorrupted:
+            set_file_aside(directory, HOLD_FILE)
+            stated = None
+        if stated is not None and not self._chain.has_lifted(stated):
+            self._chain.in_force.setdefault(stated.id, stated)  # placed by somebody just now
+        elif self._chain.in_force:
+            self._write(self.in_force()[0])
+        elif stated is not None:
+            disk.unlink(HOLD_FILE, dir_fd=directory.fd)
+        directory.sync()
+
+    def _write(self, hold: Hold) -> None:
+        self._directory.replace(HOLD_FILE, msgspec.json.encode(hold) + b"\n")
 
 
 def is_on_hold(directory: Path) -> bool:
-    """Return whether the log in `directory` is on hold, or nobody can tell, which is as good as a hold."""
+    """Return whether `hold.json` states a hold, or nobody can tell, which is as good as a hold."""
     try:
         return read_hold(directory) is not None
     except (LogCorrupted, OSError):
@@ -86,7 +146,8 @@ def is_on_hold(directory: Path) -> bool:
 def place_hold(directory: Path, *, reason: str, set_by: str, now: datetime) -> Hold:
     """Put a hold in force for the log in `directory` without its lock, durably: a running writer respects it at once.
 
-    One that is in force stays as it is, and is returned. Nothing is recorded: that is the caller's duty. The file is
+    One that is in force stays as it is, and is returned. Nothing is recorded: the running writer does it at its
+    next run of retention, or else the next opening. The file is
     written under a name of this process's own, synced, renamed, and the directory synced, so a reader sees the whole
     hold or none. Two that come at the same instant both succeed, and one of them is in force.
     """
@@ -112,5 +173,8 @@ def place_hold(directory: Path, *, reason: str, set_by: str, now: datetime) -> H
 
 
 def _new_hold(reason: str, set_by: str, now: datetime) -> Hold:
-    since = now.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return Hold(reason=reason, set_by=set_by, since=since)
+    return Hold(id=os.urandom(8).hex(), reason=reason, set_by=set_by, since=_as_text(now))
+
+
+def _as_text(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -22,7 +22,7 @@ from audit_async._store.active_segment import Segment
 from audit_async._store.archiving import Archive
 from audit_async._store.backlog import Backlog
 from audit_async._store.damage import DamagedSegment, DamageRegister, damaged_at_opening
-from audit_async._store.legal_hold import LegalHold
+from audit_async._store.legal_hold import LegalHolds
 from audit_async._store.log_directory import LogDirectory
 from audit_async._store.manifest_file import Manifest
 from audit_async._store.repair import reopen, repair
@@ -54,6 +54,8 @@ class Opening(NamedTuple):
     recovered: tuple[TornTail, ...]  #: what was set aside, for `audit.log_recovered`
     sealed: tuple[SealedSegment, ...]  #: sealed segments of whose `audit.segment_sealed` the chain has no record
     damaged: tuple[DamagedSegment, ...]  #: damage that the session before this one could not record
+    holds: tuple[Hold, ...]  #: the legal holds that are in force and in the chain
+    unrecorded_holds: tuple[Hold, ...]  #: those that are in force and not in the chain, to be recorded
 
 
 class LogStore:
@@ -72,7 +74,7 @@ class LogStore:
         *,
         identity: Identity,
         manifest: Manifest,
-        hold: LegalHold,
+        holds: LegalHolds,
         rotation: RotationPolicy,
         queue: SealingQueue,
         active: Segment | None,
@@ -83,14 +85,14 @@ class LogStore:
         self._lock: Final = lock
         self._identity: Final = identity
         self._manifest: Final = manifest
-        self._hold: Final = hold
+        self._holds: Final = holds
         self._daily: Final = rotation.daily
         self._max_bytes: Final = rotation.max_bytes
         self._backlog: Final = Backlog(opening.head)
         self._queue: Final = queue
         self._damage: Final = DamageRegister()
         self._files: Final = FileWatch(
-            directory, lock, identity=identity, manifest=manifest, hold=hold, damage=self._damage
+            directory, lock, identity=identity, manifest=manifest, holds=holds, damage=self._damage
         )
         # None: the next record begins a segment.
         self._active: Segment | None = active
@@ -146,16 +148,21 @@ class LogStore:
             identity = directory.identify(may_create=not any(map(SegmentName.parse, directory.names())))
             found = survey(directory, identity.log_id)
             torn = repair(directory, found)
+            in_chain = tuple(found.holds.in_force.values())
+            holds = LegalHolds(directory, found.holds)
+            unrecorded_holds: tuple[Hold, ...] = ()
+            with suppress(OSError):  # a file that can't be read is a hold: retention asks again, and refuses
+                unrecorded_holds = holds.check(datetime.now(UTC))
             unrecorded = tuple(
                 entry for entry in found.manifest.segments if not entry.recorded and entry.segment not in found.recorded
             )
             return cls(
                 directory,
                 lock,
-                Opening(found.head, torn, unrecorded, damaged_at_opening(unrecorded)),
+                Opening(found.head, torn, unrecorded, damaged_at_opening(unrecorded), in_chain, unrecorded_holds),
                 identity=identity,
                 manifest=found.manifest,
-                hold=LegalHold(directory),
+                holds=holds,
                 rotation=rotation,
                 queue=SealingQueue((entry.segment for entry in unrecorded), found.recorded),
                 active=reopen(directory, found.unsealed[-1]) if found.unsealed else None,
@@ -368,35 +375,44 @@ class LogStore:
         """Return what is due at `now` (aware); nothing is done. Raises `LogCorrupted` for a hold nobody can read."""
         return plan_retention(self._manifest.segments, policy, now, self.hold)
 
+    def check_holds(self, now: datetime) -> tuple[Hold, ...]:
+        """Make `hold.json` and the chain agree; return the holds that the caller has to record: see `LegalHolds`."""
+        return self._holds.check(now)
+
     def finish_retention(self) -> None:
         """Remove files that a failed step has left of segments that are archived or deleted; not while on hold."""
         directory = self._log_directory
         left = removal.leftovers(directory, directory.names(), self._manifest.segments)
-        if left and not self._hold.is_in_force():
+        if left and not self._holds.is_any_in_force():
             removal.remove_leftovers(directory, left)
 
     def archive_segment(self, archive: Archive) -> None:
         """Let the copy that `compress_segment` made take a segment's place; see `archiving.archive_segment`."""
-        self._hold.refuse(archive.segment)
+        self._holds.refuse(archive.segment)
         archiving.archive_segment(self._log_directory, self._manifest, archive)
 
     def delete_segment(self, segment: str) -> None:
         """Delete a segment whose time is over; see `removal.delete_segment`."""
-        self._hold.refuse(segment)
+        self._holds.refuse(segment)
         removal.delete_segment(self._log_directory, self._manifest, segment)
 
     @property
     def hold(self) -> Hold | None:
-        """The legal hold that is in force, None if there is none."""
-        return self._hold.in_force()
+        """The legal hold that is in force, the oldest if there are several, None if there is none."""
+        return next(iter(self.holds), None)
+
+    @property
+    def holds(self) -> tuple[Hold, ...]:
+        """All legal holds that are in force, the oldest first."""
+        return self._holds.in_force()
 
     def set_hold(self, *, reason: str, set_by: str, now: datetime) -> Hold:
         """Put a legal hold in force, durably; one that is in force already stays, and is returned."""
-        return self._hold.set(reason=reason, set_by=set_by, now=now)
+        return self._holds.set(reason=reason, set_by=set_by, now=now)
 
-    def lift_hold(self) -> None:
-        """End the legal hold, durably."""
-        self._hold.lift()
+    def lift_holds(self, holds: Iterable[Hold], now: datetime) -> None:
+        """End these legal holds, durably; the chain has recorded it, durably, which is the caller's duty."""
+        self._holds.lift(holds, now)
 
     # -- what it says of itself, and its end ---------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ def repair(directory: LogDirectory, found: Survey) -> tuple[TornTail, ...]:
         sealing.write_checksum(directory, entry)
     for name in found.writable:
         sealing.make_read_only(directory, name)
-    if found.leftovers and not is_on_hold(directory.path):
+    if found.leftovers and not found.holds.in_force and not is_on_hold(directory.path):
         removal.remove_leftovers(directory, found.leftovers)
     finished = [segment.as_sealed() for segment in found.unsealed[:-1]]
     if finished:

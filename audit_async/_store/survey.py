@@ -28,12 +28,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import NamedTuple
 
 from audit_async._chain import START, Head
 from audit_async._durable import disk
+from audit_async._layout.chain_holds import ChainHolds
 from audit_async._layout.crash_traces import Follower, are_void_copies, torn_by_crash
+from audit_async._layout.holds_in_force import holds_in_sealed
 from audit_async._layout.manifest import SealedSegment, decode_manifest_file
 from audit_async._layout.names import CHECKSUM, MANIFEST_FILE, UNFINISHED, SegmentName
 from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, open_regular
@@ -56,6 +58,7 @@ class Survey(NamedTuple):
     writable: list[str]  #: sealed segments whose mode is not that of a sealed one
     leftovers: list[SealedSegment]  #: segments that retention has not wholly removed
     recorded: frozenset[str]  #: segments whose `audit.segment_sealed` is in what was read
+    holds: ChainHolds  #: the legal holds that the chain says are in force
 
     @property
     def head(self) -> Head:
@@ -115,6 +118,7 @@ def survey(directory: LogDirectory, log_id: str) -> Survey:
         writable,
         removal.leftovers(directory, names, manifest.segments),
         frozenset().union(*(segment.sealings for segment in whole)),
+        _holds(directory, manifest, whole),
     )
 
 
@@ -141,6 +145,25 @@ def _read_unsealed(directory: LogDirectory, names: Sequence[SegmentName], head: 
         read.append(segment)
         head = segment.head
     return read
+
+
+def _holds(directory: LogDirectory, manifest: Manifest, read: Sequence[CheckedSegment]) -> ChainHolds:
+    """Return what the chain says of holds, going back only until a record states all of them.
+
+    That is in the newest segment, or one segment further back if the process was killed between a rotation and the
+    record of the seal, or if somebody cut the end off. Only a log that was written by a release without such
+    statements is read to its beginning, once.
+    """
+    holds = ChainHolds()
+    older: Iterator[ChainHolds] = chain(
+        (segment.holds for segment in reversed(read)),
+        (holds_in_sealed(directory.path, entry) for entry in reversed(manifest.segments) if entry.state != "deleted"),
+    )
+    for piece in older:
+        holds.extend_back(piece)
+        if holds.is_complete:
+            break
+    return holds
 
 
 # -- judging what is not a record -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from audit_async._layout.log_identity import Identity
 from audit_async._layout.names import UNFINISHED
 from audit_async._store.active_segment import Segment
 from audit_async._store.damage import DamagedSegment, DamageRegister
-from audit_async._store.legal_hold import LegalHold
+from audit_async._store.legal_hold import LegalHolds
 from audit_async._store.log_directory import LogDirectory
 from audit_async._store.manifest_file import Manifest
 from audit_async._store.set_aside import set_file_aside
@@ -42,14 +42,14 @@ class FileWatch:
         *,
         identity: Identity,
         manifest: Manifest,
-        hold: LegalHold,
+        holds: LegalHolds,
         damage: DamageRegister,
     ) -> None:
         self._directory: Final = directory
         self._lock: Final = lock
         self._identity: Final = identity
         self._manifest: Final = manifest
-        self._hold: Final = hold
+        self._holds: Final = holds
         self._damage: Final = damage
         self._rebuilding = False  # the directory was removed, and not all of it could be made again yet
 
@@ -102,7 +102,7 @@ class FileWatch:
             directory.make_again()
         self._lock.take_again(directory)
         directory.write_identity(self._identity)
-        self._hold.restore()
+        self._holds.restore()
         names = directory.names()
         gone = [
             entry

@@ -6,11 +6,12 @@ Which seals and which damage are to be recorded the store decides; here it is pu
 from __future__ import annotations
 
 from audit_async._store.log_store import Committed
+from audit_async._writer.stated_holds import StatedHolds
 from audit_async.events.base import AuditEvent
 from audit_async.events.lifecycle import AuditSegmentDamaged, AuditSegmentSealed
 
 
-def events_of(committed: Committed) -> list[AuditEvent]:
+def events_of(committed: Committed, holds: StatedHolds) -> list[AuditEvent]:
     """Return what the chain has to say of what the store did besides writing."""
     events: list[AuditEvent] = [
         AuditSegmentSealed(
@@ -20,6 +21,7 @@ def events_of(committed: Committed) -> list[AuditEvent]:
             records=sealed.records,
             bytes=sealed.bytes,
             sha256=sealed.sha256,
+            holds=holds.stated(),
         )
         for sealed in committed.sealed
     ]

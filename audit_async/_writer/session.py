@@ -32,6 +32,7 @@ from audit_async._writer.disk_thread import DiskThread
 from audit_async._writer.intake import Intake
 from audit_async._writer.receipts import Acknowledgements
 from audit_async._writer.segment_events import events_of
+from audit_async._writer.stated_holds import StatedHolds
 from audit_async._writer.sync_schedule import SyncSchedule
 from audit_async._writer.upkeep import Upkeep
 from audit_async._writer.write_loop import Writer, WriterTask
@@ -72,6 +73,7 @@ class Session:
         # took records with it whose audit_id somebody knows.
         self.acknowledgements: Final = Acknowledgements(self.loop, os.urandom(8).hex(), store.head.seq)
         self._schedule: Final = SyncSchedule(config.flush_mode)
+        self._holds: Final = StatedHolds(store.opening.holds)
         self.writer: Final = Writer(
             store=store,
             thread=thread,
@@ -82,6 +84,7 @@ class Session:
             condition=condition,
             measurements=measurements,
             low_disk_bytes=config.low_disk_bytes,
+            holds=self._holds,
         )
         self.upkeep: Final = Upkeep(
             store=store,
@@ -90,6 +93,7 @@ class Session:
             intake=intake,
             condition=condition,
             policy=config.retention,
+            holds=self._holds,
         )
         self.checkpoints: CheckpointLog | None = None
         self._task: WriterTask | None = None
@@ -186,6 +190,7 @@ class Session:
 
     def _opening_events(self) -> list[AuditEvent]:
         config, store = self._config, self.store
+        opening = store.opening
         return [
             *(
                 AuditLogRecovered(
@@ -199,8 +204,10 @@ class Session:
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 flush_mode=str(config.flush_mode),
+                holds=self._holds.stated(),
             ),
-            *events_of(Committed(store.head, store.head, store.opening.sealed, store.opening.damaged)),
+            *(self._holds.set_by(hold, reason=hold.reason, set_by=hold.set_by) for hold in opening.unrecorded_holds),
+            *events_of(Committed(store.head, store.head, opening.sealed, opening.damaged), self._holds),
         ]
 
     # The life of it, and its end.

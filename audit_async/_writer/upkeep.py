@@ -27,13 +27,12 @@ from audit_async._store.log_store import LogStore
 from audit_async._store.retention_plan import RetentionStep
 from audit_async._writer.disk_thread import DiskThread
 from audit_async._writer.intake import Intake
+from audit_async._writer.stated_holds import StatedHolds
 from audit_async._writer.write_loop import Writer
 from audit_async.config import RetentionPolicy
 from audit_async.errors import AuditError, LogCorrupted, RetentionRefused
 from audit_async.events.base import AuditEvent
 from audit_async.events.lifecycle import (
-    AuditHoldLifted,
-    AuditHoldSet,
     AuditSegmentArchived,
     AuditSegmentDamaged,
     AuditSegmentDeleted,
@@ -104,6 +103,7 @@ class Upkeep:
         intake: Intake,
         condition: Condition,
         policy: RetentionPolicy,
+        holds: StatedHolds,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
@@ -112,6 +112,7 @@ class Upkeep:
         self._intake = intake
         self._condition = condition
         self._policy = policy
+        self._holds = holds
         self._now = now
         self._stopped = Event()  # asked by the thread that compresses
         self._one_at_a_time = anyio.Lock()
@@ -128,6 +129,7 @@ class Upkeep:
         async with self._one_at_a_time:
             if not dry_run:
                 self._refuse_a_clock_that_jumped()
+                await self._record_holds()
                 await self._in_disk_thread(self._store.finish_retention)
             hold = await self._in_disk_thread(lambda: self._store.hold)
             due = await self._in_disk_thread(self._store.plan_retention, self._policy, at or self._now())
@@ -223,19 +225,26 @@ class Upkeep:
         """Put a hold in force; see `AuditLogger.set_hold`."""
         # The hold comes first: between it and its record nothing is deleted, the other way round something might be.
         hold = await self._in_disk_thread(self._store.set_hold, reason=reason, set_by=set_by, now=self._now())
-        await self._record(AuditHoldSet(reason=reason, set_by=set_by))
+        await self._record(self._holds.set_by(hold, reason=reason, set_by=set_by))
         return hold
 
     async def lift_hold(self, *, reason: str, lifted_by: str) -> None:
         """End a hold; see `AuditLogger.lift_hold`."""
-        if await self.hold() is None:
-            return
-        await self._record(AuditHoldLifted(reason=reason, lifted_by=lifted_by))
-        await self._in_disk_thread(self._store.lift_hold)
+        await self._record_holds()
+        holds = await self._in_disk_thread(lambda: self._store.holds)
+        for hold in holds:
+            await self._record(self._holds.lifted_by(hold, reason=reason, lifted_by=lifted_by))
+        if holds:
+            await self._in_disk_thread(self._store.lift_holds, holds, self._now())
 
     async def hold(self) -> Hold | None:
-        """Return the hold that is in force."""
+        """Return the hold that is in force, the oldest if there are several."""
         return await self._in_disk_thread(lambda: self._store.hold)
+
+    async def _record_holds(self) -> None:
+        """Put those holds into the chain that another process has placed since the opening, next to this writer."""
+        for hold in await self._in_disk_thread(self._store.check_holds, self._now()):
+            await self._record(self._holds.set_by(hold, reason=hold.reason, set_by=hold.set_by))
 
     # Both.
 

@@ -32,6 +32,7 @@ from audit_async._writer.framing import Framing
 from audit_async._writer.intake import Intake
 from audit_async._writer.receipts import Acknowledgements, Receipt
 from audit_async._writer.segment_events import events_of
+from audit_async._writer.stated_holds import StatedHolds
 from audit_async._writer.sync_schedule import SyncSchedule
 from audit_async._writer.writer_health import WriterHealth
 from audit_async.errors import WriteFailed
@@ -75,6 +76,7 @@ class Writer:
         condition: Condition,
         measurements: Measurements,
         low_disk_bytes: int,
+        holds: StatedHolds,
     ) -> None:
         self.first_seq: Final = framer.head.seq + 1  #: of this session
         self.phase = Phase.RUNNING
@@ -82,6 +84,7 @@ class Writer:
         self._intake: Final = intake
         self._acknowledgements: Final = acknowledgements
         self._schedule: Final = schedule
+        self._holds: Final = holds
         self._health: Final = WriterHealth(condition, str(store.directory), low_disk_bytes)
         # The intake bounds what waits, in events and bytes; the stream itself has no bound.
         self._mailbox_in, self._mailbox = anyio.create_memory_object_stream[_Message](math.inf)
@@ -245,7 +248,7 @@ class Writer:
     def _record_segments(self, committed: Committed) -> None:
         """Put into the chain what the store did besides writing; after the log is closed the next opening does."""
         if self._intake.state is State.OPEN:
-            for event in events_of(committed):
+            for event in events_of(committed, self._holds):
                 self._intake.emit_internal(event)
 
     # What others ask for.

@@ -9,17 +9,29 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from audit_async.events.base import AuditEvent, require_aware
 
 
+class HoldInForce(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A legal hold that is in force, repeated so that the newest segment of a log always names it."""
+
+    reason: str
+    set_by: str
+    since: str  #: RFC 3339, UTC
+    id: str = ""  #: 16 hex digits; empty for a hold that a release without ids has set
+
+
 class AuditLogOpened(AuditEvent, tag="audit.log_opened"):
-    """A writer opened the log."""
+    """A writer opened the log; `holds` are all legal holds that are in force."""
 
     library_version: str
     format_version: int
     host: str
     pid: int
     flush_mode: str
+    holds: list[HoldInForce] | None = None
 
 
 class AuditLogClosed(AuditEvent, tag="audit.log_closed"):
@@ -51,7 +63,7 @@ class AuditEventsDropped(AuditEvent, tag="audit.events_dropped"):
 
 
 class AuditSegmentSealed(AuditEvent, tag="audit.segment_sealed"):
-    """A segment is complete and will not change any more."""
+    """A segment is complete and will not change any more; `holds` are all legal holds that are in force."""
 
     segment: str
     first_seq: int
@@ -59,6 +71,7 @@ class AuditSegmentSealed(AuditEvent, tag="audit.segment_sealed"):
     records: int
     bytes: int
     sha256: str
+    holds: list[HoldInForce] | None = None
 
 
 class AuditSegmentArchived(AuditEvent, tag="audit.segment_archived"):
@@ -91,17 +104,20 @@ class AuditSegmentDamaged(AuditEvent, tag="audit.segment_damaged"):
 
 
 class AuditHoldSet(AuditEvent, tag="audit.hold_set"):
-    """A legal hold began: nothing is archived or deleted."""
+    """A legal hold began: nothing is archived or deleted. Asked for again, it is recorded again with the same id."""
 
     reason: str
     set_by: str
+    hold_id: str | None = None  #: 16 hex digits; only a lifting that names it ends the hold
+    since: str | None = None  #: RFC 3339, UTC
 
 
 class AuditHoldLifted(AuditEvent, tag="audit.hold_lifted"):
-    """A legal hold ended."""
+    """A legal hold ended: the one that `hold_id` names, left out for one that was set without an id."""
 
     reason: str
     lifted_by: str
+    hold_id: str | None = None
 
 
 class AuditLogAccessed(AuditEvent, tag="audit.log_accessed"):

@@ -183,9 +183,10 @@ def test_a_hold_is_set_shown_and_lifted(trail: Path, audit: Audit) -> None:
     assert audit("hold", "lift", trail, "--as", "J. Doe", "--reason", "closed").status == 0
     assert read_hold(log_of(trail)) is None
     told = events(trail, audit, "--type", "audit.hold_*")
+    named = {"hold_id": hold.id}
     assert told == [
-        {"event_type": "audit.hold_set", "reason": "case 4711", "set_by": "R. Roe"},
-        {"event_type": "audit.hold_lifted", "reason": "closed", "lifted_by": "J. Doe"},
+        {"event_type": "audit.hold_set", "reason": "case 4711", "set_by": "R. Roe", **named, "since": hold.since},
+        {"event_type": "audit.hold_lifted", "reason": "closed", "lifted_by": "J. Doe", **named},
     ]
     assert audit("verify", trail).status == 0
 

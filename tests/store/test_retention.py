@@ -224,8 +224,8 @@ def test_a_hold_stops_everything(tmp_path: Path) -> None:
     with pytest.raises(RetentionRefused, match="legal hold"):
         store.delete_segment(first.segment)
     assert (log_path(tmp_path) / first.segment).exists()
-    store.lift_hold()
-    store.lift_hold()
+    store.lift_holds(store.holds, at(chain))
+    store.lift_holds(store.holds, at(chain))
     assert store.hold is None
     assert store.plan_retention(POLICY, now) != []
     store.archive_segment(archive)
@@ -256,7 +256,7 @@ def test_a_hold_keeps_also_what_a_crash_has_left(tmp_path: Path, monkeypatch: py
     store.close()
     store = open_store(tmp_path)
     assert first.exists(), "neither the daily run nor the next opening removes it"
-    (log_path(tmp_path) / "hold.json").unlink()
+    store.lift_holds(store.holds, at(chain))
     store.finish_retention()
     assert not first.exists()
     store.close()

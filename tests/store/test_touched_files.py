@@ -118,7 +118,7 @@ def test_a_hold_outlives_the_removal_of_the_directory(tmp_path: Path, chain: Cha
     shutil.rmtree(log_path(tmp_path))
     store.commit(chain.batch(), sync=True)
     assert store.hold == read_hold(log_path(tmp_path)) == hold
-    store.lift_hold()
+    store.lift_holds(store.holds, now)
     shutil.rmtree(log_path(tmp_path))
     store.commit(chain.batch(), sync=True)
     assert store.hold is None

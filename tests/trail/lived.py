@@ -18,6 +18,7 @@ from audit_async._verify.verification import verify_trail
 from audit_async._verify.verify_report import Progress, VerifyReport
 from audit_async._verify.verify_scope import Scope
 from audit_async._writer.segment_events import events_of
+from audit_async._writer.stated_holds import StatedHolds
 from audit_async.events.base import AuditEvent, encode
 from audit_async.events.lifecycle import (
     AuditLogClosed,
@@ -51,7 +52,8 @@ class LivedLog:
         for _ in range(batches):
             events = [encode(event) for event in due]
             filled = b'{"event_type":"test.filled","text":"%s"}' % (b"x" * 100)
-            due = events_of(store.commit(self.chain.batch_of([*events, *[filled] * per_batch]), sync=True))
+            committed = store.commit(self.chain.batch_of([*events, *[filled] * per_batch]), sync=True)
+            due = events_of(committed, StatedHolds(()))
         if closed:
             due.append(AuditLogClosed())
         if due:

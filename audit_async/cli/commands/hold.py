@@ -1,8 +1,9 @@
 """`audit-async hold`: legal holds, set at once and lifted with care.
 
-A hold on a log that nobody writes goes through a logger, and so into the log's own chain. While a service writes the
-log, only the service may put anything into its chain; a hold must not wait for that, so its file is put in place,
-which the service heeds, and the deed is recorded in the log of `audit-cli`. Lifting can wait, and does.
+A hold on a log that no service writes goes through a logger, and so into the log's own chain. While a service writes
+the log, only the service may add to its chain; a hold must not wait for that, so its file is put in place, which the
+service respects at once and records at its next run of retention or its next start, and the command is recorded in the
+log of `audit-cli`. Lifting can wait, and does.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Annotated, ClassVar
 import msgspec
 import typer
 
-from audit_async._layout.hold_file import Hold, read_hold
+from audit_async._layout.hold_file import Hold
+from audit_async._layout.holds_in_force import find_holds
 from audit_async._store.legal_hold import place_hold
 from audit_async._trail.log_files import Log, find_logs
 from audit_async.cli.arguments import Directory, Instance, Json, Service
@@ -34,7 +36,7 @@ Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; reco
 
 
 class HoldPlaced(AuditEvent, tag="audit_cli.hold_placed"):
-    """A hold was put in force beside the running writer of `log`, in whose chain it therefore does not stand."""
+    """A hold was put in force while another process wrote `log`, whose chain therefore does not have it yet."""
 
     critical: ClassVar[bool] = True
 
@@ -48,7 +50,7 @@ class LogHold(msgspec.Struct, frozen=True, kw_only=True):
 
     log: str
     hold: Hold | None
-    recorded_in: str | None = None  #: the log in whose chain the command's deed stands; None where nothing was done
+    recorded_in: str | None = None  #: the log in whose chain the command is recorded; None if nothing was done
 
 
 def register(app: typer.Typer) -> None:
@@ -89,7 +91,7 @@ def set_hold(
 
     async def of_one(log: Log) -> LogHold:
         require_owner(log.directory)
-        if (there := read_hold(log.directory)) is not None:
+        if (there := _hold_of(log)) is not None:
             output.message(
                 f"audit-async: {log.name} is on hold already, since {_to_the_second(there.since)} by {there.set_by} "
                 f"({there.reason}); that hold stays as it is, and this one is recorded",
@@ -98,13 +100,19 @@ def set_hold(
         # First of all, so that no trouble with the recording keeps the hold waiting.
         hold = place_hold(log.directory, reason=reason, set_by=by, now=datetime.now(UTC))
         try:
-            async with AuditLogger(config_for(log)) as audit:
-                await audit.set_hold(reason=reason, set_by=by)
+            async with AuditLogger(config_for(log)) as audit:  # records the hold that is in the file
+                if there is not None:
+                    await audit.set_hold(reason=reason, set_by=by)
         except AuditError:  # a service writes it, or it is damaged
             return LogHold(log=log.name, hold=hold, recorded_in=await _record_elsewhere(log, reason=reason, by=by))
         return LogHold(log=log.name, hold=hold, recorded_in=log.name)
 
     _for_each(of_one, output, directory, service=service, instance=instance)
+
+
+def _hold_of(log: Log) -> Hold | None:
+    """Return the hold that is in force, by its file or by the chain; the oldest if there are several."""
+    return next(iter(find_holds(log.directory)), None)
 
 
 def _require_said(by: str, reason: str) -> None:
@@ -144,7 +152,7 @@ def lift_hold(
     _require_said(by, reason)
 
     async def of_one(log: Log) -> LogHold:
-        if read_hold(log.directory) is None:
+        if _hold_of(log) is None:
             return LogHold(log=log.name, hold=None)
         require_owner(log.directory)
         try:
@@ -156,7 +164,7 @@ def lift_hold(
                 f"{log.name} is being written by {who}, so its hold stays; stop it first, or call "
                 "`await audit.lift_hold(reason=..., lifted_by=...)` in it"
             ) from error
-        return LogHold(log=log.name, hold=read_hold(log.directory), recorded_in=log.name)
+        return LogHold(log=log.name, hold=_hold_of(log), recorded_in=log.name)
 
     _for_each(of_one, Output(as_json=as_json), directory, service=service, instance=instance)
 
@@ -167,7 +175,7 @@ def show_hold(
     """Show the legal holds that are in force."""
 
     async def of_one(log: Log) -> LogHold:
-        return LogHold(log=log.name, hold=read_hold(log.directory))
+        return LogHold(log=log.name, hold=_hold_of(log))
 
     _for_each(of_one, Output(as_json=as_json), directory, service=service, instance=instance)
 
@@ -206,8 +214,8 @@ def _report(output: Output, holds: list[LogHold], failed: list[str]) -> None:
     for entry in holds:
         hold = entry.hold
         state = Cell("on hold", "yellow") if hold is not None else Cell("no hold")
-        told = [_to_the_second(hold.since), hold.set_by, hold.reason] if hold is not None else ["", "", ""]
-        rows.append([entry.log, state, *told, entry.recorded_in or ""])
+        said = [_to_the_second(hold.since), hold.set_by, hold.reason] if hold is not None else ["", "", ""]
+        rows.append([entry.log, state, *said, entry.recorded_in or ""])
     columns = ["log", "state", "since", "set by", "reason", "recorded in"]
     shown = len(columns) if any(entry.recorded_in for entry in holds) else len(columns) - 1
     output.table([Column(title) for title in columns[:shown]], [row[:shown] for row in rows])

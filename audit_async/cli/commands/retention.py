@@ -9,7 +9,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from audit_async._layout.hold_file import Hold, read_hold
+from audit_async._layout.hold_file import Hold
+from audit_async._layout.holds_in_force import find_holds
 from audit_async._store.retention_plan import plan_retention
 from audit_async._trail.log_files import Log, list_segments
 from audit_async._writer.upkeep import RetentionOutcome
@@ -91,7 +92,7 @@ def _with(policy: RetentionPolicy, given: dict[str, int | None]) -> RetentionPol
 
 def _planned(log: Log, policy: RetentionPolicy) -> LogRetention:
     """Return what is due; without the log's lock, so it also works while a service runs."""
-    hold = read_hold(log.directory)
+    hold = next(iter(find_holds(log.directory)), None)
     sealed = [segment.sealed for segment in list_segments(log) if segment.sealed is not None]
     steps = plan_retention(sealed, policy, datetime.now(UTC), hold)
     outcomes = tuple([RetentionOutcome.of(step) for step in steps])

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from audit_async._chain import FORMAT_VERSION
-from audit_async._layout.hold_file import read_hold
+from audit_async._layout.holds_in_force import find_holds
 from audit_async._layout.names import ARCHIVE, INDEX, INDEX_ENDING, LOCK_FILE, TORN, UNFINISHED
 from audit_async._store.retention_plan import plan_retention
 from audit_async._trail.log_files import Log, SegmentFile, list_segments, read_identity
@@ -171,7 +171,7 @@ def _files_in(directory: Path) -> list[Path]:
 
 def _hold_and_retention(log: Log, segments: list[SegmentFile], settings: AuditConfig | None) -> Iterator[Check]:
     try:
-        hold = read_hold(log.directory)
+        hold = next(iter(find_holds(log.directory)), None)
     except LogCorrupted as error:
         yield fail(log.name, "hold", str(error))
         return

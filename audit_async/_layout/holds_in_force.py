@@ -1,0 +1,72 @@
+"""Which legal holds are in force for a log, for who has no lock: `hold.json` and the end of the chain, read only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from audit_async._layout.archive_reading import DAMAGED_ARCHIVE, open_binary, open_segment_for_reading
+from audit_async._layout.chain_holds import ChainHolds
+from audit_async._layout.crash_traces import LONGEST_LINE
+from audit_async._layout.hold_file import Hold, read_hold
+from audit_async._layout.manifest import SealedSegment, read_manifest
+from audit_async._layout.names import SegmentName
+from audit_async.errors import LogCorrupted
+
+
+def find_holds(directory: Path) -> tuple[Hold, ...]:
+    """Return the legal holds that are in force for the log in `directory`, the oldest first.
+
+    Needs no lock. The chain is not checked, only read, from its end back to the first record that states all holds.
+
+    Args:
+        directory: The log's own directory.
+
+    Raises:
+        LogCorrupted: `hold.json` or the manifest can't be understood, and the chain states no hold: nobody can tell.
+        OSError: The same, of a file that can't be read.
+    """
+    holds = ChainHolds()
+    for piece in _pieces(directory):
+        holds.extend_back(piece)
+        if holds.is_complete:
+            break
+    try:
+        hold = read_hold(directory)
+    except (LogCorrupted, OSError):
+        if not holds.in_force:
+            raise
+    else:
+        if hold is not None and not holds.has_lifted(hold):
+            holds.in_force.setdefault(hold.id, hold)
+    return tuple(sorted(holds.in_force.values(), key=lambda hold: hold.since))
+
+
+def holds_in_sealed(directory: Path, segment: SealedSegment) -> ChainHolds:
+    """Return what a sealed segment says of holds; nothing if it can't be read, which `verify` finds."""
+    holds = ChainHolds()
+    with suppress(OSError, LogCorrupted, *DAMAGED_ARCHIVE), open_segment_for_reading(directory, segment) as file:
+        _read_all(file, holds)
+    return holds
+
+
+def _pieces(directory: Path) -> Iterator[ChainHolds]:
+    """Yield what each segment says, the newest first."""
+    sealed = {entry.segment: entry for entry in read_manifest(directory)}
+    live = {name for name in os.listdir(directory) if SegmentName.parse(name) is not None}
+    for name in sorted(live - sealed.keys(), reverse=True):
+        holds = ChainHolds()
+        with suppress(FileNotFoundError), open_binary(directory / name) as file:
+            _read_all(file, holds)
+        yield holds
+    for entry in reversed(sealed.values()):
+        if entry.state != "deleted":
+            yield holds_in_sealed(directory, entry)
+
+
+def _read_all(file: BinaryIO, holds: ChainHolds) -> None:
+    while line := file.readline(LONGEST_LINE):
+        holds.read(line)
