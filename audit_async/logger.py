@@ -179,6 +179,20 @@ class AuditLogger:
             return NOTHING_RECORDED
         return self._intake.emit_on_record(AuditLogAccessed(actor=actor, query=dict(query), records=records))
 
+    def count_lost(self, event_type: str, reason: str) -> None:
+        """Count an event that could not be emitted, so that its loss does not go unnoticed; from any thread.
+
+        For code that makes events of something else, as the integrations do, and fails at it. The loss is in `stats()`
+        and `health()` at once, and in the chain as `audit.events_dropped` soon after. What `emit` refuses because the
+        buffer is full is counted already.
+
+        Args:
+            event_type: The type of the event that is missing.
+            reason: A word for the record, such as `invalid_event`.
+        """
+        if not self._disabled:
+            self._intake.count_lost(event_type, reason)
+
     # Proving, where `AuditConfig.transparency` is set.
 
     async def checkpoint(self) -> SignedCheckpoint:
@@ -273,11 +287,11 @@ class AuditLogger:
     def stats(self) -> LoggerStats:
         """Return the counters since the start; cheap, from any thread."""
         session = self._session
+        dropped = dict(self._intake.drops.by_type)
         if session is None:
-            return LoggerStats()
+            return LoggerStats(dropped=sum(dropped.values()), dropped_by_type=dropped)
         buffer, writer, measured = self._buffer, session.writer, self._measurements
         counters = writer.counters
-        dropped = dict(self._intake.drops.by_type)
         return LoggerStats(
             records=writer.head_seq - writer.first_seq + 1,
             durable=session.acknowledgements.durable_seq - writer.first_seq + 1,
@@ -316,6 +330,7 @@ class AuditLogger:
             durable_seq=session.acknowledgements.durable_seq if session else -1,
             waiting_events=self._buffer.held_events,
             buffer_fill=self._buffer.fill,
+            dropped=sum(dict(self._intake.drops.by_type).values()),
         )
 
     @property

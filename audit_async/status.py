@@ -46,6 +46,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     durable_seq: int = -1  #: everything up to this sequence number is on stable storage
     waiting_events: int = 0  #: emitted and not yet durable
     buffer_fill: float = 0.0  #: 0.0 empty to 1.0 full, by whichever bound is closer
+    dropped: int = 0  #: events that were lost since the start, for whatever reason
 
     @property
     def ok(self) -> bool:
@@ -76,7 +77,7 @@ class LoggerStats(msgspec.Struct, frozen=True, kw_only=True):
     durable: int = 0  #: records of this session that are on stable storage for certain
     waiting: int = 0  #: taken by `emit` and not yet durable
     waiting_bytes: int = 0  #: the memory that they are counted with
-    dropped: int = 0  #: refused because the buffer was full
+    dropped: int = 0  #: lost: refused by a full buffer, or reported by `count_lost`
     dropped_by_type: dict[str, int] = {}  #: the same by event type
     commits: int = 0  #: calls to the disk thread that succeeded
     syncs: int = 0  #: how many of them synced

@@ -7,6 +7,7 @@ nothing does I/O. The plain path of the loop's own thread is in `AuditLogger.emi
 
 from __future__ import annotations
 
+from contextlib import suppress
 from threading import get_ident
 from time import time_ns
 from typing import Final
@@ -17,7 +18,7 @@ from audit_async._writer.drop_counter import DropCounter
 from audit_async._writer.encoder import CRITICAL, Encoder
 from audit_async._writer.receipts import Acknowledgements, Receipt
 from audit_async.config import AuditConfig
-from audit_async.errors import BufferFull
+from audit_async.errors import BufferFull, LogClosed
 from audit_async.events.base import AuditEvent
 from audit_async.events.registry import describe
 
@@ -72,9 +73,15 @@ class Intake:
     def count_lost(self, event_type: str, reason: str) -> None:
         """Count an event that something else than the buffer kept from being recorded; from any thread.
 
-        It is in the statistics at once, and in the chain with the next commit. `reason` is a word such as `invalid`.
+        It is in the statistics at once, and in the chain with the next commit; if nothing waits for one, a commit is
+        made for it. `reason` is a word such as `invalid_event`.
         """
         self.drops.count(event_type, reason)
+        if self.state is State.OPEN and not self.buffer.held_events:
+            with self.buffer.inbox.lock, suppress(LogClosed):
+                if self.state is State.OPEN:
+                    for dropped in self.drops.take_unrecorded():
+                        self.emit_on_record(dropped)
 
     # The library's own events.
 
