@@ -1,8 +1,11 @@
 """Redaction: secrets are taken out of free-form data, headers and bodies before anything is recorded of them.
 
-A secret is known by its name (`secret_names`) or by its form (`secret_values`), and `[redacted:kind]` stands in its
-place. It goes before everything else that is done to an event, so no half of a secret is left where a text is cut. What
-holds no secret is given back as it is, the same object, which is how a caller sees that nothing was changed.
+A secret is known by its name (`sensitive_names`) or by its form (`token_patterns`), and is replaced by
+`[redacted:kind]`. This is done before everything else that is done to an event, so no half of a secret is left where a
+text is cut. What holds no secret is returned as it is, the same object, which shows that nothing was changed.
+
+The work is bounded before it begins. Each character is searched once, by patterns whose time is linear, and no more
+than `max_chars` of them in one call: of what is larger the rest is left out, unsearched and unshown.
 """
 
 from __future__ import annotations
@@ -17,25 +20,36 @@ from typing import Any, Final
 
 import msgspec
 
-from audit_async._redact.bodies import parse_body, parse_json
-from audit_async._redact.labelled_text import redact_named
-from audit_async._redact.sensitive_names import SecretNames
+from audit_async._redact.bodies import free_name, parse_body, parse_json, without_begun_word
+from audit_async._redact.labelled_text import LabelledText
+from audit_async._redact.sensitive_names import SensitiveNames
 from audit_async._redact.token_patterns import is_card_number, redact_credentials, redact_values, redacted
 from audit_async.config import Redaction
 from audit_async.errors import InvalidEvent
-from audit_async.events.base import AuditEvent
+from audit_async.events.base import AuditEvent, pydantic_dump
 
 __all__ = ["Redactor"]
 
-# Deeper than a record can nest (`plain.MAX_DEPTH`), and well within the interpreter's stack.
+# Deeper than a record can nest (`plain_json.MAX_DEPTH`), and well within the interpreter's stack.
 _MAX_DEPTH: Final = 220
 _TOO_DEEP: Final = redacted("too_deep")
+
+#: How much is searched in one call: sixteen times the largest event by default. At some 50 ns a character, 50 ms.
+_MAX_CHARS: Final = 1 << 20
+_MEMBER_CHARS: Final = 16  # what a member costs besides its text
+_TOO_LARGE: Final = redacted("too_large")
+_TOO_LONG: Final = redacted("too_long")
+
+# JSON in a text in JSON in a text: each level is parsed again, so their number is bounded.
+_MAX_JSON_TEXTS: Final = 3
 _CARD_NUMBER: Final = redacted("card_number")
 
 # No pattern finds anything in a text that is shorter (the shortest is `pwd=abc`), or in a short word (a card number has
 # at least 13 digits).
 _SHORTEST: Final = 6
 _SHORT_WORD: Final = re.compile(r"[\w.-]{0,12}")
+_JSON_BEGIN: Final = re.compile(r"[ \t\r\n]*+[\[{]")
+_AUTH: Final = ("auth", "Auth", "AUTH")
 _MAY_BE_JSON: Final = frozenset("[{ \t\r\n")
 _LONG_NAME: Final = 20  # a key of a service that could be an identifier is as long
 _MANY_PARTS: Final = 1000
@@ -63,37 +77,57 @@ _NUMBER_OF_SOMETHING: Final = re.compile(
 
 
 class Redactor:
-    """Takes secrets out, as a `Redaction` says. Holds no state but caches: safe in any thread."""
+    """Takes secrets out of data, texts, headers and bodies. Holds no state but caches: safe in any thread.
 
-    def __init__(self, redaction: Redaction | None = None) -> None:
+    Args:
+        redaction: Which names and which texts are secrets; without it, those of a log that configures nothing.
+        max_chars: How many characters are searched in one call at most. Of what is longer the rest is replaced by
+            `[redacted:too_long]` or `[redacted:too_large]`.
+    """
+
+    def __init__(self, redaction: Redaction | None = None, *, max_chars: int = _MAX_CHARS) -> None:
         settings = Redaction() if redaction is None else redaction
         self._enabled = settings.enabled
         self._values = settings.values
-        self._names = SecretNames((*settings.keys, *settings.extra_keys))
+        self._max_chars = max_chars
+        self._names = SensitiveNames((*settings.keys, *settings.extra_keys))
+        self._labelled = LabelledText(self._names)
+
+    def __repr__(self) -> str:
+        if not self._enabled:
+            return "<Redactor disabled>"
+        return f"<Redactor {self._names!r} values={'on' if self._values else 'off'} max_chars={self._max_chars}>"
 
     def redact(self, value: object) -> object:
-        """Return free-form data without its secrets: `value` itself where it has none. `value` is never changed.
+        """Return free-form data without its secrets. `value` is never changed.
 
-        Mappings, lists, tuples, sets, dataclasses, attrs objects and structs are searched down to 220 levels
-        (`[redacted:too_deep]` stands for what is below), as are texts, keys, bytes and JSON that stands in a text. What
-        had to be changed comes back as dict, list, tuple or a copy of the struct. What stands under a secret name is
-        replaced whole; only numbers below 100, truth values and null stay.
+        Mappings, lists, tuples, sets, dataclasses, attrs objects, pydantic models and structs are searched down to 220
+        levels (`[redacted:too_deep]` replaces what is below), as are texts, keys, bytes and JSON in a text. What is
+        named like a secret is replaced as a whole; only numbers below 100, truth values and null stay.
+
+        Args:
+            value: What msgspec can encode, and objects of the kinds above.
+
+        Returns:
+            `value` itself if it holds no secret; otherwise a dict, list, tuple, or a copy of the struct.
         """
         if not self._enabled or self._is_surely_clean(value):
             return value
         try:
-            return _Walk(self, self._names).take(value, "", 0)
+            return _Walk(self, self._names, self._max_chars).take(value, "", 0)
         except RecursionError:  # the caller's own stack is all but used up
             return _TOO_DEEP
 
     def _is_surely_clean(self, value: object) -> bool:
-        """True where plain data surely holds no secret: most data is small and clean, and this costs half of a walk."""
+        """Return whether plain data surely holds no secret: most is small and clean, and this costs half of a walk."""
         waiting = [value]
+        chars = 0
         for part in waiting:
             cls = type(part)
             if cls is str:
                 text: str = part  # type: ignore[assignment]  # it is a str
-                if len(text) >= _SHORTEST and (text[0] in _MAY_BE_JSON or self.redact_text(text) is not text):
+                chars += len(text)
+                if chars > self._max_chars or not self._is_clean_text(text):
                     return False
             elif cls is dict:
                 members: dict[object, object] = part  # type: ignore[assignment]  # it is a dict
@@ -114,56 +148,98 @@ class Redactor:
                 return False
         return True
 
+    def _is_clean_text(self, text: str) -> bool:
+        return len(text) < _SHORTEST or (text[0] not in _MAY_BE_JSON and self.redact_text(text) is text)
+
     def _are_surely_harmless(self, names: Mapping[object, object]) -> bool:
-        """True where a dict's keys are texts, name no secret, hold none, and are not about another member."""
+        """Return whether a dict's keys are texts, name no secret, hold none, and are not about another member."""
+        if len(names) > _MANY_PARTS:
+            return False
         for name in list(names):
-            if type(name) is not str or self._names.kind(name) is not None:
+            if type(name) is not str or self._names.kind(name) is not None or name.endswith(_AUTH):
                 return False
             if (len(name) >= _LONG_NAME or not name.isidentifier()) and self.redact_text(name) is not name:
                 return False
         return _VALUES.isdisjoint(names)
 
     def redact_text(self, text: str) -> str:
-        """Return a text without its secrets, the rest of it as it was; the text itself where it has none."""
+        """Return a text without its secrets, the rest of it as it was; the text itself if it has none.
+
+        Args:
+            text: Any text. More than `max_chars` characters are neither searched nor returned.
+        """
         if not self._enabled or len(text) < _SHORTEST or (len(text) < 13 and _SHORT_WORD.fullmatch(text)):
             return text
+        if len(text) > self._max_chars:
+            return self.redact_beginning(text, self._max_chars)
         clean = redact_credentials(text) if self._values else text
-        clean = redact_named(clean, self._names)
+        clean = self._labelled.redact(clean)
         if self._values:
             clean = redact_values(clean)
         return text if clean == text else clean
 
+    def redact_beginning(self, text: str, max_chars: int) -> str:
+        """Return the beginning of a text that is too long, without its secrets, and that the rest was left out.
+
+        The last word is left out as well: it may be the beginning of a secret.
+        """
+        return self.redact_text(without_begun_word(text[:max_chars])) + _TOO_LONG if self._enabled else text
+
     def redact_text_of(self, name: str, text: str) -> str:
-        """Return the text that stands under a harmless name, without its secrets."""
+        """Return the text of a member with a harmless name, without its secrets.
+
+        Args:
+            name: The member's name: digits that are an order's number stay, and base64 under `auth` is searched.
+            text: The member's text.
+        """
         clean = self.redact_text(text)
+        if clean is text and self._values and name.endswith(_AUTH):
+            clean = redact_credentials(f"auth={text}").removeprefix("auth=") if len(text) <= self._max_chars else text
         return text if clean == _CARD_NUMBER and _NUMBER_OF_SOMETHING.search(name) else clean
 
     def redact_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-        """Return headers as ASGI has them by their lower-case names, without secrets; repeated ones joined by `, `."""
-        shown: dict[str, str] = {}
+        """Return headers without their secrets, by their names in lower case; repeated ones joined by `, `.
+
+        Args:
+            headers: Names and values as ASGI has them.
+        """
+        shown: dict[str, list[str]] = {}
         for raw_name, raw_value in headers:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             kind = self.kind_of(name)
             if kind is not None:
-                shown[name] = redacted(kind)
+                shown[name] = [redacted(kind)]
             else:
-                text = self.redact_text_of(name, value)
-                shown[name] = f"{shown[name]}, {text}" if name in shown else text
-        return shown
+                shown.setdefault(name, []).append(self.redact_text_of(name, value))
+        return {name: ", ".join(values) for name, values in shown.items()}
 
     def redact_body(self, body: bytes, content_type: str, *, truncated: bool = False) -> object:
-        """Return a body without its secrets: JSON as data, a form as a dict of its fields, any other text as a str.
+        """Return a body without its secrets.
 
-        JSON that is broken or was cut is searched as text. Of a file, and of a body that is no text, only the size is
-        returned. Say `truncated` where `body` is only the beginning: its last word, which may be the beginning of a
-        secret, is then left out. A body that is compressed must be decompressed before.
+        Args:
+            body: The body, decompressed.
+            content_type: Its `Content-Type`; empty if there is none.
+            truncated: Whether `body` is only the beginning. Its last word, which may be the beginning of a secret, is
+                then left out.
+
+        Returns:
+            JSON as data, a form as a dict of its fields, any other text as a str, and so JSON that is broken or was
+            cut. Of a file, and of a body that is no text, only the size.
         """
+        if self._enabled and len(body) > self._max_chars:
+            beginning = parse_body(body[: self._max_chars], "text/plain", truncated=True)
+            return f"{self.redact(beginning)}{_TOO_LONG}"
         return self.redact(parse_body(body, content_type, truncated=truncated))
 
     def redact_members(self, event: AuditEvent, members: Iterable[str]) -> AuditEvent:
-        """Return an event without the secrets in these of its members: `event` itself where they hold none.
+        """Return an event without the secrets in some of its members; `event` itself if they hold none.
 
-        Raises `InvalidEvent`, which names the member, where a value's own code raises.
+        Args:
+            event: The event, which is not changed.
+            members: The names of the members to search.
+
+        Raises:
+            InvalidEvent: If a value's own code raises; it names the member.
         """
         changed = event
         for member in members:
@@ -180,27 +256,28 @@ class Redactor:
         return changed
 
     def kind_of(self, name: str) -> str | None:
-        """Return what kind of secret stands under `name`, None where none does or nothing is redacted."""
+        """Return what kind of secret has this name, None if none has or nothing is redacted."""
         return self._names.kind(name) if self._enabled else None
 
     def finds_values(self) -> bool:
-        """True where what looks like a secret is taken out whatever its name."""
+        """Return whether what looks like a secret is taken out whatever its name."""
         return self._enabled and self._values
 
 
 class _Walk:
     """One walk over one value. Each object is searched once, however often it occurs in it."""
 
-    def __init__(self, redactor: Redactor, names: SecretNames) -> None:
+    def __init__(self, redactor: Redactor, names: SensitiveNames, max_chars: int) -> None:
         self._redactor = redactor
-        self._text = redactor.redact_text
         self._kind = names.kind
+        self._left = max_chars  #: how much may still be searched
+        self._json_texts = 0  #: how many texts of JSON the walk is in
         # By id: what became of an object, with the object itself, so that its id stays its own. One that is still being
         # searched stands for itself; data that contains itself is refused later, where the error can name the place.
         self._seen: dict[int, tuple[object, object]] = {}
 
     def take(self, value: object, name: str, depth: int) -> object:
-        """Return a value that stands under a harmless name, without its secrets."""
+        """Return the value of a member with a harmless name, without its secrets."""
         cls = type(value)
         if cls is str:
             return self._of_text(value, name, depth)  # type: ignore[arg-type]  # it is a str
@@ -234,12 +311,17 @@ class _Walk:
     def _of_text(self, text: str, name: str, depth: int, given: object = None) -> object:
         if len(text) < _SHORTEST:
             return text if given is None else given
-        first = text.lstrip()[:1]
-        if first and first in "[{" and depth < _MAX_DEPTH:
-            clean = self._json(text, depth + 1)
-        else:
-            clean = self._redactor.redact_text_of(name, text)
+        is_json = _JSON_BEGIN.match(text) and depth < _MAX_DEPTH and self._json_texts < _MAX_JSON_TEXTS
+        clean = self._json(text, depth + 1) if is_json and len(text) <= self._left else self._text(text, name)
         return clean if clean is not text or given is None else given
+
+    def _text(self, text: str, name: str = "") -> str:
+        """Return a text without its secrets: of one that is longer than what may be searched, the beginning."""
+        left = self._left
+        self._left -= len(text) + _MEMBER_CHARS
+        if len(text) <= left:
+            return self._redactor.redact_text_of(name, text)
+        return self._redactor.redact_beginning(text, left) if left > 0 else _TOO_LONG
 
     def _json(self, text: str, depth: int) -> str:
         """Return JSON text without its secrets; what is no JSON is any other text."""
@@ -247,7 +329,9 @@ class _Walk:
             data = parse_json(text)
         except (ValueError, RecursionError):
             return self._text(text)
+        self._json_texts += 1
         clean = self.take(data, "", depth)
+        self._json_texts -= 1
         return text if clean is data else json.dumps(clean, ensure_ascii=False, separators=(",", ":"))
 
     def _of_integer(self, number: int, name: str) -> object:
@@ -274,12 +358,25 @@ class _Walk:
         attributes = getattr(type(value), "__attrs_attrs__", None)
         if attributes is not None:
             return self._object(value, [attribute.name for attribute in attributes], depth)
-        return self._mapping(value, depth) if isinstance(value, Mapping) else value
+        if isinstance(value, Mapping):
+            return self._mapping(value, depth)
+        if hasattr(type(value), "get_secret_value"):  # pydantic's SecretStr and its like
+            return redacted("secret")
+        dump = pydantic_dump(value)
+        if dump is None:
+            return value
+        data = dump()
+        clean = self.take(data, name, depth)
+        return value if clean is data else clean
 
     def _mapping(self, mapping: Mapping[Any, object], depth: int) -> object:
+        if not self._has_room(len(mapping)):
+            return _TOO_LARGE
         items = list(dict.items(mapping) if isinstance(mapping, dict) else mapping.items())
         named = None if _VALUES.isdisjoint(mapping) else self._named_member(items)
         clean: dict[object, object] = {}
+        names = set(mapping)  # those that are there and those that redaction made
+        numbers: dict[str, int] = {}
         changed = False
         for key, value in items:
             name = key if type(key) is str else _name_of(key)
@@ -290,13 +387,21 @@ class _Walk:
             clean_key = key
             if len(name) >= _SHORTEST:
                 clean_key = self._text(name)
-                clean_key = key if clean_key == name else _distinct(clean_key, mapping, clean)
+                clean_key = key if clean_key == name else free_name(clean_key, names, numbers)
             changed = changed or clean_value is not value or clean_key is not key
             clean[clean_key] = clean_value
+            names.add(clean_key)
         return clean if changed else mapping
 
+    def _has_room(self, members: int) -> bool:
+        """Return whether a container of so many members may be searched, and count it if so."""
+        if self._left < 0 or members * _MEMBER_CHARS > self._left:
+            return False
+        self._left -= members * _MEMBER_CHARS
+        return True
+
     def _named_member(self, items: list[tuple[Any, object]]) -> str | None:
-        """Return the kind of secret whose name is itself a value of the mapping, beside its own value."""
+        """Return the kind of secret whose name is itself a value of the mapping, next to the secret."""
         for key, value in items:
             if type(key) is str and type(value) is str and key in _NAMES:
                 kind = self._kind(value)
@@ -307,6 +412,8 @@ class _Walk:
     def _sequence(
         self, sequence: list[object] | tuple[object, ...] | set[object] | frozenset[object], name: str, depth: int
     ) -> object:
+        if not self._has_room(len(sequence)):
+            return _TOO_LARGE
         members = list(sequence)
         clean = []
         changed = False
@@ -357,12 +464,12 @@ class _Walk:
 
 
 def _secret(value: object, kind: str) -> object:
-    """Return what to record of a value that stands under a secret name."""
+    """Return what to record of the value of a member with a secret name."""
     return value if _tells_nothing(value) else redacted(kind)
 
 
 def _tells_nothing(value: object) -> bool:
-    """True for a truth value, null, a small number, what is empty, a list of those, and what was redacted before."""
+    """Return whether it is a truth value, null, a small number, empty, a list of those, or was redacted before."""
     if value is None or value is True or value is False or value is msgspec.UNSET:
         return True
     if isinstance(value, int | float):
@@ -380,13 +487,3 @@ def _name_of(key: object) -> str:
     if isinstance(key, bytes):
         return key.decode("latin-1")
     return str.__str__(key) if isinstance(key, str) else ""
-
-
-def _distinct(key: str, before: Mapping[Any, object], after: dict[object, object]) -> str:
-    """Return a key that no other has, where redaction made two the same."""
-    if key not in after and key not in before:
-        return key
-    number = 2
-    while f"{key}~{number}" in after or f"{key}~{number}" in before:
-        number += 1
-    return f"{key}~{number}"

@@ -1,4 +1,4 @@
-"""What looks like a secret by itself, whatever its name: found in a text, and replaced by `[redacted:kind]`.
+r"""What looks like a secret by itself, whatever its name: found in a text, and replaced by `[redacted:kind]`.
 
 Where a form can be checked it is: a JWT's header decodes to JSON with an `alg`, basic credentials decode to text with a
 colon, a card number has a known prefix, its length and a right last digit (Luhn). So a version, a UUID, a hash, a time
@@ -18,6 +18,8 @@ from typing import Final
 
 import msgspec
 
+from audit_async._redact.service_keys import redact_service_keys
+
 __all__ = ["is_card_number", "redact_credentials", "redact_values", "redacted"]
 
 
@@ -28,22 +30,34 @@ def redacted(kind: str) -> str:
 
 # -- what has to be found before names are: their values may have spaces -------------------------------------
 
-_PEM_BEGIN: Final = re.compile(r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)?-----")
-_PEM_END: Final = re.compile(r"-----END (?:[A-Z0-9]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)?-----")
+_PEM_BEGIN: Final = re.compile(
+    r"-{4,5} ?BEGIN (?:[A-Z0-9]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)? ?-{4,5}|-----BEGIN OpenVPN Static key V1-----"
+)
+_PEM_END: Final = re.compile(
+    r"-{4,5} ?END (?:[A-Z0-9]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)? ?-{4,5}|-----END OpenVPN Static key V1-----"
+)
 _BEARER: Final = re.compile(r"(?<![A-Za-z0-9])(bearer(?:[ \t+]|%20){1,8})([A-Za-z0-9._~+/-]{4,}+={0,2})", re.IGNORECASE)
 _BASIC: Final = re.compile(
     r"(?<![A-Za-z0-9])(basic(?:[ \t+]|%20){1,8})([A-Za-z0-9+/_-]{4,}+(?:=|%3D){0,2})", re.IGNORECASE
 )
 
+# Credentials in files of Docker and npm: the same as after `Basic`, under the name `auth`.
+_AUTH: Final = re.compile(
+    r"(?<![A-Za-z0-9])(_?auth\\?[\"']?[ \t]{0,4}[=:][ \t]{0,4}\\?[\"']?)([A-Za-z0-9+/_-]{8,}+(?:=|%3D){0,2})",
+    re.IGNORECASE,
+)
+
 
 def redact_credentials(text: str) -> str:
-    """Replace private keys in PEM, and the credentials behind `Bearer` and `Basic`."""
-    if "PRIVATE KEY" in text:
+    """Replace private keys in PEM, and the credentials after `Bearer` and `Basic`."""
+    if "PRIVATE KEY" in text or "OpenVPN Static key" in text:
         text = _without_private_keys(text)
     lowered = text.lower()
     if "bearer" in lowered:
         text = _BEARER.sub(_bearer, text)
-    return _BASIC.sub(_basic, text) if "basic" in lowered else text
+    if "basic" in lowered:
+        text = _BASIC.sub(_basic, text)
+    return _AUTH.sub(_basic, text) if "auth" in lowered else text
 
 
 def _without_private_keys(text: str) -> str:
@@ -52,7 +66,7 @@ def _without_private_keys(text: str) -> str:
     while begin := _PEM_BEGIN.search(text, at):
         kept += [text[at : begin.start()], redacted("private_key")]
         end = _PEM_END.search(text, begin.end())
-        # Where the end is missing, the text was cut somewhere in the key.
+        # If the end is missing, the text was cut somewhere in the key.
         at = end.end() if end else len(text)
     return "".join([*kept, text[at:]])
 
@@ -86,36 +100,22 @@ _JWT: Final = re.compile(r"(?<![A-Za-z0-9_-])(e[wy][A-Za-z0-9_-]{6,}+)\.[A-Za-z0
 _LONG_WORD: Final = re.compile(r"(?<!\S)\S{15}")
 _MANY_DIGITS: Final = re.compile(r"[0-9]{4}(?:[0-9]{8}|[ -][0-9]{4})")
 
-# As their services document them, or have always made them; each begins with what nothing else begins with.
-_SERVICE_KEYS: Final = {
-    "aws_key": r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}",
-    "github_token": r"gh[pousr]_[A-Za-z0-9]{30,}+|github_pat_[A-Za-z0-9_]{22,}+",
-    "gitlab_token": r"gl(?:pat|dt|rt|rtr|cbt|ptt|ft|soat|agent|imt)-[A-Za-z0-9_.-]{20,}+",
-    "slack_token": r"xox[a-z](?:\.xox[a-z])?-[A-Za-z0-9-]{10,}+|xapp-[A-Za-z0-9-]{10,}+",
-    "google_key": r"AIza[A-Za-z0-9_-]{35,}+|GOCSPX-[A-Za-z0-9_-]{20,}+|ya29\.[A-Za-z0-9_-]{20,}+",
-    "stripe_key": r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}+|whsec_[A-Za-z0-9+/=]{24,}+",
-    "npm_token": r"npm_[A-Za-z0-9]{36,}+",
-    "pypi_token": r"pypi-[A-Za-z0-9_-]{50,}+",
-    "sendgrid_key": r"SG\.[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,}+",
-    "model_key": r"sk-(?:proj|svcacct|admin|ant-[a-z0-9]{1,10}|or-v1)-[A-Za-z0-9_-]{20,}+|sk-[A-Za-z0-9]{32,}+",
-    "twilio_key": r"SK[0-9a-f]{32}",
-    "digitalocean_token": r"do[opr]_v1_[0-9a-f]{64}",
-    "huggingface_token": r"hf_[A-Za-z0-9]{30,}+",
-    "vault_token": r"hv[bs]\.[A-Za-z0-9_-]{24,}+",
-    "shopify_token": r"shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}",
-    "age_key": r"AGE-SECRET-KEY-1[A-Z0-9]{58}",
-    "azure_secret": r"[A-Za-z0-9_.~-]{3}8Q~[A-Za-z0-9_.~-]{31,}+",
-    "telegram_token": r"[0-9]{8,12}:AA[A-Za-z0-9_-]{32,}+",
-}
-_SERVICE_KEY: Final = re.compile(
-    "(?<![A-Za-z0-9])(?:"
-    + "|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _SERVICE_KEYS.items())
-    + ")(?![A-Za-z0-9])"
+_WEBHOOK: Final = re.compile(
+    r"(hooks\.slack(?:-gov)?\.com/[a-z]{1,20}/|api/webhooks/[0-9]{1,30}/|\.webhook\.office\.com/webhookb2/"
+    r"|chat\.googleapis\.com/v1/spaces/[A-Za-z0-9_-]{1,64}/messages\?|hooks\.zapier\.com/hooks/catch/)"
+    r"[A-Za-z0-9_/@?&=%.-]{16,}+"
 )
-_WEBHOOK: Final = re.compile(r"(hooks\.slack\.com/[a-z]{1,20}/|api/webhooks/[0-9]{1,30}/)[A-Za-z0-9_/-]{16,}+")
-# Behind `://`, so that each is looked at once; a path, a query or a fragment ends it.
-_URL_PASSWORD: Final = re.compile(r"(?<=://)([^\s/?#:@\"'<>]{0,256}+:)([^\s/?#@\"'<>]{1,512}+)@")
-_SIGNATURE: Final = re.compile(r"(?<=[?&;])((?:sig|X-Amz-Signature|X-Goog-Signature)=)[^\s&\"'<>]{16,}+", re.IGNORECASE)
+# After `://`, so that each is looked at once. Digits after the colon are a port, unless an @ ends the authority. A
+# password may hold a slash, if it is not encoded as it should be.
+_URL_PASSWORD: Final = re.compile(
+    r"(?<=://)(?!\[)([^\s/?#:@\"'<>]{0,256}+:)(?:([^\s/?#\"'<>]{1,512})@(?=[^\s@])"
+    r"|(?![0-9]{0,5}(?:[/?#\s]|\Z))([^\s@\"'<>]{1,200}+)@)"
+)
+_SIGNATURE: Final = re.compile(
+    r"(?<=[?&;])((?:(?:X-(?:Amz|Goog|OSS|Cos)-)?(?:Signature|Sig|HMAC)|X-Amz-Security-Token|q-signature)=)"
+    r"[^\s&\"'<>]{8,}+|(?<=[?&;])(code=)(?=[^\s&;\"'<>]{20})[A-Za-z0-9/_.%~+=-]{20,}+",
+    re.IGNORECASE,
+)
 
 _CARD: Final = re.compile(
     # Neither a part of a longer number or word, nor of a decimal fraction, nor behind the + of a telephone number; in
@@ -151,14 +151,14 @@ _ISSUERS: Final = (
 
 
 def redact_values(text: str) -> str:
-    """Replace JWTs, keys of cloud services, passwords and signatures in URLs, and card numbers."""
+    """Replace JWTs, keys of services, passwords and signatures in URLs, and card numbers."""
     if _LONG_WORD.search(text) is not None:
         if "." in text:
             text = _JWT.sub(_jwt, text)
-        text = _SERVICE_KEY.sub(_service_key, text)
+        text = redact_service_keys(text)
         if "/" in text:
             text = _WEBHOOK.sub(_webhook, text)
-        if "=" in text and ("?" in text or "&" in text):
+        if "=" in text and ("?" in text or "&" in text or ";" in text):
             text = _SIGNATURE.sub(_signature, text)
     if "://" in text:
         text = _URL_PASSWORD.sub(_url_password, text)
@@ -174,21 +174,26 @@ def _jwt(found: re.Match[str]) -> str:
     return redacted("jwt") if isinstance(decoded, dict) and "alg" in decoded else found[0]
 
 
-def _service_key(found: re.Match[str]) -> str:
-    assert found.lastgroup is not None  # noqa: S101 - every alternative is a named group
-    return redacted(found.lastgroup)
-
-
 def _webhook(found: re.Match[str]) -> str:
     return found[1] + redacted("webhook")
 
 
 def _url_password(found: re.Match[str]) -> str:
-    return found[0] if found[2].startswith("[redacted:") else f"{found[1]}{redacted('password')}@"
+    password = found[2] or found[3]
+    return found[0] if password.startswith("[redacted:") else f"{found[1]}{redacted('password')}@"
 
 
 def _signature(found: re.Match[str]) -> str:
-    return found[0] if "[redacted:" in found[0] else found[1] + redacted("signature")
+    if "[redacted:" in found[0]:
+        return found[0]
+    if found[2] is None:
+        return found[1] + redacted("signature")
+    # A code that is exchanged for a token, not a voucher's or a product's: digits, capitals and small letters.
+    code = found[0]
+    random = (
+        any(map(str.isdigit, code)) and any(map(str.isupper, code)) and any(map(str.islower, code.partition("=")[2]))
+    )
+    return found[2] + redacted("code") if random else code
 
 
 def _card(found: re.Match[str]) -> str:
@@ -203,11 +208,11 @@ def _card(found: re.Match[str]) -> str:
 
 
 def is_card_number(digits: str) -> bool:
-    """True for 13 to 19 ASCII digits with an issuer's prefix, its length, and Luhn's last digit."""
-    if not _has_issuer(digits) or not _sums_to_ten(digits, (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)):
+    """Return whether it is 13 to 19 ASCII digits with an issuer's prefix, its length, and Luhn's last digit."""
+    if not _sums_to_ten(digits, _LUHN) or not _has_issuer(digits):
         return False
     # Visa's old 13 digits are also the length of an article's number (EAN), which has a check digit of its own.
-    return len(digits) != 13 or not _sums_to_ten(digits, (0, 3, 6, 9, 2, 5, 8, 1, 4, 7))
+    return len(digits) != 13 or not _sums_to_ten(digits, _EAN)
 
 
 def _has_issuer(digits: str) -> bool:
@@ -216,7 +221,13 @@ def _has_issuer(digits: str) -> bool:
     )
 
 
-def _sums_to_ten(digits: str, every_second: tuple[int, ...]) -> bool:
-    """True where the digits, every second from the end replaced, sum up to a multiple of ten."""
-    backwards = [int(digit) for digit in reversed(digits)]
-    return (sum(backwards[::2]) + sum(every_second[digit] for digit in backwards[1::2])) % 10 == 0
+# What every second digit, from the end, counts for.
+_LUHN: Final = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
+_EAN: Final = bytes.maketrans(b"0123456789", bytes((0, 3, 6, 9, 2, 5, 8, 1, 4, 7)))
+
+
+def _sums_to_ten(digits: str, every_second: bytes) -> bool:
+    """Return whether the digits, every second from the end replaced, sum up to a multiple of ten."""
+    ascii_digits = digits.encode()
+    singles, doubles = ascii_digits[::-2], ascii_digits[-2::-2]
+    return (sum(singles) - 48 * len(singles) + sum(doubles.translate(every_second))) % 10 == 0

@@ -12,7 +12,7 @@ from msgspec import Meta
 from audit_async.config.setting import Flag, Settings
 
 _SecretNames = Annotated[
-    tuple[Annotated[str, Meta(pattern=r"^[^,]*[A-Za-z0-9][^,]*\Z", max_length=64)], ...],
+    tuple[Annotated[str, Meta(pattern=r"^[^,]*[^\W_][^,]*\Z", max_length=64)], ...],
     Meta(
         description="names of up to 64 characters, with a letter or digit and no comma; in a variable joined by commas"
     ),
@@ -37,10 +37,14 @@ class Redaction(Settings, frozen=True, kw_only=True):
     enabled: Flag = True
     keys: _SecretNames = (
         "password", "passwd", "pwd", "passphrase", "passcode", "pass", "password_confirmation", "password_hash",
-        "secret", "token", "access_token", "refresh_token", "auth_token", "api_token", "jwt", "bearer", "otp",
+        "secret", "token", "access_token", "refresh_token", "auth_token", "api_token", "jwt", "bearer", "otp", "totp",
         "authorization", "cookie", "credential", "api_key", "private_key", "secret_key", "access_key", "signing_key",
         "encryption_key", "master_key", "account_key", "shared_key", "session_key", "subscription_key", "auth_key",
-        "card_number", "cvv", "cvc", "recovery_code",
+        "hmac_key", "storage_key", "card_number", "cvv", "cvc", "security_code", "pin", "ssn", "social_security_number",
+        "iban", "recovery_code", "recovery_phrase", "backup_code", "otp_code", "mfa_code", "seed_phrase", "mnemonic",
+        "psk", "phpsessid", "jsessionid", "connect_sid", "sessid", "gitlab_session", "laravel_session",
+        "passwort", "kennwort", "wachtwoord", "contrasena", "contraseña", "senha", "mot_de_passe", "losenord",
+        "lösenord", "heslo", "haslo", "hasło", "пароль", "密码", "密碼", "パスワード", "비밀번호",
     )  # fmt: skip
     extra_keys: _SecretNames = ()
     values: Flag = True

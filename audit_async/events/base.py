@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from pathlib import PurePath
+from types import MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast, dataclass_transform
 
 import msgspec
@@ -33,6 +35,7 @@ __all__ = [
     "Success",
     "definitions",
     "encode",
+    "pydantic_dump",
     "require_aware",
 ]
 
@@ -238,12 +241,26 @@ class PartialSuccess(msgspec.Struct, frozen=True, tag_field="status", tag="parti
 AuditResult = Success | Failure | PartialSuccess
 
 
+def pydantic_dump(value: object) -> Callable[[], object] | None:
+    """Return what makes plain data of a pydantic model, None if it is none; pydantic itself is not needed."""
+    cls = type(value)
+    dump = getattr(cls, "model_dump", None)
+    if dump is None or not hasattr(cls, "__pydantic_validator__"):
+        return None
+    return cast("Callable[[], object]", MethodType(dump, value))
+
+
 def _encode_foreign(value: object) -> object:
-    """Turn what msgspec does not know into what it does, for the few types that events may hold beside its own."""
-    if isinstance(value, IPv4Address | IPv6Address):
+    """Turn what msgspec does not know into what it does, for the few types that events may hold besides its own."""
+    if isinstance(value, IPv4Address | IPv6Address | IPv4Network | IPv6Network | IPv4Interface | IPv6Interface):
+        return str(value)
+    if isinstance(value, PurePath) or hasattr(type(value), "get_secret_value"):
         return str(value)
     if isinstance(value, Mapping):
         return dict(value)
+    dump = pydantic_dump(value)
+    if dump is not None:
+        return dump()
     raise TypeError(f"JSON has no place for a {type(value).__name__}")
 
 

@@ -62,6 +62,7 @@ def _grouped(digits: str, separator: str, *sizes: int) -> str:
 
 def _service_keys() -> tuple[str, ...]:
     upper = string.ascii_uppercase + string.digits
+    hexadecimal = "0123456789abcdef"
     return (
         "AKIA" + _some(upper, 16), "ASIA" + _some(upper, 16), "ghp_" + _some(_ALNUM, 36), "gho_" + _some(_ALNUM, 36),
         "ghs_" + _some(_ALNUM, 36), "github_pat_" + _some(_ALNUM, 22) + "_" + _some(_ALNUM, 59),
@@ -74,6 +75,39 @@ def _service_keys() -> tuple[str, ...]:
         "hvs." + _some(_URLSAFE, 28), "shpat_" + _some("0123456789abcdef", 32),
         "AGE-SECRET-KEY-1" + _some(upper, 58), _some(_ALNUM, 3) + "8Q~" + _some(_URLSAFE, 34),
         _some("123456789", 10) + ":AA" + _some(_URLSAFE, 33),
+        # Since 2023 and later, as their services document them.
+        "glrt-t1_" + _some(_URLSAFE, 30) + ".01.0a1b2c3d4", "gloas-" + _some(_ALNUM, 64),
+        "glcbt-1f_" + _some(_ALNUM, 20),
+        "xoxe.xoxp-1-" + _some(upper, 146), "xapp-1-" + _some(upper, 11) + "-1234567890123-" + _some(_ALNUM, 64),
+        "sk-ant-api03-" + _some(_URLSAFE, 93) + "AA", "sk-svcacct-" + _some(_URLSAFE, 74), "gsk_" + _some(_ALNUM, 52),
+        "xai-" + _some(_ALNUM, 80), "pplx-" + _some(_ALNUM, 48), "r8_" + _some(_ALNUM, 37),
+        "sk-or-v1-" + _some(hexadecimal, 64),
+        "lsv2_pt_" + _some(hexadecimal, 32) + "_" + _some(hexadecimal, 10),
+        "pypi-AgEIcHlwaS5vcmc" + _some(_URLSAFE, 60),
+        "rubygems_" + _some(hexadecimal, 48), "dckr_pat_" + _some(_ALNUM, 27), "key-" + _some(hexadecimal, 32),
+        _some(hexadecimal, 32) + "-" + _some(hexadecimal, 8) + "-" + _some(hexadecimal, 8),
+        _some(hexadecimal, 32) + "-us12", "xkeysib-" + _some(hexadecimal, 64) + "-" + _some(_ALNUM, 16),
+        "re_" + _some(_ALNUM, 8) + "_" + _some(_ALNUM, 24), "lin_api_" + _some(_ALNUM, 40),
+        "ntn_" + _some(_ALNUM, 46),
+        "secret_" + _some(_ALNUM, 43), "ATATT3" + _some(_URLSAFE, 186), "sq0csp-" + _some(_URLSAFE, 43),
+        "glsa_" + _some(_ALNUM, 32) + "_" + _some(hexadecimal, 8), "NRAK-" + _some(upper, 27),
+        "sntrys_" + _some(_ALNUM, 90),
+        "dapi" + _some(hexadecimal, 32), "pscale_pw_" + _some(_ALNUM, 43), "sbp_" + _some(hexadecimal, 40),
+        "nfp_" + _some(_ALNUM, 36), "fo1_" + _some(_URLSAFE, 43), "HRKU-AA" + _some(_URLSAFE, 58),
+        "dp.pt." + _some(_ALNUM, 43), "pul-" + _some(hexadecimal, 40),
+        "tskey-auth-" + _some(_ALNUM, 17) + "-" + _some(_ALNUM, 32),
+        "PMAK-" + _some(hexadecimal, 24) + "-" + _some(hexadecimal, 34), "figd_" + _some(_URLSAFE, 40),
+        "pat-na1-" + str(UUID(int=_random.getrandbits(128), version=4)),
+        "patA1b2C3d4E5f6g7." + _some(hexadecimal, 64),
+        "hvb." + _some(_URLSAFE, 140), _some(_ALNUM, 14) + ".atlasv1." + _some(_URLSAFE, 67),
+        "M" + _some(_ALNUM, 23) + "." + _some(_ALNUM, 6) + "." + _some(_URLSAFE, 38),
+        "shpss_" + _some(hexadecimal, 32),
+        _some(_ALNUM, 76) + "AZDO" + _some(_ALNUM, 4), "whsec_" + _some(_ALNUM + "+/", 44),
+        "rk_test_" + _some(_ALNUM, 24),
+        "1//0g" + _some(_URLSAFE, 60), "LTAI" + _some(_ALNUM, 20), "sdk-" + str(UUID(int=_random.getrandbits(128),
+        version=4)),
+        "sha256~" + _some(_URLSAFE, 43), "gh" + "s_" + _some(_ALNUM, 40), "-".join(["A3",
+        *(_some(upper, size) for size in (6, 6, 5, 5, 5, 5))]),
     )  # fmt: skip
 
 
@@ -91,6 +125,8 @@ def _made_secrets() -> list[Secret]:
         "sessionToken", "authorization", "Proxy-Authorization", "cookie", "Set-Cookie", "cookies", "api_key",
         "apiKey", "X-Api-Key", "apikey", "stripeApiKey2", "private_key", "sshPrivateKey", "signing_key",
         "encryptionKey", "AccountKey", "credentials", "otp", "card_number", "jwt", "Ocp-Apim-Subscription-Key",
+        "pin", "user_pin", "ssn", "iban",
+        "customer_iban", "passwort", "PHPSESSID", "connect.sid", "securityCode", "totp", "psk",
     ):  # fmt: skip
         add("named", _some(_ALNUM + "!$%*", _random.randrange(8, 24)), name=name)
     for frame in (
@@ -102,6 +138,17 @@ def _made_secrets() -> list[Secret]:
         "curl -H 'Cookie: sid={}' https://a.example", "Set-Cookie: sid={}; Path=/; HttpOnly", "{'password': '{}'}",
         "postgres://shop:{}@db.example:5432/orders", "redis://:{}@cache.example/0", "amqps://u:{}@mq.example",
         "DefaultEndpointsProtocol=https;AccountName=a;AccountKey={};EndpointSuffix=core.windows.net",
+        "password: '{}'", 'password:"{}"', ':password => "{}"', "'password' => '{}'", "{password: '{}', user: 'b'}",
+        "mysqldump --password {} db", "deploy --token {} --env prod", "tool --api-key '{}' run",
+        "curl -u bob:{} https://a.example", "curl --user 'bob:{}' https://a.example", "http -a bob:{} a.example",
+        "mysql -u root -p{} orders", "sshpass -p {} ssh db.example", "docker login -u bob -p {} registry.example",
+        "redis-cli -a {} ping", "openssl rsa -passin pass:{} -in k.pem", "redis://:{}/b@cache.example",
+        "CREATE USER bob IDENTIFIED BY '{}'", "machine a.example login bob password {}", "GET / PHPSESSID={}",
+        "/cart;jsessionid={}", "https://a.example/f?Expires=1&Signature={}&Key-Pair-Id=K", "passwort={}",
+        "Kennwort: '{}'", "user%5Bpassword%5D={}&x=1", "password:{}",
+        "- name: DB_PASSWORD\n  value: {}", '<add key="DbPassword" value="{}"/>', "--data {\\\"pin\\\":\\\"{}\\\"}",
+        'form-data; name="password"\r\n\r\n{}\r\n--B--', "ssn={}", "iban: '{}'", "otp={}",
+        "https://a.example/cb?code={}x7Qp&state=s",
         "Server=db;User Id=sa;Password={};", "user=bob&password={}&remember=1", "token: {}",
         "redirect=https%3A%2F%2Fa.example%2F%3Faccess_token%3D{}", "export GITHUB_TOKEN={}", "secret_key = {}",
     ):  # fmt: skip
@@ -168,7 +215,8 @@ def _made_look_alikes() -> list[tuple[str, object]]:
         ("jwt_algorithm", "EdDSA"), ("otp_enabled", True), ("credential_type", "passkey"), ("bearer_of_news", "Bob"),
         ("laptop", "T14"), ("session_id", "s-9"), ("order_number", "4929252233319004"),
         ("tracking_number", "5425233430109903"), ("ean", "4006381333931"), ("isbn", "9783161484100"),
-        ("imei", "352099001761481"),
+        ("imei", "352099001761481"), ("pin_layout", "a1"), ("led_pin", 1713), ("gpio_pins", [17, 27, 1713]),
+        ("iban_country", "DE"), ("otp_length", 600), ("ssn_provided", True), ("pinned", "yes"), ("spin", 4711),
     ]  # fmt: skip
     # Times, in all forms; numbers of things; identifiers and hashes.
     for step in range(6):
@@ -213,6 +261,19 @@ def _made_look_alikes() -> list[tuple[str, object]]:
         "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36",
         "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", "gzip, deflate, br, zstd",
         "max-age=31536000; includeSubDomains",
+        'SyntaxError: Unexpected token: "}"', "unexpected token: ','", "password: ''", 'token: ""', "token => null",
+        "use --password to set one", "--token is required", "the option --api-key must be given",
+        "docker run -p 8080:80 web",
+        "docker run -u 1000:1000 web", "redis-cli -p 6379 ping", "ssh -p 2222 host", "mkdir -p /srv/a", "curl -u",
+        "curl -sSL https://a.example/install.sh", "mysql -u root -p orders", "http://[::1]:8080/a@b", "token:a3f2c1",
+        "secret:60e431591ee0b67f", "https://a.example/?code=200&signature=no", "?code=SUMMER-SALE-2026-EXTRA",
+        "gpio_pin=1713",
+        "https://a.example/x?promo_code=ABC", "pinned: 4 items", "shipping: 4711", "opinion=positive", "spin=1713",
+        "name: replicas, value: 4", '<add key="Theme" value="dark"/>', "name: DB_HOST\n  value: db17.example",
+        'name="title"\n\nhello', "postgres://db.example:5432/orders", "git+ssh://git@a.example/a.git",
+        "sk_" + "live", "hf_hub_download", "npm_config_registry", "re_compile_pattern_list", "key-value-store-0001",
+        "s.strip().lower().split()", "api-gateway-7d9f8b6c5-x2x4z", "sha256:" + "0a" * 32, "M.T.Cicero",
+        "pat.jones@a.example",
     ):  # fmt: skip
         found.append(("note", text))
     return found

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import subprocess
-import sys
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from enum import Enum, StrEnum
@@ -277,6 +275,17 @@ class Plain(Enum):
     ONE = 1
 
 
+@pytest.mark.parametrize("name", ["contraseña", "CONTRASEÑA", "mi_contraseña", "пароль", "Пароль", "密码", "hasło"])
+def test_names_of_other_languages_are_known(name: str) -> None:
+    """In data and in texts, whatever their case; the record says what kind it was in ASCII."""
+    assert "x1y2z3" not in spoken(
+        REDACTOR.redact({name: "x1y2z3", "text": f"{name}=x1y2z3", "more": f"{name}: 'x1y2z3'"})
+    )
+    once = REDACTOR.redact_text(f"{name}=x1y2z3")
+    assert once.isascii() or name in once
+    assert REDACTOR.redact_text(once) == once
+
+
 def test_objects_of_all_kinds_are_searched() -> None:
     """Dataclasses, structs, mappings, tuples, sets, bytes, enumerations, subclasses of str; what is clean stays."""
     point = Point(api_key="k", x=1)
@@ -388,34 +397,6 @@ def test_both_hold_for_many_more_examples(data: object, text: str, secret: Secre
     """The two properties, on data that no run has seen before."""
     check_changes_nothing_twice(data)
     check_is_found(text, secret)
-
-
-ADVERSARIAL = """
-import resource, sys
-from audit_async._redact.redactor import Redactor
-resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-units = [
-    "a", "eyJ", "eyJ.", "-eyJ.", "password=", 'password="', '"password":', '"password":"', "\\\\",
-    '\\\\"token\\\\":', '"', "'", "<", "<password>", "<password ", "<a ", "Bearer ", "Basic YTpi", "ghp_", "sk-",
-    "-----BEGIN PRIVATE KEY-----", "-----BEGIN A ", "://", "://a:", "4111 ", "4111-", "41", "3782 822463 ",
-    "Cookie: ", "token: a", "authorization: basic ", "=", "a=", "a,b=", "token=,a", "token=a,", "?sig=",
-    '{"secret":{', '{"secret":["', "[", '{"a":', "%3D", "SG.", "ya29.", "gl-", "hooks.slack.com/a/", "8Q~",
-    "abc8Q~", ":AA", "1:AA", "\\n", "password", "tokens",
-]
-redactor = Redactor()
-size = 64 * 1024
-for unit in units:
-    for before in ("", '"token":"', "password="):
-        redactor.redact(before + (unit * size)[:size])
-redactor.redact("ey" * 250_000 + " .")
-print("done")
-"""
-
-
-def test_no_text_is_expensive() -> None:
-    """150 texts of 64 KiB made to be slow take less than a minute of CPU time; quadratic time is that for one."""
-    run = subprocess.run([sys.executable, "-c", ADVERSARIAL], capture_output=True, text=True, timeout=400, check=False)
-    assert run.stdout == "done\n", run.stderr
 
 
 # -- on the way into the trail --------------------------------------------------------------------------------
