@@ -11,6 +11,8 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -62,46 +64,168 @@ def check_log(log: Path) -> list[str]:
 
 
 def check_bundle(folder: Path) -> Iterator[str]:
-    """Print what an evidence bundle holds; give what is wrong with it."""
+    """Print what an evidence bundle holds and was asked for; yield what is wrong with it."""
     listed = {"MANIFEST.sha256"}
+    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not is_folder(path)}
+    if irregular := [name for name, path in there.items() if not is_regular(path)]:
+        yield from (f"{name}: a link, a FIFO or a device: nothing of the bundle was read" for name in irregular)
+        return
     for line in (folder / "MANIFEST.sha256").read_text(encoding="utf-8").splitlines():
         digest, _, name = line.partition("  ")
         listed.add(name)
-        if not (folder / name).is_file():
+        if name not in there:
             yield f"{name}: missing"
-        elif digest != digest_of(folder / name):
+        elif digest != digest_of(there[name]):
             yield f"{name}: not what MANIFEST.sha256 says"
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    yield from (f"{name}: does not belong to the bundle" for name in sorted(there - listed))
-    for part in json.loads((folder / "bundle.json").read_bytes())["logs"]:
-        yield from check_part(folder / part["log"], part)
+    contents = json.loads((folder / "bundle.json").read_bytes())
+    folders = [str(part["log"]) for part in contents["logs"]]
+    for name in sorted(there):
+        belongs = name in OF_EVERY_BUNDLE or name.rpartition("/")[0] in folders
+        if name not in listed or not belongs:
+            yield f"{name}: does not belong to the bundle"
+    query = Query(contents)
+    say(f"{folder}: made {contents['created']} of what was asked for with {json.dumps(query.asked)}")
+    if not folders or len(set(folders)) < len(folders):
+        yield "bundle.json: it names no log, so it proves nothing" if not folders else "bundle.json: a log comes twice"
+    if sum(part["records"] for part in contents["logs"]) > query.asked.get("limit", 10**18):
+        yield "bundle.json: it has more records than were asked for"
+    for part in contents["logs"]:
+        for name in ("chain.ndjson", "records.ndjson", *(["log.json"] if part["log_id"] else [])):
+            if f"{part['log']}/{name}" not in listed & set(there):
+                yield f"{part['log']}/{name}: missing"
+        yield from check_part(folder / part["log"], part, query)
 
 
-def check_part(log: Path, part: dict[str, Any]) -> list[str]:
-    """Check one log's piece of a bundle: its chain, its ends, its seals, and that the records are of the chain."""
+OF_EVERY_BUNDLE = {"MANIFEST.sha256", "README.txt", "bundle.json", "verify_trail.py"}
+
+
+def check_part(log: Path, part: dict[str, Any], query: "Query") -> list[str]:
+    """Check one log's piece of a bundle: its chain, ends and seals, and that its records are those asked for."""
     chain, findings, found = log / "chain.ndjson", list[str](), 0
     due, prev = part["first_seq"], part["prev_hash"].encode()
     seals, records = Seals(log), lines_of(log / "records.ndjson")
-    wanted = next(records, None)
+    exported = next(records, None)
     for number, line in enumerate(lines_of(chain), 1):
         record = RECORD.fullmatch(line)
         seq, linked, own = (int(record[1]), record[3], record[4]) if record else (due, b"", b"")
         if record is None or not is_whole(line, own):
             findings.append(f"{chain}:{number}: {'its hash is not its own' if record else 'not a whole record'}")
-        elif seq != due or linked != prev:
+        elif seq != due or linked != prev or (seq == 0 and linked != b"0" * 64):
             findings.append(f"{chain}:{number}: seq {seq} does not follow the record before")
         findings += seals.check(line, seq, linked, own)
-        if line == wanted:
-            found, wanted = found + 1, next(records, None)
+        is_exported = line == exported
+        if is_exported:
+            found, exported = found + 1, next(records, None)
+        if record and is_exported != query.asks_for(line):
+            findings.append(f"{log}: seq {seq} was {'exported and not asked for' if is_exported else 'left out'}")
         due, prev = seq + 1, own
         if len(findings) >= 100:
             return findings
     if (due - 1, prev.decode()) != (part["last_seq"], part["hash"]):
         findings.append(f"{chain}: it ends at seq {due - 1}, not as bundle.json says")
-    if wanted is not None or found != part["records"]:
+    if exported is not None or found != part["records"] or not found:
         findings.append(f"{log}: {part['records']} records were exported, and {found} of them are in the chain")
+    head = part["head"] or {"seq": due - 1, "hash": prev.decode()}  # None if it could not be read
+    if head["seq"] < due - 1 or (head["seq"] == due - 1 and head["hash"] != prev.decode()):
+        findings.append(f"{log}: the chain does not end before the log's head in bundle.json")
+    for name in ("log.json", "manifest.json"):
+        if (log / name).exists() and json.loads((log / name).read_bytes())["log_id"] != part["log_id"]:
+            findings.append(f"{log / name}: of another log than bundle.json says")
     say(f"{log}: {found} records, in the chain from seq {part['first_seq']} to seq {due - 1}, hash {prev.decode()}")
     return findings
+
+
+class Query:
+    """What the records of a bundle were asked for with; it decides as the export did."""
+
+    def __init__(self, contents: dict[str, Any]) -> None:
+        """Read `query` of bundle.json, and how its texts are recorded if they hold unsafe characters."""
+        self.asked: dict[str, Any] = contents["query"]
+        self.recorded_as: dict[str, str] = contents.get("recorded_as", {})
+        self.critical_types: list[str] = contents.get("critical_types", [])
+        unknown = set(self.asked) - QUERY_MEMBERS
+        if unknown:
+            raise ValueError(f"bundle.json asks for what this verifier does not know: {sorted(unknown)}")
+
+    def asks_for(self, line: bytes) -> bool:
+        """Return whether a record of the chain was asked for."""
+        record = json.loads(line)
+        event, context, asked = record["event"], record.get("context", {}), self.asked
+        kind, after = event["event_type"], asked.get("after_seq", -1)
+        types, texts = asked.get("event_types", []), [event, context]
+        return (
+            record["seq"] > after
+            and (not types or any(fnmatchcase(kind, pattern) for pattern in types))
+            and asked.get("critical", kind in self.critical_types) == (kind in self.critical_types)
+            and ("start" not in asked or moment(record["timestamp"]) >= moment(asked["start"]))
+            and ("end" not in asked or moment(record["timestamp"]) < moment(asked["end"]))
+            and ("actor" not in asked or self.is_among(asked["actor"], actors_of(event)))
+            and ("resource_id" not in asked or self.is_among(asked["resource_id"], resources_of(event)))
+            and all(self.is_among(v, [as_text(context.get(k))]) for k, v in asked.get("context", {}).items())
+            and ("text" not in asked or any(self.holds(asked["text"], text) for text in all_texts(texts)))
+        )
+
+    def is_among(self, wanted: str, named: "Iterable[str | None]") -> bool:
+        """Return whether a text, or its recorded form, is one of those."""
+        return not {wanted, self.recorded_as.get(wanted, wanted)}.isdisjoint(named)
+
+    def holds(self, wanted: str, text: str) -> bool:
+        """Return whether a text holds another, or its recorded form."""
+        return wanted in text or self.recorded_as.get(wanted, wanted) in text
+
+
+QUERY_MEMBERS = {
+    *("actor", "resource_id", "event_types", "start", "end", "critical", "context", "text", "after_seq", "limit"),
+}
+
+
+def actors_of(event: dict[str, Any]) -> "list[str | None]":
+    """Return whom an event names as acting."""
+    named = [as_text(event.get(name)) for name in ("attempted_user", "requester", "set_by", "lifted_by")]
+    if "actor" in event:
+        actor = event["actor"]
+        return [*named, as_text(actor.get("user_id") if isinstance(actor, dict) else actor)]
+    return [*named, as_text(event.get("user_id")), as_text(event.get("actor_id"))]
+
+
+def resources_of(event: dict[str, Any]) -> "list[str | None]":
+    """Return what an event was done to or with."""
+    resource = event.get("resource")
+    named = [resource.get("resource_id"), resource.get("parent_id")] if isinstance(resource, dict) else []
+    of_event = ("subject", "model_ref", "segment")
+    named += [value for name, value in event.items() if name.endswith("_id") or name in of_event]
+    return [as_text(value) for value in named]
+
+
+def as_text(value: object) -> "str | None":
+    """Return a text, or a whole number's digits; None for anything else."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 64
+    return value if isinstance(value, str) else str(value) if is_number else None
+
+
+def all_texts(values: list[Any]) -> Iterator[str]:
+    """Yield every text in these values, at any depth; not the names of members."""
+    while values:
+        value = values.pop()
+        if isinstance(value, str):
+            yield value
+        else:
+            values.extend(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+
+
+def moment(text: str) -> datetime:
+    """Return the time that a text says, RFC 3339."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))  # noqa: FURB162 - Python 3.10 takes no Z
+
+
+def is_regular(path: Path) -> bool:
+    """Return whether a file is one that can be read: no symbolic link, FIFO or device."""
+    return path.is_file() and not path.is_symlink()
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether something is a directory itself, and no link to one."""
+    return path.is_dir() and not path.is_symlink()
 
 
 class Seals:

@@ -25,13 +25,16 @@ from audit_async._chain import Head
 from audit_async._chain.record_format import HASH_AT, PREV_AT
 from audit_async._export.export_file import ExportFailed
 from audit_async._layout.names import CHECKSUM, LOG_FILE, MANIFEST_FILE
+from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, MOST_SMALL_BYTES, read_bounded
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.matching import Filter
 from audit_async._query.segment_scan import Damage, Found, scan
-from audit_async._trail.log_files import Log
+from audit_async._sanitize.unsafe_text import escape
+from audit_async._trail.log_files import Log, unreadable
 from audit_async._trail.segment_parts import Part, Range, parts_of
 from audit_async._version import __version__
 from audit_async.errors import LogCorrupted
+from audit_async.events.registry import known_types
 
 __all__ = ["write_bundle"]
 
@@ -141,10 +144,23 @@ def _write_piece(bundle: _Archive, folder: str, piece: _Piece, parts: Sequence[P
     ]
     for name in names:
         try:
-            content = (piece.log.directory / name).read_bytes()
+            bundle.add(f"{folder}/{name}", _read(piece.log, name))
         except FileNotFoundError:
             continue  # a log without a sealed segment, or an archived one: the manifest has its checksum
-        bundle.add(f"{folder}/{name}", content)
+
+
+def _read(log: Log, name: str) -> bytes:
+    """Return the content of a small file of a log; raises `LogCorrupted` for a link, a FIFO or a file of gigabytes."""
+    try:
+        most = MOST_MANIFEST_BYTES if name == MANIFEST_FILE else MOST_SMALL_BYTES
+        return read_bounded(log.directory / name, max_bytes=most)
+    except LogCorrupted as error:
+        reason = f"{error.reason}; it does not go into a bundle. Verify the trail"
+        raise LogCorrupted(f"{log.name}/{name}", None, None, reason) from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise unreadable(log.directory / name, error) from error
 
 
 def _unbroken(piece: _Piece, parts: Sequence[Part]) -> Iterator[Found]:
@@ -183,6 +199,7 @@ def _contents(pieces: Sequence[_Piece], folders: dict[Log, str], query: AuditQue
         "created": now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "library_version": __version__,
         "query": query.asked(),
+        **_for_the_verifier(query),
         "logs": [
             {
                 "log": folders[piece.log],
@@ -196,6 +213,17 @@ def _contents(pieces: Sequence[_Piece], folders: dict[Log, str], query: AuditQue
             }
             for piece in pieces
         ],
+    }
+
+
+def _for_the_verifier(query: AuditQuery) -> dict[str, Any]:
+    """Return what the verifier needs besides the query to decide which records it asks for."""
+    texts = [query.actor, query.resource_id, query.text, *query.context.values()]
+    recorded_as = {text: harmless for text in texts if text and (harmless := escape(text)) != text}
+    critical = sorted(tag for tag, cls in known_types().items() if cls.critical)
+    return {
+        **({"recorded_as": recorded_as} if recorded_as else {}),
+        **({"critical_types": critical} if query.critical is not None else {}),
     }
 
 
@@ -263,6 +291,8 @@ How to check it
   1. Compare the SHA-256 of the zip file with the one that the exporter gave you by another way.
   2. In this folder:   sha256sum -c MANIFEST.sha256
   3. In this folder:   python3 -I verify_trail.py .
+     It prints what was asked for: compare that with what you asked for. Every record of the chain that this matches
+     must be among the records, and no other.
   4. Ask for the heads (seq and hash) that were kept outside the log, on paper or at a third party. A record in
      chain.ndjson with such a seq must have that hash.
 

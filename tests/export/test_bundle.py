@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +23,7 @@ from audit_async import standalone
 from audit_async._export.bundle import write_bundle
 from audit_async._export.export_file import ExportFailed
 from audit_async._query.audit_query import AuditQuery
+from audit_async._query.matching import Filter
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage, Found
 from audit_async._store.archiving import compress_segment
@@ -26,7 +31,7 @@ from audit_async._store.log_store import LogStore
 from audit_async._trail.log_files import find_logs
 from audit_async.config import RetentionPolicy
 from audit_async.errors import LogCorrupted
-from tests.cli.made_trails import failure, make_trail
+from tests.cli.made_trails import erasure, failure, make_trail
 from tests.store.chained import open_store
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -99,8 +104,10 @@ def test_the_same_export_is_the_same_file(trail: Path) -> None:
 def reseal(folder: Path) -> None:
     """Make the list of checksums fit again, as whoever changes a bundle would."""
     listed = folder / "MANIFEST.sha256"
+    if not listed.is_file():
+        return
     names = [line.split("  ", 1)[1] for line in listed.read_text().splitlines()]
-    there = [name for name in names if (folder / name).exists()]
+    there = [name for name in names if (folder / name).is_file()]
     listed.write_text("".join(f"{sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in there))
 
 
@@ -123,6 +130,30 @@ def in_manifest(member: str) -> Callable[[bytes], bytes]:
         return json.dumps(manifest).encode()
 
     return change
+
+
+def in_contents(change: Callable[[Any], object]) -> Callable[[Path], object]:
+    """Return what changes bundle.json."""
+
+    def changed(content: bytes) -> bytes:
+        contents = json.loads(content)
+        change(contents)
+        return json.dumps(contents).encode()
+
+    return edit("bundle.json", changed)
+
+
+def replace_by_link(path: Path) -> None:
+    """Put a symbolic link to the same content in a file's place."""
+    aside = path.parents[2].with_name("aside")
+    path.rename(aside)
+    path.symlink_to(aside)
+
+
+def replace_by_fifo(path: Path) -> None:
+    """Put a FIFO, which nobody writes to, in a file's place."""
+    path.unlink()
+    os.mkfifo(path)
 
 
 CHAIN, RECORDS = "orders/00/chain.ndjson", "orders/00/records.ndjson"
@@ -154,6 +185,41 @@ EDITS: dict[str, Callable[[Path], object]] = {
         (folder / "orders/01/chain.ndjson").read_bytes()
     ),
     "a chain is missing": lambda folder: (folder / CHAIN).unlink(),
+    "log.json is missing": lambda folder: (folder / "orders/00/log.json").unlink(),
+    "log.json is another log's": lambda folder: (folder / "orders/00/log.json").write_bytes(
+        (folder / "orders/01/log.json").read_bytes().replace(b'"log_id":"', b'"log_id":"0', 1)
+    ),
+    "no log is named": in_contents(lambda contents: contents["logs"].clear()),
+    "a log is left out": in_contents(lambda contents: contents["logs"].pop()),
+    "a log comes twice": in_contents(lambda contents: contents["logs"].append(contents["logs"][0])),
+    "no records": lambda folder: (
+        edit(RECORDS, lambda content: b"")(folder),
+        in_contents(lambda contents: contents["logs"][0].update(records=0))(folder),
+    ),
+    "a matching record is left out, and the count fits": lambda folder: (
+        edit(RECORDS, without_line(3))(folder),
+        in_contents(lambda contents: contents["logs"][0].update(records=19))(folder),
+    ),
+    "a record that was not asked for, and the count fits": lambda folder: (
+        edit(
+            RECORDS,
+            lambda content: (
+                content.splitlines(True)[0]
+                + (folder / CHAIN).read_bytes().splitlines(True)[1]
+                + b"".join(content.splitlines(True)[1:])
+            ),
+        )(folder),
+        in_contents(lambda contents: contents["logs"][0].update(records=21))(folder),
+    ),
+    "another question": in_contents(lambda contents: contents["query"].update(actor="alice")),
+    "a question that the verifier does not know": in_contents(lambda contents: contents["query"].update(skip=3)),
+    "more than the limit": in_contents(lambda contents: contents["query"].update(limit=39)),
+    "a head that the log had before": in_contents(lambda contents: contents["logs"][0]["head"].update(seq=5)),
+    "another head": in_contents(lambda contents: contents["logs"][0].update(head={"seq": 58, "hash": "0" * 64})),
+    "a folder elsewhere": in_contents(lambda contents: contents["logs"][0].update(log="../orders/00")),
+    "a link in the chain's place": lambda folder: replace_by_link(folder / CHAIN),
+    "a FIFO in the manifest's place": lambda folder: replace_by_fifo(folder / "orders/00/manifest.json"),
+    "a FIFO for the checksums": lambda folder: replace_by_fifo(folder / "MANIFEST.sha256"),
 }
 
 
@@ -166,6 +232,80 @@ def test_any_change_is_found(change: Callable[[Path], object], resealed: bool, t
     if resealed:
         reseal(folder)
     assert standalone.main([str(folder)]) == 1
+
+
+QUERIES = [
+    AuditQuery(),
+    AuditQuery(actor="bob"),
+    AuditQuery(actor="bo"),
+    AuditQuery(actor="7"),
+    AuditQuery(actor="evil\x1b[2J"),
+    AuditQuery(resource_id="c-1"),
+    AuditQuery(resource_id="7"),
+    AuditQuery(event_types=("auth.*", "x.[yz]")),
+    AuditQuery(event_types=("data.deleted",)),
+    AuditQuery(critical=True),
+    AuditQuery(critical=False),
+    AuditQuery(start=datetime(2026, 11, 22, 12, 0, 0, 2000, tzinfo=UTC)),
+    AuditQuery(end=datetime(2026, 11, 22, 14, 0, 0, 4000, tzinfo=timezone(timedelta(hours=2)))),
+    AuditQuery(context={"tenant": "acme"}),
+    AuditQuery(context={"tenant": "7", "n": "1"}),
+    AuditQuery(text="/1"),
+    AuditQuery(text="\x1b[2J"),
+    AuditQuery(after_seq=4),
+    AuditQuery(after_seq=2, event_types=("auth.*",), limit=3),
+]
+EVENTS = [
+    failure("bob", 1),
+    erasure("c-1"),
+    b'{"event_type":"x.y","actor":"bob","context_id":7}',
+    b'{"event_type":"x.z","actor":{"user_id":7},"resource":{"resource_id":"c-1","parent_id":null}}',
+    b'{"event_type":"x.w","user_id":"bob","actor_id":7,"deep":[{"a":["/1",1.5,null,true]}]}',
+    b'{"event_type":"hold.x","set_by":"bob","subject":"c-1"},"context":{"tenant":"acme"}',
+    b'{"event_type":"x.v","actor":7.0,"model_ref":"c-1"},"context":{"tenant":7,"n":1}',
+    b'{"event_type":"x.u","user_id":true,"b_id":-7,"requester":"bob"},"context":{"tenant":null}',
+    failure("evil\\x1b[2J"),
+    failure("alice", 10),
+]
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=repr)
+def test_the_verifier_decides_as_the_query_does(
+    query: AuditQuery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever was asked for, the verifier finds the same records in the chain, and says what was asked for."""
+    make_trail(tmp_path / "t", EVENTS)
+    lines = b"".join(path.read_bytes() for path in (tmp_path / "t/orders/00").glob("*.audit")).splitlines(True)
+    found = {line for line in lines if Filter(query).wants(line)}
+    with suppress(ExportFailed):  # some find nothing
+        folder = unpacked(tmp_path / "t", query)
+        assert standalone.main([str(folder)]) == 0, capsys.readouterr().out
+        assert json.dumps(query.asked()) in capsys.readouterr().out
+        contents = json.loads((folder / "bundle.json").read_bytes())
+        asks_for = standalone.Query(contents).asks_for
+        if query.start is None and query.end is None and query.after_seq is None:
+            assert {line for line in lines if asks_for(line)} == found
+        return
+    assert not found
+
+
+def test_an_export_follows_no_link(trail: Path, tmp_path: Path) -> None:
+    """A link in a small file's place gets nothing into a bundle; the error names the file."""
+    secret = tmp_path / "secret"
+    secret.write_text("root:x:0:0")
+    for name in ("manifest.json", "log.json", min((trail / "orders/00").glob("*.sha256")).name):
+        path = trail / "orders/00" / name
+        path.rename(tmp_path / "aside")
+        path.symlink_to(secret)
+        with pytest.raises(LogCorrupted, match=re.escape(name)):
+            bundle(trail, AuditQuery(actor="bob"))
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(LogCorrupted, match=re.escape(name)):
+            bundle(trail, AuditQuery(actor="bob"))
+        path.unlink()
+        (tmp_path / "aside").rename(path)
+    assert b"root" not in bundle(trail, AuditQuery(actor="bob"))
 
 
 def test_every_byte_counts(trail: Path, capsys: pytest.CaptureFixture[str]) -> None:
