@@ -162,7 +162,7 @@ class LogDirectory:
         identity = self._read_identity(may_create=may_create)
         if identity is None:
             created = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-            identity = Identity(FORMAT_VERSION, os.urandom(16).hex(), self.service_id, created)
+            identity = Identity(FORMAT_VERSION, os.urandom(16).hex(), self.service_id, created, self.path.name)
             self.write_identity(identity)
         return identity
 

@@ -15,18 +15,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from stat import S_ISREG
 from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
 
 from audit_async._chain import FORMAT_VERSION
-from audit_async._durable import disk
-from audit_async._layout import crash_traces
+from audit_async._layout import crash_traces, regular_files
 from audit_async._layout.archive_reading import open_segment_for_reading
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment, read_manifest
 from audit_async._layout.names import CONFIGURABLE_NAME, LOG_FILE, MANIFEST_FILE, SegmentName
+from audit_async._layout.regular_files import read_bounded
 from audit_async.errors import AuditError, LogCorrupted
 
 if sys.version_info >= (3, 14):
@@ -176,8 +175,7 @@ def _read_manifest(log: Log) -> tuple[SealedSegment, ...]:
     try:
         return read_manifest(log.directory)
     except OSError as error:
-        path = log.directory / MANIFEST_FILE
-        raise (_not_regular(path) if path.is_symlink() or path.is_dir() else unreadable(path, error)) from error
+        raise unreadable(log.directory / MANIFEST_FILE, error) from error
     except LogCorrupted as error:  # which names the file alone, and there is one in every log
         raise LogCorrupted(f"{log.name}/{error.segment}", error.line, error.seq, error.reason) from error
 
@@ -254,8 +252,7 @@ def read_identity(directory: Path) -> Identity:
 
     Raises `LogCorrupted` if it is damaged, `OSError` if it can't be read.
     """
-    with open_regular(directory / LOG_FILE) as file:
-        content = file.read()
+    content = read_bounded(directory / LOG_FILE)
     try:
         return msgspec.json.decode(content, type=Identity)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -279,24 +276,7 @@ def open_regular(path: Path) -> BufferedReader:
 
     Raises `LogCorrupted` if a symbolic link, a directory or a device is in its place, `OSError` if it can't be opened.
     """
-    try:
-        fd = disk.open_file(str(path))
-    except OSError as error:
-        if error.errno in _NOT_REGULAR:
-            raise _not_regular(path) from error
-        raise
-    if not S_ISREG(os.fstat(fd).st_mode):
-        disk.close(fd)
-        raise _not_regular(path)
-    return open(fd, "rb")
-
-
-#: What opening a symbolic link (the systems differ), a directory or a socket ends with.
-_NOT_REGULAR: Final = frozenset({errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO})
-
-
-def _not_regular(path: Path) -> LogCorrupted:
-    return LogCorrupted(path.name, None, None, "not a regular file but a link, a directory or a device")
+    return open(regular_files.open_regular(path), "rb")
 
 
 def _logs_at(base_dir: Path, service: str | None) -> Iterator[Log]:

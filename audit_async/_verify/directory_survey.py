@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from stat import S_ISREG
 from typing import Final
 
 from audit_async._chain import FORMAT_VERSION
+from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment, decode_manifest
 from audit_async._layout.names import ARCHIVE, CHECKSUM, LOG_FILE, MANIFEST_FILE, UNFINISHED, SegmentName
+from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, read_bounded
 from audit_async._trail.log_files import (
     Log,
     SegmentFile,
     TrailUnreadable,
     list_segments,
     manifest_stamp,
-    open_regular,
     other_format,
     read_identity,
-    unreadable,
+    why_unreadable,
 )
 from audit_async._trail.running_writer import writer_of
 from audit_async._verify.findings import Observation, Observations
@@ -33,8 +34,6 @@ from audit_async.errors import LogCorrupted
 
 _SEGMENT: Final = ".audit"
 _COMPRESSED: Final = ".zst"
-#: More than any checksum file has, so that no file is read into memory because of its name.
-_LONGEST_CHECKSUM: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,13 @@ class Survey:
     """A log's directory at one moment."""
 
     log: Log
-    service_id: str  #: of log.json; empty if it can't be read
+    identity: Identity | None  #: of log.json; None if it can't be read or understood
     segments: list[SegmentFile]  #: oldest first; those without an entry in the manifest last
-    manifest: str  #: `present`, `missing` or `damaged`
+    manifest: str  #: `present`, `missing`, `damaged` or `unreadable`; `unlisted` if the directory is
     sizes: dict[str, int]  #: bytes of each regular file in the directory
     writer: int | None  #: the pid that holds the lock
     stamp: tuple[int, int, int] | None  #: changes when the manifest is replaced
+    converted: tuple[str, ...] = ()  #: checksum files that are right but for a line end of CR LF
 
     @cached_property
     def sealed(self) -> list[SealedSegment]:
@@ -61,56 +61,61 @@ class Survey:
 
 
 def survey_log(log: Log, observed: Observations) -> Survey:
-    """List a log's directory and judge the files in it; raises `TrailUnreadable` if it can't be read."""
+    """List a log's directory and judge the files in it; if it can't be read, that is all that is observed."""
+    observed_here = Observations(log=log.name)
     try:
-        return _survey_log(log, observed)
+        survey = _survey_log(log, observed_here)
     except OSError as error:
-        raise unreadable(log.directory, error) from error
+        observed.add(Observation.UNREADABLE, reason=why_unreadable(error))
+        return Survey(log, None, [], "unlisted", {}, None, None)
+    observed.merge(observed_here)
+    return survey
 
 
 def _survey_log(log: Log, observed: Observations) -> Survey:
     writer = writer_of(log)
-    service_id, log_id = _check_identity(log, observed)
+    identity = _check_identity(log, observed)
+    log_id = identity.log_id if identity is not None else None
     stamp = manifest_stamp(log)
     manifest = "missing" if stamp is None else "present"
     try:
         segments = list_segments(log)
         if stamp is not None:
-            with open_regular(log.directory / MANIFEST_FILE) as file:
-                decode_manifest(file.read(), log_id)
-    except (LogCorrupted, TrailUnreadable, OSError) as error:
-        if isinstance(error, LogCorrupted):
-            observed.add(Observation.MANIFEST_BAD, segment=MANIFEST_FILE, seq=error.seq, reason=error.reason)
-        else:
-            observed.add(Observation.MANIFEST_UNREADABLE, segment=MANIFEST_FILE)
+            decode_manifest(read_bounded(log.directory / MANIFEST_FILE, max_bytes=MOST_MANIFEST_BYTES), log_id)
+    except LogCorrupted as error:
+        observed.add(Observation.MANIFEST_BAD, segment=MANIFEST_FILE, seq=error.seq, reason=error.reason)
         manifest = "damaged"
+        segments = _by_name(log)
+    except (TrailUnreadable, OSError) as error:
+        cause = error.__cause__ if isinstance(error, TrailUnreadable) else error
+        reason = why_unreadable(cause) if isinstance(cause, OSError) else str(error)
+        observed.add(Observation.UNREADABLE, segment=MANIFEST_FILE, reason=reason)
+        manifest = "unreadable"
         segments = _by_name(log)  # which raises if it is the directory that can't be read
-    survey = Survey(log, service_id, segments, manifest, _sizes(log.directory), writer, stamp)
-    for segment in segments:
-        if segment.sealed is not None:
-            _check_state(survey, segment.sealed, observed)
+    survey = Survey(log, identity, segments, manifest, _sizes(log.directory), writer, stamp)
+    converted = [entry.segment + CHECKSUM for entry in survey.sealed if _check_state(survey, entry, observed)]
     _check_names(survey, observed)
-    return survey
+    return replace(survey, converted=tuple(converted))
 
 
-def _check_identity(log: Log, observed: Observations) -> tuple[str, str | None]:
-    """Check log.json; return its service and the log's id, as far as it can be understood."""
+def _check_identity(log: Log, observed: Observations) -> Identity | None:
+    """Check log.json; return what it says, None if it can't be understood."""
     try:
         identity = read_identity(log.directory)
     except FileNotFoundError:
         observed.add(Observation.IDENTITY_MISSING, segment=LOG_FILE)
-        return "", None
+        return None
     except LogCorrupted as error:
         observed.add(Observation.IDENTITY_BAD, segment=LOG_FILE, reason=error.reason)
-        return "", None
+        return None
     except OSError as error:
-        observed.add(Observation.IDENTITY_UNREADABLE, segment=LOG_FILE, reason=error.strerror)
-        return "", None
+        observed.add(Observation.UNREADABLE, segment=LOG_FILE, reason=why_unreadable(error))
+        return None
     if identity.format_version != FORMAT_VERSION:
         observed.add(Observation.IDENTITY_BAD, segment=LOG_FILE, reason=other_format(identity.format_version))
     elif identity.service_id != log.service_id:
         observed.add(Observation.IDENTITY_OTHER_SERVICE, segment=LOG_FILE)
-    return identity.service_id, identity.log_id
+    return identity
 
 
 def _by_name(log: Log) -> list[SegmentFile]:
@@ -130,8 +135,19 @@ def _sizes(directory: Path) -> dict[str, int]:
     return sizes
 
 
-def _check_state(survey: Survey, sealed: SealedSegment, observed: Observations) -> None:
-    """Check what the manifest says of a segment against the files that are there."""
+def _is_there(path: Path) -> bool:
+    """Return whether a file is there, or may be: of what this process can't see nothing is said."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _check_state(survey: Survey, sealed: SealedSegment, observed: Observations) -> bool:
+    """Check what the manifest says of a segment against its files; True if its checksum file was converted."""
     name, sizes = sealed.segment, survey.sizes
     archive = survey.log.directory / ARCHIVE / (name + _COMPRESSED)
 
@@ -140,33 +156,38 @@ def _check_state(survey: Survey, sealed: SealedSegment, observed: Observations) 
     elif sealed.state == "damaged":
         observed.add(Observation.SEGMENT_DAMAGED, segment=name, seq=sealed.first_seq)
     elif sealed.state == "live":
-        _check_checksum(survey, sealed, observed)
-    elif sealed.state == "archived" and not archive.exists():
+        return _check_checksum(survey, sealed, observed)
+    elif sealed.state == "archived" and not _is_there(archive):
         file = f"{ARCHIVE}/{archive.name}"
         observed.add(Observation.ARCHIVE_MISSING, segment=name, seq=sealed.first_seq, file=file)
     if sealed.state in {"archived", "deleted"}:
         left = [file for file in (name, name + CHECKSUM) if file in sizes]
-        if sealed.state == "deleted" and archive.exists():
+        if sealed.state == "deleted" and _is_there(archive):
             left.append(f"{ARCHIVE}/{archive.name}")
         if left:
             observed.add(Observation.LEFTOVER, seq=sealed.first_seq, files=", ".join(left), state=sealed.state)
+    return False
 
 
-def _check_checksum(survey: Survey, sealed: SealedSegment, observed: Observations) -> None:
+def _check_checksum(survey: Survey, sealed: SealedSegment, observed: Observations) -> bool:
     file_name = sealed.segment + CHECKSUM
     try:
-        with open_regular(survey.log.directory / file_name) as file:
-            content = file.read(_LONGEST_CHECKSUM)
+        content = read_bounded(survey.log.directory / file_name)
     except FileNotFoundError:
         if sealed.segment not in survey.sizes:
-            return  # as the segment, which is a finding of its own, or is archived at this moment
-        observed.add(Observation.CHECKSUM_MISSING, segment=file_name, seq=sealed.first_seq)
-    except (LogCorrupted, OSError) as error:
-        reason = error.reason if isinstance(error, LogCorrupted) else error.strerror
-        observed.add(Observation.CHECKSUM_UNREADABLE, segment=file_name, seq=sealed.first_seq, reason=reason)
+            return False  # as the segment, which is a finding of its own, or is archived at this moment
+        observed.add(Observation.CHECKSUM_MISSING, seq=sealed.first_seq, name=sealed.segment)
+    except LogCorrupted as error:
+        observed.add(Observation.CHECKSUM_NOT_A_FILE, segment=file_name, seq=sealed.first_seq, reason=error.reason)
+    except OSError as error:
+        observed.add(Observation.UNREADABLE, segment=file_name, reason=why_unreadable(error))
     else:
-        if content != f"{sealed.sha256}  {sealed.segment}\n".encode():
+        expected = f"{sealed.sha256}  {sealed.segment}".encode()
+        if content == expected + b"\r\n":
+            return True
+        if content != expected + b"\n":
             observed.add(Observation.CHECKSUM_WRONG, segment=file_name, seq=sealed.first_seq)
+    return False
 
 
 def _check_names(survey: Survey, observed: Observations) -> None:
@@ -184,8 +205,14 @@ def _check_names(survey: Survey, observed: Observations) -> None:
         observed.add(Observation.ARCHIVE_DIRECTORY_LINKED, segment=ARCHIVE)
     try:
         archives = sorted(os.listdir(survey.log.directory / ARCHIVE))
-    except OSError:
-        return  # none, or a finding for each segment that should be in it
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        observed.add(Observation.ARCHIVE_DIRECTORY_BAD, segment=ARCHIVE)
+        return
+    except OSError as error:
+        observed.add(Observation.UNREADABLE, segment=ARCHIVE, reason=why_unreadable(error))
+        return
     for name in archives:
         if not name.endswith(UNFINISHED) and (
             survey.manifest == "present" and name.removesuffix(_COMPRESSED) not in known

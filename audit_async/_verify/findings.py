@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple, cast
 
 import msgspec
 
-#: Findings, and pieces that could not be read, that are kept of one log; the rest is counted.
+#: Findings that are kept of one log, and as many pieces that can't be read; the rest is counted.
 MOST_FINDINGS: Final = 1000
 #: Notes of one kind that are kept of one log.
 MOST_NOTES: Final = 100
@@ -41,6 +41,9 @@ FindingKind = Literal[
 #: - `damaged`: the writer saw that a segment was changed or removed under it
 #: - `clock`: a record's timestamp is more than a second before that of the record before it
 #: - `deleted`: records that retention deleted; their hashes are in the manifest
+#: - `incomplete`: a manifest that is older than the segments, or a sealed segment without its checksum file, as in a
+#:   copy that was taken while the log was written; the next opening completes it
+#: - `copy`: another log here has the same log_id and the same records, as far as it goes
 #: - `not_here`: the log has no record in the part that was to be verified
 #: - `head_not_covered`: the expected head is not in the part that was verified
 #: - `truncation_unseen`: what no chain can show without an expected head or signatures
@@ -50,8 +53,8 @@ FindingKind = Literal[
 #: - `more`: findings or notes that were counted and not kept
 NoteKind = Literal[
     "unclean_end", "in_use", "dropped", "recovered", "torn_tail", "void_copies", "leftover", "damaged", "clock",
-    "deleted", "not_here", "head_not_covered", "truncation_unseen", "signed", "not_signed", "behind_checkpoint",
-    "publication_behind", "log_absent", "more",
+    "deleted", "incomplete", "copy", "not_here", "head_not_covered", "truncation_unseen", "signed", "not_signed",
+    "behind_checkpoint", "publication_behind", "log_absent", "more",
 ]  # fmt: skip
 
 
@@ -59,6 +62,7 @@ class Severity(Enum):
     """What an observation means for the trail."""
 
     FINDING = "finding"  #: something is not as it was written: the trail is not valid
+    UNREADABLE = "unreadable"  #: something can't be read: nothing is claimed of it, and the trail is not called valid
     NOTE = "note"  #: what an auditor must know though the chain holds
 
 
@@ -74,6 +78,14 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     byte_offset: int | None = None  #: of the line's first byte, from 0
 
 
+class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of a trail that this process can't read, so that nothing is known of it."""
+
+    log: str
+    file: str  #: relative to the log's directory; `.` for the directory itself
+    reason: str  #: and what to do
+
+
 class Note(msgspec.Struct, frozen=True, kw_only=True):
     """What an auditor must know though the chain holds."""
 
@@ -85,12 +97,16 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Rule(NamedTuple):
     severity: Severity
-    kind: FindingKind | NoteKind
+    kind: FindingKind | NoteKind | None  #: None for what can't be read
     text: str  #: a format of the place (`segment`, `seq`, ...) and of the values that are given with it
 
 
 def _finding(kind: FindingKind, text: str) -> _Rule:
     return _Rule(Severity.FINDING, kind, text)
+
+
+def _unreadable(text: str) -> _Rule:
+    return _Rule(Severity.UNREADABLE, None, text)
 
 
 def _note(kind: NoteKind, text: str) -> _Rule:
@@ -102,6 +118,7 @@ class Observation(Enum):
 
     # Lines. `reason` is what `_chain` says of a line: see `BadRecord`.
     BAD_RECORD = _finding("record", "{reason}")
+    BAD_RECORDS = _finding("record", "{reason}; nor are the {count} lines after it")
     BAD_LINK = _finding("link", "{reason}")
     BAD_SEQUENCE = _finding("sequence", "{reason}")
     RECORDS_MISSING = _finding("sequence", "records from seq {seq} to {until} are missing before this segment")
@@ -117,7 +134,11 @@ class Observation(Enum):
         "segment", "it was removed while the log was being written; the manifest has its hashes, not its records"
     )
     SEGMENT_DAMAGED = _finding("segment", "it was changed while the log was being written, and left as it was found")
-    SEGMENT_UNREADABLE = _finding("segment", "it can't be read: {reason}")
+    SEGMENT_CONVERTED = _finding(
+        "segment",
+        "lines end in CR LF in {files} files, of which this is the first: they were converted; the lines are judged as "
+        "they were before",
+    )
     SEGMENT_NOT_A_FILE = _finding("segment", "{reason}")
     SEGMENT_FOREIGN = _finding("segment", "a file that is no segment of this log")
     SEGMENT_IN_THE_PAST = _finding("segment", "it begins with seq {first_seq}, but the chain is past {last_seq}")
@@ -130,6 +151,9 @@ class Observation(Enum):
     SEGMENT_EXTENDED = _finding(
         "segment", "it ends with seq {last_seq}, but was sealed with {sealed_seq}: records were added"
     )
+    ZEROS_AFTER_RECORDS = _finding(
+        "segment", "after its records are {count} zero bytes, and no copy of a later record that would explain them"
+    )
     BYTES_AFTER_RECORDS = _finding(
         "segment", "after its records are bytes that are no copies of the segments that follow"
     )
@@ -140,17 +164,13 @@ class Observation(Enum):
     ARCHIVE_NOT_RECORDED = _finding("segment", "its archive is not the file that the chain records")
     ARCHIVE_FOREIGN = _finding("segment", "a file that is no archive of this log")
     ARCHIVE_DIRECTORY_LINKED = _finding("segment", "not a directory but a symbolic link")
-    CHECKSUM_MISSING = _finding(
-        "checksum", "its checksum file is missing (after a power cut the next opening makes it again)"
-    )
-    CHECKSUM_UNREADABLE = _finding("checksum", "its checksum file can't be read: {reason}")
+    ARCHIVE_DIRECTORY_BAD = _finding("segment", "not a directory")
+    CHECKSUM_NOT_A_FILE = _finding("checksum", "{reason}")
     CHECKSUM_WRONG = _finding("checksum", "its checksum file is not what the manifest says")
     CHECKSUM_FOREIGN = _finding("checksum", "a checksum file without its segment")
 
     # The manifest and log.json.
     MANIFEST_BAD = _finding("manifest", "{reason}")
-    MANIFEST_UNREADABLE = _finding("manifest", "it can't be read")
-    MANIFEST_MISSING = _finding("manifest", "it is missing, though the chain records {seals} sealed segments")
     MANIFEST_ENTRY_MISSING = _finding("manifest", "it has no entry for a segment that the chain records as sealed")
     MANIFEST_SEAL_WRONG = _finding("manifest", "its entry is not what the chain records of the sealed segment")
     MANIFEST_DELETION_WRONG = _finding("manifest", "its entry is not what the chain records of the deleted segment")
@@ -164,7 +184,15 @@ class Observation(Enum):
     MANIFEST_TIMES_WRONG = _finding("manifest", "its times are not those in the manifest")
     IDENTITY_MISSING = _finding("identity", "the file is missing")
     IDENTITY_BAD = _finding("identity", "{reason}")
-    IDENTITY_UNREADABLE = _finding("identity", "it can't be read: {reason}")
+    IDENTITY_OTHER_INSTANCE = _finding(
+        "identity",
+        "it names the instance {instance}, which is not the directory it is in: instances were renamed or exchanged",
+    )
+    IDENTITY_DIVERGES = _finding(
+        "identity",
+        "its log_id is that of {other}, too, and their records at seq {seq} differ: both were written after one was "
+        "copied from the other, or one was rewritten",
+    )
     IDENTITY_OTHER_SERVICE = _finding("identity", "it names another service than the directory it is in")
 
     # Heads that were kept elsewhere.
@@ -209,6 +237,9 @@ class Observation(Enum):
         "history", "the checkpoint in record {seq} is for {size} records, and one before it for more"
     )
 
+    # What can't be read. `reason` is what the system says, and what to do.
+    UNREADABLE = _unreadable("{reason}")
+
     # How the log was written.
     UNCLEAN_END = _note(
         "unclean_end", "the session that begins here has no audit.log_closed: it was not shut down in order"
@@ -224,6 +255,17 @@ class Observation(Enum):
     )
     LEFTOVER = _note("leftover", "{files}: left of a segment that is {state}; the next opening removes it")
     DELETED = _note("deleted", "{records} records up to seq {until} in {segments} segments were deleted by retention")
+
+    MANIFEST_OLDER = _note(
+        "incomplete",
+        "the manifest is missing or older than the segments: {count} that the chain records as sealed have no entry, "
+        "and are what was sealed; the next opening completes it",
+    )
+    CHECKSUM_MISSING = _note("incomplete", "{name} has no checksum file; the next opening makes it")
+    COPY = _note("copy", "{other} has the same log_id and the same records up to seq {seq}: one is a copy of the other")
+    COPY_NOT_COMPARED = _note(
+        "copy", "{other} has the same log_id; their records can't be compared: those at seq {seq} are not in both"
+    )
 
     # What this verification covers.
     NOT_HERE = _note("not_here", "no record of {asked} is in the log; {verified} was verified")
@@ -252,6 +294,7 @@ class Observation(Enum):
     MORE_LIFECYCLE = _note("more", "{name}: {count} more audit.* records were not examined")
     MORE_NOTES = _note("more", "{count} more notes of the kind {kind!r} were counted and not kept")
     MORE_FINDINGS = _note("more", "{count} more findings were counted and not kept")
+    MORE_UNREADABLE = _note("more", "{count} more files can't be read")
 
     @property
     def severity(self) -> Severity:
@@ -264,11 +307,13 @@ class Observation(Enum):
 
 
 class Observations(msgspec.Struct, kw_only=True):
-    """What was observed of one log, or of one segment by a worker: it keeps no more than a reader can use."""
+    """What was observed of one log, or of one segment by a worker; it keeps no more than a reader can use."""
 
     log: str
     found: int = 0  #: findings, also those that were not kept
     findings: list[Finding] = []
+    unreadable: list[Unreadable] = []
+    more_unreadable: int = 0  #: that were not kept
     notes: list[Note] = []
     notes_by_kind: dict[str, int] = {}  #: also those that were not kept
 
@@ -289,6 +334,9 @@ class Observations(msgspec.Struct, kw_only=True):
             kind = cast("NoteKind", rule.kind)
             self._add_note(Note(log=self.log, kind=kind, text=text, seq=seq))
             return
+        if rule.severity is Severity.UNREADABLE:
+            self._add_unreadable(Unreadable(log=self.log, file=segment or ".", reason=text))
+            return
         self.found += 1
         if len(self.findings) < MOST_FINDINGS:
             self.findings.append(
@@ -303,6 +351,12 @@ class Observations(msgspec.Struct, kw_only=True):
                 )
             )
 
+    def _add_unreadable(self, piece: Unreadable) -> None:
+        if len(self.unreadable) < MOST_FINDINGS:
+            self.unreadable.append(piece)
+        else:
+            self.more_unreadable += 1
+
     def _add_note(self, note: Note) -> None:
         count = self.notes_by_kind.get(note.kind, 0)
         self.notes_by_kind[note.kind] = count + 1
@@ -313,6 +367,9 @@ class Observations(msgspec.Struct, kw_only=True):
         """Add what somebody else observed of the same log."""
         self.found += other.found
         self.findings += other.findings[: MOST_FINDINGS - len(self.findings)]
+        for piece in other.unreadable:
+            self._add_unreadable(piece)
+        self.more_unreadable += other.more_unreadable
         for note in other.notes:
             self._add_note(note)
         for kind, count in other.notes_by_kind.items():
@@ -321,10 +378,12 @@ class Observations(msgspec.Struct, kw_only=True):
 
     def complete(self) -> Observations:
         """Return all of it, with notes that say how much was counted and not kept."""
-        whole = Observations(log=self.log, found=self.found, findings=self.findings, notes=[*self.notes])
+        whole = msgspec.structs.replace(self, notes=[*self.notes], notes_by_kind={})
         for kind, count in self.notes_by_kind.items():
             if count > MOST_NOTES:
                 whole.add(Observation.MORE_NOTES, count=count - MOST_NOTES, kind=kind)
         if self.found > len(self.findings):
             whole.add(Observation.MORE_FINDINGS, count=self.found - len(self.findings))
+        if self.more_unreadable:
+            whole.add(Observation.MORE_UNREADABLE, count=self.more_unreadable)
         return whole

@@ -13,7 +13,7 @@ from audit_async._verify.directory_survey import Survey
 from audit_async._verify.findings import Observation, Observations
 from audit_async._verify.repeated_ids import IdRun
 from audit_async._verify.segment_check import note_clock
-from audit_async._verify.segment_verdict import LifecycleRecord, RecordPlace, SegmentVerdict
+from audit_async._verify.segment_verdict import Extent, LifecycleRecord, RecordPlace, SegmentVerdict
 from audit_async._verify.verify_report import LogReport
 from audit_async._verify.verify_scope import Everything, Scope, SeqRange, TimeRange
 from audit_async.events.recorded import recorded_time
@@ -44,6 +44,7 @@ def judge(
     """Judge what was read of a log; `manifest_now` was read after it, None if it is damaged."""
     judgement = _Judgement(survey, checked, scope, observed)
     judgement.take_over()
+    judgement.check_line_ends()
     judgement.check_audit_ids()
     judgement.note_life()
     if manifest_now is not None:
@@ -78,6 +79,13 @@ class _Judgement:
                 note_clock(self._observed, before, first.timestamp, first.seq)
                 before = last.timestamp
             self._observed.merge(verdict.observed)
+
+    def check_line_ends(self) -> None:
+        """Find files that were converted to CR LF: one finding for one cause."""
+        names = [segment.name for segment, verdict in self._checked if verdict.extent.converted]
+        names += self._survey.converted
+        if names:
+            self._observed.add(Observation.SEGMENT_CONVERTED, segment=names[0], files=len(names))
 
     def check_audit_ids(self) -> None:
         """Find audit_ids that are in two segments."""
@@ -121,8 +129,15 @@ class _Judgement:
         writer = self._survey.writer
         if writer is not None:
             observed.add(Observation.IN_USE, pid=writer)
-        elif self._checked and self._checked[-1].segment is self._survey.segments[-1]:
+        elif self._is_end_read:
             self._note_unclean(open_since)
+
+    @property
+    def _is_end_read(self) -> bool:
+        """True if the newest segment was read."""
+        if not self._checked or self._checked[-1].segment is not self._survey.segments[-1]:
+            return False
+        return not self._checked[-1].verdict.observed.unreadable
 
     def _note_unclean(self, open_since: int | None) -> None:
         if open_since is not None:
@@ -131,16 +146,24 @@ class _Judgement:
     def check_seals(self, manifest: Mapping[str, SealedSegment]) -> None:
         """Compare the manifest with what the chain records of each sealed segment."""
         observed = self._observed
-        seals = [record for record in self._lifecycle if record.type == "audit.segment_sealed"]
-        if seals and not manifest:
-            observed.add(Observation.MANIFEST_MISSING, segment=MANIFEST_FILE, seq=seals[0].seq, seals=len(seals))
-            return
-        for record in seals:
-            entry = manifest.get(str(record.event.get("segment")))
+        unsealed = {segment.name for segment in self._survey.unsealed}
+        here = {segment.name: verdict.extent for segment, verdict in self._checked if verdict.is_sound}
+        older: list[LifecycleRecord] = []
+        for record in self._lifecycle:
+            if record.type != "audit.segment_sealed":
+                continue
+            name = str(record.event.get("segment"))
+            entry = manifest.get(name)
             if entry is None:
-                observed.add(Observation.MANIFEST_ENTRY_MISSING, segment=MANIFEST_FILE, seq=record.seq)
+                # In a copy the manifest may be older than the segments next to it; then they are all there.
+                if name in unsealed and (name not in here or _is_what_was_sealed(record, here[name])):
+                    older.append(record)
+                else:
+                    observed.add(Observation.MANIFEST_ENTRY_MISSING, segment=MANIFEST_FILE, seq=record.seq)
             elif _differ(record, entry, _SEALED_MEMBERS):
                 observed.add(Observation.MANIFEST_SEAL_WRONG, segment=entry.segment, seq=record.seq)
+        if older:
+            observed.add(Observation.MANIFEST_OLDER, seq=older[0].seq, count=len(older))
 
     def check_retention(self) -> None:
         """Note what was deleted, and find what the chain does not record."""
@@ -173,7 +196,7 @@ class _Judgement:
             recorded = deletions.get(entry.segment)
             if recorded is not None and _differ(recorded, entry, _DELETED_MEMBERS):
                 observed.add(Observation.MANIFEST_DELETION_WRONG, segment=entry.segment, seq=recorded.seq)
-        if isinstance(self._scope, Everything) and last.segment not in deletions:
+        if self._is_complete and last.segment not in deletions:
             observed.add(Observation.MANIFEST_DELETION_UNRECORDED, segment=last.segment, seq=last.first_seq)
 
     def note_what_is_not_here(self) -> None:
@@ -212,13 +235,19 @@ class _Judgement:
                 observed.add(Observation.HEAD_OTHER_HASH, seq=seq)
             return
         end = self._last.seq if self._last is not None else None
-        if end is not None and end > seq and (gone is not None or not isinstance(self._scope, Everything)):
+        is_covered = self._is_complete and gone is None
+        if not is_covered and (observed.unreadable or (end is not None and end > seq)):
             observed.add(Observation.HEAD_NOT_COVERED, seq=seq)
         elif end is not None and end > seq:
             observed.add(Observation.HEAD_RECORD_BAD, seq=seq)
         else:
             where = "before it begins" if end is None else f"with seq {end}"
             observed.add(Observation.HEAD_MISSING, seq=seq, where=where)
+
+    @property
+    def _is_complete(self) -> bool:
+        """True if all of the log was to be verified, and could be read."""
+        return isinstance(self._scope, Everything) and not self._observed.unreadable
 
     def report(self) -> LogReport:
         """Return the figures."""
@@ -243,6 +272,15 @@ class _Judgement:
 
 _SEALED_MEMBERS: Final = ("first_seq", "last_seq", "records", "bytes", "sha256")
 _DELETED_MEMBERS: Final = ("first_seq", "last_seq", "sha256", "hash")
+
+
+def _is_what_was_sealed(record: LifecycleRecord, extent: Extent) -> bool:
+    """Return whether a segment without an entry is what the chain records of its seal."""
+    first, last = extent.first, extent.last
+    if first is None or last is None:
+        return False
+    read = (first.seq, last.seq, extent.records, extent.bytes, extent.sha256)
+    return tuple(record.event.get(name) for name in _SEALED_MEMBERS) == read
 
 
 def _differ(record: LifecycleRecord, entry: SealedSegment, members: Sequence[str]) -> bool:

@@ -20,8 +20,16 @@ from audit_async._chain.bulk_check import Bad, ChainChecker, Good
 from audit_async._chain.record_check import Members
 from audit_async._layout.crash_traces import torn_by_crash
 from audit_async._layout.manifest import SealedSegment
-from audit_async._layout.names import ARCHIVE
-from audit_async._trail.log_files import DAMAGED_ARCHIVE, Lines, open_regular, open_segment, read_lines
+from audit_async._layout.names import ARCHIVE, COMPRESSED
+from audit_async._trail.log_files import (
+    DAMAGED_ARCHIVE,
+    LONGEST_LINE,
+    Lines,
+    open_regular,
+    open_segment,
+    read_lines,
+    why_unreadable,
+)
 from audit_async._verify.findings import Observation, Observations
 from audit_async._verify.repeated_ids import AuditIds
 from audit_async._verify.segment_verdict import LifecycleRecord, RecordPlace, SegmentTask, SegmentVerdict
@@ -31,9 +39,12 @@ from audit_async.errors import LogCorrupted
 CLOCK_TOLERANCE_S: Final = 1.0
 #: What is made of so many bytes of lines stays in the processor's cache: a tenth faster than 1 MiB (bench verify).
 _CHUNK_BYTES: Final = 64 << 10
+#: What a line says that is no record at all; many of them one after another are one finding.
+_NO_RECORD: Final = frozenset({"not a whole record", "does not begin like a record of format version 1"})
 #: Records of the log's own life that are kept of one segment.
 _MOST_LIFECYCLE: Final = 10_000
 
+_CR_LF: Final = b"\r\n"
 _OWN_EVENT: Final = b'{"event_type":"audit.'
 _OWN_MEMBER: Final = b'"event":' + _OWN_EVENT
 _decode_event: Final = msgspec.json.Decoder(dict[str, object]).decode
@@ -53,12 +64,14 @@ def check_segment(task: SegmentTask, progress: Callable[[int, int], None] | None
             _Check(task, verdict, file).run(progress)
         if task.sealed is not None and task.sealed.state == "archived":
             verdict.extent.archive_sha256 = _archive_sha256(task)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         verdict.is_missing = True
     except LogCorrupted as error:
         observed.add(Observation.SEGMENT_NOT_A_FILE, segment=name, reason=error.reason)
     except OSError as error:
-        observed.add(Observation.SEGMENT_UNREADABLE, segment=name, reason=error.strerror or type(error).__name__)
+        is_archived = task.sealed is not None and task.sealed.state == "archived"
+        file_name = f"{ARCHIVE}/{name}{COMPRESSED}" if is_archived else name
+        observed.add(Observation.UNREADABLE, segment=file_name, reason=why_unreadable(error))
     except DAMAGED_ARCHIVE:
         observed.add(Observation.ARCHIVE_DAMAGED, segment=name, seq=_due(verdict, task))
     if verdict.is_sound and not task.is_part:
@@ -80,11 +93,18 @@ class _Check:
         self._ids = AuditIds()
         self._watched = frozenset(task.watched)
         self._digest = hashlib.sha256()
+        # The first of several lines that are no records, and how many came after it.
+        self._bad: Bad | None = None
+        self._more_bad = 0
 
     def run(self, progress: Callable[[int, int], None] | None) -> None:
         extent, stop = self._verdict.extent, self._verdict.end
         begin: int | None = self._task.begin
         end = self._task.end
+        if end is not None:
+            if self._file.readline(LONGEST_LINE).endswith(_CR_LF):
+                end = None  # the file is longer because its lines are
+            self._file.seek(0)
         if self._task.is_last:
             # A writer may go on writing faster than this reads; what it adds from now on is for the next reader.
             size = self._size()
@@ -99,12 +119,16 @@ class _Check:
                     break
             else:
                 begin = None
+        self._add_bad_run()
         extent.sha256 = self._digest.hexdigest()
         self._verdict.facts.id_runs = self._ids.runs
 
     def _check_chunk(self, chunk: Lines) -> int | None:
         """Check a chunk; return where to read again, because a line that was torn is whole by now."""
         data = chunk.data
+        if _CR_LF in data:  # no record has one: in JSON text a carriage return is escaped
+            data = data.replace(_CR_LF, b"\n")
+            self._verdict.extent.converted = True
         if chunk.continues:
             end = data.find(b"\n") + 1 or len(data)
             self._digest.update(data[:end])
@@ -119,7 +143,8 @@ class _Check:
         torn = data[end:]
         if torn:
             offset = self._checker.offset
-            if self._task.is_last and not chunk.is_cut and self._size() > offset + len(torn):
+            is_growing = self._task.is_last and not chunk.is_cut and not self._verdict.extent.converted
+            if is_growing and self._size() > offset + len(torn):
                 return offset
             self._digest.update(torn)
             self._take(self._checker.check_torn(torn))
@@ -132,11 +157,19 @@ class _Check:
             if task.until_seq is not None and outcome.seq == task.until_seq:
                 end.void_at = outcome.offset
                 return False
-            if task.is_last and not self._verdict.observed.found and self._is_torn(outcome.offset):
+            if self._may_be_torn and self._is_torn(outcome.offset):
                 return False
             self._verdict.extent.lines += 1
-            self._add_bad(outcome)
+            if self._bad is not None and outcome.reason == self._bad.reason:
+                self._more_bad += 1
+                return True
+            self._add_bad_run()
+            if outcome.reason in _NO_RECORD:
+                self._bad = outcome
+            else:
+                self._add_bad(outcome)
             return True
+        self._add_bad_run()
         first_seq, last_seq = outcome.records[0].seq, outcome.records[-1].seq
         if task.until_seq is not None and last_seq >= task.until_seq:
             count = max(0, task.until_seq - first_seq)
@@ -147,12 +180,30 @@ class _Check:
         self._take_good(outcome)
         return True
 
-    def _add_bad(self, bad: Bad) -> None:
-        what = Observation.BAD_RECORD
+    @property
+    def _may_be_torn(self) -> bool:
+        """True if a crash may explain what is no record: nothing was found before it."""
+        verdict = self._verdict
+        return self._task.is_last and not (verdict.observed.found or self._bad or verdict.extent.converted)
+
+    def _add_bad_run(self) -> None:
+        """Add the lines before this one that are no records."""
+        if self._bad is not None:
+            self._add_bad(self._bad, self._more_bad)
+        self._bad, self._more_bad = None, 0
+
+    def _add_bad(self, bad: Bad, more: int = 0) -> None:
+        what = Observation.BAD_RECORDS if more else Observation.BAD_RECORD
         if bad.record is not None:
             what = Observation.BAD_LINK if bad.reason.startswith("prev_hash") else Observation.BAD_SEQUENCE
         self._verdict.observed.add(
-            what, segment=self._task.segment, line=bad.line, seq=bad.seq, byte_offset=bad.offset, reason=bad.reason
+            what,
+            segment=self._task.segment,
+            line=bad.line,
+            seq=bad.seq,
+            byte_offset=bad.offset,
+            reason=bad.reason,
+            count=more,
         )
 
     def _size(self) -> int:
@@ -313,7 +364,7 @@ def _lines_between(file: BinaryIO, begin: int, end: int | None) -> Iterator[Line
 
 
 def _archive_sha256(task: SegmentTask) -> str:
-    with open_regular(Path(task.directory) / ARCHIVE / f"{task.segment}.zst") as file:
+    with open_regular(Path(task.directory) / ARCHIVE / f"{task.segment}{COMPRESSED}") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -81,6 +81,7 @@ class Extent(msgspec.Struct, kw_only=True):
     bytes: int = 0
     sha256: str = ""  #: of these bytes
     archive_sha256: str = ""  #: of the compressed file, if there is one
+    converted: bool = False  #: lines end in CR LF; all of this is as it was before
 
 
 class Facts(msgspec.Struct, kw_only=True):
@@ -112,5 +113,5 @@ class SegmentVerdict(msgspec.Struct, kw_only=True):
 
     @property
     def is_sound(self) -> bool:
-        """True if the file is there and nothing was found in it."""
-        return not (self.is_missing or self.observed.found)
+        """True if all of it was read and nothing was found in it."""
+        return not (self.is_missing or self.observed.found or self.observed.unreadable)

@@ -208,7 +208,13 @@ def _merged(
     logs = [
         msgspec.structs.replace(log, findings=log.findings + results[log.log].observed.found) for log in report.logs
     ]
-    return VerifyReport(valid=not findings, findings=tuple(findings), notes=tuple(notes), logs=tuple(logs))
+    return msgspec.structs.replace(
+        report,
+        valid=not findings and not report.unreadable,
+        findings=tuple(findings),
+        notes=tuple(notes),
+        logs=tuple(logs),
+    )
 
 
 def _absent(policy: Policy, claimed: Mapping[str, str]) -> list[Note]:

@@ -16,17 +16,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import anyio.to_thread
+import msgspec
 
 from audit_async._chain import START, Head
+from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment, read_manifest
-from audit_async._trail.log_files import Log, SegmentFile, manifest_stamp
+from audit_async._trail.log_files import Log, SegmentFile, manifest_stamp, why_unreadable
 from audit_async._verify.directory_survey import Survey, survey_log
 from audit_async._verify.findings import Observation, Observations
 from audit_async._verify.judgement import CheckedSegment, judge
+from audit_async._verify.same_log import ComparedLog, compare_logs
 from audit_async._verify.segment_verdict import SegmentTask, SegmentVerdict
 from audit_async._verify.verify_report import LogReport, Progress, VerifyReport
 from audit_async._verify.verify_scope import Everything, Part, Scope, select
-from audit_async._verify.void_copies import are_void_copies
+from audit_async._verify.void_copies import are_void_copies, zeros_from
 from audit_async._verify.worker_pool import Advance, check_in_thread, processes_for, run_tasks
 from audit_async.errors import ConfigError, LogCorrupted
 from audit_async.status import Position
@@ -60,7 +63,8 @@ async def verify_trail(
 
     Raises:
         ConfigError: An expected head is none.
-        TrailUnreadable: A log's directory can't be read. Everything else that is wrong with a trail is in the report.
+
+    What is wrong with a trail is in the report, and so is what can't be read of it.
     """
     expected = _checked(expected_heads or {})
     checks = [_LogCheck(log, scope or Everything(), expected.get(log.name)) for log in logs]
@@ -78,8 +82,17 @@ async def verify_trail(
     for check in checks:
         counter.log = check.log.name
         observed, report = await check.conclude(counter.advance)
-        observations.append(observed.complete())
+        observations.append(observed)
         reports.append(report)
+    compared = [
+        ComparedLog(check.log, check.identity, report.head, observed)
+        for check, report, observed in zip(checks, reports, observations, strict=True)
+    ]
+    await anyio.to_thread.run_sync(compare_logs, compared)
+    reports = [
+        msgspec.structs.replace(report, findings=observed.found)
+        for report, observed in zip(reports, observations, strict=True)
+    ]
     for name in sorted(expected.keys() - {log.name for log in logs}):
         absent = Observations(log=name)
         absent.add(Observation.HEAD_OF_NO_LOG, seq=expected[name].seq)
@@ -133,7 +146,7 @@ class _LogCheck:
         """Survey the log and choose what to read; in a worker thread."""
         self._observed = Observations(log=self.log.name)
         self._survey = survey_log(self.log, self._observed)
-        segments = self._in_place()
+        segments = [] if self._survey.manifest == "unlisted" else self._in_place()
         try:
             self._parts = select(segments, self._scope)
         except (OSError, LogCorrupted):  # reading it all says what is wrong
@@ -144,6 +157,11 @@ class _LogCheck:
     def bytes(self) -> int:
         """The bytes that are to be read."""
         return sum(self.sizes[part.segment.name] - part.begin for part in self._parts)
+
+    @property
+    def identity(self) -> Identity | None:
+        """What log.json says; None if it can't be read or understood."""
+        return self._survey.identity
 
     def _size(self, segment: SegmentFile) -> int:
         if segment.sealed is not None:
@@ -204,7 +222,7 @@ class _LogCheck:
         return SegmentTask(
             log=self.log.name,
             directory=str(self.log.directory),
-            service_id=self._survey.service_id,
+            service_id=self.identity.service_id if self.identity is not None else "",
             segment=segment.name,
             sealed=sealed,
             after=(before.seq, before.hash.decode()) if before is not None else None,
@@ -229,7 +247,10 @@ class _LogCheck:
         return self._observed, report
 
     def _has_moved_on(self) -> bool:
-        return manifest_stamp(self.log) != self._survey.stamp
+        try:
+            return manifest_stamp(self.log) != self._survey.stamp
+        except OSError:
+            return False
 
     async def _read_and_judge(self, advance: Advance) -> LogReport:
         checked: list[CheckedSegment] = []
@@ -249,14 +270,21 @@ class _LogCheck:
                 if before is not None and not begin:
                     self._find_gap(before, segment)
                 before = verdict.extent.last.head if verdict.extent.last is not None else before
+                if verdict.observed.unreadable:
+                    before = None  # what it holds is not known
         return await anyio.to_thread.run_sync(self._judge, checked)
 
     def _find_gap(self, before: Head, segment: SegmentFile) -> None:
         is_first = segment is self._survey.unsealed[0]
-        if before.seq + 1 < segment.first_seq and not (is_first and self._survey.manifest == "damaged"):
+        if before.seq + 1 < segment.first_seq and not (is_first and self._is_beginning_unknown):
             self._observed.add(
                 Observation.RECORDS_MISSING, segment=segment.name, seq=before.seq + 1, until=segment.first_seq - 1
             )
+
+    @property
+    def _is_beginning_unknown(self) -> bool:
+        """True if older segments may have been archived or deleted, and the manifest does not say so."""
+        return self._survey.manifest in {"damaged", "unreadable"}
 
     # -- judging -------------------------------------------------------------------------------------------------
 
@@ -288,16 +316,28 @@ class _LogCheck:
                 due = extent.last.seq + 1 if extent.last is not None else None
                 self._observed.add(Observation.TORN_TAIL, seq=due, name=name, at=end.torn_at, reason=end.torn_reason)
             at, sealed = end.void_at, segment.sealed
-            if sealed is not None and self._survey.sizes.get(name, 0) > sealed.bytes:
+            is_longer = sealed is not None and self._survey.sizes.get(name, 0) > sealed.bytes
+            if sealed is not None and is_longer and not extent.converted:
                 at = sealed.bytes
             if at is None:
                 continue
             following = [other.segment for other in checked[position + 1 :]]
             try:
                 void = are_void_copies(segment, at, head, following, ends)
-            except OSError:
+            except FileNotFoundError:  # of one that follows, which is a finding of its own
                 void = False
-            if void:
+            except OSError as error:
+                self._observed.add(Observation.UNREADABLE, segment=name, reason=why_unreadable(error))
+                continue
+            if sealed is not None and void and (zeros := zeros_from(segment, at)):
+                self._observed.add(
+                    Observation.ZEROS_AFTER_RECORDS,
+                    segment=name,
+                    line=extent.lines + 1,
+                    byte_offset=at,
+                    count=zeros,
+                )
+            elif void:
                 self._observed.add(Observation.VOID_COPIES, seq=segment.first_seq, name=name, at=at)
             else:
                 self._observed.add(Observation.BYTES_AFTER_RECORDS, segment=name, line=extent.lines + 1, byte_offset=at)
@@ -305,6 +345,9 @@ class _LogCheck:
 
 def report_of(observations: Sequence[Observations], logs: Sequence[LogReport]) -> VerifyReport:
     """Return the report on all logs."""
+    observations = [observed.complete() for observed in observations]
     findings = tuple([finding for observed in observations for finding in observed.findings])
     notes = tuple([note for observed in observations for note in observed.notes])
-    return VerifyReport(valid=not findings, findings=findings, notes=notes, logs=tuple(logs))
+    unreadable = tuple([piece for observed in observations for piece in observed.unreadable])
+    valid = not findings and not unreadable
+    return VerifyReport(valid=valid, findings=findings, notes=notes, logs=tuple(logs), unreadable=unreadable)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from audit_async._verify.findings import Finding, Note
+from audit_async._verify.findings import Finding, Note, Unreadable
 from audit_async.status import Position
 
 
@@ -29,10 +29,11 @@ class LogReport(msgspec.Struct, frozen=True, kw_only=True):
 class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a verification."""
 
-    valid: bool  #: nothing was found in what was verified
+    valid: bool  #: nothing was found in what was verified, and all of it could be read
     findings: tuple[Finding, ...]  #: in the order of the chain, log by log; at most `MOST_FINDINGS` a log
     notes: tuple[Note, ...]
     logs: tuple[LogReport, ...]
+    unreadable: tuple[Unreadable, ...] = ()  #: what can't be read, and so was not verified
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

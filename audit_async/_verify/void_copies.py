@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Final
 
 from audit_async._chain import Head
 from audit_async._layout import crash_traces
@@ -37,3 +38,18 @@ def _followers(following: Sequence[SegmentFile], ends: Mapping[str, int]) -> Ite
             yield crash_traces.Follower(partial(open_segment, other), other.sealed.bytes)
         else:
             yield crash_traces.Follower(None, 0)
+
+
+def zeros_from(segment: SegmentFile, at: int) -> int:
+    """Return how many zero bytes a segment has from `at` on; 0 if it has any other byte there. Raises `OSError`."""
+    count = 0
+    with open_segment(segment) as file:
+        file.seek(at)
+        while chunk := file.read(_CHUNK_BYTES):
+            if chunk.strip(b"\0"):
+                return 0
+            count += len(chunk)
+    return count
+
+
+_CHUNK_BYTES: Final = 1 << 20

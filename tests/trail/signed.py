@@ -34,7 +34,7 @@ class SigningLog:
 
     def __init__(self, base_dir: Path, **settings: object) -> None:
         self.base_dir = base_dir
-        self.directory = base_dir / "orders" / "00"
+        self.directory = base_dir / "orders" / str(settings.get("instance", "00"))
         self.key_file = base_dir.parent / f"{base_dir.name}.pem"
         self.settings = settings
         if not self.key_file.exists():
@@ -46,11 +46,10 @@ class SigningLog:
         names = set(Transparency.__struct_fields__)
         signing = {"key": self.key_file, "origin": ORIGIN, "interval": 3600.0}
         signing |= {name: value for name, value in given.items() if name in names}
-        rest = {name: value for name, value in given.items() if name not in names}
+        rest = {"instance": "00"} | {name: value for name, value in given.items() if name not in names}
         return AuditConfig(
             mode=Local(self.base_dir),
             service_id="orders",
-            instance="00",
             handle_signals=False,
             transparency=Transparency(**signing),  # type: ignore[arg-type]  # each test names settings that exist
             **rest,  # type: ignore[arg-type]

@@ -179,7 +179,7 @@ def test_what_can_not_be_read_says_why_and_what_to_do(number: int, advice: str) 
 def test_a_log_is_not_misnamed_for_lack_of_descriptors(log: LivedLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its log.json could not be opened, which says nothing of the log."""
 
-    def refuse(*_: object) -> int:
+    def refuse(*_: object, **__: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(disk, "open_file", refuse)

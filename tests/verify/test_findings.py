@@ -48,13 +48,17 @@ def test_each_entry_is_used_and_nothing_is_worded_elsewhere() -> None:
     assert worded == []
 
 
-_SHAPES = {"Finding", "Note"}
+_SHAPES = {"Finding", "Note", "Unreadable"}
 
 
 @pytest.mark.parametrize("what", Observation)
 def test_an_entry_fits_its_severity(what: Observation) -> None:
     """Its kind is one of those that are documented for findings or for notes."""
-    kinds = {Severity.FINDING: get_args(FindingKind), Severity.NOTE: get_args(NoteKind)}
+    kinds = {
+        Severity.FINDING: get_args(FindingKind),
+        Severity.NOTE: get_args(NoteKind),
+        Severity.UNREADABLE: (None,),
+    }
     assert what.value.kind in kinds[what.severity]
     assert sum(other.value == what.value for other in Observation) == 1
     names = [name for _, name, _, _ in string.Formatter().parse(what.value.text) if name is not None]

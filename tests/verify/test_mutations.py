@@ -18,8 +18,8 @@ from tests.trail.lived import LivedLog, note_kinds, verify
 from tests.trail.mutations import contents, mutate
 from tests.trails import _check_log
 
-#: What is told, and is no finding, since a crash leaves it as well.
-_LIKE_A_CRASH = {"torn_tail", "void_copies", "leftover"}
+#: What is noted, and is no finding, since a crash or a copy leaves it as well.
+_LIKE_A_CRASH = {"torn_tail", "void_copies", "leftover", "incomplete"}
 #: Findings that a chain alone shows, in the segments that the independent check reads.
 _OF_THE_CHAIN = {"record", "sequence", "link"}
 

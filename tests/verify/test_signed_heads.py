@@ -467,7 +467,7 @@ def test_a_quorum_is_demanded_of_what_is_published(log: SigningLog) -> None:
 def two_logs(tmp_path: Path) -> tuple[Path, Policy, SigningLog]:
     """Make the logs orders/00 and orders/01, each with a key of its name; return them with the policy for both."""
     first = SigningLog(tmp_path / "audit").session()
-    second = SigningLog(tmp_path / "second").session(origin="host.example/orders/01")
+    second = SigningLog(tmp_path / "second", instance="01").session(origin="host.example/orders/01")
     shutil.move(second.directory, first.directory.with_name("01"))
     key = VerifierKey.parse((first.directory.with_name("01") / "tlog" / "vkey").read_text().strip())
     return first.base_dir, Policy.of([*[entry.key for entry in first.policy.logs], key]), first

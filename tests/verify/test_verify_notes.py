@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from audit_async import AuditConfig, AuditLogger, BufferFull, Local
 from audit_async._verify.verify_report import VerifyReport
+from audit_async._verify.verify_scope import LastRecords
 from audit_async.events.base import encode
 from audit_async.events.lifecycle import AuditEventsDropped, AuditLogRecovered, AuditSegmentDamaged
 from tests.logs import failure
 from tests.store.chained import Chain, log_path, open_store
-from tests.trail.lived import LivedLog, note_kinds, only, verify
+from tests.trail.lived import LivedLog, note_kinds, only, rewrite_manifest, verify
 
 
 def note(report: VerifyReport, kind: str) -> tuple[int | None, str]:
@@ -141,16 +144,48 @@ def test_void_copies_are_no_finding_and_anything_else_there_is_one(tmp_path: Pat
     copies = second.read_bytes() + third.read_bytes()[:500]
     assert verify(tmp_path).valid
     first.chmod(0o600)
-    for tail in (copies, copies[:100], copies[:512] + bytes(512) + copies[1024:], bytes(512)):
+    explained = [copies, copies[:100], copies[:512] + bytes(512) + copies[1024:], bytes(512) + copies[512:]]
+    for tail in explained if sealed else [*explained, bytes(512)]:
         first.write_bytes(whole + tail)
         report = verify(tmp_path)
         assert report.valid, report.findings
         assert note_kinds(report) == ["void_copies"]
-    for tail in (b"x", copies[:200] + b"y" + copies[201:], copies + b"z", bytes(len(copies)) + b"w"):
+    unexplained = [b"x"] if not sealed else [b"x", bytes(512), bytes(5)]
+    for tail in (*unexplained, copies[:200] + b"y" + copies[201:], copies + b"z", bytes(len(copies)) + b"w"):
         first.write_bytes(whole + tail)
         report = verify(tmp_path)
         assert not report.valid
         assert {finding.segment for finding in report.findings} == {first.name}
+
+
+def _keep_first(count: int, entries: list[dict[str, object]]) -> None:
+    del entries[count:]
+
+
+def test_a_copy_with_an_older_manifest_is_noted(tmp_path: Path) -> None:
+    """And one without, and one whose segments have no checksum files yet: the next opening completes it."""
+    log = LivedLog(tmp_path / "audit").session()
+    manifest = log.directory / "manifest.json"
+    entries = len(json.loads(manifest.read_bytes())["segments"])
+    assert entries > 2
+    for kept in range(entries):
+        rewrite_manifest(log, partial(_keep_first, kept))
+        if not kept:
+            manifest.unlink()
+        report = log.report(expected=log.head)
+        assert report.valid, report.findings
+        assert note_kinds(report) == ["incomplete"]
+        assert f"{entries - kept} that the chain records" in note(report, "incomplete")[1]
+        assert log.report(LastRecords(2), expected=log.head).valid
+        open_store(log.base_dir).close()
+        assert log.report(expected=log.head).notes == ()
+    for path in log.directory.glob("*.sha256"):
+        path.unlink()
+    report = log.report(expected=log.head)
+    assert report.valid
+    assert note_kinds(report) == ["incomplete"] * entries
+    open_store(log.base_dir).close()
+    assert log.report(expected=log.head).notes == ()
 
 
 def test_unsealed_segments_are_read_one_after_another(tmp_path: Path) -> None:

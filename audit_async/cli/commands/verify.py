@@ -102,7 +102,9 @@ def verify(
                 progress=lambda progress: meter.show(progress.bytes_done, progress.bytes_total),
             )
         _show(output, report)
-        return ExitStatus.OK if report.valid else ExitStatus.FINDINGS
+        if report.findings:
+            return ExitStatus.FINDINGS
+        return ExitStatus.UNREADABLE if report.unreadable else ExitStatus.OK
 
     perform(output, run)
 
@@ -147,11 +149,18 @@ def _show(output: Output, report: VerifyReport) -> None:
         output.line(
             Cell("valid", "green"), f"  {count_of(records, 'record')}, {read}: every hash and every link holds."
         )
+    elif not report.findings:
+        pieces = count_of(len(report.unreadable), "piece")
+        text = f"  {pieces} of the trail can't be read; of the rest {records:,} records hold, {read}."
+        output.line(Cell("NOT verified", "yellow"), text)
     else:
         found = count_of(sum(log.findings for log in report.logs), "finding")
         output.line(Cell("NOT valid", "red"), f"  {found}; of the records {records:,} hold, {read}.")
         output.line()
         _findings(output, report)
+    if report.unreadable:
+        output.line()
+        _unreadable(output, report)
     output.line()
     _logs(output, report.logs)
     _notes(output, report.notes)
@@ -177,6 +186,14 @@ def _findings(output: Output, report: VerifyReport) -> None:
         ],
     )
     _more(output, len(report.findings))
+
+
+def _unreadable(output: Output, report: VerifyReport) -> None:
+    pieces: list[list[Cell | str]] = [
+        [piece.log, piece.file, Cell(piece.reason, "yellow")] for piece in report.unreadable[:_SHOWN]
+    ]
+    output.table([Column("log"), Column("can't be read"), Column("why")], pieces)
+    _more(output, len(report.unreadable))
 
 
 def _logs(output: Output, logs: tuple[LogReport, ...]) -> None:
