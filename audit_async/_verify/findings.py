@@ -24,10 +24,11 @@ MOST_NOTES: Final = 100
 #: - `segment`: a file is missing, foreign, misnamed, or not what was sealed
 #: - `checksum`: a `.sha256` file is not what the manifest says
 #: - `manifest`, `identity`: manifest.json or log.json is damaged, or not what the chain says and the records are of
+#: - `hold`: hold.json is missing, damaged or changed, though the chain records a legal hold
 #: - `head`: the chain does not hold the record of an expected head: its end was cut off, or it was rewritten
 #: - `checkpoint`, `history`: a signed checkpoint does not hold, or the records are not those that were signed
 FindingKind = Literal[
-    "record", "sequence", "link", "audit_id", "segment", "checksum", "manifest", "identity", "head",
+    "record", "sequence", "link", "audit_id", "segment", "checksum", "manifest", "identity", "hold", "head",
     "checkpoint", "history",
 ]  # fmt: skip
 
@@ -44,6 +45,7 @@ FindingKind = Literal[
 #: - `incomplete`: a manifest that is older than the segments, or a sealed segment without its checksum file, as in a
 #:   copy that was taken while the log was written; the next opening completes it
 #: - `copy`: another log here has the same log_id and the same records, as far as it goes
+#: - `hold_unrecorded`, `hold_lifted`: hold.json states a legal hold that the chain does not have yet, or has lifted
 #: - `not_here`: the log has no record in the part that was to be verified
 #: - `head_not_covered`: the expected head is not in the part that was verified
 #: - `truncation_unseen`: what no chain can show without an expected head or signatures
@@ -53,8 +55,8 @@ FindingKind = Literal[
 #: - `more`: findings or notes that were counted and not kept
 NoteKind = Literal[
     "unclean_end", "in_use", "dropped", "recovered", "torn_tail", "void_copies", "leftover", "damaged", "clock",
-    "deleted", "incomplete", "copy", "not_here", "head_not_covered", "truncation_unseen", "signed", "not_signed",
-    "behind_checkpoint", "publication_behind", "log_absent", "more",
+    "deleted", "incomplete", "copy", "hold_unrecorded", "hold_lifted", "not_here", "head_not_covered",
+    "truncation_unseen", "signed", "not_signed", "behind_checkpoint", "publication_behind", "log_absent", "more",
 ]  # fmt: skip
 
 
@@ -195,6 +197,14 @@ class Observation(Enum):
     )
     IDENTITY_OTHER_SERVICE = _finding("identity", "it names another service than the directory it is in")
 
+    # Legal holds.
+    HOLD_MISSING = _finding("hold", "it is missing, though the chain records a legal hold since {since} and no lifting")
+    HOLD_REPLACED = _finding(
+        "hold", "it states another legal hold than the one that the chain records since {since}, without a lifting"
+    )
+    HOLD_CHANGED = _finding("hold", "it is not what the chain records of the legal hold")
+    HOLD_BAD = _finding("hold", "{reason}; a legal hold is in force until the chain records that it was lifted")
+
     # Heads that were kept elsewhere.
     HEAD_OTHER_HASH = _finding("head", "the record has another hash than the expected head: it was rewritten")
     HEAD_RECORD_BAD = _finding("head", "no record that holds is in the place of the expected head")
@@ -266,6 +276,12 @@ class Observation(Enum):
     COPY_NOT_COMPARED = _note(
         "copy", "{other} has the same log_id; their records can't be compared: those at seq {seq} are not in both"
     )
+
+    HOLD_UNRECORDED = _note(
+        "hold_unrecorded",
+        "hold.json states a legal hold that the chain does not have yet; the writer or the next opening records it",
+    )
+    HOLD_LIFTED = _note("hold_lifted", "hold.json states a legal hold that was lifted; the next opening removes it")
 
     # What this verification covers.
     NOT_HERE = _note("not_here", "no record of {asked} is in the log; {verified} was verified")

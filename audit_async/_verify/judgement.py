@@ -11,6 +11,7 @@ from audit_async._layout.names import MANIFEST_FILE
 from audit_async._trail.log_files import SegmentFile
 from audit_async._verify.directory_survey import Survey
 from audit_async._verify.findings import Observation, Observations
+from audit_async._verify.hold_check import check_hold
 from audit_async._verify.repeated_ids import IdRun
 from audit_async._verify.segment_check import note_clock
 from audit_async._verify.segment_verdict import Extent, LifecycleRecord, RecordPlace, SegmentVerdict
@@ -50,6 +51,7 @@ def judge(
     if manifest_now is not None:
         judgement.check_seals(manifest_now)
     judgement.check_retention()
+    judgement.check_hold()
     judgement.note_what_is_not_here()
     judgement.check_expected(expected)
     return judgement.report()
@@ -198,6 +200,11 @@ class _Judgement:
                 observed.add(Observation.MANIFEST_DELETION_WRONG, segment=entry.segment, seq=recorded.seq)
         if self._is_complete and last.segment not in deletions:
             observed.add(Observation.MANIFEST_DELETION_UNRECORDED, segment=last.segment, seq=last.first_seq)
+
+    def check_hold(self) -> None:
+        """Compare hold.json with the chain, if its end was read: nothing after it can have lifted a hold."""
+        if self._is_end_read and not self._observed.unreadable:
+            check_hold(self._survey.log.directory, self._lifecycle, self._observed)
 
     def note_what_is_not_here(self) -> None:
         """Note that the log has nothing of the part that was to be verified: what was read is nearest to it."""

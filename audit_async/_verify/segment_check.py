@@ -243,7 +243,7 @@ class _Check:
             for record in records:
                 event = bytes(record.event)
                 if event.startswith(_OWN_EVENT):
-                    self._keep_lifecycle(record.seq, event)
+                    self._keep_lifecycle(record, event)
 
     def _add_in(self, good: Good, index: int, what: Observation) -> None:
         offset = good.offset + _size_of_lines(good.data, index)
@@ -252,7 +252,7 @@ class _Check:
             what, segment=self._task.segment, line=good.line + index, seq=seq, byte_offset=offset
         )
 
-    def _keep_lifecycle(self, seq: int, event: bytes) -> None:
+    def _keep_lifecycle(self, record: Members, event: bytes) -> None:
         facts = self._verdict.facts
         try:
             decoded = _decode_event(event)
@@ -260,7 +260,8 @@ class _Check:
             return
         if len(facts.lifecycle) < _MOST_LIFECYCLE:
             members = {name: value for name, value in decoded.items() if name not in _UNUSED}
-            facts.lifecycle.append(LifecycleRecord(seq, str(decoded["event_type"]), members))
+            type_ = str(decoded["event_type"])
+            facts.lifecycle.append(LifecycleRecord(record.seq, record.timestamp, type_, members))
         else:
             facts.more_lifecycle += 1
 

@@ -62,6 +62,7 @@ class LifecycleRecord(msgspec.Struct, frozen=True):
     """A record of the log's own life: an `audit.*` event."""
 
     seq: int
+    timestamp: str
     type: str
     event: dict[str, object]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,77 +23,107 @@ from audit_async._verify.verify_scope import LastRecords
 from tests.store.chained import log_path
 from tests.trail.lived import LivedLog, changed, verify
 
-# Begins a segment every few records; with each fourth one archives the oldest live one, with each eighth deletes one.
+# Begins a segment every few records; with each 16th round it archives the oldest live one, with each 32nd it deletes
+# one. It does as many rounds as it is asked for and says when they are done: its reader is never outrun.
 _WRITER = """
 import sys
-import time
 from pathlib import Path
 from audit_async.events.base import encode
 from audit_async.events.lifecycle import AuditSegmentArchived, AuditSegmentDeleted
 from audit_async._store.archiving import compress_segment
 from audit_async._writer.segment_events import events_of
+from audit_async._writer.stated_holds import StatedHolds
 from tests.store.chained import Chain, open_store
 
 chain = Chain()
 store = open_store(Path(sys.argv[1]), max_bytes=3000)
 due = []
 rounds = 0
-while True:
+
+def write():
+    global due, rounds
     rounds += 1
-    time.sleep(0.003)  # the log must not outgrow its reader: many small segments are the point, not speed
     batch = chain.batch_of([*map(encode, due), *[b'{"event_type":"test.filled","text":"%s"}' % (b"x" * 80)] * 3])
     del chain.lines[:]
-    due = events_of(store.commit(batch, sync=True))
+    due = events_of(store.commit(batch, sync=True), StatedHolds(()))
     live = [entry for entry in store.sealed_segments if entry.state == "live"]
     if rounds % 16 == 0 and len(live) > 3:
         entry = live[0]
         archive = compress_segment(store.directory, entry)
-        told = AuditSegmentArchived(segment=entry.segment, archive=archive.file, sha256=archive.sha256,
-                                    archive_sha256=archive.archive_sha256)
-        store.commit(chain.batch_of([encode(told)]), sync=True)
+        event = AuditSegmentArchived(segment=entry.segment, archive=archive.file, sha256=archive.sha256,
+                                     archive_sha256=archive.archive_sha256)
+        store.commit(chain.batch_of([encode(event)]), sync=True)
         store.archive_segment(archive)
     if rounds % 32 == 0:
         entry = next((entry for entry in store.sealed_segments if entry.state == "archived"), None)
         if entry is not None:
-            told = AuditSegmentDeleted(segment=entry.segment, first_seq=entry.first_seq, last_seq=entry.last_seq,
-                                       sha256=entry.sha256, hash=entry.hash, reason="age")
-            store.commit(chain.batch_of([encode(told)]), sync=True)
+            event = AuditSegmentDeleted(segment=entry.segment, first_seq=entry.first_seq, last_seq=entry.last_seq,
+                                        sha256=entry.sha256, hash=entry.hash, reason="age")
+            store.commit(chain.batch_of([encode(event)]), sync=True)
             store.delete_segment(entry.segment)
-    if rounds == 40:
-        print("running", flush=True)
+
+for asked in sys.stdin:
+    for _ in range(int(asked)):
+        write()
+    print("done", flush=True)
 """
 
 
+class Writer:
+    """A process that writes and rotates as many rounds as it is asked for."""
+
+    def __init__(self, base_dir: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(base_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def begin(self, rounds: int) -> None:
+        """Let it write, while the caller does something else."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{rounds}\n")
+        self._process.stdin.flush()
+
+    def wait_done(self) -> None:
+        """Return once it has written what it was asked for."""
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "done\n"
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait(60)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
 @contextmanager
-def running_writer(base_dir: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a process that writes and rotates; it has done so several times when this is entered."""
-    process = subprocess.Popen([sys.executable, "-c", _WRITER, str(base_dir)], stdout=subprocess.PIPE, text=True)
+def running_writer(base_dir: Path) -> Iterator[Writer]:
+    """Run a process that has written and rotated several times when this is entered, and has the log until the end."""
+    writer = Writer(base_dir)
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "running\n"
-        yield process
+        writer.begin(40)
+        writer.wait_done()
+        yield writer
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        process.wait(30)
-        assert process.stdout is not None
-        process.stdout.close()
+        writer.kill()
 
 
 def test_nothing_is_found_while_a_writer_rotates_archives_and_deletes(tmp_path: Path) -> None:
-    """Thirty verifications, each of another moment; the log grows and is cut at its beginning meanwhile."""
+    """Thirty verifications, each while twenty rounds are written: the log grows, and is cut at its beginning."""
     heads = set()
-    with running_writer(tmp_path) as process:
+    with running_writer(tmp_path) as writer:
         for n in range(30):
+            writer.begin(20)
             scope = LastRecords(30) if n % 5 == 4 else None
             report = verify(tmp_path, scope, processes=2 if n % 10 == 0 else 1)
-            assert report.valid, report.findings
+            assert report.valid, report
             assert "in_use" in {note.kind for note in report.notes}
             (figures,) = report.logs
             assert figures.head is not None
             heads.add(figures.head.seq)
-        assert process.poll() is None
-    assert len(heads) > 10
+            writer.wait_done()
+    assert len(heads) == 30
     assert {entry.state for entry in read_manifest(log_path(tmp_path))} == {"live", "archived", "deleted"}
     killed = verify(tmp_path)
     assert killed.valid
@@ -139,21 +168,17 @@ def test_a_line_that_is_completed_while_it_is_read_is_read_again(
 
 
 def test_damage_is_found_beside_a_running_writer(tmp_path: Path) -> None:
-    """Looking again because the manifest has changed does not make a finding go away."""
-    with running_writer(tmp_path):
-        process_report = None
-        for _ in range(20):
-            entry = [entry for entry in read_manifest(log_path(tmp_path)) if entry.state == "live"][-1]
-            path = log_path(tmp_path) / entry.segment
-            lines = path.read_bytes().splitlines(keepends=True)
-            path.chmod(0o600)
-            path.write_bytes(b"".join([changed(lines[0]), *lines[1:]]))
-            process_report = verify(tmp_path)
-            if any(finding.segment == entry.segment for finding in process_report.findings):
-                break
-        else:
-            pytest.fail(f"not found: {process_report}")
-        assert not process_report.valid
+    """Surveying again because the manifest has changed does not make a finding go away."""
+    with running_writer(tmp_path) as writer:
+        entry = [entry for entry in read_manifest(log_path(tmp_path)) if entry.state == "live"][-1]
+        path = log_path(tmp_path) / entry.segment
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.chmod(0o600)
+        path.write_bytes(b"".join([changed(lines[0]), *lines[1:]]))
+        writer.begin(20)  # too few to archive this segment
+        report = verify(tmp_path)
+        assert entry.segment in {finding.segment for finding in report.findings}, report
+        writer.wait_done()
 
 
 def test_a_verification_can_be_cancelled(tmp_path: Path) -> None:
