@@ -34,6 +34,9 @@ MAX_DEPTH: Final = 200
 # A larger integer is recorded by its size and hash: 4300 digits, the interpreter's own limit for decimal text.
 _MAX_INT_BITS: Final = 14_284
 
+# Room for `~` and the number of a key that another key became before.
+_SUFFIX_CHARS: Final = 9
+
 # The methods of the built-in types themselves, whatever a subclass has in their place.
 _ITERATE: Final[tuple[tuple[type, Callable[[Any], Iterator[object]]], ...]] = (
     (list, list.__iter__),
@@ -107,7 +110,7 @@ class PlainWalk:
             stack.pop()
             open_sources.discard(id(frame.source))
             if stack and len(stack) % MAX_DEPTH == 0 and frame.target:
-                self._empty(frame)
+                self._empty(frame, stack[: MAX_DEPTH - 1][-1].path, len(stack))
 
     def _advance(self, frame: _Frame) -> _Frame | None:
         """Take over members until one is a container with members of its own; return that, or None at the end."""
@@ -137,12 +140,17 @@ class PlainWalk:
             frame.target[self._key(path.key, path, frame)] = member
         return opened
 
-    def _empty(self, frame: _Frame) -> None:
-        """Take out what nests deeper than a record may; each layer is small enough to be encoded."""
+    def _empty(self, frame: _Frame, above: Path | None, depth: int) -> None:
+        """Take out what nests deeper than a record may; each layer is small enough to be encoded.
+
+        `above` is the path to the deepest level that is recorded. Of the layers below the first, which are in what is
+        taken out of that, only the depth is named: a path for each would be as long as the data is deep.
+        """
         if self._reject:
             raise self._invalid(frame.path, f"nests deeper than {MAX_DEPTH} levels; emit flatter data")
         encoded = encode_plain(frame.target)
-        self._reductions.add(render(frame.path), "bytes", len(encoded), sha256(encoded).hexdigest())
+        path = render(frame.path) if depth == MAX_DEPTH else render(above, f"+{depth - MAX_DEPTH}")
+        self._reductions.add(path, "bytes", len(encoded), sha256(encoded).hexdigest())
         frame.target.clear()
 
     # One value.
@@ -217,13 +225,14 @@ class PlainWalk:
             return text
         if self._reject:
             raise self._invalid(path, "has a key that another key of the same mapping equals as text; rename one")
-        count = frame.suffixes.get(text, 1)
+        # Keys that were cut share a beginning, and so its numbering: from 2 for each key, n keys took n squared steps.
+        beginning = cut(text, self._max_chars - _SUFFIX_CHARS)
+        count = frame.suffixes.get(beginning, 1)
         while True:
             count += 1
-            suffix = f"~{count}"
-            distinct = cut(text, self._max_chars - len(suffix)) + suffix
+            distinct = f"{beginning}~{count}"
             if distinct not in target:
-                frame.suffixes[text] = count
+                frame.suffixes[beginning] = count
                 return distinct
 
     def _key_text(self, key: object, path: Path) -> str:
