@@ -104,6 +104,7 @@ $(DOCS)/.installed: $(PACKAGE) | $(DOCS)/.created
 
 docs: $(DOCS)/.installed  ## the documentation site, in site/; a broken link or reference is an error
 	$(DOCS)/bin/zensical build --clean --strict
+	$(DOCS)/bin/python -m site_build.check_site site
 
 # As somebody does who packages it for a distribution: no git, no checkout, only what the sdist holds.
 SDIST_TESTS ?= tests/chain tests/events tests/config tests/store tests/test_package.py tests/test_documentation.py
