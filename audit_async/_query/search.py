@@ -19,10 +19,10 @@ from audit_async._query.audit_query import AuditQuery
 from audit_async._query.index_file import IndexWrong
 from audit_async._query.matching import Filter
 from audit_async._query.open_files import OpenFiles, open_file_limit
-from audit_async._query.segment_scan import Damage, Found, check, open_part, scan, unpacked
+from audit_async._query.segment_scan import Damage, Found, check, open_part, part_unreadable, scan, unpacked
 from audit_async._query.term_index import LogIndex, candidates
 from audit_async._query.time_merge import Stream, merge
-from audit_async._trail.log_files import CHUNK_BYTES, DAMAGED_ARCHIVE, LONGEST_LINE, Log, SegmentDeleted, unreadable
+from audit_async._trail.log_files import CHUNK_BYTES, DAMAGED_ARCHIVE, LONGEST_LINE, Log, SegmentDeleted
 from audit_async._trail.segment_parts import Part, Range, parts_of
 
 #: After so many lines read one by one, the caller may stop.
@@ -185,7 +185,7 @@ def _read_hits(
     except SegmentDeleted:
         return  # by retention, between two lines of it
     except OSError as error:
-        raise unreadable(part.segment.path, error) from error
+        raise part_unreadable(part, error) from error
     finally:
         file.close()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from audit_async._chain import BadRecord, check_readable, check_record
@@ -22,6 +23,7 @@ from audit_async._trail.log_files import (
     Lines,
     Log,
     SegmentDeleted,
+    TrailUnreadable,
     open_segment,
     read_lines,
     unreadable,
@@ -93,8 +95,14 @@ def open_part(part: Part, damage: Damage, files: OpenFiles | None = None) -> Bin
     except LogCorrupted as error:
         damage.found(part, None, error.reason)
     except OSError as error:
-        raise unreadable(part.segment.path, error) from error
+        raise part_unreadable(part, error) from error
     return None
+
+
+def part_unreadable(part: Part, error: OSError) -> TrailUnreadable:
+    """Return the error for a segment that can't be read, with the path of its file or archive."""
+    path = error.filename if isinstance(error.filename, str) else part.segment.path
+    return unreadable(Path(path), error)
 
 
 def scan(
@@ -127,7 +135,7 @@ def scan(
     except SegmentDeleted:
         return  # by retention, between two pieces of it
     except OSError as error:
-        raise unreadable(part.segment.path, error) from error
+        raise part_unreadable(part, error) from error
     finally:
         file.close()
 

@@ -13,6 +13,7 @@ import anyio
 import typer
 
 from audit_async._query.audit_query import InvalidQuery
+from audit_async._trail.log_files import NO_DESCRIPTORS, why_unreadable
 from audit_async.cli.terminal import Output
 from audit_async.errors import AuditError, ConfigError, LogCorrupted
 
@@ -82,7 +83,8 @@ def _status_of(output: Output, command: Callable[[], Awaitable[ExitStatus]]) -> 
         return _failed(output, "a record nests too deeply to be shown; export it as ndjson", ExitStatus.UNREADABLE)
     except OSError as error:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        return _failed(output, f"{where}{error.strerror or error}", ExitStatus.UNREADABLE)
+        reason = why_unreadable(error) if error.errno in NO_DESCRIPTORS else error.strerror or str(error)
+        return _failed(output, f"{where}{reason}", ExitStatus.UNREADABLE)
     return status
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,11 @@ import pytest
 
 from audit_async.cli.diagnosis import host_checks
 from audit_async.errors import LogCorrupted
-from tests.cli.commands import Audit
+from tests.cli.commands import Audit, run_in_pipes
 from tests.cli.made_trails import failure, make_trail
 from tests.cli.running_service import running_service
 from tests.store.chained import Chain, open_store
+from tests.store.failing_disk import mounted
 
 CONFIGS = sorted((Path(__file__).parents[2] / "examples" / "config").glob("*.toml"))
 
@@ -196,6 +200,44 @@ def test_a_hold_and_a_file_that_is_none(trail: Path, audit: Audit) -> None:
     assert "case 4711" in check[1]
     (log_of(trail) / "hold.json").write_text("{}")
     assert checks(audit, trail)["hold"][0][0] == "fail"
+
+
+@pytest.mark.parametrize(
+    "name", ["lock", "log.json", "manifest.json", "hold.json", "torn", "archive", "index", "*.audit", "*.sha256"]
+)
+def test_it_waits_for_nothing(name: str, trail: Path, audit: Audit) -> None:
+    """A FIFO in whatever file's place is not waited for; what can't be understood fails."""
+    with open_fifo_in_place_of(name, log_of(trail)):
+        ended = run_in_pipes("doctor", trail)
+        assert ended.status in {0, 1}
+        assert "Traceback" not in ended.err
+        if name in {"lock", "log.json", "manifest.json", "hold.json"}:
+            assert ended.status == 1
+            assert "not a regular file" in " ".join(ended.out.split())
+        for command in ("query", "stats", "tail"):
+            assert run_in_pipes(command, trail).status in {0, 1, 3}
+
+
+@contextmanager
+def open_fifo_in_place_of(name: str, log: Path) -> Iterator[None]:
+    """Put a FIFO, which nobody writes to, in the place of a file; a command that waits for it ends with the test."""
+    path = min(log.glob(name), default=log / name)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    yield
+
+
+def test_a_file_system_that_does_not_sync_directories(tmp_path: Path, audit: Audit) -> None:
+    """A directory that can't be synced fails, and the check names call and directory; nothing else hides it."""
+    with mounted(tmp_path) as disk:
+        make_trail(disk.path / "t", [failure("bob")])
+        assert checks(audit, disk.path / "t")["directory sync"][0][0] == "ok"
+        disk.fail(["fsyncdir"], errno.EINVAL)
+        ((status, text),) = checks(audit, disk.path / "t")["directory sync"]
+        assert status == "fail"
+        assert str(disk.path / "t") in text
+        assert "fsync" in text
+        assert "Invalid argument" in text
 
 
 def test_damage_does_not_end_it(trail: Path, audit: Audit) -> None:

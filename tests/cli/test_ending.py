@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from audit_async.cli import main
 from tests.cli.commands import COMMAND, Audit, run_in_pipes, run_on_terminal
 from tests.cli.made_trails import failure, make_trail
 from tests.cli.running_service import running_service
+from tests.trail.written import WrittenLog
 
 READING = ["verify", "query", "tail", "stats", "doctor", "retention"]
 
@@ -97,6 +99,98 @@ def test_what_may_not_be_read(closed: str, open_directory: Path) -> None:
     assert statuses == str([3] * len(READING))
     for error in errors:
         assert_one_line(f"{error}\n", str(log), "Permission denied", "as the user who owns it")
+
+
+#: Every command that reads records or looks at a log, as the arguments after its name.
+PIECE_READERS = {
+    "query": ["{trail}"],
+    "query --actor": ["{trail}", "--actor", "bob"],
+    "query --newest-first": ["{trail}", "--newest-first"],
+    "tail": ["{trail}", "-n", "100"],
+    "show": ["{seq}", "{trail}"],
+    "stats": ["{trail}"],
+    "export": ["{trail}", "{out}.ndjson"],
+    "export bundle": ["{trail}", "{out}.zip"],
+    "doctor": ["{trail}"],
+}
+
+
+@pytest.mark.parametrize("piece", ["*.audit", "manifest.json", "archive", "archive/*"])
+def test_a_piece_that_may_not_be_read(piece: str, open_directory: Path) -> None:
+    """A segment, manifest or archive that is closed to this user is status 3, never "nothing found"."""
+    log = WrittenLog(open_directory / "t")
+    log.write(*({"event_type": "test.x", "user_id": "bob", "n": n, "text": "x" * 200} for n in range(20)))
+    log.archive(log.sealed()[:2])
+    log.close()
+    out = open_directory / "out"
+    out.mkdir(mode=0o777)
+    out.chmod(0o777)
+    for path in (open_directory / "t").rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    (open_directory / "t").chmod(0o755)
+    closed = sorted((open_directory / "t" / "orders" / "00").glob(piece))
+    assert closed
+    code = (
+        "import contextlib, io, os, sys; from audit_async.cli import main\n"
+        "trail, out, closed, *commands = sys.argv[1:]\n"
+        "os.environ['XDG_CACHE_HOME'] = out\n"
+        "def run(command, name):\n"
+        "    return main([word.format(trail=trail, out=f'{out}/{name}') for word in command.split()])\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        "    first = [run(command, f'first{n}') for n, command in enumerate(commands)]\n"
+        "assert first == [0] * len(commands), first\n"  # and all that is needed is imported
+        "os.chmod(closed, 0)\n"
+        "os.geteuid() or os.setuid(65534)\n"
+        "for command in commands:\n"
+        "    status = run(command, 'e')\n"
+        "    sys.stderr.write(f'STATUS {status} of {command}\\n')"
+    )
+    commands = [" ".join([name.split()[0], *words]) for name, words in PIECE_READERS.items()]
+    commands = [command.replace("{seq}", "6" if piece == "*.audit" else "0") for command in commands]
+    command = [sys.executable, "-c", code, str(open_directory / "t"), str(out), str(closed[0]), *commands]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    for path in (open_directory / "t").rglob("*"):
+        path.chmod(0o700)
+    assert ended.returncode == 0, ended.stderr
+    assert re.findall(r"STATUS ([0-9]+)", ended.stderr) == ["3"] * len(commands), ended.stderr
+    assert "Permission denied" in ended.stderr
+    assert not list(out.glob("e.*"))
+
+
+@pytest.mark.parametrize("command", [["query"], ["stats"], ["tail"], ["export"], ["doctor"], ["show"]], ids=" ".join)
+def test_a_lack_of_descriptors_is_called_what_it_is(command: list[str], trail: Path, tmp_path: Path) -> None:
+    """A process that may open no more files says so, with status 3; it is not taken for rights or for damage."""
+    words = {"export": ["{t}", str(tmp_path / "e.csv")], "show": ["0", "{t}"]}.get(command[0], ["{t}"])
+    arguments = [*command, *(word.format(t=trail) for word in words)]
+    code = (
+        "import contextlib, io, os, resource, sys; from audit_async.cli import main\n"
+        "warm = [word.replace('e.csv', 'w.csv') for word in sys.argv[1:]]\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        "    main(warm)\n"  # everything is imported
+        "for limit in range(3, 40):\n"
+        "    held = [os.dup(0)]\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (max(held) + limit - 2, 4096))\n"
+        "    status, out, err = None, io.StringIO(), io.StringIO()\n"
+        "    try:\n"
+        "        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):\n"
+        "            status = main([*sys.argv[1:], *(['--force'] if 'export' in sys.argv else [])])\n"
+        "    except OSError as error:\n"  # the event loop itself got no descriptor
+        "        assert error.errno == 24, error\n"
+        "    finally:\n"
+        "        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n"
+        "        os.close(held[0])\n"
+        "    text = out.getvalue() + err.getvalue()\n"
+        "    shown = ' '.join(text.split())\n"
+        "    print(status, 'raise the limit' in shown, 'as the user who owns' in shown, text if status == 1 else '')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    outcomes = {tuple(line.split(maxsplit=3)) for line in ended.stdout.splitlines()}
+    assert outcomes <= {("None", "False", "False"), ("3", "True", "False"), ("0", "False", "False")}, ended.stdout
+    assert {status for status, *_ in outcomes} >= {"0", "3"}
 
 
 @pytest.mark.parametrize("command", ["query", "stats", "tail"])

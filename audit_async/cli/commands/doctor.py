@@ -49,7 +49,7 @@ def doctor(
     """Check permissions, disk, clock, locks and configuration, and say what would be lost in a crash now.
 
     It changes nothing and reads no more of the trail than it has to; whether the records are genuine is for verify.
-    Exit status 1 if a check fails.
+    Exit status 1 if a check fails, 3 if something can't be read.
     """
     output = Output(as_json=as_json)
 
@@ -62,6 +62,8 @@ def doctor(
             output.document(Diagnosis(healthy=healthy, checks=checks))
         else:
             _report(output, checks)
+        if any(check.unreadable for check in checks):
+            return ExitStatus.UNREADABLE
         return ExitStatus.OK if healthy else ExitStatus.FINDINGS
 
     perform(output, run)

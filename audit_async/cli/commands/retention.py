@@ -92,8 +92,8 @@ def _with(policy: RetentionPolicy, given: dict[str, int | None]) -> RetentionPol
 
 def _planned(log: Log, policy: RetentionPolicy) -> LogRetention:
     """Return what is due; without the log's lock, so it also works while a service runs."""
-    hold = next(iter(find_holds(log.directory)), None)
     sealed = [segment.sealed for segment in list_segments(log) if segment.sealed is not None]
+    hold = next(iter(find_holds(log.directory)), None)
     steps = plan_retention(sealed, policy, datetime.now(UTC), hold)
     outcomes = tuple([RetentionOutcome.of(step) for step in steps])
     return LogRetention(log=log.name, hold=hold, steps=outcomes)

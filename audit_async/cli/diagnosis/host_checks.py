@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from audit_async.cli.diagnosis.outcomes import Check, fail, ok, warn
+from audit_async._durable import disk
+from audit_async.cli.diagnosis.outcomes import Check, attempt, fail, ok, warn
 from audit_async.cli.terminal import byte_size
 
 __all__ = ["examine", "insecure"]
@@ -23,7 +24,26 @@ _CLOCK_WAS_SET: Final = Path("/run/systemd/timesync/synchronized")
 
 def examine(base_dir: Path, *, low_disk_bytes: int) -> list[Check]:
     """Return the checks of one base directory."""
-    return [_permissions(base_dir), *_disk(base_dir, low_disk_bytes), _file_system(base_dir), _clock()]
+    return [
+        *attempt(_HOST, "base directory", lambda: [_permissions(base_dir)]),
+        *attempt(_HOST, "disk", lambda: _disk(base_dir, low_disk_bytes)),
+        *attempt(_HOST, "file system", lambda: [_file_system(base_dir)]),
+        *attempt(_HOST, "directory sync", lambda: [directory_sync(_HOST, base_dir)]),
+        _clock(),
+    ]
+
+
+def directory_sync(subject: str, directory: Path) -> Check:
+    """Return whether a directory can be synced: without that the name of a new segment may be lost in a power cut."""
+    fd = disk.open_directory(str(directory), follow=True)
+    try:
+        disk.sync_directory(fd)
+    except OSError as error:
+        text = f"{directory}: {error.strerror or error}. The name of a new segment can't be made durable there"
+        return fail(subject, "directory sync", text)
+    finally:
+        disk.close(fd)
+    return ok(subject, "directory sync", "the file system syncs directories")
 
 
 def insecure(path: Path) -> str | None:

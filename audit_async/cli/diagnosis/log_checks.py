@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -12,16 +13,19 @@ from typing import Final
 import msgspec
 
 from audit_async._chain import FORMAT_VERSION
+from audit_async._layout.hold_file import read_hold
 from audit_async._layout.holds_in_force import find_holds
-from audit_async._layout.names import ARCHIVE, INDEX, INDEX_ENDING, LOCK_FILE, TORN, UNFINISHED
+from audit_async._layout.names import ARCHIVE, COMPRESSED, INDEX, INDEX_ENDING, LOCK_FILE, TORN, UNFINISHED
+from audit_async._layout.regular_files import read_bounded
 from audit_async._store.retention_plan import plan_retention
 from audit_async._trail.log_files import Log, SegmentFile, list_segments, read_identity
 from audit_async._trail.running_writer import writer_of
 from audit_async.cli.crash_risk import at_risk
-from audit_async.cli.diagnosis.host_checks import insecure
+from audit_async.cli.diagnosis.host_checks import directory_sync, insecure
 from audit_async.cli.diagnosis.last_session import LastSession, last_session
-from audit_async.cli.diagnosis.outcomes import Check, fail, ok, warn
+from audit_async.cli.diagnosis.outcomes import Check, attempt, fail, ok, refused, warn
 from audit_async.cli.terminal import byte_size
+from audit_async.cli.writing import base_directory
 from audit_async.config import AuditConfig, FlushMode
 from audit_async.errors import AuditError, LogCorrupted
 
@@ -32,26 +36,37 @@ _FUTURE: Final = timedelta(seconds=5)
 
 
 def examine(log: Log, settings: AuditConfig | None) -> list[Check]:
-    """Return the checks of one log."""
-    checks = [*_identity(log), *_modes(log)]
+    """Return the checks of one log. Nothing is waited for, whatever is in a file's place."""
     writer = writer_of(log)
-    checks.append(_lock(log, writer))
+    checks = [
+        *attempt(log.name, "log.json", lambda: _identity(log)),
+        *attempt(log.name, "permissions", lambda: _modes(log)),
+        *attempt(log.name, "directory sync", lambda: _directory_sync(log)),
+        *attempt(log.name, "lock", lambda: _lock(log, writer)),
+    ]
     try:
         segments = list_segments(log)
-        checks += _segments(log, segments, writer)
-        session = last_session(log, segments)
-    except AuditError as error:
-        return [*checks, fail(log.name, "records", str(error))]
-    except OSError as error:
-        return [*checks, fail(log.name, "records", f"can't be read: {error.strerror}")]
-    checks += [
-        *_leftovers(log, writer),
+    except (AuditError, OSError) as error:
+        return [*checks, refused(log.name, "records", error)]
+    return [
+        *checks,
+        *attempt(log.name, "segments", lambda: _segments(log, segments, writer)),
+        *attempt(log.name, "leftovers", lambda: _leftovers(log, writer)),
         *_index(log),
-        *_hold_and_retention(log, segments, settings),
-        *_last_record(log, session),
+        *attempt(log.name, "hold", lambda: _hold_and_retention(log, segments, settings)),
+        *attempt(log.name, "records", lambda: _records(log, last_session(log, segments), settings, writer)),
     ]
-    checks += _crash(log, session, settings, writer)
-    return checks
+
+
+def _records(log: Log, session: LastSession, settings: AuditConfig | None, writer: int | None) -> Iterator[Check]:
+    yield from _last_record(log, session)
+    yield from _crash(log, session, settings, writer)
+
+
+def _directory_sync(log: Log) -> Iterator[Check]:
+    """Look whether the log's directory can be synced, if it is on another file system than the base directory."""
+    if os.stat(log.directory).st_dev != os.stat(base_directory(log)).st_dev:
+        yield directory_sync(log.name, log.directory)
 
 
 def _identity(log: Log) -> list[Check]:
@@ -59,10 +74,6 @@ def _identity(log: Log) -> list[Check]:
         identity = read_identity(log.directory)
     except FileNotFoundError:
         return [fail(log.name, "log.json", "the file is missing; run verify")]
-    except OSError as error:
-        return [fail(log.name, "log.json", f"the file can't be read: {error.strerror}")]
-    except AuditError as error:
-        return [fail(log.name, "log.json", str(error))]
     if identity.format_version != FORMAT_VERSION:
         text = (
             f"format version {identity.format_version}, and this release knows version {FORMAT_VERSION}; install a "
@@ -94,16 +105,19 @@ def _modes(log: Log) -> list[Check]:
     return [ok(log.name, "permissions", f"closed to all but user {owner}")]
 
 
-def _lock(log: Log, writer: int | None) -> Check:
+def _lock(log: Log, writer: int | None) -> Iterator[Check]:
     if writer is not None:
-        return ok(log.name, "lock", f"held by process {writer}")
+        yield ok(log.name, "lock", f"held by process {writer}")
+        return
     try:
-        named = (log.directory / LOCK_FILE).read_text(encoding="ascii").strip()
+        named = read_bounded(log.directory / LOCK_FILE).strip()
     except FileNotFoundError:
-        return warn(log.name, "lock", "there is none: the log was never opened for writing here, or was copied")
-    except (OSError, UnicodeDecodeError) as error:
-        return fail(log.name, "lock", f"the file can't be read: {error}")
-    return ok(log.name, "lock", f"free; last taken by process {named}" if named else "free")
+        yield warn(log.name, "lock", "there is none: the log was never opened for writing here, or was copied")
+        return
+    if named and not named.isdigit():
+        yield fail(log.name, "lock", "the file holds no process number: it is not what the library writes")
+        return
+    yield ok(log.name, "lock", f"free; last taken by process {named.decode()}" if named else "free")
 
 
 def _segments(log: Log, segments: list[SegmentFile], writer: int | None) -> Iterator[Check]:
@@ -120,6 +134,9 @@ def _segments(log: Log, segments: list[SegmentFile], writer: int | None) -> Iter
             yield fail(log.name, "segments", f"{segment.name} does not have the {entry.bytes} bytes that were sealed")
         elif entry.state == "archived" and not (log.directory / ARCHIVE / f"{segment.name}.zst").exists():
             yield fail(log.name, "segments", f"{ARCHIVE}/{segment.name}.zst is missing; run verify")
+        path = log.directory / (f"{ARCHIVE}/{segment.name}{COMPRESSED}" if entry.state == "archived" else segment.name)
+        if path.exists() and not os.access(path, os.R_OK):
+            yield refused(log.name, "segments", PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)))
     unsealed = [segment for segment in segments if segment.sealed is None]
     if len(unsealed) > 1 and writer is None:
         yield warn(log.name, "segments", f"{len(unsealed)} are not sealed yet; opening the log seals all but the last")
@@ -156,7 +173,7 @@ def _index(log: Log) -> Iterator[Check]:
     except FileNotFoundError:
         return
     except OSError as error:
-        yield warn(log.name, "index", f"{INDEX}/ can't be read: {error.strerror}; queries go on without it")
+        yield warn(log.name, "index", f"{INDEX}/ can't be read: {error.strerror}; queries work without it")
         return
     size = f"{byte_size(sum(sizes))} for {len(sizes)} segments"
     yield ok(log.name, "index", f"{size}; a cache that may be deleted at any time, and no evidence")
@@ -171,10 +188,13 @@ def _files_in(directory: Path) -> list[Path]:
 
 def _hold_and_retention(log: Log, segments: list[SegmentFile], settings: AuditConfig | None) -> Iterator[Check]:
     try:
+        read_hold(log.directory)
+    except (LogCorrupted, OSError) as error:  # the chain decides; the file is damaged all the same
+        yield refused(log.name, "hold", error)
+    try:
         hold = next(iter(find_holds(log.directory)), None)
-    except LogCorrupted as error:
-        yield fail(log.name, "hold", str(error))
-        return
+    except (LogCorrupted, OSError):
+        return  # for the file that was just reported
     if hold is not None:
         yield warn(log.name, "hold", f"in force since {hold.since}: nothing is archived or deleted ({hold.reason})")
     elif settings is not None:
