@@ -33,7 +33,7 @@ def open_segment_for_reading(directory: Path, segment: SealedSegment) -> BinaryI
     Reading an archive raises `zstd.ZstdError` or `EOFError` if it is damaged, and `EOFError` as well once it has given
     more bytes than the manifest says: what inflates to terabytes is stopped there.
     """
-    archive = directory / ARCHIVE / (segment.segment + COMPRESSED)
+    archive = _archive_of(directory, segment.segment)
     if segment.state in {"live", "damaged"}:
         try:
             return open_binary(directory / segment.segment)
@@ -43,6 +43,15 @@ def open_segment_for_reading(directory: Path, segment: SealedSegment) -> BinaryI
     elif segment.state != "archived":
         raise FileNotFoundError(f"{segment.segment} is {segment.state}: the manifest has its hashes, not its records")
     return io.BufferedReader(_Decompressed(open_binary(archive), segment.bytes))
+
+
+def open_archive(directory: Path, segment: str, *, max_bytes: int = sys.maxsize) -> BinaryIO:
+    """Open the uncompressed content of a segment in `archive/`; as `open_segment_for_reading`, without a manifest."""
+    return io.BufferedReader(_Decompressed(open_binary(_archive_of(directory, segment)), max_bytes))
+
+
+def _archive_of(directory: Path, segment: str) -> Path:
+    return directory / ARCHIVE / (segment + COMPRESSED)
 
 
 def open_binary(path: Path) -> BinaryIO:

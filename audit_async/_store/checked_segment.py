@@ -28,7 +28,7 @@ class CheckedSegment(NamedTuple):
     last: CheckedRecord | None
     records: int
     bytes: int  #: of the records that hold
-    size: int  #: of the file
+    size: int  #: of the file; 0 for an archive
     digest: _Hash  #: over the records that hold
     sealings: frozenset[str]  #: segments whose `audit.segment_sealed` is among the records
     holds: ChainHolds  #: what the records say of legal holds
@@ -57,7 +57,9 @@ class CheckedSegment(NamedTuple):
         )
 
 
-def check_segment(file: BinaryIO, name: SegmentName, before: Head, until_seq: int | None) -> CheckedSegment:
+def check_segment(
+    file: BinaryIO, name: SegmentName, before: Head, until_seq: int | None, *, is_archive: bool = False
+) -> CheckedSegment:
     """Check record by record from the position of `file`, up to `until_seq` (exclusive) or its end."""
     head = before
     first = last = None
@@ -93,7 +95,7 @@ def check_segment(file: BinaryIO, name: SegmentName, before: Head, until_seq: in
         last,
         records,
         size,
-        os.fstat(file.fileno()).st_size,
+        0 if is_archive else os.fstat(file.fileno()).st_size,
         digest,
         frozenset(sealings),
         holds,

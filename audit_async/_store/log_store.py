@@ -21,6 +21,7 @@ from audit_async._store import archiving, removal
 from audit_async._store.active_segment import Segment
 from audit_async._store.archiving import Archive
 from audit_async._store.backlog import Backlog
+from audit_async._store.backup_lock import make_backup_lock, without_backup
 from audit_async._store.damage import DamagedSegment, DamageRegister, damaged_at_opening
 from audit_async._store.legal_hold import LegalHolds
 from audit_async._store.log_directory import LogDirectory
@@ -148,6 +149,7 @@ class LogStore:
             identity = directory.identify(may_create=not any(map(SegmentName.parse, directory.names())))
             found = survey(directory, identity.log_id)
             torn = repair(directory, found)
+            make_backup_lock(directory)
             in_chain = tuple(found.holds.in_force.values())
             holds = LegalHolds(directory, found.holds)
             unrecorded_holds: tuple[Hold, ...] = ()
@@ -384,17 +386,25 @@ class LogStore:
         directory = self._log_directory
         left = removal.leftovers(directory, directory.names(), self._manifest.segments)
         if left and not self._holds.is_any_in_force():
-            removal.remove_leftovers(directory, left)
+            with without_backup(directory):
+                removal.remove_leftovers(directory, left)
 
     def archive_segment(self, archive: Archive) -> None:
         """Let the copy that `compress_segment` made take a segment's place; see `archiving.archive_segment`."""
         self._holds.refuse(archive.segment)
-        archiving.archive_segment(self._log_directory, self._manifest, archive)
+        with without_backup(self._log_directory):
+            archiving.archive_segment(self._log_directory, self._manifest, archive)
 
     def delete_segment(self, segment: str) -> None:
         """Delete a segment whose time is over; see `removal.delete_segment`."""
         self._holds.refuse(segment)
-        removal.delete_segment(self._log_directory, self._manifest, segment)
+        with without_backup(self._log_directory):
+            removal.delete_segment(self._log_directory, self._manifest, segment)
+
+    def refuse_during_backup(self) -> None:
+        """Raise `BackupRunning` if a backup of the log is being taken: no step of retention is recorded then."""
+        with without_backup(self._log_directory):
+            pass
 
     @property
     def hold(self) -> Hold | None:

@@ -11,6 +11,12 @@ from audit_async._layout.names import MANIFEST_FILE
 from audit_async._store.log_directory import LogDirectory
 from audit_async.errors import RetentionRefused
 
+#: What is added to a finding that a copy explains as well as an attack does: nobody can tell the two apart.
+OR_A_COPY: Final = (
+    ". If this is a copy that was taken while the log was written (with cp, tar or rsync), `audit-async restore "
+    "--from-copy` makes a log of it; `audit-async backup` takes copies that need no repair"
+)
+
 
 class Manifest:
     """The sealed segments of an open log, oldest first. Owned by the disk thread."""

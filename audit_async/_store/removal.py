@@ -15,7 +15,7 @@ from audit_async._durable import disk
 from audit_async._layout.manifest import SealedSegment
 from audit_async._layout.names import ARCHIVE, CHECKSUM, COMPRESSED, INDEX, INDEX_ENDING, OLD_INDEX_FILE
 from audit_async._store.log_directory import LogDirectory
-from audit_async._store.manifest_file import Manifest
+from audit_async._store.manifest_file import OR_A_COPY, Manifest
 from audit_async.errors import LogCorrupted
 
 
@@ -50,7 +50,8 @@ def leftovers(directory: LogDirectory, names: set[str], segments: Iterable[Seale
     for entry in segments:
         archive = entry.segment + COMPRESSED
         if entry.state == "archived" and archive not in archives:
-            raise LogCorrupted(f"{ARCHIVE}/{archive}", None, entry.first_seq, "the archived segment is missing")
+            reason = f"the archived segment is missing{OR_A_COPY}"
+            raise LogCorrupted(f"{ARCHIVE}/{archive}", None, entry.first_seq, reason)
         live = entry.segment in names or entry.segment + CHECKSUM in names
         if (entry.state in {"archived", "deleted"} and live) or (entry.state == "deleted" and archive in archives):
             left.append(entry)

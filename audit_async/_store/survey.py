@@ -42,7 +42,7 @@ from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, open_regular
 from audit_async._store import removal
 from audit_async._store.checked_segment import CheckedSegment, check_segment
 from audit_async._store.log_directory import LogDirectory
-from audit_async._store.manifest_file import Manifest
+from audit_async._store.manifest_file import OR_A_COPY, Manifest
 from audit_async.errors import LogCorrupted
 
 
@@ -107,7 +107,8 @@ def survey(directory: LogDirectory, log_id: str) -> Survey:
     if manifest.segments and not whole:
         # A segment is sealed only if a record after it is on stable storage.
         seq = manifest.head.seq + 1
-        raise LogCorrupted(manifest.segments[-1].segment, None, seq, "the segment that follows this one is missing")
+        reason = f"the segment that follows this one is missing{OR_A_COPY}"
+        raise LogCorrupted(manifest.segments[-1].segment, None, seq, reason)
     return Survey(
         manifest,
         whole,
@@ -132,7 +133,8 @@ def _read_unsealed(directory: LogDirectory, names: Sequence[SegmentName], head: 
     read: list[CheckedSegment] = []
     for name, following in zip_longest(names, names[1:]):
         if name.first_seq != head.seq + 1:
-            raise LogCorrupted(str(name), None, head.seq + 1, f"the segment begins at seq {name.first_seq}")
+            reason = f"the segment begins at seq {name.first_seq}{OR_A_COPY}"
+            raise LogCorrupted(str(name), None, head.seq + 1, reason)
         if following is not None and following.first_seq == name.first_seq:
             raise LogCorrupted(str(following), None, head.seq + 1, f"begins where {name} begins")
         until = following.first_seq if following else None
@@ -141,7 +143,8 @@ def _read_unsealed(directory: LogDirectory, names: Sequence[SegmentName], head: 
         if segment.first and segment.first.timestamp[:10] != name.date:
             raise LogCorrupted(str(name), 1, name.first_seq, "the record is not of the date that the file is named for")
         if following is not None and segment.stopped is not None:
-            raise LogCorrupted(str(name), segment.records + 1, segment.head.seq + 1, segment.stopped)
+            reason = segment.stopped + (OR_A_COPY if segment.size == segment.bytes else "")
+            raise LogCorrupted(str(name), segment.records + 1, segment.head.seq + 1, reason)
         read.append(segment)
         head = segment.head
     return read
@@ -194,7 +197,7 @@ def _check_sealed(
     try:
         fd = open_regular(entry.segment, dir_fd=directory.fd)
     except FileNotFoundError:
-        raise LogCorrupted(entry.segment, None, entry.first_seq, "the sealed segment is missing") from None
+        raise LogCorrupted(entry.segment, None, entry.first_seq, f"the sealed segment is missing{OR_A_COPY}") from None
     try:
         status = os.fstat(fd)
     finally:
@@ -202,7 +205,7 @@ def _check_sealed(
     if status.st_size == entry.bytes:
         return status.st_mode, None
     if status.st_size < entry.bytes:
-        reason = f"the sealed segment has {status.st_size} bytes, {entry.bytes} were sealed"
+        reason = f"the sealed segment has {status.st_size} bytes, {entry.bytes} were sealed{OR_A_COPY}"
         raise LogCorrupted(entry.segment, None, entry.first_seq, reason)
     following: list[CheckedSegment | SealedSegment] = [*manifest.segments[position + 1 :], *read]
     _check_copies(directory, entry.segment, entry.bytes, entry.records + 1, following)

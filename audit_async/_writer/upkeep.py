@@ -23,6 +23,7 @@ import msgspec
 from audit_async._layout.hold_file import Hold
 from audit_async._layout.manifest import SealedSegment
 from audit_async._store.archiving import compress_segment
+from audit_async._store.backup_lock import BackupRunning
 from audit_async._store.log_store import LogStore
 from audit_async._store.retention_plan import RetentionStep
 from audit_async._writer.disk_thread import DiskThread
@@ -44,6 +45,8 @@ _log = logging.getLogger("audit_async")
 #: Seconds from the opening to the first daily run, so that a service's start is not slowed, and between two.
 _FIRST_RUN_S: Final = 60.0
 _DAY_S: Final = 86_400.0
+#: While a backup is being taken, seconds to the next try.
+_AFTER_BACKUP_S: Final = 60.0
 #: A clock that was set forward by more than this since the opening is not trusted with deleting evidence.
 _LARGEST_JUMP_S: Final = 86_400.0
 
@@ -129,6 +132,7 @@ class Upkeep:
         async with self._one_at_a_time:
             if not dry_run:
                 self._refuse_a_clock_that_jumped()
+                await self._in_disk_thread(self._store.refuse_during_backup)
                 await self._record_holds()
                 await self._in_disk_thread(self._store.finish_retention)
             hold = await self._in_disk_thread(lambda: self._store.hold)
@@ -140,13 +144,16 @@ class Upkeep:
         """Apply the policy once a day until cancelled; what fails is logged when it changes, and tried the next day."""
         await anyio.sleep(_FIRST_RUN_S)
         while True:
+            pause_s = _DAY_S
             try:
                 report = await self.apply(dry_run=False, at=None)
                 failed = [f"{step.segment}: {step.error}" for step in report.steps if step.error is not None]
                 self._complain("; ".join(failed) or None)
+            except BackupRunning:
+                pause_s = _AFTER_BACKUP_S
             except Exception as error:  # noqa: BLE001 - nobody awaits this task: it says what is wrong, and goes on
                 self._complain(describe_error(error))
-            await anyio.sleep(_DAY_S)
+            await anyio.sleep(pause_s)
 
     def stop(self) -> None:
         """Have the step that is under way end soon, and no other begin: the log is being closed."""
@@ -167,6 +174,7 @@ class Upkeep:
         archive = await anyio.to_thread.run_sync(
             compress_segment, self._store.directory, segment, self._stopped.is_set, limiter=self._compressing
         )
+        await self._in_disk_thread(self._store.refuse_during_backup)
         await self._record(
             AuditSegmentArchived(
                 segment=segment.segment,
@@ -181,6 +189,7 @@ class Upkeep:
         # Asked again for each segment: the hold may have come while the one before was being archived.
         if (hold := await self._in_disk_thread(lambda: self._store.hold)) is not None:
             raise RetentionRefused(f"a legal hold is in force since {hold.since}")
+        await self._in_disk_thread(self._store.refuse_during_backup)
         segment = step.segment
         await self._record(
             AuditSegmentDeleted(

@@ -11,12 +11,14 @@ import typer
 from audit_async._version import __version__
 from audit_async.cli import tlog_commands
 from audit_async.cli.commands import (
+    backup,
     config_check,
     doctor,
     export,
     hold,
     index,
     query,
+    restore,
     retention,
     show,
     stats,
@@ -55,7 +57,9 @@ def _options(
 
 
 # A module is named after its command. They are in the order of the help.
-for module in (verify, query, tail, show, stats, export, index, retention, hold, doctor, config_check, tlog_commands):
+READING = (verify, query, tail, show, stats, export)
+UPKEEP = (index, backup, restore, retention, hold, doctor, config_check)
+for module in (*READING, *UPKEEP, tlog_commands):
     module.register(app)
 
 
