@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from enum import Enum
 from hashlib import sha256
@@ -17,8 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audit_async import AuditLogger
 from audit_async._sanitize.slow_path import OnUnsafe, make_harmless
 from audit_async._sanitize.unsafe_text import cut, escape
+from audit_async.context import audit_context
 from audit_async.errors import InvalidEvent
 from audit_async.events import (
     ActorInfo,
@@ -32,12 +35,16 @@ from audit_async.events import (
 )
 from audit_async.events.base import encode
 from tests.events.test_events import BUILT_IN, LIFECYCLE, any_event, defevent
+from tests.logs import ConfigFor, log_directory
+from tests.trails import read_events
 
 UNSAFE = {
     *(set(range(0x20)) - {0x0A, 0x09}),
     *range(0x7F, 0xA0),
     *range(0xD800, 0xE000),
-    *(0x061C, 0x200B, 0x200E, 0x200F, *range(0x2028, 0x202F), 0x2060, *range(0x2066, 0x206A), 0xFEFF),
+    *(0x2028, 0x2029, 0x115F, 0x1160, 0x2800, 0x3164, 0xFFA0),
+    *range(0xE0000, 0xE0080),  # tags, those that are not assigned among them
+    *(code_point for code_point in range(0x110000) if unicodedata.category(chr(code_point)) == "Cf"),
 }
 ACTOR = ActorInfo(user_id="u", auth_method=AuthMethod.INTERNAL)
 ANY_TEXT = st.text(
@@ -103,9 +110,11 @@ def check(recorded: bytes, tag: str, max_field_chars: int = 64) -> Any:
 
 
 def test_each_unsafe_code_point_becomes_its_escape() -> None:
-    r"""Each of the documented code points is escaped, as \xNN below 256 and \uNNNN above."""
+    r"""Each of the documented code points is escaped, as \xNN below 256, \uNNNN and \UNNNNNNNN above."""
     for code_point in sorted(UNSAFE):
         expected = f"\\x{code_point:02x}" if code_point < 256 else f"\\u{code_point:04x}"
+        if code_point > 0xFFFF:
+            expected = f"\\U{code_point:08x}"
         assert escape(f"a{chr(code_point)}b") == f"a{expected}b"
         event = AuthFailure(attempted_user=f"a{chr(code_point)}b", reason="", ip="", path="")
         assert check(harmless(event), "auth.failure")["attempted_user"] == f"a{expected}b"
@@ -123,9 +132,27 @@ def test_a_cut_leaves_no_half_escape(text: str, max_chars: int) -> None:
     escaped = escape(text)
     shown = cut(escaped, max_chars)
     assert escaped.startswith(shown)
-    assert min(len(escaped), max_chars) - 5 <= len(shown) <= max_chars
+    assert min(len(escaped), max_chars) - 9 <= len(shown) <= max_chars
     if len(shown) < len(escaped):
-        assert not re.search(r"\\(x[0-9a-f]?|u[0-9a-f]{0,3})?\Z", shown)
+        assert not re.search(r"\\(x[0-9a-f]?|u[0-9a-f]{0,3}|U[0-9a-f]{0,7})?\Z", shown)
+
+
+@pytest.mark.parametrize(
+    "invisible", ["\u00ad", "\u115f", "\u1160", "\u3164", "\uffa0", "\u2800", "\U000e0041", "\u200d"]
+)
+@pytest.mark.anyio
+async def test_what_is_invisible_is_shown(invisible: str, config_for: ConfigFor) -> None:
+    """In values, keys of mappings and the context; the line on the disk holds none of it."""
+    config = config_for()
+    async with AuditLogger(config) as audit:
+        with audit_context(tenant=f"a{invisible}b"):
+            audit.emit(modified({f"k{invisible}": [f"v{invisible}"], "plain": "v"}))
+    (record,) = (r for r in read_events(log_directory(config)) if r["event"]["event_type"] == "pool.modified")
+    shown = escape(invisible)
+    assert shown.isascii()
+    assert record["event"]["changes"] == {f"k{shown}": [f"v{shown}"], "plain": "v"}
+    assert record["context"] == {"tenant": f"a{shown}b"}
+    assert invisible.encode() not in b"".join(path.read_bytes() for path in log_directory(config).glob("*.audit"))
 
 
 @pytest.mark.parametrize("cls", BUILT_IN + LIFECYCLE)
@@ -167,7 +194,7 @@ def test_reject_refuses_exactly_what_escape_would_change(changes: dict[str, Any]
 def test_naughty_strings_are_recorded(naughty_strings: list[str]) -> None:
     """Each of the naughty strings is recorded harmlessly as a value and as a key."""
     for text in naughty_strings:
-        data = check(harmless(modified({text: text}), max_field_chars=1024), "pool.modified", 1024)
+        data = check(harmless(modified({text: text}), max_field_chars=2048), "pool.modified", 2048)
         assert data["changes"] == {escape(text): escape(text)}
 
 
