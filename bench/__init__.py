@@ -1,1 +1,1 @@
-"""Benchmarks: each figure beside the limit of the machine it was measured on, from the same run."""
+"""Benchmarks: each figure next to the limit of the machine it was measured on, from the same run."""

@@ -31,9 +31,9 @@ BENCHMARKS: Final[dict[str, _Benchmark]] = {
     "event_size": _Benchmark("cost against the size of an event"),
     "memory": _Benchmark("memory against the length of the trail"),
     "opening": _Benchmark("opening time against the length of the trail"),
-    "verify": _Benchmark("records verified a second and the memory it takes, beside hashlib"),
+    "verify": _Benchmark("records verified a second and the memory it takes, next to hashlib"),
     "transparency": _Benchmark("what signing costs, how long a proof takes, tiles against the length of the log"),
-    "query": _Benchmark("queries with and without the index, beside grep"),
+    "query": _Benchmark("queries with and without the index, next to grep"),
     "rivals": _Benchmark("the same event through other libraries"),
     "web": _Benchmark("FastAPI with the middleware and without it; takes the machine for minutes", by_default=False),
     "soak": _Benchmark("ten minutes of requests: memory, and each of them in the trail", by_default=False),
@@ -45,11 +45,11 @@ def main() -> None:
     listing = "\n".join(f"  {name:<14}{benchmark.subject}" for name, benchmark in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measure audit-async on this machine, beside the machine's own limits.",
+        description="Measure audit-async on this machine, next to the machine's own limits.",
         epilog=f"benchmarks:\n{listing}\n\nBENCH_DIR: the directory to write logs below; its file system is measured",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", nargs="*", help="which to run; the whole set where none is named")
+    parser.add_argument("name", nargs="*", help="which to run; the whole set if none is named")
     parser.add_argument(
         "--quick", action="store_true", help="seconds instead of minutes: shows that all works, no figures"
     )

@@ -1,6 +1,6 @@
-"""What the time of a durable event goes into: each step alone, beside the whole as it runs.
+"""What the time of a durable event goes into: each step alone, next to the whole as it runs.
 
-The steps are measured one after the other in one thread, where nothing waits for anything; what only computes, by the
+The steps are measured one after the other in one thread, in which nothing waits; what only computes, by the
 thread's CPU time. The event loop's thread does the first two, the disk thread the commit at the same time. What the
 whole takes longer than the dearer of the two threads is waiting: the disk thread for the GIL, the loop for the disk,
 and both for a processor.

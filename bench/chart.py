@@ -1,7 +1,7 @@
-"""A chart of horizontal bars as SVG: an axis for each unit, the value beside each bar, the spread and the target on it.
+"""A chart of horizontal bars as SVG: an axis for each unit, the value next to each bar, spread and target on it.
 
 Written by hand, since a plotting library of tens of megabytes for bars is out of proportion. The colours follow the
-reader's light or dark theme. Bars are in the order given; where they differ by more than a factor of fifty the axis is
+reader's light or dark theme. Bars are in the order given; if they differ by more than a factor of fifty the axis is
 logarithmic, and says so.
 """
 
@@ -99,7 +99,7 @@ def _round_up(number: float) -> float:
 
 
 def _draw_panel(panel: Panel, top: int, parts: list[str]) -> int:
-    """Draw one panel below `top`; return where it ends."""
+    """Draw one panel below `top`; return the lower edge."""
     axis = _axis(panel.bars)
     bars_top, bottom = top + 32, top + 32 + _ROW * len(panel.bars)
     scale = ", logarithmic" if axis.logarithmic else ""

@@ -98,9 +98,9 @@ def _system_calls(directory: Path) -> list[Row]:
     return rows
 
 
-def _calls_row(subject: str, counted: Count, beside: str) -> Row:
+def _calls_row(subject: str, counted: Count, note: str) -> Row:
     calls = counted.system_calls
-    return _row(subject, calls.total(), "system calls", "; ".join(filter(None, (_by_name(calls), beside))))
+    return _row(subject, calls.total(), "system calls", "; ".join(filter(None, (_by_name(calls), note))))
 
 
 def _traced_row(subject: str, calls: Counter[str]) -> Row:
@@ -130,5 +130,5 @@ def _traced(name: str, events: int, directory: Path) -> Counter[str]:
     return strace.read_counts(summary)
 
 
-def _row(subject: str, value: float, unit: str, beside: str = "") -> Row:
-    return Row(subject, f"{value:,.4g} {unit}", beside, value, unit)
+def _row(subject: str, value: float, unit: str, note: str = "") -> Row:
+    return Row(subject, f"{value:,.4g} {unit}", note, value, unit)

@@ -1,6 +1,6 @@
 """Counting what an event costs in measures that are the same on every machine and at any load.
 
-Timings tell whether the library is fast enough; these tell, in a test, whether a change made it dearer. What is counted
+Timings say whether the library is fast enough; these say, in a test, whether a change made it dearer. What is counted
 depends on nothing but the code, so the scenarios are such that batching leaves nothing to chance: events that are
 written one at a time, or bursts that fit into one slice and are flushed, one commit each.
 
@@ -147,7 +147,7 @@ async def _count(run: _Run, directory: Path, scenario: Scenario, events: int) ->
 
 
 def count_one_by_one(directory: Path, scenario: Scenario, events: int) -> Count:
-    """Count what events cost that are written one at a time; what tells that each is written is counted with it."""
+    """Count what events cost that are written one at a time; what notices that each is written is counted with it."""
     return asyncio.run(_count(_one_by_one, directory, scenario, events))
 
 
@@ -161,7 +161,7 @@ class Blocks(NamedTuple):
 
     waiting: float  #: while it waits for the writer, its receipt dropped by the caller
     kept: float  #: its receipt kept by the caller, the record durable
-    left: float  #: nobody keeps its receipt, the record durable: what this library leaks
+    left: float  #: its receipt is not kept, the record is durable: what this library leaks
 
 
 def count_blocks(directory: Path, event: AuditEvent, events: int) -> Blocks:

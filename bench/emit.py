@@ -44,7 +44,7 @@ class _Subject(NamedTuple):
     event: AuditEvent = ordinary_event()
     within: Callable[[], AbstractContextManager[object]] = nullcontext
     in_thread: bool = False  #: called from another thread than the loop's
-    beside: str = ""
+    compared: str = ""
     p50_ns: float | None = None  #: the targets
     p99_ns: float | None = None
 
@@ -58,7 +58,7 @@ def run() -> None:
     show(
         "emit: the cost to its caller, p50 of each burst",
         [
-            row_of(name, medians[name], "ns", subject.beside, ceiling=subject.p50_ns)
+            row_of(name, medians[name], "ns", subject.compared, ceiling=subject.p50_ns)
             for name, subject in subjects.items()
         ],
     )
@@ -125,8 +125,8 @@ def _subjects(audit: AuditLogger, disabled: AuditLogger) -> dict[str, _Subject]:
         "emit, text with an accent": _Subject(emit, AuthFailure(reason="café", ip="203.0.113.9", path="/v2/tasks")),
         "emit, text with an escape": _Subject(emit, AuthFailure(reason="\x1b[2J", ip="203.0.113.9", path="/v2/tasks")),
         _DISABLED: _Subject(disabled.emit),
-        "msgspec encoding it, alone": _Subject(encode, beside="the same event, nothing else"),
-        _EMPTY: _Subject(lambda _event: None, beside="the limit"),
+        "msgspec encoding it, alone": _Subject(encode, compared="the same event, nothing else"),
+        _EMPTY: _Subject(lambda _event: None, compared="the limit"),
     }
     if find_spec("opentelemetry") is not None and find_spec("opentelemetry.sdk") is not None:
         subjects["OpenTelemetry's current span, alone"] = _current_span()
@@ -143,7 +143,7 @@ def _current_span() -> _Subject:
     return _Subject(
         lambda _event: current_span(),
         within=lambda: tracer.start_as_current_span("request"),
-        beside="so it is bound once a request",
+        compared="so it is bound once a request",
     )
 
 

@@ -1,4 +1,4 @@
-"""What an event costs against its size, from 100 bytes to 64 KiB, beside hashing and writing the same bytes alone."""
+"""What an event costs against its size, from 100 bytes to 64 KiB, next to hashing and writing the same bytes alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the benchmarks share: rounds in alternation, samples and their spread, events, a log to write to, the results.
 
 Timings on a shared machine drift by tens of per cent within minutes. So a subject and what it is measured against take
-turns within one run (`in_turn`), a ratio is taken round by round, and every figure stands with its spread.
+turns within one run (`in_turn`), a ratio is taken round by round, and every figure has its spread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def effort(full: _T, quick: _T) -> _T:
 
 
 def in_turn(subjects: Mapping[str, Callable[[], _T]], *, rounds: int) -> dict[str, list[_T]]:
-    """Measure each subject once a round, every other round in the opposite order, behind a round that warms up.
+    """Measure each subject once a round, every other round in the opposite order, after a round that warms up.
 
     `subjects` maps a name to a function that measures it once. Under `--quick` there is no warm-up.
     """
@@ -64,20 +64,20 @@ def row_of(
     subject: str,
     samples: Sequence[float],
     unit: str,
-    beside: str = "",
+    compared: str = "",
     *,
     digits: int = 0,
     floor: float | None = None,
     ceiling: float | None = None,
 ) -> Row:
-    """Return a line that gives the median of `samples` and from where to where they reach.
+    """Return a line that gives the median of `samples` and their smallest and largest.
 
     `floor` is the least, `ceiling` the most that the median should be.
     """
     middle, low, high = median(samples), min(samples), max(samples)
     spread = f" ({low:,.{digits}f} to {high:,.{digits}f})" if len(samples) > 1 else ""
     figure = f"{middle:,.{digits}f}{spread} {unit}".rstrip()
-    return Row(subject, figure, beside, middle, unit, low, high, floor, ceiling)
+    return Row(subject, figure, compared, middle, unit, low, high, floor, ceiling)
 
 
 def ordinary_event(n: int = 0) -> ModelAccessed:

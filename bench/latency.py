@@ -212,7 +212,7 @@ def _raw_run(raw: RawFile, records: int, times: int) -> _Run:
 
 
 def _percentiles(subject: str, samples_s: list[float], *, p99_ceiling_ms: float | None = None) -> Row:
-    """Return a row of p50, p99 and p99.9; the last is given where there are samples enough for it to mean something."""
+    """Return a row of p50, p99 and p99.9; the last is given if there are enough samples for it to mean something."""
     p50, p99, p999 = (1000 * percentile(samples_s, percent) for percent in (50, 99, 99.9))
     tail = f", p99.9 {p999:.2f}" if len(samples_s) >= 1000 else ""
     figure = f"p50 {p50:.2f}, p99 {p99:.2f}{tail} ms"

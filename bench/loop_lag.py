@@ -117,11 +117,11 @@ def _joined(rounds: list[_Turns]) -> _Turns:
     )
 
 
-def _row(name: str, turns_s: list[float], beside: str, *, ceiling_ms: float | None = None) -> Row:
+def _row(name: str, turns_s: list[float], compared: str, *, ceiling_ms: float | None = None) -> Row:
     p50, p99, p999 = (1000 * percentile(turns_s, percent) for percent in (50, 99, 99.9))
     above = sum(turn_s > 0.002 for turn_s in turns_s)
     figure = (
         f"p50 {p50:.3f}, p99 {p99:.3f}, p99.9 {p999:.3f}, max {1000 * max(turns_s):.2f} ms; "
         f"{above} of {len(turns_s):,} above 2 ms"
     )
-    return Row(name, figure, beside, p99, "ms", p50, p999, ceiling=ceiling_ms)
+    return Row(name, figure, compared, p99, "ms", p50, p999, ceiling=ceiling_ms)

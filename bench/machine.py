@@ -51,7 +51,7 @@ def work_root() -> Path:
 
 
 def commit() -> str:
-    """Return the commit of this checkout, with `+` where the code was changed since; `unknown` outside git."""
+    """Return the commit of this checkout, with `+` if the code was changed since; `unknown` outside git."""
     try:
         head = _git("rev-parse", "--short", "HEAD")
         return f"{head}+" if _git("status", "--porcelain", "--", "audit_async", "bench") else head

@@ -1,4 +1,4 @@
-"""How long opening takes with 1, 10 and 100 sealed segments behind it, beside the same active segment alone.
+"""How long opening takes with 1, 10 and 100 sealed segments before the active one, next to the active segment alone.
 
 Only the active segment is read, so the time should not grow with the trail; the manifest alone does.
 """
@@ -20,7 +20,7 @@ def run() -> None:
     sealed_bytes, active_bytes = effort(10 << 20, 1 << 20), effort(5 << 20, 1 << 18)
     with work_directory() as directory:
         trails = {"the active segment alone": directory / "alone"}
-        trails |= {f"{sealed} sealed segments behind it": directory / str(sealed) for sealed in lengths}
+        trails |= {f"{sealed} sealed segments before it": directory / str(sealed) for sealed in lengths}
         for path, sealed in zip(trails.values(), (0, *lengths), strict=True):
             fill(path, sealed=sealed, sealed_bytes=sealed_bytes, active_bytes=active_bytes)
         subjects: dict[str, Callable[[], float]] = {

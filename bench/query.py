@@ -1,4 +1,4 @@
-"""Queries over a million records in a hundred segments, without the index and with it, beside `grep` over the same."""
+"""Queries over a million records in a hundred segments, without the index and with it, next to `grep` over the same."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def run() -> None:
         counts = [call() for call in calls.values()]
         assert counts == [_HITS, _HITS, _HITS, 100, 100]
         took = in_turn({name: _milliseconds(call) for name, call in calls.items()}, rounds=effort(7, 1))
-    beside = {
+    compared = {
         "grep": "the baseline: C, the same files, the same string",
         "by actor, index": f"{_HITS} hits",
         "time range, index": f"100 records, one segment of {len(paths)}",
@@ -124,7 +124,7 @@ def run() -> None:
             name,
             samples,
             "ms",
-            "; ".join(filter(None, (f"{median(ratios(samples, took['grep'])):.2f} of grep", beside.get(name)))),
+            "; ".join(filter(None, (f"{median(ratios(samples, took['grep'])):.2f} of grep", compared.get(name)))),
             digits=1,
             ceiling=ceilings.get(name),
         )
@@ -134,7 +134,7 @@ def run() -> None:
         Row(
             "by actor, index being built",
             f"{first_s * 1000:.1f} ms",
-            f"{records / first_s:,.0f} records/s; {index_bytes / 2**20:.0f} MiB beside {size / 2**20:.0f} MiB",
+            f"{records / first_s:,.0f} records/s; {index_bytes / 2**20:.0f} MiB next to {size / 2**20:.0f} MiB",
         )
     )
     show(f"query: {records:,} records in {len(paths)} segments", rows)

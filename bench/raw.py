@@ -1,4 +1,4 @@
-"""What the machine can do without this library: the limits that figures are shown beside, from the same run."""
+"""What the machine can do without this library: the limits that figures are shown next to, from the same run."""
 
 from __future__ import annotations
 

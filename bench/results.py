@@ -18,7 +18,7 @@ class Row(NamedTuple):
 
     subject: str
     figure: str  #: as it is printed
-    beside: str = ""  #: the limit or the rival from the same run, or how it was measured
+    compared: str = ""  #: the limit or the rival from the same run, or how it was measured
     value: float | None = None  #: the figure as a number, for JSON and the chart; None keeps it out of the chart
     unit: str = ""  #: of the numbers
     low: float | None = None  #: the smallest sample, or the lower end of what is shown
@@ -28,14 +28,14 @@ class Row(NamedTuple):
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None where there is none."""
+        """Whether the target is met; None if there is none."""
         if self.value is None or (self.floor is None and self.ceiling is None):
             return None
         return (self.floor is None or self.value >= self.floor) and (self.ceiling is None or self.value <= self.ceiling)
 
     @property
     def target(self) -> str:
-        """The target and whether it is met, in words; empty where there is none."""
+        """The target and whether it is met, in words; empty if there is none."""
         bounds = [
             f"{sign} {bound:,.12g}" for sign, bound in ((">=", self.floor), ("<=", self.ceiling)) if bound is not None
         ]
@@ -55,8 +55,8 @@ _shown: list[Table] = []
 def show(title: str, rows: Sequence[Row]) -> None:
     """Print the results as a Markdown table, and remember them for `keep`."""
     _shown.append(Table(title, tuple(rows)))
-    cells = [("subject", "figure", "beside")]
-    cells += [(row.subject, row.figure, "; ".join(filter(None, (row.beside, row.target)))) for row in rows]
+    cells = [("subject", "figure", "compared with")]
+    cells += [(row.subject, row.figure, "; ".join(filter(None, (row.compared, row.target)))) for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(3)]
     cells.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2]))
     print(f"\n## {title}\n")

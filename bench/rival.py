@@ -2,7 +2,7 @@
 
 `python -m bench.rival NAME DIRECTORY SECONDS` measures one of them in a process of its own and prints JSON; `NAME` is
 one of `RIVALS`. What is measured of each: how many events one producer brings to where the library says that they are
-kept, and what a call costs its caller. What each syncs, blocks and verifies stands in `bench.rivals`.
+kept, and what a call costs its caller. What each syncs, blocks and verifies is in `bench.rivals`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The same logical event through what a user might pick instead, each with its strongest durability and its default.
 
 None of them does quite the same, so the first table says what each does; it was read in their sources, and the syncs
-are counted by strace where that is installed. A library that is not installed is left out, and the table says so
+are counted by strace if that is installed. A library that is not installed is left out, and the table says so
 (`pip install 'audit-async[bench]'` brings all). Each run is a process of its own.
 """
 
@@ -97,8 +97,8 @@ def _comparison(rates: dict[str, list[float]], costs: dict[str, list[float]]) ->
         name = fastest(one_by_one)
         rows.append(row_of(f"over {name}, the fastest that syncs", ratios(ours, rates[name]), "", digits=1, floor=60))
     if (many := "auditchain, SQLite, append_many") in rates:
-        beside = "where the caller collects 1,000 records first"
-        rows.append(row_of(f"over {many}", ratios(ours, rates[many]), "", beside, digits=1))
+        compared = "if the caller collects 1,000 records first"
+        rows.append(row_of(f"over {many}", ratios(ours, rates[many]), "", compared, digits=1))
     name = fastest([name for name in rivals if not ABOUT[name].synced])
     rows.append(
         row_of(f"over {name}, the fastest that does not sync", ratios(ours, rates[name]), "", digits=1, floor=2)

@@ -1,7 +1,7 @@
 """A long run: FastAPI with the middleware at 1,000 requests a second; its memory, and every request in the trail.
 
 The environment: `BENCH_SOAK_SECONDS` (600), `BENCH_SOAK_RATE` (1000), and `BENCH_FLUSH` as for `bench.web`. Ends with
-an error where memory grew, a request is missing or doubled, or the independent check finds anything wrong.
+an error if memory grew, a request is missing or doubled, or the independent check finds anything wrong.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def run() -> None:
                 "resident memory grew by",
                 f"{grown:+.1f} MiB",
                 f"from {median(settled[:third]):.1f} to {median(settled[-third:]):.1f} MiB, medians of the first and "
-                "last third behind the first tenth",
+                "last third after the first tenth",
                 value=grown,
                 unit="MiB",
                 ceiling=_MAY_GROW_MIB,

@@ -1,4 +1,4 @@
-"""System calls as the kernel sees them, counted by strace where it is installed and allowed to trace."""
+"""System calls as the kernel sees them, counted by strace if it is installed and allowed to trace."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_counts(summary: Path) -> Counter[str]:
     """Return how often each system call was made."""
     calls: Counter[str] = Counter()
     for line in summary.read_text().splitlines():
-        fields = line.split()  # % time, seconds, usecs/call, calls, errors where there were some, syscall
+        fields = line.split()  # % time, seconds, usecs/call, calls, errors if there were some, syscall
         if len(fields) >= 5 and fields[0][0].isdigit() and fields[-1] != "total":
             calls[fields[-1]] += int(fields[3])
     return calls

@@ -1,4 +1,4 @@
-"""Durable events a second from one producer, in each flush mode, beside what the file system and hashlib take.
+"""Durable events a second from one producer, in each flush mode, next to what the file system and hashlib take.
 
 The producer emits as fast as it goes, never more than the buffer holds, and the time runs until the last record is
 acknowledged. The limit is the same bytes through `write + fdatasync` in batches of 256 KiB.
@@ -86,7 +86,7 @@ async def write(directory: Path, subject: Subject, events: int) -> Written:
 
 
 async def produce(audit: AuditLogger, subject: Subject, events: int) -> Written:
-    """Emit to an open log, as `write` does; the log may tell of itself meanwhile."""
+    """Emit to an open log, as `write` does; the log may record events of its own meanwhile."""
     emit = audit.emit
     burst = [
         (Critical if n % 100 < subject.critical_percent else Ordinary)(

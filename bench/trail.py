@@ -20,7 +20,7 @@ def open_store(base_dir: Path, max_bytes: int) -> LogStore:
 
 
 def fill(base_dir: Path, *, sealed: int, sealed_bytes: int, active_bytes: int) -> int:
-    """Write a log of so many sealed segments and an active one behind them; return how many records it has.
+    """Write a log of so many sealed segments and an active one after them; return how many records it has.
 
     The active segment has the same length, to within a record, however many are sealed.
     """

@@ -62,7 +62,7 @@ def run() -> None:
     longest = int(os.environ.get("BENCH_TLOG_RECORDS", effort(10_000_000, 20_000)))
     with work_directory() as directory:
         write_key(directory / "key.pem", new_key())
-        show("transparency: durable events a second, one producer, signing beside not signing", _throughput(directory))
+        show("transparency: durable events a second, one producer, signing and not signing", _throughput(directory))
         rows, tree = _tiles(directory, longest)
         show("transparency: tiles against the length of the log", rows)
         show("transparency: the evidence for one record", _proofs(directory, tree, longest))
@@ -75,7 +75,7 @@ class _Signed(NamedTuple):
     """What one run with or without signatures brought about."""
 
     durable_per_s: float  #: until the last was acknowledged
-    signed_per_s: float  #: until a checkpoint covered the last; the same where nothing is signed
+    signed_per_s: float  #: until a checkpoint covered the last; the same if nothing is signed
     behind: int  #: records that were not in the tree yet when the last was acknowledged
 
 
@@ -155,7 +155,7 @@ def _tiles(directory: Path, longest: int) -> tuple[list[Row], Path]:
     shortest_runs, longest_runs = measured[lengths[0]], measured[longest]
     slower = ratios([each.records_per_s for each in shortest_runs], [each.records_per_s for each in longest_runs])
     grown = [(b.most_kib - a.most_kib) / 1024 for a, b in zip(shortest_runs, longest_runs, strict=True)]
-    what = f"{longest:,} beside {lengths[0]:,}"
+    what = f"{longest:,} and {lengths[0]:,}"
     rows.append(row_of(f"linear? time a record, {what}", slower, "times", digits=2, ceiling=1.25))
     rows.append(row_of(f"constant? memory, {what}", grown, "MiB more", digits=1, ceiling=4))
     return rows, kept

@@ -1,4 +1,4 @@
-"""Verifying a trail: records a second on one process and on two, beside the same hashing alone, and the memory.
+"""Verifying a trail: records a second on one process and on two, next to the same hashing alone, and the memory.
 
 A million records, or as many as `BENCH_VERIFY_RECORDS` says. Each measurement is a process of its own, pinned to as
 many CPUs as it may use, so that its speed and its peak memory are its own; interpreters' starts are not counted, the
@@ -132,8 +132,8 @@ def run() -> None:
             ),
             row_of("verify, 1 CPU", rates["one"], "records/s", floor=1_200_000),
             row_of("verify, 2 CPUs, 2 processes", rates["two"], "records/s"),
-            row_of("what verifying costs, beside the limit", ratios(rates["hashed"], rates["one"]), "times", digits=2),
-            row_of("2 CPUs beside 1", ratios(rates["two"], rates["one"]), "times", digits=2, floor=1.6),
+            row_of("what verifying costs, of the limit", ratios(rates["hashed"], rates["one"]), "times", digits=2),
+            row_of("2 CPUs over 1", ratios(rates["two"], rates["one"]), "times", digits=2, floor=1.6),
             _memory("peak memory, 1 process", [each.own_kib for each in measured["one"]]),
             _memory("peak memory, 2 processes: who asks", [each.own_kib for each in measured["two"]]),
             _memory("peak memory, 2 processes: a worker", [each.worker_kib for each in measured["two"]]),

@@ -1,8 +1,8 @@
 """What the middleware costs: FastAPI under uvicorn with it and without it, in turn, on this machine, under real load.
 
 The handler answers from memory, so nothing hides the middleware: it is the worst case, and a share of a service that
-asks a database is smaller. A third service has the middleware and a log that is disabled, which tells what the
-middleware takes from what the log does. Requests a second are taken with `wrk` where it is installed, otherwise with
+asks a database is smaller. A third service has the middleware and a log that is disabled, which separates what the
+middleware takes from what the log does. Requests a second are taken with `wrk` if it is installed, otherwise with
 `bench.http_load` beyond what the server takes; the latency at half load with `bench.http_load`, at half of what the
 bare service served in this run. All services run all the time, and only one at a time is asked, so that they share the
 machine's moods. On two CPUs the server's event loop has one, and the load, the log's disk thread and the kernel's work

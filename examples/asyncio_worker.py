@@ -35,7 +35,9 @@ async def take_jobs(jobs: asyncio.Queue[tuple[str, int]], audit: AuditLogger) ->
     """Put each line of stdin into the queue; a job counts as taken once its record is durable."""
     loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
     stdin, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    loop.add_signal_handler(signal.SIGTERM, stdin.close)  # the end of the input, whoever else still writes to it
+    loop.add_signal_handler(
+        signal.SIGTERM, stdin.close
+    )  # the end of the input, even if another process still writes to it
     client = ActorInfo(user_id="stdin", auth_method=AuthMethod.INTERNAL)
     while (line := await reader.readline()).endswith(b"\n"):
         task_id, tokens = line.decode().split()
@@ -62,7 +64,7 @@ async def main(directory: str) -> None:
         workers = [asyncio.create_task(work(f"worker-{n}", jobs, audit)) for n in range(WORKERS)]
         try:
             await take_jobs(jobs, audit)
-        finally:  # also where a line is no job
+        finally:  # also if a line is no job
             await jobs.join()
             for worker in workers:
                 worker.cancel()

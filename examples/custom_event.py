@@ -2,7 +2,7 @@
 
     python -m examples.custom_event [DIR]
 
-A tag is two or more lower-case words joined by dots; `audit.` is reserved for the library. It stands in every record
+A tag is two or more lower-case words joined by dots; `audit.` is reserved for the library. It is in every record
 as `event_type`, for as long as the trail is kept, so a class may be renamed later and a tag may not.
 """
 

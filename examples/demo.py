@@ -3,7 +3,7 @@
     python -m examples.demo [--requests N] [--dir DIR]
 
 Starts `examples.web_service` as a process of its own, signs in, reads, deletes and misbehaves over HTTP, stops the
-service with SIGTERM and reads its trail back. Exit status 0 only where every answer was the right one, every answered
+service with SIGTERM and reads its trail back. Exit status 0 only if every answer was the right one, every answered
 request is in the trail, nothing else is, and `examples/verify_trail.py`, which knows nothing of the package, finds
 every hash and link in order.
 """
@@ -323,7 +323,7 @@ def table_row(record: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 class Screen:
-    """Writes to the terminal; in colour only where there is one that shows it."""
+    """Writes to the terminal; in colour only if it shows any."""
 
     def __init__(self) -> None:
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
@@ -338,12 +338,12 @@ class Screen:
         print(f"  {self._painted(f'{name:<9}', '2')} {value:<26} {note}".rstrip(), flush=True)
 
     def progress(self, done: int, total: int) -> None:
-        """Show how far the requests are, where somebody watches; the next line takes its place."""
+        """Show how far the requests are, if somebody watches; the next line replaces it."""
         if sys.stdout.isatty() and done % 100 == 0:
             print(f"  {self._painted('requests ', '2')} {done:,} of {total:,}", end="\r", flush=True)
 
     def verdict(self, promise: str, failing: str) -> None:
-        """Print whether something held and, where it did not, what is wrong."""
+        """Print whether something held and, if it did not, what is wrong."""
         print(f"  {self._painted('FAILED', '31;1') if failing else self._painted('ok', '32')}  {promise}")
         if failing:
             print(f"          {failing}")
@@ -384,7 +384,7 @@ def show(run: Run, records: Sequence[dict[str, Any]], screen: Screen) -> None:
 
 
 def demonstrate(requests: int, directory: Path, screen: Screen) -> bool:
-    """Run everything and print it; True where all held."""
+    """Run everything and print it; True if all held."""
     screen.heading(f"audit-async: a web service, {requests:,} real requests, and the evidence")
     with tempfile.TemporaryFile() as errors:
         try:
@@ -438,7 +438,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.requests < 1:
         parser.error("--requests: at least 1")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where a shell started this with `&`
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored if a shell started this with `&`
     signal.signal(signal.SIGTERM, end_in_order)
     try:
         return 0 if demonstrate(arguments.requests, fresh_directory(arguments.dir), Screen()) else 1

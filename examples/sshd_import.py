@@ -2,15 +2,15 @@ r"""Turn an OpenSSH server's log into an audit trail: `python -m examples.sshd_i
 
 What becomes of a line:
 
-* A refused try (`Failed password ...`) is an `auth.failure`; one line is one event, also where syslog has folded
+* A refused try (`Failed password ...`) is an `auth.failure`; one line is one event, also if syslog has folded
   several into `message repeated N times: [ ... ]`: then the event's reason says how many.
 * `Failed none` is no try: it is how a client asks which methods there are (RFC 4252, section 5.2).
 * `Accepted ...` is an `auth.success`; a break-in warning and the like is a `security.suspicious_activity`.
 * What says again what another line says (`Invalid user`, `pam_unix`, `Connection closed`, ...) becomes no event.
 * Every other line is counted and named, never passed over in silence.
 
-Whoever knocks chooses the user name, and may choose `root from 192.0.2.1 port 22 ssh2`. So each pattern takes the
-*last* place where an address can stand, which is the one that the server wrote; and the library makes what is left
+Who tries to log in chooses the user name, and may choose `root from 192.0.2.1 port 22 ssh2`. So each pattern takes the
+*last* place where an address can be, which is the one that the server wrote; and the library makes what is left
 of the name harmless.
 
 The time in such a file has no zone and often no year. It is taken as UTC, and each line's year as the newest in which
@@ -64,7 +64,7 @@ class Unrecognised(ValueError):
 
 
 # What a message means. Every pattern is matched against the whole message; `.*` is greedy, so that the user's own
-# text can't pass for the address behind it.
+# text can't pass for the address after it.
 
 _FLAGS = re.ASCII | re.DOTALL
 _PORT = r" port \d+"
@@ -99,7 +99,7 @@ SUSPICIOUS: Final = (
     ("retries_over_limit", 40, r"PAM service\(sshd\) ignoring max retries; \d+ > \d+"),
 )
 SUSPICIOUS_PATTERNS: Final = [(kind, risk, re.compile(pattern, _FLAGS)) for kind, risk, pattern in SUSPICIOUS]
-#: These say once more what a line above says, or when a connection ended. Some tell whose connection it is.
+#: These say once more what a line above says, or when a connection ended. Some say whose connection it is.
 REDUNDANT: Final = [
     re.compile(pattern, _FLAGS)
     for pattern in (
@@ -128,9 +128,9 @@ class Importer:
         self._address_of: dict[tuple[str, str], str] = {}
 
     def event_of(self, message: SshdMessage) -> AuditEvent | None:
-        """Return the event that a message stands for, None where another message stands for it.
+        """Return the event that a message gives, None if another message gives it.
 
-        Raises `Unrecognised` where the message is none that is known here.
+        Raises `Unrecognised` if the message is none that is known here.
         """
         if failed := FAILED.fullmatch(message.text):
             self._remember(message, failed["ip"])
@@ -204,7 +204,7 @@ class Clock:
         self._month = 0
 
     def time_of(self, line: re.Match[str]) -> datetime:
-        """Return when a line was written; raises `ValueError` where it names no day that there is."""
+        """Return when a line was written; raises `ValueError` if it names no day that there is."""
         if line["iso"]:
             at = datetime.fromisoformat(line["iso"])
             return at if at.tzinfo else at.replace(tzinfo=UTC)
@@ -236,7 +236,7 @@ def lines_of(file: IO[bytes]) -> Iterator[str]:
 
 
 def message_in(line: str, time_of: Callable[[re.Match[str]], datetime]) -> SshdMessage | None:
-    """Return what sshd says in a line, None where another program speaks. Raises `Unrecognised`."""
+    """Return what sshd says in a line, None if another program speaks. Raises `Unrecognised`."""
     found = LINE.fullmatch(line)
     if found is None:
         raise Unrecognised("not a line of a syslog file")

@@ -1,6 +1,6 @@
 """A Typer script whose commands are in a trail. `python -m examples.typer_script grant dana admin --by root`.
 
-A command is a plain function, so its log is opened for as long as it runs. Nobody is told "done" before the record of
+A command is a plain function, so its log is opened for as long as it runs. No user reads "done" before the record of
 it is on stable storage.
 """
 

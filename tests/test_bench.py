@@ -62,12 +62,12 @@ def test_a_name_that_is_no_benchmark_is_refused(
     """The error names what was asked for and what there is."""
     with pytest.raises(SystemExit):
         run_bench(monkeypatch, "speed")
-    told = capsys.readouterr().err
-    assert "'speed'" in told
-    assert "throughput" in told
+    said = capsys.readouterr().err
+    assert "'speed'" in said
+    assert "throughput" in said
 
 
-def test_subjects_take_turns_behind_a_round_that_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subjects_take_turns_after_a_round_that_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither order nor warm-up favours one of them: the order turns round each round, and the first is dropped."""
     monkeypatch.delenv("BENCH_QUICK", raising=False)
     called: list[str] = []
@@ -82,7 +82,7 @@ def test_subjects_take_turns_behind_a_round_that_warms_up(monkeypatch: pytest.Mo
 
 
 def test_a_row_says_spread_and_target() -> None:
-    """The figure is the median, with the extremes beside it; a target is met or missed, in words and in the JSON."""
+    """The figure is the median, with the extremes next to it; a target is met or missed, in words and in the JSON."""
     row = row_of("subject", [3.0, 1.0, 2.0], "us", digits=1, ceiling=2.5)
     assert row.figure == "2.0 (1.0 to 3.0) us"
     assert (row.low, row.high) == (1.0, 3.0)
@@ -103,7 +103,7 @@ def test_percentiles_are_samples() -> None:
 
 
 def test_a_chart_shows_each_value_and_its_axis() -> None:
-    """Values stand at their bars, lengths follow them, and an axis that is logarithmic says so."""
+    """Values are at their bars, lengths follow them, and an axis that is logarithmic says so."""
     panel = Panel("speeds & <limits>", "events/s", (Bar("slow", 100.0), Bar("fast", 250_000.0, 200_000.0, 300_000.0)))
     chart = ET.fromstring(draw([panel], "today"))  # noqa: S314 - we have just made it
     texts = [text.text for text in chart.iter(f"{_SVG}text")]

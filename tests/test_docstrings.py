@@ -1,6 +1,6 @@
 """The examples in docstrings of the public modules run, in a service that has a log open.
 
-In such an example `...` stands for what a reader has: an event as an argument, a text as a keyword, nothing in a list.
+In such an example `...` is what a reader has: an event as an argument, a text as a keyword, nothing in a list.
 """
 
 from __future__ import annotations

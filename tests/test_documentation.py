@@ -56,7 +56,7 @@ def block_with(text: str) -> str:
 
 @pytest.fixture(autouse=True)
 def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run each block where it leaves nothing behind."""
+    """Run each block in a directory of its own."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -94,7 +94,7 @@ def event_types(directory: Path) -> list[str]:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.page}-{block.number}")
 def test_every_block_runs(block: Block, logging_as_before: None) -> None:
-    """No block fails as it stands, in a fresh directory, with warnings as errors; what is a test is run as one."""
+    """No block fails as it is, in a fresh directory, with warnings as errors; what is a test is run as one."""
     if "\ndef test_" in block.code or "\nasync def test_" in block.code:
         Path("test_example.py").write_text(block.code)
         plugin = ["-p", "no:audit_async", "-p", "audit_async.integrations.pytest_plugin"]
@@ -227,7 +227,7 @@ def anchors_of(page: Path) -> set[str]:
 
 
 def links_of(page: Path) -> list[str]:
-    """Return where a page's links lead."""
+    """Return the targets of a page's links."""
     prose = prose_of(page)
     inline = re.findall(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)", prose)
     return [*inline, *re.findall(r"^\[[^]]+\]: *(\S+)", prose, flags=re.MULTILINE)]

@@ -18,14 +18,14 @@ PROJECT = Path(__file__).parents[1]
 def test_every_name_that_is_offered_is_there() -> None:
     """`from audit_async import *` gives all of `__all__`, and nothing is offered that `__all__` does not name."""
     offered: dict[str, object] = {}
-    exec("from audit_async import *", offered)  # noqa: S102 - a star may not stand in a function
+    exec("from audit_async import *", offered)  # noqa: S102 - a star is not allowed in a function
     assert offered.keys() - {"__builtins__"} == set(audit_async.__all__)
     assert set(audit_async._HOMES) == set(audit_async.__all__) - {"__version__"}
     assert set(audit_async.__all__) <= set(dir(audit_async))
 
 
 def test_a_name_that_is_not_offered_is_an_attribute_error() -> None:
-    """A mistyped name is told like that of any other module."""
+    """A mistyped name raises what any other module raises."""
     with pytest.raises(AttributeError, match="module 'audit_async' has no attribute 'AuditLoger'"):
         audit_async.AuditLoger  # type: ignore[attr-defined]  # noqa: B018 - that is the point
 
