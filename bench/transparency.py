@@ -121,7 +121,7 @@ async def _write(directory: Path, name: str, subject: Subject, events: int, inte
         durable_per_s = (await produce(audit, subject, events)).events_per_s
         if signing is None:
             return _Signed(durable_per_s, durable_per_s, 0)
-        behind = audit.stats().durable - audit._checkpoints()._publisher.size
+        behind = audit.stats().durable - audit._checkpoints()._tree.size
         await audit.checkpoint()
         return _Signed(durable_per_s, events / (perf_counter() - began), behind)
 

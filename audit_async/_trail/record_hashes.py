@@ -43,6 +43,11 @@ class RecordHashes:
         self._offset = 0
         self._offset_seq = 0
 
+    @property
+    def next_seq(self) -> int:
+        """The record whose hash `read` returns first."""
+        return self._seq + 1
+
     def read(self, up_to_seq: int, most: int) -> list[bytes]:
         """Return the next hashes, 32 bytes each: up to that of `up_to_seq`, and about `most` of them at once.
 

@@ -41,6 +41,7 @@ from audit_async.errors import AuditError, ConfigError, LogClosed, WriteFailed
 from audit_async.events.base import AuditEvent
 from audit_async.events.lifecycle import AuditLogClosed, AuditLogOpened, AuditLogRecovered
 from audit_async.status import Condition, HealthStatus, Measurements
+from audit_async.tlog.guard import refuse_uncovered
 
 if TYPE_CHECKING:  # it needs the extra `tlog`
     from audit_async._writer.checkpoint_task import CheckpointLog
@@ -94,6 +95,7 @@ class Session:
             condition=condition,
             policy=config.retention,
             holds=self._holds,
+            cover=self._cover,
         )
         self.checkpoints: CheckpointLog | None = None
         self._task: WriterTask | None = None
@@ -165,7 +167,15 @@ class Session:
             emit=self._intake.emit_on_record,
             durable_seq=lambda: self.acknowledgements.durable_seq,
             sealed=lambda: len(store.sealed_segments),
+            set_trouble=self._condition.set_trouble,
         )
+
+    async def _cover(self, seq: int) -> None:
+        """Return when no signed tree needs the segment of a record any more; raises if one would, for ever."""
+        if self.checkpoints is not None:
+            await self.checkpoints.cover(seq)
+        else:
+            await self._thread.call(refuse_uncovered, self.store.directory, seq)
 
     async def _begin(self) -> None:
         try:
@@ -220,7 +230,11 @@ class Session:
             task.cancel()  # they are already, unless the writer has failed
             await _wait_done(task, 1.0)
         if self.checkpoints is not None:
-            await _wait_done(self.loop.create_task(self.checkpoints.finish()), self._config.drain_timeout)
+            finishing = self.loop.create_task(self.checkpoints.finish())
+            await _wait_done(finishing, self._config.drain_timeout)
+            if not finishing.done():  # a key or a disk that does not answer; nothing is signed after the unlocking
+                finishing.cancel()
+                await _wait_done(finishing, 1.0)
         # A disk thread that hangs in a system call can't be waited for; the store is closed when it returns.
         await _wait_done(self._thread.call(self.store.close), 1.0)
         self._thread.stop()

@@ -10,9 +10,8 @@ the step, the next run records and takes it again, so a record may stand twice, 
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from threading import Event
 from typing import Final, Literal, ParamSpec, TypeVar
@@ -39,8 +38,6 @@ from audit_async.events.lifecycle import (
     AuditSegmentDeleted,
 )
 from audit_async.status import Condition, describe_error
-
-_log = logging.getLogger("audit_async")
 
 #: Seconds from the opening to the first daily run, so that a service's start is not slowed, and between two.
 _FIRST_RUN_S: Final = 60.0
@@ -107,6 +104,7 @@ class Upkeep:
         condition: Condition,
         policy: RetentionPolicy,
         holds: StatedHolds,
+        cover: Callable[[int], Awaitable[None]],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
@@ -116,13 +114,13 @@ class Upkeep:
         self._condition = condition
         self._policy = policy
         self._holds = holds
+        self._cover = cover  # returns when a signed tree no longer needs the segment of a record, or raises
         self._now = now
         self._stopped = Event()  # asked by the thread that compresses
         self._one_at_a_time = anyio.Lock()
         # The host's worker threads may all be taken by the host; one more is always there for this.
         self._compressing = anyio.CapacityLimiter(1)
         self._damage_told: set[str] = set()
-        self._last_complaint: str | None = None
         self._jumped_s = _clock_jump(now)
 
     # Retention.
@@ -148,11 +146,11 @@ class Upkeep:
             try:
                 report = await self.apply(dry_run=False, at=None)
                 failed = [f"{step.segment}: {step.error}" for step in report.steps if step.error is not None]
-                self._complain("; ".join(failed) or None)
+                self._report("; ".join(failed) or None)
             except BackupRunning:
                 pause_s = _AFTER_BACKUP_S
-            except Exception as error:  # noqa: BLE001 - nobody awaits this task: it says what is wrong, and goes on
-                self._complain(describe_error(error))
+            except Exception as error:  # noqa: BLE001 - nobody awaits this task: it reports the error, and goes on
+                self._report(describe_error(error))
             await anyio.sleep(pause_s)
 
     def stop(self) -> None:
@@ -161,6 +159,12 @@ class Upkeep:
 
     async def _take(self, step: RetentionStep) -> RetentionOutcome:
         """Record one step, then take it; a failure is part of the outcome, so that others get their turn."""
+        if step.action == "delete":
+            try:
+                await self._cover(step.segment.last_seq)
+            except (AuditError, OSError) as error:
+                why = f"the signed tree does not cover it yet, and must before it goes: {describe_error(error)}"
+                return RetentionOutcome.of(step, error=why)
         try:
             await (self._archive(step.segment) if step.action == "archive" else self._delete(step))
         except LogCorrupted as damage:
@@ -221,12 +225,9 @@ class Upkeep:
                 "nothing is deleted by it; where it is right now, open the log again"
             )
 
-    def _complain(self, text: str | None) -> None:
-        if text != self._last_complaint:
-            self._last_complaint = text
-            if text is not None:
-                _log.warning("%s: retention could not do all that is due, and will try again: %s",
-                             self._condition.where, text)  # fmt: skip
+    def _report(self, text: str | None) -> None:
+        why = None if text is None else f"not all that is due could be done; it is tried again in a day: {text}"
+        self._condition.set_trouble("retention", why)
 
     # Legal holds.
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from audit_async._durable import disk
-from audit_async.errors import ConfigError
+from audit_async.errors import ConfigError, RetentionRefused
 from audit_async.tlog.checkpoint import Checkpoint
 from audit_async.tlog.failures import Malformed, TilesDamaged
 from audit_async.tlog.published_files import UNFINISHED
 
+#: The directory in the log's own that holds the tree.
+TREE_DIRECTORY: Final = "tlog"
 GUARD_FILE: Final = "guard"
 _LARGEST: Final = 4096
 
@@ -26,7 +28,7 @@ class Guard:
     """One such file. Called from one thread at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file's directory, which must be there; raises `ConfigError` where it is not."""
+        """Open the file's directory, which must exist; raises `ConfigError` if it does not."""
         self.path: Final = Path(os.path.abspath(path))
         try:
             self._directory = disk.open_directory(str(self.path.parent), follow=True)
@@ -69,5 +71,37 @@ class Guard:
         disk.sync_directory(self._directory)
 
     def close(self) -> None:
-        """Let go of the directory."""
-        disk.close(self._directory)
+        """Close the directory; may be called again."""
+        directory, self._directory = self._directory, -1
+        if directory >= 0:
+            disk.close(directory)
+
+
+def refuse_uncovered(log_directory: Path, last_seq: int) -> None:
+    """Refuse to delete records of a log that was signed before, and that nobody signs now, unless the tree has them.
+
+    For a log that is open without `transparency`. Its tree could never be continued over records that are gone.
+
+    Args:
+        log_directory: The log's own directory.
+        last_seq: The last of the records to be deleted.
+
+    Raises:
+        RetentionRefused: The tree ends before that record.
+        TilesDamaged: The guard can't be read as one.
+        OSError: It can't be read at all.
+    """
+    try:
+        guard = Guard(log_directory / TREE_DIRECTORY / GUARD_FILE)
+    except ConfigError:
+        return  # there is no tree
+    try:
+        committed = guard.read()
+    finally:
+        guard.close()
+    if committed is not None and committed.size <= last_seq:
+        raise RetentionRefused(
+            f"the log has a signed tree, which ends at record {committed.size - 1}, and record {last_seq} would be "
+            "deleted before its hash is in it. Open the log with its `transparency` settings, so that a checkpoint "
+            f"covers it; or, if it will never be signed again, move {log_directory / TREE_DIRECTORY} away"
+        )

@@ -57,7 +57,7 @@ class PublishedFiles:
         self._staged: list[tuple[str, str, int]] = []  # directory, name, descriptor or -1
         self._unsynced_directories: set[str] = set()
         self._open_directories: dict[str, int] = {}
-        self._root: Final = self._open_root()
+        self._root = self._open_root()  # -1 once closed
 
     def _open_root(self) -> int:
         try:
@@ -174,12 +174,15 @@ class PublishedFiles:
         self._unsynced_directories.discard(directory)
 
     def close(self) -> None:
-        """Let go of the directory; what is staged and not settled is lost."""
+        """Close the directory; what is staged and not settled is lost. May be called again."""
         self._let_go_of_staged()
         for fd in self._open_directories.values():
             disk.close(fd)
         self._open_directories.clear()
-        disk.close(self._root)
+        # Its number may be another file's at once: a late `read` must fail, not read from there.
+        root, self._root = self._root, -1
+        if root >= 0:
+            disk.close(root)
 
     # -- directories -----------------------------------------------------------------------------------------------
 

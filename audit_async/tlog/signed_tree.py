@@ -317,7 +317,7 @@ class SignedTree:
         verify_note(signed.note, self._keys)
         if self._published is not None and checkpoint.size < self._published.checkpoint.size:
             return False
-        if checkpoint.origin != self.origin or not self._commitments.holds(checkpoint):
+        if checkpoint.origin != self.origin or not self._has_prepared(checkpoint):
             raise LogForked(f"a checkpoint of size {checkpoint.size} was signed that this log did not prepare")
         vkeys = "".join([f"{key}\n" for key in self._keys]).encode()
         if self._publication.read(VKEY_FILE) != vkeys:
@@ -332,6 +332,17 @@ class SignedTree:
             else:  # filled after this checkpoint was prepared
                 self._superseded.append(tile)
         return True
+
+    def _has_prepared(self, checkpoint: Checkpoint) -> bool:
+        """Return whether the tree had this root, as it remembers, or, from before it was opened, as its tiles show."""
+        if self._commitments.holds(checkpoint):
+            return True
+        if self._committed is None or checkpoint.size > self._committed.size:
+            return False
+        try:
+            return tree_root(checkpoint.size, self._tiles(checkpoint.size)) == checkpoint.root
+        except TilesDamaged:  # the partial tiles of a size are there from `prepare` until a larger one is published
+            return False
 
     @contextmanager
     def _stopping(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import anyio
 from anyio import CapacityLimiter, to_thread
 
+from audit_async.errors import AuditError
 from audit_async.tlog.checkpoint import SignedCheckpoint
 from audit_async.tlog.failures import (
     InconsistentLog,
@@ -111,7 +112,7 @@ class WitnessClient:
         def post() -> Response:
             try:
                 proof = prove(old_size, signed.checkpoint.size) if 0 < old_size < signed.checkpoint.size else ()
-            except (OSError, TransparencyError) as error:
+            except (OSError, AuditError) as error:
                 raise WitnessFailed(
                     f"witness {self.key.name} has cosigned size {old_size}; no proof from there: {error}"
                 ) from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import shutil
+import threading
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,8 @@ from audit_async import (
 )
 from audit_async._chain import check_record
 from audit_async._query.lookup import RecordNotFound
+from audit_async._trail.record_hashes import RecordHashes
+from audit_async.config.transparency import ExternalKey
 from audit_async.events.lifecycle import AuditCheckpoint
 from audit_async.tlog.checkpoint import SignedCheckpoint
 from audit_async.tlog.failures import InvalidProof, KeyUnavailable, LogForked, LogRolledBack
@@ -173,7 +177,7 @@ async def test_the_tree_follows_the_records_and_a_checkpoint_does_not_wait_for_i
         for n in range(20):
             audit.emit(Counted(producer="p", n=n))
         await audit.flush()
-        await until(lambda: tree._publisher.size == 21)
+        await until(lambda: tree._tree.size == 21)
         assert told(config, "audit.checkpoint") == []
         monkeypatch.setattr("audit_async._writer.checkpoint_task._MOST_BEHIND", 1 << 40)
         for n in range(300):
@@ -413,3 +417,126 @@ async def test_what_can_not_work_is_said_at_the_start(
     async with audit:
         with pytest.raises(ConfigError, match="transparency"):
             await audit.checkpoint()
+
+
+async def test_a_key_that_does_not_answer_does_not_hold_up_the_end(
+    signing: Callable[..., AuditConfig], key: Path
+) -> None:
+    """The log closes within its drain timeout; what the key answers after the unlocking signs nothing."""
+    signer = load_signer(key, origin=ORIGIN)
+    asked, answer = anyio.Event(), anyio.Event()
+
+    async def sign(message: bytes) -> bytes:
+        asked.set()
+        await answer.wait()
+        made = signer.sign(message)
+        assert isinstance(made, bytes)
+        return made
+
+    config = signing(key=ExternalKey(public_key=signer.key.public_key, sign=sign), drain_timeout=0.2)
+    with anyio.fail_after(30):
+        async with AuditLogger(config) as audit:
+            await audit.emit_durable(Counted(producer="p", n=0))
+        assert asked.is_set()
+        answer.set()
+        await anyio.sleep(0.2)
+    assert not (log_directory(config) / "tlog" / "checkpoint").exists()
+    async with AuditLogger(signing()):
+        pass
+    assert published(config).checkpoint.root == mth(leaves(config))
+
+
+async def test_a_checkpoint_that_is_cancelled_mixes_up_nothing(
+    signing: Callable[..., AuditConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a call that nobody waits for any more is still reading records, no other one reads or appends."""
+    real, reading, most = RecordHashes.read, [], []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def read(self: RecordHashes, up_to_seq: int, at_once: int) -> list[bytes]:
+        reading.append(1)
+        most.append(len(reading))
+        begun.set()
+        go_on.wait(20)
+        hashes = real(self, up_to_seq, at_once)
+        reading.pop()
+        return hashes
+
+    config = signing()
+    async with AuditLogger(config) as audit:
+        for n in range(300):
+            audit.emit(Counted(producer="p", n=n))
+        await audit.flush()
+        monkeypatch.setattr(RecordHashes, "read", read)
+        cancelled = asyncio.get_running_loop().create_task(audit.checkpoint())
+        await until(begun.is_set)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        async with anyio.create_task_group() as group:
+            group.start_soon(audit.checkpoint)
+            await anyio.sleep(0.1)
+            go_on.set()
+    assert set(most) == {1}
+    assert published(config).checkpoint.root == mth(leaves(config))
+
+
+async def test_a_log_that_can_not_sign_says_so_in_its_health(signing: Callable[..., AuditConfig], key: Path) -> None:
+    """Records are safe, so the log is well; but nobody takes it for one that is signed."""
+    signer = load_signer(key, origin=ORIGIN)
+    locked = True
+
+    def sign(message: bytes) -> bytes:
+        if locked:
+            raise RuntimeError
+        made = signer.sign(message)
+        assert isinstance(made, bytes)
+        return made
+
+    config = signing(key=ExternalKey(public_key=signer.key.public_key, sign=sign), interval=OFTEN)
+    async with AuditLogger(config) as audit:
+        await audit.emit_durable(Counted(producer="p", n=0))
+        await until(lambda: "checkpoint: SigningFailed" in str(audit.health().reason))
+        assert audit.health().ok
+        locked = False
+        await until(lambda: audit.health().reason is None)
+
+
+async def test_a_refusal_to_sign_stays_in_the_health(
+    signing: Callable[..., AuditConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it was `checkpoint()` that met it; it is recorded once."""
+    config = signing()
+
+    def refuse(*_: object) -> None:
+        raise LogForked("two checkpoints of one size")
+
+    monkeypatch.setattr(SignedTree, "prepare", refuse)
+    async with AuditLogger(config) as audit:
+        for _ in range(2):
+            with pytest.raises(LogForked):
+                await audit.checkpoint()
+        assert "nothing is signed any more: two checkpoints of one size" in str(audit.health().reason)
+    assert len(told(config, "audit.signing_refused")) == 1
+
+
+async def test_cosignatures_for_a_checkpoint_from_before_the_tree_was_opened_again(
+    signing: Callable[..., AuditConfig], key: Path, tmp_path: Path
+) -> None:
+    """They are published late, and are no sign of a fork."""
+    with serving(Witness(Cosigner(1), load_signer(key, origin=ORIGIN).key)) as witness:
+        witness.instead = lambda _: Answer(500)
+        policy = tmp_path / "policy"
+        log_key = load_signer(key, origin=ORIGIN).key
+        policy.write_text(f"log {log_key}\nwitness w {witness.cosigner.key} {witness.url}\nquorum w\n")
+        config = signing(policy=policy, witness_timeout=0.1)
+        async with AuditLogger(config) as audit:
+            checkpoints = audit._checkpoints()
+            await audit.emit_durable(Counted(producer="p", n=0))
+            first = await audit.checkpoint()
+            await audit.emit_durable(Counted(producer="p", n=1))
+            await audit.checkpoint()
+            checkpoints._tree._broken = True  # as after an error of the disk
+            checkpoints._tree.publish(first, checkpoints._durable_seq())
+            assert published(config).checkpoint == first.checkpoint
+            assert checkpoints.refused is None
