@@ -1,9 +1,13 @@
-"""What can go wrong, one class a cause; every message says what was being done, where, and what to do.
+"""What can go wrong, one class for each cause; a message says what was being done, where, and what to do.
 
-No message holds text of an event: an error often ends in a debugging log, which is not an audit trail.
+No message holds text of an event: an error often ends in a debugging log, which is not an audit trail. Every error
+survives pickling, with all its attributes, so it reaches the caller of a process pool.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 __all__ = [
     "AuditError",
@@ -21,12 +25,25 @@ __all__ = [
 class AuditError(Exception):
     """The base of every error that this library raises on purpose."""
 
+    def __reduce__(self) -> tuple[Callable[..., AuditError], tuple[Any, ...]]:
+        # Exception's own calls the class with the message alone, whatever its constructor takes.
+        return _restored, (type(self), self.args, dict(self.__dict__))
+
+
+def _restored(cls: type[AuditError], args: tuple[object, ...], attributes: dict[str, object]) -> AuditError:
+    """Return an error as it was, without its constructor."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
 
 class ConfigError(AuditError, ValueError):
     """A configuration value is wrong; raised before anything touches the disk.
 
-    `field` is the name of the setting as it is written in `AuditConfig`, dotted for a nested one
-    (`rotation.max_bytes`).
+    Args:
+        field: The setting as it is written in `AuditConfig`, dotted for a nested one (`rotation.max_bytes`).
+        reason: What was given, and what is allowed.
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -36,10 +53,15 @@ class ConfigError(AuditError, ValueError):
 
 
 class InvalidEvent(AuditError, ValueError):
-    """An event can't be recorded as it is; raised by `emit`, while its caller is still on the stack.
+    """An event can't be recorded as it is, or a class of events can't be defined as it is.
 
-    `event_type` is the type's tag or class name and `field` the path to the member (`changes.limits[2]`); the
-    offending value itself is never part of the message.
+    Raised by `emit`, by an event's constructor or by the class statement: while the code that has to change is on the
+    stack.
+
+    Args:
+        event_type: The type's tag or class name.
+        field: The path to the member (`changes.limits[2]`); empty if it is no single member.
+        reason: What is wrong and what to do; never the offending value.
     """
 
     def __init__(self, event_type: str, field: str, reason: str) -> None:
@@ -63,7 +85,12 @@ class LogClosed(AuditError):
 
 
 class LogLocked(AuditError):
-    """Another writer has this log. `pid` is the process that the lock names, None where it names none."""
+    """Another writer has this log.
+
+    Args:
+        message: What was tried, and which log it was.
+        pid: The process that the lock names, None if it names none.
+    """
 
     def __init__(self, message: str, *, pid: int | None) -> None:
         self.pid = pid
@@ -73,8 +100,13 @@ class LogLocked(AuditError):
 class LogCorrupted(AuditError):
     """What is on disk is not what was written: damage that no crash of a writer explains.
 
-    Nothing on disk was changed by finding it. `line` counts from 1; `seq` is the sequence number that was due
-    there; either is None where the damage is not in a line.
+    Nothing on disk was changed by finding it.
+
+    Args:
+        segment: The file.
+        line: The line in it, from 1; None if the damage is not in a line.
+        seq: The sequence number that was due there; None if none was.
+        reason: What is wrong.
     """
 
     def __init__(self, segment: str, line: int | None, seq: int | None, reason: str) -> None:

@@ -427,6 +427,20 @@ def test_what_is_not_toml_is_refused_with_its_line(file: Path, content: bytes, r
     assert "secret" not in str(caught.value)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(file: Path) -> None:
+    """Some editors put one in front of UTF-8."""
+    file.write_bytes(b"\xef\xbb\xbfservice_id = 'orders'\n[mode]\ntype = 'local'\nbase_dir = 'audit'\n")
+    assert AuditConfig.load(file).service_id == "orders"
+
+
+@pytest.mark.parametrize("content", [b"# " + b"x\n# " * 100_000, b"a." * 20_000 + b"a = 1\n"], ids=["large", "dotted"])
+def test_a_file_that_is_too_large_for_a_configuration_is_not_parsed(file: Path, content: bytes) -> None:
+    """The error names the file and the bound."""
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match="more than 262144 bytes, or 1000 dots in a line"):
+        AuditConfig.load(file)
+
+
 def test_a_file_that_is_not_there_is_named(file: Path, tmp_path: Path) -> None:
     """A missing file, a directory or no path at all is a ConfigError, as every wrong configuration is."""
     cases: list[tuple[Path | str, str]] = [(file, "No such file"), (tmp_path, "directory"), ("a\0b", "null byte")]
