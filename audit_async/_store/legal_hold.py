@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from audit_async._durable import disk
+from audit_async._layout.access_modes import Access, local_like
 from audit_async._layout.chain_holds import ChainHolds
 from audit_async._layout.hold_file import Hold, read_hold
 from audit_async._layout.names import HOLD_FILE, UNFINISHED
@@ -161,6 +162,7 @@ def place_hold(directory: Path, *, reason: str, set_by: str, now: datetime) -> H
             disk.unlink(unfinished, dir_fd=log_fd)
         fd = disk.create_file(unfinished, dir_fd=log_fd)
         try:
+            Access.of(local_like(directory, directory)).apply_to_file(fd)
             disk.write_at(fd, msgspec.json.encode(hold) + b"\n", 0)
             disk.sync_data(fd)
         finally:

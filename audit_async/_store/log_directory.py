@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ import msgspec
 
 from audit_async._chain import FORMAT_VERSION
 from audit_async._durable import disk
-from audit_async._layout.access_modes import PRIVATE, Access
+from audit_async._layout.access_modes import PRIVATE, Access, why_insecure
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.names import CONFIGURABLE_NAME, LOG_FILE, UNFINISHED
 from audit_async._layout.regular_files import MOST_SMALL_BYTES, read_bounded
@@ -60,6 +59,7 @@ class LogDirectory:
                 at /= name
                 child = open_subdirectory(name, dir_fd=parent, at=at, access=self.access)
                 try:
+                    self._open_up(child)
                     self._refuse_insecure(child, at)
                     # Also if the directory was there: the process that made it may have died before this call.
                     disk.sync_directory(parent)
@@ -73,20 +73,20 @@ class LogDirectory:
             raise
         return parent
 
+    def _open_up(self, fd: int) -> None:
+        """Let those enter a directory that was there who may by the configuration, if it opens the log to others."""
+        status = os.fstat(fd)
+        is_own = status.st_uid == os.geteuid()
+        if self.access != PRIVATE and is_own and status.st_mode & 0o777 != self.access.directory_mode & 0o777:
+            self.access.apply_to_directory(fd)
+
     def _refuse_insecure(self, fd: int, path: Path) -> None:
         """Refuse a directory in which somebody else can remove and replace files, whatever the files' own modes."""
         if self.allow_insecure_dir:
             return
-        status = os.fstat(fd)
-        if status.st_mode & 0o022:
-            reason = f"mode {stat.S_IMODE(status.st_mode):04o} lets other users write to it; run: chmod go-w {path}"
-        elif status.st_uid not in {os.geteuid(), 0}:
-            reason = (
-                f"it belongs to user {status.st_uid}, who can change what is in it; chown it to this process's user"
-            )
-        else:
-            return
-        raise ConfigError("mode.base_dir", f"{path} is no safe place for a log: {reason}, or set allow_insecure_dir")
+        if (reason := why_insecure(path, os.fstat(fd))) is not None:
+            field = "mode.base_dir"
+            raise ConfigError(field, f"{path} is no safe place for a log: {reason}; or set allow_insecure_dir")
 
     def is_in_place(self) -> bool:
         """Return whether the log's path still leads to the directory that was opened."""

@@ -26,7 +26,7 @@ from audit_async._store.damage import DamagedSegment, DamageRegister, damaged_at
 from audit_async._store.legal_hold import LegalHolds
 from audit_async._store.log_directory import LogDirectory
 from audit_async._store.manifest_file import Manifest
-from audit_async._store.repair import reopen, repair
+from audit_async._store.repair import apply_access, reopen, repair
 from audit_async._store.retention_plan import RetentionStep, plan_retention
 from audit_async._store.sealing_queue import SealingQueue
 from audit_async._store.set_aside import TornTail, set_file_aside
@@ -150,6 +150,7 @@ class LogStore:
             found = survey(directory, identity.log_id)
             torn = repair(directory, found)
             make_backup_lock(directory)
+            apply_access(directory)
             in_chain = tuple(found.holds.in_force.values())
             holds = LegalHolds(directory, found.holds)
             unrecorded_holds: tuple[Hold, ...] = ()

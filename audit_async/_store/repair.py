@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from stat import S_IMODE, S_ISREG
 
 from audit_async._durable import disk
+from audit_async._layout.access_modes import PRIVATE, Access
 from audit_async._layout.manifest import SealedSegment
+from audit_async._layout.names import ARCHIVE, TORN
 from audit_async._layout.regular_files import open_regular
 from audit_async._store import removal, sealing
 from audit_async._store.active_segment import Extent, Segment
@@ -54,6 +58,44 @@ def repair(directory: LogDirectory, found: Survey) -> tuple[TornTail, ...]:
     elif found.unchecked:
         directory.sync()
     return torn
+
+
+def apply_access(directory: LogDirectory) -> None:
+    """Give what is in the log's directory the modes and the group of the configuration, if that opens it to others.
+
+    What was made before the configuration said so is opened as well. Nothing is done for a private log: whoever opened
+    its directory by hand may have a reason.
+    """
+    access = directory.access
+    if access == PRIVATE:
+        return
+    _apply_access_below(directory.fd, access)
+    for name in (ARCHIVE, TORN):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            fd = disk.open_directory(name, dir_fd=directory.fd)
+            try:
+                _apply_access_below(fd, access)
+            finally:
+                disk.close(fd)
+
+
+def _apply_access_below(directory_fd: int, access: Access) -> None:
+    if _differs(os.fstat(directory_fd), access.directory_mode, access.gid):
+        access.apply_to_directory(directory_fd)
+    for name in os.listdir(directory_fd):
+        status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        is_sealed = not status.st_mode & 0o200
+        mode = access.sealed_mode if is_sealed else access.file_mode
+        if S_ISREG(status.st_mode) and _differs(status, mode, access.gid):
+            fd = open_regular(name, dir_fd=directory_fd)
+            try:
+                access.apply_to_file(fd, sealed=is_sealed)
+            finally:
+                disk.close(fd)
+
+
+def _differs(status: os.stat_result, mode: int, gid: int | None) -> bool:
+    return S_IMODE(status.st_mode) & 0o777 != mode & 0o777 or gid not in {None, status.st_gid}
 
 
 def reopen(directory: LogDirectory, last: CheckedSegment) -> Segment:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 
 from audit_async._chain import FORMAT_VERSION, Framer
+from audit_async._layout.access_modes import PRIVATE, Access
 from audit_async._store.log_store import Committed, LogStore
 from audit_async._version import __version__
 from audit_async._writer import forks, signals
@@ -36,7 +37,7 @@ from audit_async._writer.stated_holds import StatedHolds
 from audit_async._writer.sync_schedule import SyncSchedule
 from audit_async._writer.upkeep import Upkeep
 from audit_async._writer.write_loop import Writer, WriterTask
-from audit_async.config import AuditConfig
+from audit_async.config import AuditConfig, Local
 from audit_async.errors import AuditError, ConfigError, LogClosed, WriteFailed
 from audit_async.events.base import AuditEvent
 from audit_async.events.lifecycle import AuditLogClosed, AuditLogOpened, AuditLogRecovered
@@ -308,6 +309,7 @@ async def _open_store(thread: DiskThread, config: AuditConfig, base_dir: Path) -
                 config.service_id,
                 config.instance,
                 rotation=config.rotation,
+                access=Access.of(config.mode) if isinstance(config.mode, Local) else PRIVATE,
                 allow_insecure_dir=config.allow_insecure_dir,
             )
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from threading import Event
 from typing import Final, Literal, ParamSpec, TypeVar
 
@@ -176,7 +177,11 @@ class Upkeep:
 
     async def _archive(self, segment: SealedSegment) -> None:
         archive = await anyio.to_thread.run_sync(
-            compress_segment, self._store.directory, segment, self._stopped.is_set, limiter=self._compressing
+            partial(compress_segment, access=self._store.access),
+            self._store.directory,
+            segment,
+            self._stopped.is_set,
+            limiter=self._compressing,
         )
         await self._in_disk_thread(self._store.refuse_during_backup)
         await self._record(

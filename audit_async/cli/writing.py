@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from audit_async._layout.access_modes import local_like
 from audit_async._trail.log_files import Log
 from audit_async.cli.run import Refused
 from audit_async.config import AuditConfig, Local
@@ -33,7 +34,9 @@ def config_for(log: Log, settings: AuditConfig | None = None) -> AuditConfig:
             f"{log.directory} is the log {log.name}, but not in a directory of that name; a log that was moved can be "
             "read, and written only in its place"
         )
-    place = Local(base_directory(log))
+    place = local_like(log.directory, base_directory(log))
+    if settings is not None and isinstance(settings.mode, Local):
+        place = msgspec.structs.replace(settings.mode, base_dir=base_directory(log))
     if settings is None:
         settings = AuditConfig(mode=place, service_id=log.service_id)
     return msgspec.structs.replace(

@@ -89,6 +89,10 @@ class AuditConfig(Settings, frozen=True, kw_only=True):
         super().__post_init__()
         if not self.service_id and not isinstance(self.mode, Disabled):
             raise ConfigError("service_id", f"missing; allowed: {_NAME_ALLOWED}")
+        if isinstance(self.mode, Local) and not self.allow_insecure_dir and (field := self.mode.writable_by_others):
+            raise ConfigError(
+                field, "it lets other users write to the log; take away their right to write, or set allow_insecure_dir"
+            )
         self._check_event_fits()
         self._check_batch_fits()
 
@@ -125,7 +129,8 @@ class AuditConfig(Settings, frozen=True, kw_only=True):
             config = build(cls, table | overrides, from_text=False)
         here = Path(path).absolute().parent
         if isinstance(config.mode, Local) and "mode" not in overrides:
-            config = msgspec.structs.replace(config, mode=Local(here / config.mode.base_dir))
+            mode = msgspec.structs.replace(config.mode, base_dir=here / config.mode.base_dir)
+            config = msgspec.structs.replace(config, mode=mode)
         if config.transparency is not None and "transparency" not in overrides:
             config = msgspec.structs.replace(config, transparency=config.transparency.below(here))
         return config

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from audit_async.config.mode import Local
 from audit_async.config.setting import Settings, groups_of
 from audit_async.config.tables import names_of
 from audit_async.config.wording import refuse_unknown
@@ -70,5 +71,6 @@ def _infer_mode(table: dict[str, object]) -> None:
     mode = table.get("mode")
     if isinstance(mode, dict):
         if mode.get("type") == "disabled":
-            mode.pop("base_dir", None)
+            for name in names_of(Local):
+                mode.pop(name, None)
         mode.setdefault("type", "local")

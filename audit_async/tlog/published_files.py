@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Final
 
 from audit_async._durable import disk
+from audit_async._layout.access_modes import PRIVATE, Access, local_like
 from audit_async.errors import ConfigError
 from audit_async.tlog.failures import TilesDamaged
 from audit_async.tlog.tiles import TILE_WIDTH, Tile
@@ -53,7 +54,9 @@ class PublishedFiles:
         Raises `ConfigError` where it can't be one, `OSError` where the system refuses.
         """
         self.path: Final = Path(os.path.abspath(path))
-        self._public: Final = public
+        # What is in the log's own directory is as readable as the log.
+        own = Access.of(local_like(self.path.parent, self.path.parent)) if not public else PRIVATE
+        self._access: Final = Access(_PUBLIC_DIRECTORY, _PUBLIC_FILE) if public else own
         self._staged: list[tuple[str, str, int]] = []  # directory, name, descriptor or -1
         self._unsynced_directories: set[str] = set()
         self._open_directories: dict[str, int] = {}
@@ -74,8 +77,7 @@ class PublishedFiles:
                     reason = f"{self.path} is a symbolic link or no directory; give the path of a directory itself"
                     raise ConfigError("transparency.publish_dir", reason) from error
                 raise
-            if self._public:
-                self._open_to_all(root, _PUBLIC_DIRECTORY)
+            self._open_up(root)
             disk.sync_directory(parent)
         finally:
             disk.close(parent)
@@ -114,8 +116,7 @@ class PublishedFiles:
             disk.unlink(unfinished, dir_fd=dir_fd)
             fd = disk.create_file(unfinished, dir_fd=dir_fd)
         try:
-            if self._public:
-                disk.change_mode(fd, _PUBLIC_FILE)
+            self._access.apply_to_file(fd)
             disk.write_at(fd, content, 0)
         except BaseException:
             disk.close(fd)
@@ -203,8 +204,7 @@ class PublishedFiles:
             if error.errno in {errno.ENOTDIR, errno.ELOOP}:
                 raise TilesDamaged(str(self.path / path), "not a directory but a file or a link") from error
             raise
-        if self._public:
-            self._open_to_all(fd, _PUBLIC_DIRECTORY)
+        self._open_up(fd)
         # Also where it was there: whoever made it may have died before its name was durable.
         self._unsynced_directories.add(parent)
         while len(self._open_directories) >= _MOST_OPEN_DIRECTORIES:
@@ -217,9 +217,11 @@ class PublishedFiles:
         if fd is not None:
             disk.close(fd)
 
-    def _open_to_all(self, fd: int, mode: int) -> None:
+    def _open_up(self, fd: int) -> None:
+        """Let those enter a directory who may read what is published."""
+        mode = self._access.directory_mode
         if stat.S_IMODE(os.fstat(fd).st_mode) & mode != mode:
-            disk.change_mode(fd, mode)
+            self._access.apply_to_directory(fd)
 
     def _sync_file(self, directory: str, name: str, fd: int) -> None:
         if fd >= 0:

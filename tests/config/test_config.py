@@ -51,6 +51,11 @@ _paths = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"
 )
 
 
+_dir_modes = st.sampled_from(["0700", "0750", 0o2755])
+_file_modes = st.sampled_from(["0600", "0640", 0o644])
+_groups = st.integers(0, 1000) | st.from_regex(r"[a-z][a-z0-9-]{0,30}", fullmatch=True)
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> AuditConfig:
     """Draw a configuration with every setting chosen."""
@@ -59,7 +64,9 @@ def configs(draw: st.DrawFn) -> AuditConfig:
     deleted = draw(st.integers(1, 36_500))
     batches = st.integers(1, 100)
     return AuditConfig(
-        mode=draw(st.builds(Local, _paths) | st.builds(Disabled)),
+        mode=draw(
+            st.builds(Local, _paths, dir_mode=_dir_modes, file_mode=_file_modes, group=_groups) | st.builds(Disabled)
+        ),
         service_id=draw(_names),
         flush_mode=draw(
             st.builds(Immediate)
@@ -163,7 +170,7 @@ def test_the_defaults_are_those_that_the_documentation_names() -> None:
     config = AuditConfig(mode=Local("./audit"), service_id="orders")
 
     assert plain(config) == {
-        "mode": {"type": "local", "base_dir": "./audit"},
+        "mode": {"type": "local", "base_dir": "./audit", "dir_mode": "0700", "file_mode": "0600", "group": None},
         "service_id": "orders",
         "flush_mode": {"type": "immediate"},
         "rotation": {"daily": True, "max_bytes": 100 * 1024**2},

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from pathlib import Path
 from typing import Final
 
 from audit_async._durable import disk
+from audit_async._layout.access_modes import why_insecure
 from audit_async.cli.diagnosis.outcomes import Check, attempt, fail, ok, warn
 from audit_async.cli.terminal import byte_size
 
@@ -49,9 +49,8 @@ def directory_sync(subject: str, directory: Path) -> Check:
 def insecure(path: Path) -> str | None:
     """Return why users other than its owner could change what is in a directory, None if they can't."""
     status = os.stat(path)
-    if status.st_mode & 0o022:
-        return f"mode {stat.S_IMODE(status.st_mode):04o} lets other users write to {path}; run: chmod go-w {path}"
-    return None
+    reason = why_insecure(path, status) if status.st_mode & 0o022 else None
+    return f"{path}: {reason}" if reason is not None else None
 
 
 def _permissions(base_dir: Path) -> Check:

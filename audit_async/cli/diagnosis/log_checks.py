@@ -26,7 +26,7 @@ from audit_async.cli.diagnosis.last_session import LastSession, last_session
 from audit_async.cli.diagnosis.outcomes import Check, attempt, fail, ok, refused, warn
 from audit_async.cli.terminal import byte_size
 from audit_async.cli.writing import base_directory
-from audit_async.config import AuditConfig, FlushMode
+from audit_async.config import AuditConfig, FlushMode, Local
 from audit_async.errors import AuditError, LogCorrupted
 
 __all__ = ["examine"]
@@ -40,7 +40,7 @@ def examine(log: Log, settings: AuditConfig | None) -> list[Check]:
     writer = writer_of(log)
     checks = [
         *attempt(log.name, "log.json", lambda: _identity(log)),
-        *attempt(log.name, "permissions", lambda: _modes(log)),
+        *attempt(log.name, "permissions", lambda: _modes(log, settings)),
         *attempt(log.name, "directory sync", lambda: _directory_sync(log)),
         *attempt(log.name, "lock", lambda: _lock(log, writer)),
     ]
@@ -85,7 +85,7 @@ def _identity(log: Log) -> list[Check]:
     return [ok(log.name, "log.json", f"format version {FORMAT_VERSION}, created {identity.created[:10]}")]
 
 
-def _modes(log: Log) -> list[Check]:
+def _modes(log: Log, settings: AuditConfig | None) -> list[Check]:
     """Look at the directories and every file: owner, mode, links."""
     owner = os.stat(log.directory).st_uid
     wrong = [reason for path in (log.directory.parent, log.directory) if (reason := insecure(path)) is not None]
@@ -100,8 +100,14 @@ def _modes(log: Log) -> list[Check]:
                 wrong.append(f"{entry.name} has mode {stat.S_IMODE(status.st_mode):04o}: others can write to it")
     if wrong:
         return [fail(log.name, "permissions", text) for text in wrong]
-    if stat.S_IMODE(os.stat(log.directory).st_mode) & 0o055:
-        return [warn(log.name, "permissions", f"other users can read the trail; run: chmod 0700 {log.directory}")]
+    status = os.stat(log.directory)
+    configured = settings.mode.dir_mode if settings is not None and isinstance(settings.mode, Local) else "0700"
+    if stat.S_IMODE(status.st_mode) & 0o055 & ~int(str(configured), 8):
+        text = f"other users can read the trail; run: chmod 0700 {log.directory}, or say so in dir_mode and --config"
+        return [warn(log.name, "permissions", text)]
+    if status.st_mode & 0o055:
+        who = "everybody" if status.st_mode & 0o005 else f"group {status.st_gid}"
+        return [ok(log.name, "permissions", f"readable by {who}, as configured; writable by user {owner} only")]
     return [ok(log.name, "permissions", f"closed to all but user {owner}")]
 
 
