@@ -1,11 +1,15 @@
-"""What is bound for a task: names and values that stand beside every event it emits, in the record's member `context`.
+"""What is bound for a task: names and values that every event it emits carries, in the record's member `context`.
 
-    with audit_context(request_id="7f3a", tenant="acme"):
+    with audit_context(request_id="7f3a", tenant="acme", **current_span()):
         audit.emit(...)        # the record has "context":{"request_id":"7f3a","tenant":"acme"}
 
 Bindings live in a context variable. So a task that is started inside sees them, and so does a thread that is entered by
 `anyio.to_thread.run_sync` or `asyncio.to_thread`; a bare `threading.Thread` or `run_in_executor` does not (before
-Python 3.14), unless it is given `contextvars.copy_context().run`. What a task binds, its caller never sees.
+Python 3.14), unless it is given `contextvars.copy_context().run`. What a task or a thread binds, its caller never sees.
+
+A span of a distributed trace is bound once, where a request begins, and not looked up at each event: OpenTelemetry's
+look-up takes about as long as all of `emit` (python -m bench emit), and an event that belongs to an inner span is found
+by its trace as well.
 
 A binding knows no log: the text that it becomes depends on the log's configuration (what is unsafe, how long a text may
 be, what is redacted). Each log makes it at its first event under the binding and keeps it there, so events pay for a
@@ -16,24 +20,47 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar, Token
+from functools import cache
 from types import MappingProxyType, TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from audit_async.errors import InvalidEvent
 
-__all__ = ["MAX_BINDINGS", "Bound", "ContextValue", "audit_context", "bind_checked", "bind_context", "bound_here",
-           "current_context", "unbind_context"]  # fmt: skip
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+__all__ = [
+    "MAX_BINDINGS",
+    "Bound",
+    "ContextValue",
+    "TraceParent",
+    "audit_context",
+    "bind_checked",
+    "bind_context",
+    "bound_here",
+    "current_context",
+    "current_span",
+    "parse_traceparent",
+    "unbind_context",
+]
 
 #: What may be bound.
 ContextValue = str | int | float | bool | None
 
 #: How many names may be bound at once, over all nested bindings.
 MAX_BINDINGS: Final = 32
+
+# https://www.w3.org/TR/trace-context-1/#traceparent-header: version, trace-id, parent-id, trace-flags. In a version yet
+# to come more may follow, after a dash.
+_TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.DOTALL)
+_NO_TRACE: Final = "0" * 32
+_NO_SPAN: Final = "0" * 16
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
@@ -115,6 +142,58 @@ def bind_checked(bindings: Mapping[str, ContextValue]) -> Token[Bound | None]:
         name = list(values)[MAX_BINDINGS]
         raise InvalidEvent("context", name, f"is one binding too many; at most {MAX_BINDINGS} may be bound at once")
     return _current.set(Bound(values) if values else None)
+
+
+class TraceParent(NamedTuple):
+    """The caller's place in a trace."""
+
+    trace_id: str  #: 32 lower-case hex digits, not all zero
+    span_id: str  #: 16 lower-case hex digits, not all zero: the caller's span
+
+
+def parse_traceparent(header: str | bytes) -> TraceParent | None:
+    """Return what a `traceparent` header says; None if it is not valid by W3C Trace Context, level 1.
+
+    Not valid are upper-case digits, the version ff, ids of zeros alone, and in version 00 anything after the flags.
+    White space around the value is not part of it.
+
+    Args:
+        header: The header's value (https://www.w3.org/TR/trace-context-1/#traceparent-header).
+    """
+    text = header.decode("latin-1") if isinstance(header, bytes) else header
+    found = _TRACEPARENT.fullmatch(text.strip(" \t"))
+    if found is None:
+        return None
+    version, trace_id, span_id, more = found.groups()
+    if version == "ff" or (version == "00" and more is not None) or trace_id == _NO_TRACE or span_id == _NO_SPAN:
+        return None
+    return TraceParent(trace_id, span_id)
+
+
+def current_span() -> dict[str, str]:
+    """Return `trace_id` and `span_id` of OpenTelemetry's current span, to be bound; empty if there is none.
+
+    The package is not imported for it: if nothing else has, no span can be current.
+    """
+    if "opentelemetry.trace" not in sys.modules:
+        return {}
+    context = _context_look_up()()
+    if not context:  # nothing at all is current, so no span is: a quarter of what asking for one costs
+        return {}
+    from opentelemetry import trace  # noqa: PLC0415 - an extra, and looked up only if it is in use
+
+    span = trace.get_current_span(context).get_span_context()
+    if not span.is_valid:
+        return {}
+    return {"trace_id": trace.format_trace_id(span.trace_id), "span_id": trace.format_span_id(span.span_id)}
+
+
+@cache
+def _context_look_up() -> Callable[[], Context]:
+    """Return OpenTelemetry's function for what is current; an import statement at each request costs more than that."""
+    from opentelemetry.context import get_current  # noqa: PLC0415 - as above
+
+    return get_current
 
 
 def _checked(name: str, value: object) -> ContextValue:

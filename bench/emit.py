@@ -137,7 +137,7 @@ def _current_span() -> _Subject:
     # Imported here, since a service has OpenTelemetry's SDK or not.
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
 
-    from audit_async.trace_context import current_span  # noqa: PLC0415
+    from audit_async.context import current_span  # noqa: PLC0415
 
     tracer = TracerProvider().get_tracer("bench")
     return _Subject(

@@ -25,13 +25,15 @@ from audit_async.config import Redaction
 from audit_async.context import (
     MAX_BINDINGS,
     ContextValue,
+    TraceParent,
     audit_context,
     bind_context,
     current_context,
+    current_span,
+    parse_traceparent,
     unbind_context,
 )
 from audit_async.events.recorded import decode_record
-from audit_async.trace_context import TraceParent, current_span, parse_traceparent
 from tests.logs import ConfigFor, failure, log_directory, segment_lines
 from tests.trails import check_trail, read_events
 

@@ -167,7 +167,7 @@ async def test_an_example_in_a_docstring_runs(
         code = compile(tree, example.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         config = AuditConfig(mode=Local("./audit"), service_id="orders", handle_signals=False)
         async with AuditLogger(config) as audit:
-            names = names_for(module_name, audit) | {"__name__": "documentation"}
+            names = names_for(module_name, audit) | {"__name__": "docstring"}
             if module_name == "audit_async.tlog":
                 names |= await proven(tmp_path)
             ended = eval(code, names)  # noqa: S307 - our own docstrings

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "audit_async"
 #: The rooms from the bottom to the top; a room imports from its own row and from the rows before it.
 ROWS = (
     ("_version", "errors"),
-    ("status", "context", "trace_context", "events", "config"),
+    ("status", "context", "events", "config"),
     ("_durable",),
     ("_redact",),
     ("_sanitize",),
@@ -61,7 +61,6 @@ PUBLIC = (
     "audit_async.status",
     "audit_async.testing",
     "audit_async.tlog",
-    "audit_async.trace_context",
 )
 
 MOST_ATTRIBUTES = 18

@@ -66,7 +66,7 @@ from audit_async.events.vram import (
     VramDeallocated,
     VramSealed,
 )
-from audit_async.events.web import CapturedBody, HttpOutcome, HttpRequest, WebSocketClosed
+from audit_async.events.web import CapturedBody, HttpOutcome, HttpRequest, HttpRequestStarted, WebSocketClosed
 
 __all__ = [
     "ActorInfo",
@@ -99,6 +99,7 @@ __all__ = [
     "GenericEvent",
     "HttpOutcome",
     "HttpRequest",
+    "HttpRequestStarted",
     "IPAddress",
     "InferenceExecuted",
     "IntegrityViolation",

@@ -11,13 +11,13 @@ from audit_async.events.base import ActorInfo, AuditEvent, IPAddress
 
 
 class RateLimitExceeded(AuditEvent, tag="security.rate_limit_exceeded"):
-    """More requests came than are allowed in a window of `window_seconds`."""
+    """More requests came than are allowed in a window of `window_seconds`; what is not known is left out."""
 
     ip: IPAddress
     endpoint: str
-    limit: int
-    actual: int
-    window_seconds: int
+    limit: int | None = None
+    actual: int | None = None
+    window_seconds: int | None = None
 
 
 class PathTraversalAttempt(AuditEvent, tag="security.path_traversal_attempt"):

@@ -42,8 +42,9 @@ class HttpRequest(AuditEvent, tag="http.request"):
 
     `route` is the template that the path matched (`/orders/{order_id}`). `status` is what the client was told: where
     the application raised before it answered, that is the server's 500. `duration_ms` lasts to the answer's last byte,
-    and `bytes_in` counts the body as far as the application read it. `query`, headers and bodies are there only where
-    the policy asks for them.
+    and `bytes_in` counts the body as far as the application read it. `query`, headers and bodies are there only if the
+    policy asks for them. If the application is served below a prefix, the record's context has it as `http_root_path`,
+    and the application sees `path` without it.
     """
 
     actor: ActorInfo | None = None
@@ -64,6 +65,19 @@ class HttpRequest(AuditEvent, tag="http.request"):
     request_body: CapturedBody | None = None
     response_headers: list[str] | None = None
     response_body: CapturedBody | None = None
+
+
+class HttpRequestStarted(AuditEvent, tag="http.request_started"):
+    """A request, or a WebSocket's handshake, has arrived; recorded before the application is asked, if a rule says so.
+
+    The record of its end has the same `request_id` in its context. If there is none, the process ended first. Who asked
+    is not known yet.
+    """
+
+    method: str
+    path: str
+    ip: IPAddress | None = None
+    user_agent: str | None = None
 
 
 class WebSocketClosed(AuditEvent, tag="http.websocket_closed"):

@@ -4,18 +4,17 @@
     setup_audit(app, config)
 
     async def erase(request: web.Request) -> web.Response:
-        get_audit(request).emit(...)
+        get_audit(request).emit(DataDeleted(actor=actor_of(request), ...))
 
-What differs from the ASGI middleware, since aiohttp tells less: bytes in are those that arrived, read or not; the body
-of a request is kept only where the handler reads it whole; the messages of a WebSocket are not counted.
+What differs from the ASGI middleware, since aiohttp shows less: bytes in are those that arrived, read or not; the body
+of a request is kept only if the handler reads it whole; the messages of a WebSocket are not counted.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from contextvars import ContextVar
-from typing import Final
+from collections.abc import AsyncIterator
+from typing import Any, Final, NamedTuple, Unpack
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -26,58 +25,79 @@ from audit_async.errors import ConfigError
 from audit_async.events.base import ActorInfo
 from audit_async.events.web import HttpOutcome
 from audit_async.integrations._http.actor import identity_of
-from audit_async.integrations._http.client_address import ForwardedHeader, TrustedProxies
+from audit_async.integrations._http.admission import RETRY_AFTER_S
+from audit_async.integrations._http.client_address import ForwardedHeader
 from audit_async.integrations._http.correlation import correlation_of
-from audit_async.integrations._http.recorder import ActorHook, Exchange, Recorder
-from audit_async.integrations._http.request_policy import Level, Policy, Rule
+from audit_async.integrations._http.exchange import Arrival, Exchange
+from audit_async.integrations._http.recorder import Recorder, SourceView
+from audit_async.integrations._http.request_policy import Level, Plan, Policy, Rule
+from audit_async.integrations._http.settings import ActorHook, MiddlewareSettings, Settings, check_config
+from audit_async.integrations._http.web_socket import WebSocketExchange
 from audit_async.logger import AuditLogger
 
-__all__ = ["AUDIT", "Level", "Policy", "Rule", "actor_of_request", "get_audit", "setup_audit"]
+__all__ = [
+    "AUDIT",
+    "ActorHook",
+    "ForwardedHeader",
+    "Level",
+    "MiddlewareSettings",
+    "Policy",
+    "Rule",
+    "actor_of",
+    "actor_of_request",
+    "get_audit",
+    "setup_audit",
+]
 
-#: Where the logger stands in the application: `app[AUDIT]`.
+#: The key of the logger in the application: `app[AUDIT]`.
 AUDIT: Final = web.AppKey("audit", AuditLogger)
 
+_WEB_SOCKET_METHOD: Final = "WEBSOCKET"  # in rules and records, as in the ASGI middleware
 
-def setup_audit(
-    app: web.Application,
-    config: AuditConfig,
-    *,
-    policy: Policy | None = None,
-    actor: ActorHook[web.Request] | None = None,
-    trusted_proxies: Iterable[str] = (),
-    forwarded_header: ForwardedHeader = "x-forwarded-for",
-    fail_closed: bool = False,
-    send_request_id: bool = True,
-) -> None:
-    """Open a log for the life of `app`, and record every request; the settings are those of `AuditMiddleware`.
+_METADATA: Final = Level.METADATA
+_REFUSAL: Final = "The service can't record requests at the moment, and serves none unrecorded. Try again later.\n"
 
-    The middleware is put before those that `app` has: it sees each answer sent before it records it, so what stood
+
+def setup_audit(app: web.Application, config: AuditConfig, **settings: Unpack[MiddlewareSettings[web.Request]]) -> None:
+    """Open a log for the life of `app`, and record every request.
+
+    The middleware is put before those that `app` has: it sees each answer sent before it records it, so what was
     further out could not change the answer any more. The log is opened before whatever else is in `cleanup_ctx`, and
     closed after it.
+
+    Args:
+        app: The application, or one that becomes a part of another by `add_subapp`: then only its own requests are
+            recorded, and the rules match their paths without its prefix.
+        config: The configuration of the log.
+        settings: Those of `audit_async.integrations.asgi.AuditMiddleware`; the `actor` hook is called with the request.
+
+    Raises:
+        ConfigError: A setting has a wrong value, or a name that is none.
     """
-    recorder = Recorder(
-        policy=policy,
-        actor=actor or actor_of_request,
-        proxies=TrustedProxies(trusted_proxies, header=forwarded_header),
-    )
+    if not isinstance(app, web.Application):
+        raise ConfigError("app", f"setup_audit takes an aiohttp.web.Application, not a {type(app).__name__}")
+    check_config(config, "setup_audit")
+    checked = Settings(settings, default_actor=actor_of_request)
 
     async def audited(app: web.Application) -> AsyncIterator[None]:
         async with AuditLogger(config) as audit:
             app[AUDIT] = audit
             yield
 
-    async def answered(_request: web.Request, response: web.StreamResponse) -> None:
-        exchange = _exchange.get()
-        if exchange is not None:
-            exchange.answers(response)
-
-    app.middlewares.insert(0, _middleware(recorder, fail_closed=fail_closed, send_request_id=send_request_id))
+    app.middlewares.insert(0, _middleware(checked))
     app.cleanup_ctx.insert(0, audited)
-    app.on_response_prepare.append(answered)
+    app.on_response_prepare.append(_begin_answer)
 
 
 def get_audit(request: web.Request) -> AuditLogger:
-    """Return the logger of the application, or of the one that it is a part of; `ConfigError` where there is none."""
+    """Return the logger of the application, or of the one that it is a part of.
+
+    Args:
+        request: A request to the application.
+
+    Raises:
+        ConfigError: There is no logger.
+    """
     audit = request.config_dict.get(AUDIT)
     if isinstance(audit, AuditLogger):
         return audit
@@ -87,145 +107,271 @@ def get_audit(request: web.Request) -> AuditLogger:
     )
 
 
+def actor_of(request: web.Request) -> ActorInfo:
+    """Return who asks, exactly as the record of the request names the actor: for the application's own events.
+
+    Args:
+        request: A request to an application that `setup_audit` was called with.
+
+    Returns:
+        The actor; `anonymous`, with its address, if nobody is authenticated.
+
+    Raises:
+        ConfigError: The request is not served by such an application.
+        Exception: Whatever the actor hook raises.
+    """
+    served = request.get(_SERVED)
+    if not isinstance(served, _Served):
+        raise ConfigError("audit", "the request is not recorded: call setup_audit(app, config) before the start")
+    return served.recorder.actor_of(served.exchange.arrival, request)
+
+
 def actor_of_request(request: web.Request) -> ActorInfo | str | None:
-    """Return who asked, as the application's authentication left him in `request["user"]`."""
-    return identity_of(request.get("user"))
+    """Return who asked, as the application's authentication left the user in `request["user"]`.
+
+    A user that is an `ActorInfo` is taken as it is; of any other the first of `username`, `identity`, `user_id`, `sub`,
+    `id`, `email` and `display_name` that it has is the `user_id`.
+
+    Args:
+        request: The request.
+
+    Returns:
+        The actor or its name; None if nobody is authenticated.
+    """
+    user = request.get("user")
+    return user if isinstance(user, ActorInfo) else identity_of(user)
 
 
-def _middleware(recorder: Recorder[web.Request], *, fail_closed: bool, send_request_id: bool) -> Middleware:
+class _Served(NamedTuple):
+    """What is known of a request that is being served; in the request, for the signal and for `actor_of`."""
+
+    recorder: Recorder[web.Request]
+    exchange: Exchange
+    request_id: str | None  #: to be sent back with the answer
+
+
+def _key(name: str) -> Any:  # noqa: ANN401 - aiohttp has typed keys of requests from 3.14 on, and asks for them
+    return web.RequestKey(name, object) if hasattr(web, "RequestKey") else name
+
+
+#: The keys of what this module keeps in a request.
+_SERVED: Final = _key("audit_async.served")
+_WEB_SOCKET: Final = _key("audit_async.web_socket")
+
+
+def _middleware(settings: Settings[web.Request]) -> Middleware:
+    recorder = Recorder(settings, SourceView(_matched_route, _shows_certificate))
+    prefix: str | None = None
+
+    async def serve(audit: AuditLogger, request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal prefix
+        if prefix is None:
+            prefix = _prefix_of(request)
+        exchange = _exchange_for(request, recorder, prefix)
+        bindings = correlation_of(exchange.arrival.header_map)
+        request_id = bindings["request_id"] if settings.send_request_id else None
+        served = _Served(recorder, exchange, request_id)
+        outer, request[_SERVED] = request.get(_SERVED), served
+        token = bind_checked(bindings)
+        try:
+            if _begins(served) and not await recorder.record_start(audit, exchange.arrival):
+                return _refusal()
+            try:
+                return await _answer(handler, request, served)
+            finally:
+                _record(audit, served, request)
+        finally:
+            unbind_context(token)
+            if outer is not None:
+                request[_SERVED] = outer
+
     @web.middleware
     async def record(request: web.Request, handler: Handler) -> web.StreamResponse:
         audit = get_audit(request)
-        if fail_closed and not recorder.admits(audit):
-            text = "The service can't record requests at the moment, and serves none unrecorded. Try again later.\n"
-            return web.Response(status=503, text=text, headers={"Retry-After": "5"})
-        exchange = _RequestExchange(request, recorder)
-        under_way = _exchange.set(exchange)
-        recorder.begin_capture(exchange)
-        bindings = correlation_of(exchange.header_map)
-        if send_request_id:
-            exchange.request_id = bindings["request_id"]
-        token = bind_checked(bindings)
-        try:
-            return await _serve(handler, exchange)
-        finally:
-            _record(recorder, audit, exchange)
-            unbind_context(token)
-            _exchange.reset(under_way)
-            if fail_closed:
-                recorder.in_flight -= 1
+        if recorder.admission is None:
+            return await serve(audit, request, handler)
+        with recorder.admission.admit(audit) as admitted:
+            return await serve(audit, request, handler) if admitted else _refusal()
 
     return record
 
 
-class _RequestExchange(Exchange):
-    """One request to an aiohttp application."""
-
-    def __init__(self, request: web.Request, recorder: Recorder[web.Request]) -> None:
-        is_web_socket = request.headers.get("Upgrade", "").lower() == "websocket"
-        method, path = "WEBSOCKET" if is_web_socket else request.method, request.path
-        peername = None if request.transport is None else request.transport.get_extra_info("peername")
-        Exchange.__init__(
-            self,
-            method,
-            path,
-            [(name.lower(), value) for name, value in request.raw_headers],
-            recorder.policy.plan(method, path),
-            request.raw_path.encode("utf-8", "surrogateescape"),
-            request.rel_url.raw_query_string.encode("utf-8", "surrogateescape"),
-            peername[0] if isinstance(peername, tuple) else None,  # a text on a UNIX socket
-        )
-        self.request: Final = request
-        self._recorder: Final = recorder
-        self.request_id: str | None = None
-        self.response: web.StreamResponse | None = None  #: the answer, where there is one
-
-    def matched_route(self) -> str | None:
-        """Return the template that aiohttp's router matched."""
-        resource = self.request.match_info.route.resource
-        return None if resource is None else resource.canonical
-
-    @property
-    def shows_certificate(self) -> bool:
-        """True where the client proved itself by a TLS certificate."""
-        transport = self.request.transport
-        return transport is not None and bool(transport.get_extra_info("peercert"))
-
-    def answers(self, response: web.StreamResponse) -> None:
-        """Take note of an answer that is about to be sent, and give it the request's id."""
-        self.response = response
-        if self.request_id is not None:
-            response.headers.setdefault("X-Request-ID", self.request_id)
-        headers = [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
-        self._recorder.begin_response(self, response.status, headers)
-        if isinstance(response, web.Response):
-            body = response.body if isinstance(response.body, bytes | bytearray) else b""
-            self.bytes_out = len(body) if response.content_length is None else response.content_length
-            if self.response_capture is not None:
-                self.response_capture.add(body)
-        elif response.content_length is not None:  # a file, mostly, which the kernel sends
-            self.bytes_out = response.content_length
-        elif not isinstance(response, web.WebSocketResponse):
-            self._count_writes(response)
-
-    def _count_writes(self, response: web.StreamResponse) -> None:
-        """See each part of a stream go out; aiohttp's own count has the headers in it."""
-        write = response.write
-
-        async def counted(data: bytes | bytearray | memoryview) -> None:
-            await write(data)
-            self.bytes_out += len(data)
-            if self.response_capture is not None:
-                self.response_capture.add(data)
-
-        response.write = counted  # type: ignore[method-assign]  # of this one answer
-
-    def failed(self, error: BaseException) -> None:
-        """Take note that the handler, or the sending of its answer, raised."""
-        self.error = type(error).__name__
-        transport = self.request.transport
-        cancelled = isinstance(error, asyncio.CancelledError)
-        # A handler hears of it by what its next write raises, or by a cancellation, where the server is set up so.
-        if transport is None or (isinstance(error, ConnectionError) and transport.is_closing()):
-            self.outcome = HttpOutcome.CLIENT_DISCONNECTED
-        elif cancelled:
-            self.outcome = HttpOutcome.CANCELLED
-        else:
-            self.outcome = HttpOutcome.FAILED
-            if self.status is None and isinstance(error, Exception):
-                self.status = 504 if isinstance(error, asyncio.TimeoutError) else 500  # what aiohttp answers then
+def _refusal() -> web.Response:
+    return web.Response(status=503, text=_REFUSAL, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-#: The request that this task serves, for the signal that its answer is about to be sent.
-_exchange: Final[ContextVar[_RequestExchange | None]] = ContextVar("audit_async_exchange", default=None)
+def _exchange_for(request: web.Request, recorder: Recorder[web.Request], prefix: str) -> Exchange:
+    peername = None if request.transport is None else request.transport.get_extra_info("peername")
+    arrival = Arrival(
+        request.method,
+        request.path,
+        prefix,
+        request.raw_path.encode("utf-8", "surrogateescape"),
+        request.rel_url.raw_query_string.encode("utf-8", "surrogateescape"),
+        [(name.lower(), value) for name, value in request.raw_headers],
+        peername[0] if isinstance(peername, tuple) else None,  # a text on a UNIX socket
+    )
+    exchange = Exchange(arrival, recorder.plan(arrival.method, arrival.path, prefix))
+    if exchange.plan.capture > _METADATA:
+        exchange.request_capture = recorder.capture_for(arrival.header_map)
+    return exchange
 
 
-async def _serve(handler: Handler, exchange: _RequestExchange) -> web.StreamResponse:
-    """Ask the handler and send its answer, so that its last byte is known; take note of how it ended."""
+def _begins(served: _Served) -> bool:
+    """Return whether the policy wants the request's start recorded, as what it is or as the WebSocket it may become."""
+    arrival, plan = served.exchange.arrival, served.exchange.plan
+    return plan.begin or (arrival.is_upgrade and _plan_as_web_socket(served).begin)
+
+
+def _plan_as_web_socket(served: _Served) -> Plan:
+    arrival = served.exchange.arrival
+    return served.recorder.plan(_WEB_SOCKET_METHOD, arrival.path, arrival.root_path)
+
+
+def _prefix_of(request: web.Request) -> str:
+    """Return the prefix below which the application that serves a request was added to others; mostly empty."""
+    served_by = request.app
+    outermost = request.match_info.apps[0]
+    if served_by is outermost:
+        return ""
+    for application in request.match_info.apps:
+        for resource in application.router.resources():
+            info = resource.get_info()
+            if info.get("app") is served_by:
+                return info.get("prefix", "")
+    return ""
+
+
+def _matched_route(request: web.Request) -> str | None:
+    """Return the template that aiohttp's router matched."""
+    resource = request.match_info.route.resource
+    return None if resource is None else resource.canonical
+
+
+def _shows_certificate(request: web.Request) -> bool:
+    """Return whether the client proved itself by a TLS certificate."""
+    transport = request.transport
+    return transport is not None and bool(transport.get_extra_info("peercert"))
+
+
+async def _begin_answer(request: web.Request, response: web.StreamResponse) -> None:
+    """Note an answer that is about to be sent, and give it the request's id; aiohttp calls this for every answer.
+
+    Also for the 500 that aiohttp itself makes of an exception, after the middleware.
+    """
+    served = request.get(_SERVED)
+    if not isinstance(served, _Served):
+        return
+    if served.request_id is not None:
+        response.headers.setdefault("X-Request-ID", served.request_id)
+    if isinstance(response, web.WebSocketResponse):
+        request[_WEB_SOCKET] = response
+    _note_answer(served, response)
+
+
+def _note_answer(served: _Served, response: web.StreamResponse) -> None:
+    exchange = served.exchange
+    headers = [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
+    exchange.status, exchange.response_headers = response.status, headers
+    if exchange.plan.capture > _METADATA:
+        exchange.response_capture = served.recorder.capture_for_answer(exchange, headers)
+    if isinstance(response, web.Response):
+        body = response.body if isinstance(response.body, bytes | bytearray) else b""
+        exchange.bytes_out = len(body) if response.content_length is None else response.content_length
+        if exchange.response_capture is not None:
+            exchange.response_capture.add(body)
+    elif response.content_length is not None:  # a file, mostly, which the kernel sends
+        exchange.bytes_out = response.content_length
+    elif not isinstance(response, web.WebSocketResponse):
+        _count_writes(exchange, response)
+
+
+def _count_writes(exchange: Exchange, response: web.StreamResponse) -> None:
+    """See each part of a stream go out; aiohttp's own count has the headers in it."""
+    write = response.write
+
+    async def counted(data: bytes | bytearray | memoryview) -> None:
+        await write(data)
+        exchange.bytes_out += len(data)
+        if exchange.response_capture is not None:
+            exchange.response_capture.add(data)
+
+    response.write = counted  # type: ignore[method-assign]  # of this one answer
+
+
+async def _answer(handler: Handler, request: web.Request, served: _Served) -> web.StreamResponse:
+    """Ask the handler and send its answer, so that its last byte is known; note how it ended."""
     try:
-        response = await handler(exchange.request)
+        response = await handler(request)
         if not isinstance(response, web.WebSocketResponse):
-            await response.prepare(exchange.request)
+            if not response.prepared:
+                response = _unless_withheld(request, served, response)
+            await response.prepare(request)
             await response.write_eof()
     except web.HTTPException as answer:  # an answer like any other, which aiohttp itself will send
-        exchange.answers(answer)
+        withheld = _unless_withheld(request, served, answer)
+        _note_answer(served, withheld)
+        if withheld is not answer:
+            return withheld
+        if served.request_id is not None:
+            answer.headers.setdefault("X-Request-ID", served.request_id)
         raise
     except BaseException as error:
-        exchange.failed(error)
+        _note_failure(served.exchange, request, error)
         raise
     return response
 
 
-def _record(recorder: Recorder[web.Request], audit: AuditLogger, exchange: _RequestExchange) -> None:
+def _unless_withheld(request: web.Request, served: _Served, response: web.StreamResponse) -> web.StreamResponse:
+    """Return the answer; with `fail_closed` a 503 in its place if it could not be recorded."""
+    if served.recorder.admission is None:
+        return response
+    exchange = served.exchange
+    exchange.status = response.status
+    obstacle = served.recorder.withhold(get_audit(request), exchange, request)
+    if obstacle is None:
+        return response
+    exchange.note = f"the application's answer with status {response.status} was withheld: {obstacle}"
+    return _refusal()
+
+
+def _note_failure(exchange: Exchange, request: web.Request, error: BaseException) -> None:
+    """Note that the handler, or the sending of its answer, raised."""
+    exchange.error = type(error).__name__
+    transport = request.transport
+    # A handler hears of it by what its next write raises, or by a cancellation if the server is set up so.
+    if transport is None or (isinstance(error, ConnectionError) and transport.is_closing()):
+        exchange.outcome = HttpOutcome.CLIENT_DISCONNECTED
+    elif isinstance(error, asyncio.CancelledError):
+        exchange.outcome = HttpOutcome.CANCELLED
+    else:
+        exchange.outcome = HttpOutcome.FAILED
+        if exchange.status is None and isinstance(error, Exception):
+            exchange.status = 504 if isinstance(error, asyncio.TimeoutError) else 500  # what aiohttp answers then
+
+
+def _record(audit: AuditLogger, served: _Served, request: web.Request) -> None:
     """Fill in what is known at the end, and record it."""
-    request, response = exchange.request, exchange.response
+    recorder, exchange = served.recorder, served.exchange
     exchange.bytes_in = request.content.total_bytes
-    if isinstance(response, web.WebSocketResponse):
-        recorder.record_web_socket(audit, exchange, request, close_code=response.close_code)
+    web_socket = request.get(_WEB_SOCKET)
+    if isinstance(web_socket, web.WebSocketResponse):
+        recorder.record_web_socket(audit, _as_web_socket(served, web_socket), request)
         return
     read = request._read_bytes  # noqa: SLF001 - asking for it in public would read what the handler left
     if exchange.request_capture is not None and read is not None:
         exchange.request_capture.add(read)
-    if exchange.method == "HEAD":
+    if exchange.arrival.method == "HEAD":
         exchange.bytes_out = 0
     recorder.record(audit, exchange, request)
+
+
+def _as_web_socket(served: _Served, response: web.WebSocketResponse) -> WebSocketExchange:
+    """Return what is known of a WebSocket, which began as a request; aiohttp does not show its messages."""
+    request = served.exchange
+    web_socket = WebSocketExchange(request.arrival.as_web_socket(), _plan_as_web_socket(served))
+    web_socket.status, web_socket.outcome = request.status, request.outcome
+    web_socket.error, web_socket.note = request.error, request.note
+    web_socket.close_code = response.close_code
+    web_socket.messages_in = web_socket.messages_out = None
+    return web_socket

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from audit_async.integrations.source import LoggerSource, check_source, logger_from
+from audit_async.integrations._logger_source import LoggerSource, check_source, logger_from
 from audit_async.status import HealthStatus
 
 __all__ = ["ReadinessEndpoint", "readiness"]

@@ -1,20 +1,21 @@
 """Litestar: one plugin opens the log with the application, records every request, and injects the logger.
 
 @delete("/customers/{customer_id:str}")
-async def erase(customer_id: str, audit: AuditLogger) -> None:
-    audit.emit(DataDeleted(customer_id=customer_id, data_types=["orders"], reason="gdpr_art_17"))
+async def erase(customer_id: str, audit: AuditLogger, request: Request) -> None:
+    audit.emit(UserDeleted(actor=actor_of(request), subject=customer_id))
 
 app = Litestar([erase], plugins=[AuditPlugin(config)])
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, cast
+from typing import Any, Final, Unpack, cast
 
 from litestar import Litestar
 from litestar.config.app import AppConfig
+from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.plugins import InitPlugin
@@ -22,40 +23,41 @@ from litestar.types import ASGIApp as LitestarASGIApp
 
 from audit_async.config import AuditConfig
 from audit_async.errors import ConfigError
-from audit_async.integrations._http.client_address import ForwardedHeader
-from audit_async.integrations._http.recorder import ActorHook
+from audit_async.events.base import ActorInfo
+from audit_async.integrations import asgi
+from audit_async.integrations._http.settings import MiddlewareSettings, Settings, check_config
 from audit_async.integrations.asgi import ASGIApp, AuditMiddleware, Level, Policy, Rule, Scope, session_actor
 from audit_async.integrations.asgi.connection import STATE_KEY
 from audit_async.logger import AuditLogger
 
-__all__ = ["AuditPlugin", "Level", "Policy", "Rule", "get_audit", "session_actor"]
+__all__ = ["AuditPlugin", "Level", "Policy", "Rule", "actor_of", "get_audit", "session_actor"]
 
 
 class AuditPlugin(InitPlugin):
     """Opens a log for the application's life, at `app.state.audit` and as the dependency `audit`, and records requests.
 
-    The settings are those of `AuditMiddleware`. It stands around the whole application and not in Litestar's stack of
-    middleware, which is a route's own: a request that no route takes would pass it by.
+    It is around the whole application and not in Litestar's stack of middleware, which is a route's own: a request that
+    no route takes would pass it by.
+
+    Args:
+        config: The configuration of the log.
+        settings: Those of `audit_async.integrations.asgi.AuditMiddleware`.
+
+    Raises:
+        ConfigError: A setting has a wrong value, or a name that is none.
     """
 
-    def __init__(
-        self,
-        config: AuditConfig,
-        *,
-        policy: Policy | None = None,
-        actor: ActorHook[Scope] | None = None,
-        trusted_proxies: Iterable[str] = (),
-        forwarded_header: ForwardedHeader = "x-forwarded-for",
-        fail_closed: bool = False,
-        send_request_id: bool = True,
-    ) -> None:
-        self._config: Final = config
-        self._policy: Final = policy
-        self._actor: Final = actor
-        self._trusted_proxies: Final = tuple(trusted_proxies)
-        self._forwarded_header: Final[ForwardedHeader] = forwarded_header
-        self._fail_closed: Final = fail_closed
-        self._send_request_id: Final = send_request_id
+    def __init__(self, config: AuditConfig, **settings: Unpack[MiddlewareSettings[Scope]]) -> None:
+        self._config: Final = check_config(config, "AuditPlugin")
+        if "trusted_proxies" in settings and not isinstance(settings["trusted_proxies"], str):
+            settings["trusted_proxies"] = tuple(settings["trusted_proxies"])  # it is read twice
+        self._settings: Final = settings
+        Settings(
+            settings, default_actor=asgi.actor_of_scope
+        )  # so that what is wrong is said here, and not at the start
+
+    def __repr__(self) -> str:
+        return f"<AuditPlugin {self._config.service_id}>"
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Add the life span and the dependency to the application's configuration."""
@@ -68,16 +70,8 @@ class AuditPlugin(InitPlugin):
     async def _lifespan(self, app: Litestar) -> AsyncIterator[None]:
         async with AuditLogger(self._config) as audit:
             handler = app.asgi_handler
-            middleware = AuditMiddleware(
-                cast("ASGIApp", handler),  # the same protocol, in types of Litestar's own
-                audit,
-                policy=self._policy,
-                actor=self._actor,
-                trusted_proxies=self._trusted_proxies,
-                forwarded_header=self._forwarded_header,
-                fail_closed=self._fail_closed,
-                send_request_id=self._send_request_id,
-            )
+            # The same protocol, in types of Litestar's own.
+            middleware = AuditMiddleware(cast("ASGIApp", handler), audit, **self._settings)
             setattr(app.state, STATE_KEY, audit)
             app.asgi_handler = cast("LitestarASGIApp", middleware)
             try:
@@ -88,8 +82,30 @@ class AuditPlugin(InitPlugin):
 
 
 def get_audit(state: State) -> AuditLogger:
-    """Return the application's logger; raises `ConfigError` where the life span has not opened one."""
+    """Return the application's logger.
+
+    Args:
+        state: The application's state.
+
+    Raises:
+        ConfigError: The life span has not opened a logger.
+    """
     audit = state.get(STATE_KEY)
     if isinstance(audit, AuditLogger):
         return audit
     raise ConfigError("audit", "there is no audit logger in this application: its life span has not begun")
+
+
+def actor_of(connection: ASGIConnection[Any, Any, Any, Any]) -> ActorInfo:
+    """Return who asks, exactly as the record of the request names the actor: for the application's own events.
+
+    Args:
+        connection: The request or WebSocket.
+
+    Returns:
+        The actor; `anonymous`, with its address, if nobody is authenticated.
+
+    Raises:
+        Exception: Whatever the actor hook raises.
+    """
+    return asgi.actor_of(cast("Scope", connection.scope))

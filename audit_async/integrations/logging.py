@@ -26,7 +26,7 @@ from audit_async._redact.redactor import Redactor
 from audit_async.errors import ConfigError
 from audit_async.events.base import AuditEvent
 from audit_async.events.log import LogRecorded
-from audit_async.integrations.log_delivery import (
+from audit_async.integrations._log_delivery import (
     LogDelivery,
     conversion,
     exception_name,
@@ -34,7 +34,7 @@ from audit_async.integrations.log_delivery import (
     is_own,
     level_number,
 )
-from audit_async.integrations.source import LoggerSource
+from audit_async.integrations._logger_source import LoggerSource
 
 __all__ = ["AuditHandler", "log_recorded"]
 

@@ -21,7 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from audit_async.integrations.source import LoggerSource, check_source, logger_from
+from audit_async.integrations._logger_source import LoggerSource, check_source, logger_from
 from audit_async.logger import AuditLogger
 from audit_async.status import Health, HealthStatus, Histogram, LoggerStats
 

@@ -2,6 +2,9 @@
 
 app = Starlette(routes=routes, lifespan=audit_lifespan(config))
 app.add_middleware(AuditMiddleware)
+
+async def erase(request: Request) -> Response:
+    get_audit(request).emit(DataDeleted(actor=actor_of(request), ...))
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
 from audit_async.config import AuditConfig
-from audit_async.integrations.asgi import AuditMiddleware, Level, Policy, Rule, logger_of_scope, session_actor
+from audit_async.errors import ConfigError
+from audit_async.integrations._http.settings import check_config
+from audit_async.integrations.asgi import AuditMiddleware, Level, Policy, Rule, actor_of, logger_of_scope, session_actor
 from audit_async.integrations.asgi.connection import STATE_KEY
 from audit_async.logger import AuditLogger
 
-__all__ = ["AuditMiddleware", "Level", "Policy", "Rule", "audit_lifespan", "get_audit", "session_actor"]
+__all__ = ["AuditMiddleware", "Level", "Policy", "Rule", "actor_of", "audit_lifespan", "get_audit", "session_actor"]
 
 AppT = TypeVar("AppT", bound=Starlette)
 
@@ -31,10 +36,20 @@ def audit_lifespan(
 ) -> Callable[[AppT], AbstractAsyncContextManager[Mapping[str, object]]]:
     """Return a life span that opens the log before the first request, and drains and closes it after the last.
 
-    The application's own `lifespan` runs within it, so what that does at start and end can be recorded. The logger
-    stands at `app.state.audit` and `request.state.audit`, and where `AuditMiddleware` and `get_audit` look for it. Each
-    worker process opens a log of its own; what opening raises stops the start, as it should.
+    The logger is at `app.state.audit` and `request.state.audit`, and where `AuditMiddleware` and `get_audit` look for
+    it. Each worker process opens a log of its own; what opening raises stops the start, as it should.
+
+    Args:
+        config: The configuration of the log.
+        lifespan: The application's own life span. It runs within this one, so what it does at start and end can be
+            recorded.
+
+    Raises:
+        ConfigError: `config` or `lifespan` is something else.
     """
+    check_config(config, "audit_lifespan")
+    if lifespan is not None and not callable(lifespan):
+        raise ConfigError("lifespan", f"must be a function of the application, not a {type(lifespan).__name__}")
 
     @asynccontextmanager
     async def audited(app: AppT) -> AsyncIterator[Mapping[str, object]]:
@@ -49,5 +64,12 @@ def audit_lifespan(
 
 
 def get_audit(connection: HTTPConnection) -> AuditLogger:
-    """Return the application's logger, in a handler; raises `ConfigError` where the life span has not opened one."""
+    """Return the application's logger, in a handler.
+
+    Args:
+        connection: The request or WebSocket.
+
+    Raises:
+        ConfigError: The life span has not opened one.
+    """
     return logger_of_scope(connection.scope)

@@ -20,7 +20,7 @@ import msgspec
 from audit_async._redact.redactor import Redactor
 from audit_async.events.base import AuditEvent
 from audit_async.events.log import LogRecorded
-from audit_async.integrations.log_delivery import (
+from audit_async.integrations._log_delivery import (
     LogDelivery,
     conversion,
     exception_name,
@@ -29,7 +29,7 @@ from audit_async.integrations.log_delivery import (
     level_number,
     tell,
 )
-from audit_async.integrations.source import LoggerSource
+from audit_async.integrations._logger_source import LoggerSource
 from audit_async.status import describe_error
 
 __all__ = ["AuditProcessor"]

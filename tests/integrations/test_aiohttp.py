@@ -128,7 +128,7 @@ async def test_every_request_is_recorded(config_for: ConfigFor) -> None:
     assert isinstance(first.pop("duration_ms"), int)
     assert first == {
         "event_type": "http.request",
-        "actor": {"user_id": "robot", "ip": "127.0.0.1", "auth_method": "internal"},
+        "actor": {"user_id": "robot", "ip": "127.0.0.1"},
         "method": "POST",
         "path": "/ok/7",
         "route": "/ok/{n}",

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from audit_async import ConfigError
 from audit_async._redact.redactor import Redactor
-from audit_async.integrations._http.redacting import SHORT_PATH, is_plain_path
-from audit_async.integrations._http.traversal import climbs_out
+from audit_async.integrations._http.http_redactor import SHORT_PATH, is_plain_path
+from audit_async.integrations._http.path_traversal import climbs_out
 from audit_async.integrations.asgi import AuditMiddleware, Level, Policy, Rule, Scope
 from tests.integrations.asgi_client import Trail, answering, ask, body, hello, http_scope, open_trail
 from tests.logs import ConfigFor
@@ -148,7 +148,7 @@ def test_a_wrong_setting_says_which(make: Any) -> None:
             403,
             {
                 "event_type": "authz.denied",
-                "actor": {"user_id": "anonymous", "ip": "198.51.100.7", "auth_method": "internal"},
+                "actor": {"user_id": "anonymous", "ip": "198.51.100.7"},
                 "resource": {"resource_type": "path", "resource_id": "/a"},
                 "action": "GET",
                 "reason": "http_403",
@@ -161,7 +161,6 @@ def test_a_wrong_setting_says_which(make: Any) -> None:
                 "ip": "198.51.100.7",
                 "endpoint": "/a",
                 "limit": 100,
-                "actual": 0,
                 "window_seconds": 60,
             },
         ),

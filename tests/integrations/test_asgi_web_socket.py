@@ -100,7 +100,7 @@ async def test_what_runs_behind_the_close_does_not_count(
         await chat(scope, receive, send)
         clock += 5_000_000_000
 
-    for module in ("asgi.web_socket", "_http.recorder"):
+    for module in ("asgi.web_socket_relay", "_http.exchange"):
         monkeypatch.setattr(f"audit_async.integrations.{module}.perf_counter_ns", lambda: clock)
     async with open_trail(config_for) as trail:
         for last in (LEAVE, text("close")):

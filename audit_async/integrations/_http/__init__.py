@@ -1,4 +1,4 @@
-"""What every web integration shares, whatever the framework: which requests are recorded, how, and as what event.
+"""What the web integrations share: which requests are recorded, how much of them, and as which event.
 
 No framework, no ASGI and no I/O in here; `audit_async.integrations.asgi` and `.aiohttp` bring the requests.
 """

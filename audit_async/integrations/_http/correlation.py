@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Final
 
-from audit_async.trace_context import current_span, parse_traceparent
+from audit_async.context import current_span, parse_traceparent
 
 __all__ = ["correlation_of"]
 
@@ -23,7 +23,7 @@ class _FreshIds:
         self.renew()
 
     def renew(self) -> None:
-        """Begin anew, as a forked child must."""
+        """Begin again with another prefix, as a forked child must."""
         self.prefix = os.urandom(8).hex()
         self.number = count().__next__
 
@@ -34,15 +34,16 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 
 
 def correlation_of(headers: Mapping[bytes, bytes]) -> dict[str, str]:
-    """Return what to bind for a request: `request_id`, and `trace_id` and `span_id` where it belongs to a trace.
+    """Return what to bind for a request: `request_id`, and `trace_id` and `span_id` if it belongs to a trace.
 
-    The id is what `X-Request-ID` says where that is sane, otherwise a new one of 32 hex digits. The trace is that of
-    OpenTelemetry's current span, where its middleware stands further out, otherwise what `traceparent` says. An id or
-    trace that was told is a claim: it ties records to those of the service that chose it, and proves nothing.
+    The id is what `X-Request-ID` says if that is sane, otherwise a new one of 32 hex digits. The trace is that of
+    OpenTelemetry's current span if there is one, since its middleware is further out, otherwise what `traceparent`
+    says. An id or trace that the client gives is a claim: it ties records to those of the service that chose it, and
+    proves nothing.
     """
-    told = headers.get(b"x-request-id")
-    if told is not None and _SANE_ID.fullmatch(told):
-        request_id = told.decode("ascii")
+    given = headers.get(b"x-request-id")
+    if given is not None and _SANE_ID.fullmatch(given):
+        request_id = given.decode("ascii")
     else:
         request_id = f"{_fresh.prefix}{_fresh.number():016x}"
     span = current_span()

@@ -1,4 +1,4 @@
-"""Which answers are more than a request: refusals become the events that security people look for.
+"""Which answers are more than a request: refusals become the events that security teams look for.
 
 401 is `auth.failure`, 403 `authz.denied`, 429 `security.rate_limit_exceeded`, and a path that climbs out is
 `security.path_traversal_attempt`, however it was answered. Such an event takes the place of the `http.request`; what it
@@ -9,65 +9,83 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from audit_async.events.authentication import AuthFailure
 from audit_async.events.authorization import AuthorizationDenied
-from audit_async.events.base import ActorInfo, AuditEvent, AuthMethod, ResourceInfo
+from audit_async.events.base import ActorInfo, AuditEvent, ResourceInfo
 from audit_async.events.security import PathTraversalAttempt, RateLimitExceeded
-from audit_async.integrations._http.actor import ANONYMOUS
+from audit_async.integrations._http.actor import ANONYMOUS, UNKNOWN, nobody
 
-__all__ = ["INCIDENT_STATUSES", "UNKNOWN_ADDRESS", "incident"]
+__all__ = ["INCIDENT_STATUSES", "UNKNOWN_ADDRESS", "Incident"]
 
-INCIDENT_STATUSES: Final = frozenset({401, 403, 429})
+_TYPES: Final = {401: "auth.failure", 403: "authz.denied", 429: "security.rate_limit_exceeded"}
+INCIDENT_STATUSES: Final = frozenset(_TYPES)
 
-#: The address of a peer that has none, in events that must name one.
+#: The address of a peer that has none, as on a UNIX socket, in events that must name one; RFC 7239's word for it.
 UNKNOWN_ADDRESS: Final = "unknown"
 
 _LIMIT_HEADERS: Final = (b"ratelimit-limit", b"x-ratelimit-limit")
-_NUMBER: Final = re.compile(rb"\s*(\d{1,9})")
-_WINDOW: Final = re.compile(rb";\s*w=(\d{1,9})")
+_NUMBER: Final = re.compile(rb"\s*+(\d{1,9})")
+_WINDOW: Final = re.compile(rb";\s*+w=(\d{1,9})")
 
 
-def incident(
-    *,
-    climbs: bool,
-    status: int | None,
-    method: str,
-    path: str,
-    route: str | None,
-    actor: ActorInfo | None,
-    ip: str | None,
-    response_headers: Iterable[tuple[bytes, bytes]],
-) -> AuditEvent:
-    """Return the security event that a request amounts to: its path climbs, or it is one of `INCIDENT_STATUSES`."""
-    if climbs:
-        return PathTraversalAttempt(actor=actor or _nobody(ip), attempted_path=path, endpoint=route or path)
-    if status == 401:
-        user = actor.user_id if actor is not None else None
-        return AuthFailure(attempted_user=user, reason="http_401", ip=ip or UNKNOWN_ADDRESS, path=path)
-    if status == 403:
-        resource = ResourceInfo(resource_type="path", resource_id=path)
-        return AuthorizationDenied(actor=actor or _nobody(ip), resource=resource, action=method, reason="http_403")
-    limit, window_seconds = _rate_limit_told(response_headers)
-    return RateLimitExceeded(
-        ip=ip or UNKNOWN_ADDRESS, endpoint=route or path, limit=limit, actual=0, window_seconds=window_seconds
-    )
+class Incident(NamedTuple):
+    """A request that amounts to a security event: its path climbs, or its status is one of `INCIDENT_STATUSES`."""
+
+    climbs: bool
+    status: int | None
+    method: str
+    path: str
+    route: str | None
+    ip: str | None
+    response_headers: Iterable[tuple[bytes, bytes]]
+
+    @staticmethod
+    def type_of(status: int | None, *, climbs: bool) -> str:
+        """Return the type of the security event that a request amounts to."""
+        return "security.path_traversal_attempt" if climbs else _TYPES[status or 0]
+
+    def event(self, actor: ActorInfo | None, *, actor_is_known: bool) -> AuditEvent:
+        """Return the security event.
+
+        Args:
+            actor: Who asked; None if nobody was authenticated, or it is not known who asked.
+            actor_is_known: False if it is not known who asked, so that None does not mean an anonymous request.
+        """
+        if not self.climbs:
+            if self.status == 401:
+                user = actor.user_id if actor is not None else None
+                ip = self.ip or UNKNOWN_ADDRESS
+                return AuthFailure(attempted_user=user, reason="http_401", ip=ip, path=self.path)
+            if self.status == 429:
+                limit, window_seconds = _limit_stated(self.response_headers)
+                return RateLimitExceeded(
+                    ip=self.ip or UNKNOWN_ADDRESS,
+                    endpoint=self.route or self.path,
+                    limit=limit,
+                    window_seconds=window_seconds,
+                )
+        who = actor or nobody(ANONYMOUS if actor_is_known else UNKNOWN, self.ip)
+        if self.climbs:
+            return PathTraversalAttempt(actor=who, attempted_path=self.path, endpoint=self.route or self.path)
+        resource = ResourceInfo(resource_type="path", resource_id=self.path)
+        return AuthorizationDenied(actor=who, resource=resource, action=self.method, reason="http_403")
 
 
-def _nobody(ip: str | None) -> ActorInfo:
-    return ActorInfo(user_id=ANONYMOUS, ip=ip, auth_method=AuthMethod.INTERNAL)
+def _limit_stated(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int | None, int | None]:
+    """Return the limit and its window in seconds, as the answer's `RateLimit-*` headers state; None if they don't.
 
-
-def _rate_limit_told(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, int]:
-    """Return the limit and its window in seconds, as the answer's `RateLimit-*` headers tell; 0 for what they don't."""
-    told = {name.lower(): value for name, value in headers}
+    Both the single `RateLimit-Limit` of the older drafts and `RateLimit-Policy` are understood
+    (https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/).
+    """
+    stated = {name.lower(): value for name, value in headers}
     limit = window = None
     for name in _LIMIT_HEADERS:
-        if name in told:
-            limit = limit or _NUMBER.match(told[name])
-            window = window or _WINDOW.search(told[name])
-    if b"ratelimit-policy" in told:
-        limit = limit or _NUMBER.match(told[b"ratelimit-policy"])
-        window = window or _WINDOW.search(told[b"ratelimit-policy"])
-    return int(limit[1]) if limit else 0, int(window[1]) if window else 0
+        if name in stated:
+            limit = limit or _NUMBER.match(stated[name])
+            window = window or _WINDOW.search(stated[name])
+    if b"ratelimit-policy" in stated:
+        limit = limit or _NUMBER.match(stated[b"ratelimit-policy"])
+        window = window or _WINDOW.search(stated[b"ratelimit-policy"])
+    return int(limit[1]) if limit else None, int(window[1]) if window else None

@@ -1,48 +1,43 @@
 """From a request that has come to its end to the event in the trail.
 
-An integration makes an `Exchange` for each request, fills it in as the request goes by, and hands it to the `Recorder`
-at the end, which asks the policy and the actor hook, and emits. Nothing here raises into the application but what says
-that it is set up wrongly.
+An integration fills in an `Exchange` as the request goes by, and hands it to the `Recorder` at the end, which asks the
+policy and the actor hook, and emits. Nothing here raises into the application, and nothing is lost without a trace:
+what can't be recorded is recorded in parts, and what can't be recorded at all is counted by the log.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from time import perf_counter_ns
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
+import anyio
 import msgspec
 
 from audit_async.context import audit_context
-from audit_async.errors import AuditError, InvalidEvent
-from audit_async.events.base import ActorInfo
-from audit_async.events.web import CapturedBody, HttpOutcome, HttpRequest, WebSocketClosed
-from audit_async.integrations._http.actor import actor_named
-from audit_async.integrations._http.capture import BodyCapture
-from audit_async.integrations._http.client_address import TrustedProxies
-from audit_async.integrations._http.incidents import INCIDENT_STATUSES, incident
-from audit_async.integrations._http.redacting import SHORT_PATH, HttpRedactor, is_plain_path
-from audit_async.integrations._http.request_policy import Level, Plan, Policy, Rule
-from audit_async.integrations._http.traversal import climbs_out
+from audit_async.errors import AuditError, BufferFull, InvalidEvent, LogClosed, WriteFailed
+from audit_async.events.base import ActorInfo, encode
+from audit_async.events.registry import describe
+from audit_async.events.web import CapturedBody, HttpOutcome, HttpRequest, HttpRequestStarted
+from audit_async.integrations._http.actor import ANONYMOUS, actor_named, nobody
+from audit_async.integrations._http.admission import Admission
+from audit_async.integrations._http.body_capture import BodyCapture
+from audit_async.integrations._http.exchange import Arrival, Exchange, Headers, path_in_application
+from audit_async.integrations._http.http_redactor import SHORT_PATH, HttpRedactor, is_plain_path
+from audit_async.integrations._http.incidents import INCIDENT_STATUSES, Incident
+from audit_async.integrations._http.path_traversal import climbs_out
+from audit_async.integrations._http.request_policy import Level, Plan, Rule
+from audit_async.integrations._http.settings import Settings
+from audit_async.integrations._http.web_socket import WebSocketExchange
 from audit_async.logger import AuditLogger
 
-__all__ = ["ActorHook", "Exchange", "Recorder"]
+__all__ = ["Conclusion", "Recorder", "SourceView"]
 
 _log = logging.getLogger("audit_async")
 
 SourceT = TypeVar("SourceT")
-
-#: Says who asked, once the application has answered: of an ASGI scope, or of a framework's own request.
-ActorHook = Callable[[SourceT], ActorInfo | str | None]
-
-Headers = Iterable[tuple[bytes, bytes]]
-
-#: What the record of a request takes in the buffer, about: metadata, and two bodies of the default limit.
-_RESERVED_BYTES: Final = 16 * 1024
-#: The last tenth of the buffer is kept for critical events.
-_OPEN_SHARE: Final = 0.9
-
 
 # An enum's member costs 100 ns to look up on Python 3.11, and a request needs several.
 _METADATA: Final = Level.METADATA
@@ -50,260 +45,363 @@ _REQUEST: Final = Level.REQUEST
 _REQUEST_RESPONSE: Final = Level.REQUEST_RESPONSE
 _COMPLETED: Final = HttpOutcome.COMPLETED
 
+#: How long a request waits at most for the record of its start (`Rule(begin=True)`) while the disk does not answer.
+_START_TIMEOUT_S: Final = 5.0
 
-class Exchange:
-    """One request, or WebSocket, and what is known of it so far. Owned by the task of its request.
+#: How many root paths are checked against the rules; mounts with parameters have any number.
+_MAX_ROOT_PATHS: Final = 64
 
-    Most of it stays as it is here for most requests, so a request pays for what it sets: no `__slots__`, which can't
-    have defaults.
-    """
+#: The reason of a loss, for the log's counters and its `audit.events_dropped`.
+_REASONS: Final = ((InvalidEvent, "invalid_event"), (LogClosed, "log_closed"), (WriteFailed, "write_failed"))
+_WITHOUT_ACTOR: Final = "recorded_without_actor"
 
-    route: str | None = None
-    status: int | None = None
-    bytes_in = 0
-    bytes_out = 0
-    ended_ns = 0  #: when it ended, where that is not when it is recorded
-    disconnected = False  #: the client went away before the end
-    outcome = _COMPLETED
-    error: str | None = None
-    note: str | None = None
-    response_headers: Headers = ()
-    request_capture: BodyCapture | None = None
-    response_capture: BodyCapture | None = None
-    climbs = False  #: the path leads out of where it may point; known once it is recorded
 
-    def __init__(  # noqa: PLR0917 - by position, since names cost each request 0.1 us
-        self,
-        method: str,
-        path: str,
-        headers: Headers,
-        plan: Plan,
-        raw_path: bytes,
-        query: bytes,
-        peer: str | None,
-    ) -> None:
-        self.started_ns = perf_counter_ns()
-        self.method = method
-        self.path = path
-        self.query = query
-        self.headers = headers
-        self.header_map: Mapping[bytes, bytes] = dict(headers)  #: by name in lower case; of several the last
-        self.peer = peer
-        self.plan = plan
-        self.raw_path = raw_path
+class SourceView(NamedTuple, Generic[SourceT]):
+    """What a framework can be asked about one of its requests once it was served."""
 
-    def matched_route(self) -> str | None:
-        """Return the template that the path matched; asked once, at the end."""
-        return None
+    route_of: Callable[[SourceT], str | None]  #: the template that the path matched
+    shows_certificate: Callable[[SourceT], bool]  #: whether the client proved itself by a TLS certificate
+
+
+class Conclusion(NamedTuple):
+    """What the recorder makes of an exchange, besides what the exchange says itself."""
+
+    level: Level
+    climbs: bool  #: the path leads out of where it may point
+    is_incident: bool  #: it is recorded as a security event
+    route: str | None
+    ip: str | None
+    actor: ActorInfo | None
+    actor_is_known: bool  #: False if the hook failed, or the log refused the actor
+    notes: tuple[str, ...]
 
     @property
-    def shows_certificate(self) -> bool:
-        """True where the client proved itself by a TLS certificate."""
-        return False
+    def note(self) -> str | None:
+        """What a reader of the record must know, in one text."""
+        return "; ".join(self.notes) or None
 
-    @property
-    def duration_ms(self) -> int:
-        """Milliseconds from the request's arrival to its end."""
-        return ((self.ended_ns or perf_counter_ns()) - self.started_ns + 500_000) // 1_000_000
+    def without_bodies(self) -> Conclusion:
+        """Return the same for a record without headers and bodies, which says so."""
+        note = "headers and bodies are left out: with them the log refused the event"
+        return self._replace(level=_METADATA, notes=(*self.notes, note))
+
+    def without_actor(self) -> Conclusion:
+        """Return the same for a record without the actor, which says so."""
+        note = "the actor is left out: with it the log refused the event"
+        return self._replace(actor=None, actor_is_known=False, notes=(*self.notes, note))
 
 
 class Recorder(Generic[SourceT]):
-    """Records exchanges. Its counters are for metrics; owned by the event loop's thread, to be read from anywhere."""
+    """Records exchanges. Owned by the event loop's thread; `unrecorded` may be read from anywhere.
 
-    def __init__(self, *, policy: Policy | None, actor: ActorHook[SourceT], proxies: TrustedProxies) -> None:
-        self.policy: Final = policy or Policy()
+    Args:
+        settings: The settings of the middleware.
+        view: What the framework can be asked about its requests.
+    """
+
+    def __init__(self, settings: Settings[SourceT], view: SourceView[SourceT]) -> None:
+        self.policy: Final = settings.policy
+        self.admission: Final = Admission() if settings.fail_closed else None  #: with `fail_closed` only
         self.unrecorded = 0  #: requests that were answered and could not be recorded
-        self.in_flight = 0  #: requests that were admitted and are not recorded yet; counted with `fail_closed` only
-        self.refused = 0  #: requests that were answered 503 because they could not have been recorded
-        self._actor: Final = actor
-        self._proxies: Final = proxies
+        self._actor_hook: Final = settings.actor
+        self._proxies: Final = settings.proxies
+        self._view: Final = view
         self._redactor: HttpRedactor | None = None
         self._redactor_of: AuditLogger | None = None
-        self._losing = False
-        self._refusing = False
+        self._is_losing = False
         self._hook_failed = False
+        self._root_paths: Final[set[str]] = set()
 
-    # Before the application.
+    # While the request is under way.
 
-    def admits(self, audit: AuditLogger) -> bool:
-        """True where the trail can take the record of one request more, beside those that are under way.
+    def plan(self, method: str, path: str, root_path: str) -> Plan:
+        """Return what the policy says of a request, by its path as the application sees it."""
+        if root_path:
+            if root_path not in self._root_paths and len(self._root_paths) < _MAX_ROOT_PATHS:
+                self._root_paths.add(root_path)
+                self._warn_of_rules_below(root_path)
+            path = path_in_application(path, root_path)
+        return self.policy.plan(method, path)
 
-        An admitted request counts as under way until the caller takes it off `in_flight`.
-        """
-        health = audit.health()
-        config = audit.config
-        share = max(1 / config.buffer_events, _RESERVED_BYTES / config.buffer_bytes)
-        admitted = health.ok and health.buffer_fill + (self.in_flight + 1) * share < _OPEN_SHARE
-        if admitted:
-            self.in_flight += 1
-        else:
-            self.refused += 1
-        if admitted is self._refusing:
-            self._refusing = not admitted
-            reason = health.reason or f"health {health.status.value}, buffer {health.buffer_fill:.0%} full"
-            said = f"requests are answered 503, because the audit trail can't take their records: {reason}"
-            _log.warning("%s", "requests are served again: the audit trail takes their records" if admitted else said)
-        return admitted
+    def _warn_of_rules_below(self, root_path: str) -> None:
+        for rule in self.policy.rules_below(root_path):
+            _log.warning(
+                "%r does not match %r: the application is served below %r, and rules match the path as the application "
+                "sees it, without that prefix",
+                rule,
+                rule.path,
+                root_path,
+            )
 
-    def begin_capture(self, exchange: Exchange) -> None:
-        """Begin to keep the request's body, where the policy may want it."""
-        if exchange.plan.capture >= _REQUEST:
-            exchange.request_capture = self._capture_for(exchange.header_map)
-
-    def begin_response(self, exchange: Exchange, status: int, headers: Headers) -> None:
-        """Take note of the answer's beginning, and begin to keep its body, where the policy may want it."""
-        exchange.status = status
-        exchange.response_headers = headers
-        if exchange.plan.capture >= _REQUEST_RESPONSE:
-            exchange.response_capture = self._capture_for({name.lower(): value for name, value in headers})
-
-    def _capture_for(self, headers: Mapping[bytes, bytes]) -> BodyCapture:
+    def capture_for(self, headers: Mapping[bytes, bytes]) -> BodyCapture:
+        """Return what keeps the beginning of a body with these headers, by the policy."""
         content_type = headers.get(b"content-type", b"").decode("latin-1")
         encoding = headers.get(b"content-encoding", b"").decode("latin-1")
         listed = self.policy.keeps_body_of(content_type)
         return BodyCapture(content_type, encoding, self.policy.max_body_bytes, listed=listed)
 
+    def capture_for_answer(self, exchange: Exchange, headers: Headers) -> BodyCapture | None:
+        """Return what keeps the beginning of an answer's body; None if the policy does not ask for it."""
+        if exchange.plan.capture < _REQUEST_RESPONSE:
+            return None
+        return self.capture_for({name.lower(): value for name, value in headers})
+
+    def actor_of(self, arrival: Arrival, source: SourceT) -> ActorInfo:
+        """Return who asks, as the record of the request will name the actor; anonymous if nobody is authenticated.
+
+        Raises whatever the actor hook raises.
+        """
+        ip = self._client_ip(arrival)
+        return self._actor(arrival, source, ip) or nobody(ANONYMOUS, ip)
+
+    async def record_start(self, audit: AuditLogger, arrival: Arrival) -> bool:
+        """Record a request that has arrived, and wait until that is durable; return whether it may be served.
+
+        A disk that fails or hangs keeps nobody waiting for long: what was emitted becomes durable when it can.
+        """
+        recorded = self._emit_start(audit, arrival)
+        if recorded and audit.health().ok:
+            recorded = False
+            with anyio.move_on_after(_START_TIMEOUT_S), suppress(AuditError):
+                await audit.flush()
+                recorded = True
+        if recorded or self.admission is None:
+            return True
+        self.admission.refuse()
+        return False
+
+    def _emit_start(self, audit: AuditLogger, arrival: Arrival) -> bool:
+        try:
+            redactor = self._redactor_for(audit)
+            event = HttpRequestStarted(
+                method=arrival.method,
+                path=redactor.path(arrival.path),
+                ip=self._client_ip(arrival),
+                user_agent=redactor.user_agent(arrival.header_map.get(b"user-agent")),
+            )
+            with self._root_path_bound(audit, arrival):
+                audit.emit(event)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not break the request
+            self._count_lost(audit, "http.request_started", error)
+            return False
+        return True
+
+    def withhold(self, audit: AuditLogger, exchange: Exchange, source: SourceT) -> str | None:
+        """Return why the answer that is about to begin must be withheld, and count it as refused; None if it may pass.
+
+        Without `fail_closed` none is withheld.
+        """
+        if self.admission is None:
+            return None
+        obstacle = self._obstacle(audit, exchange, source)
+        if obstacle is not None:
+            self.admission.refuse()
+        return obstacle
+
+    def _obstacle(self, audit: AuditLogger, exchange: Exchange, source: SourceT) -> str | None:
+        """Return why an answer that is about to begin could not be recorded as it is; None if nothing says so.
+
+        Makes the event and encodes it, and emits none.
+        """
+        try:
+            rule, climbs = self._judge(exchange)
+            if not rule.level and not climbs:
+                return None
+            conclusion = self._conclude(exchange, source, rule, climbs=climbs)
+            if not conclusion.actor_is_known:
+                return conclusion.note
+            if conclusion.is_incident:
+                event = self._incident(audit, exchange, conclusion).event(conclusion.actor, actor_is_known=True)
+            else:
+                event = self._http_request(audit, exchange, conclusion._replace(level=_METADATA))
+            describe(type(event))
+            encode(event)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the record would fail by it
+            return f"recording it raises {type(error).__name__}"
+        return None
+
     # At the end.
 
     def record(self, audit: AuditLogger, exchange: Exchange, source: SourceT) -> None:
-        """Emit the event of a request that has come to its end, where the policy wants one."""
-        # What nearly every request needs stands here and in a row: behind a framework's own work nothing of it is in
-        # the CPU's caches, and each call or look-up costs two or three times what a loop around it shows (bench web).
-        status, path, rules = exchange.status, exchange.path, exchange.plan.rules
+        """Emit the event of a request that has come to its end, if the policy wants one."""
+        # What nearly every request needs is here and in a row: after a framework's own work nothing of it is in the
+        # CPU's caches, and each call or look-up costs two or three times what a loop around it shows (bench web).
+        arrival, status, rules = exchange.arrival, exchange.status, exchange.plan.rules
+        path = arrival.path
         rule = rules[0] if len(rules) == 1 else exchange.plan.rule_for(status)
         level = rule.level
         plain = len(path) < SHORT_PATH and is_plain_path(path)
-        if not plain:
-            exchange.climbs = climbs_out(path, exchange.raw_path)
-        if not level and not exchange.climbs:
+        climbs = not plain and climbs_out(path, arrival.raw_path)
+        if not level and not climbs:
             return
-        try:
-            route = exchange.route = exchange.matched_route()
-            proxies = self._proxies
-            ip = exchange.peer if proxies.trusts_none else proxies.client_of(exchange.peer, exchange.headers)
-            actor = self._actor_of(exchange, source, ip)
-            if plain and level is _METADATA and exchange.outcome is _COMPLETED and status not in INCIDENT_STATUSES:
-                user_agent = exchange.header_map.get(b"user-agent")
+        if (
+            plain
+            and level is _METADATA
+            and exchange.outcome is _COMPLETED
+            and status not in INCIDENT_STATUSES
+            and not arrival.root_path
+            and exchange.note is None
+        ):
+            try:
+                proxies = self._proxies
+                ip = arrival.peer if proxies.trusts_none else proxies.client_of(arrival.peer, arrival.headers)
+                user_agent = arrival.header_map.get(b"user-agent")
                 # What is left out here is left out of the record.
                 audit.emit(
                     HttpRequest(
-                        actor=actor,
-                        method=exchange.method,
+                        actor=self._actor(arrival, source, ip),
+                        method=arrival.method,
                         path=path,
-                        route=route,
+                        route=self._view.route_of(source),
                         status=status,
-                        duration_ms=(perf_counter_ns() - exchange.started_ns + 500_000) // 1_000_000,
+                        duration_ms=(perf_counter_ns() - arrival.started_ns + 500_000) // 1_000_000,
                         bytes_in=exchange.bytes_in,
                         bytes_out=exchange.bytes_out,
                         ip=ip,
                         user_agent=None if user_agent is None else self._redactor_for(audit).user_agent(user_agent),
-                        note=exchange.note,
                     )
                 )
+            except AuditError as error:
+                if not isinstance(error, InvalidEvent):
+                    self._lost(audit, "http.request", error)
+                    return
+            except Exception:  # noqa: BLE001, S110 - the slower way finds out what it is, and records what it can
+                pass
             else:
-                self._record_otherwise(audit, exchange, rule, actor, ip)
+                self._is_losing = False
+                return
+        self._record_in_parts(audit, exchange, source, rule, climbs=climbs)
+
+    def record_web_socket(self, audit: AuditLogger, exchange: WebSocketExchange, source: SourceT) -> None:
+        """Emit the event of a WebSocket that has come to its end, if the policy wants one."""
+        rule, climbs = self._judge(exchange)
+        if rule.level or climbs:
+            self._record_in_parts(audit, exchange, source, rule, climbs=climbs)
+
+    def _record_in_parts(
+        self, audit: AuditLogger, exchange: Exchange, source: SourceT, rule: Rule, *, climbs: bool
+    ) -> None:
+        """Emit the events of a request; if the log refuses one, as much of it as the log takes."""
+        is_web_socket = isinstance(exchange, WebSocketExchange)
+        usual_type = "http.websocket_closed" if is_web_socket else "http.request"
+        try:
+            conclusion = self._conclude(exchange, source, rule, climbs=climbs)
         except Exception as error:  # noqa: BLE001 - whatever it is, the application has done its part
-            self._lost(error)
-        else:
-            self._losing = False
-
-    def _record_otherwise(
-        self, audit: AuditLogger, exchange: Exchange, rule: Rule, actor: ActorInfo | None, ip: str | None
-    ) -> None:
-        """Emit the events of a request of which there is more to tell."""
-        level = rule.level
-        if exchange.climbs or (exchange.status in INCIDENT_STATUSES and rule.security):
-            self._record_incident(audit, exchange, actor, ip)
-            if level < _REQUEST:
-                return
-        try:
-            audit.emit(self._http_request(audit, exchange, actor, ip, level))
-        except InvalidEvent:
-            if level < _REQUEST:
-                raise
-            # A log that refuses what is too large must still tell of a request that somebody made too large.
-            exchange.note = "headers and bodies are left out: with them the log refused the event"
-            audit.emit(self._http_request(audit, exchange, actor, ip, _METADATA))
-
-    def record_web_socket(
-        self,
-        audit: AuditLogger,
-        exchange: Exchange,
-        source: SourceT,
-        *,
-        close_code: int | None,
-        closed_by: str | None = None,
-        messages: tuple[int, int] | None = None,
-    ) -> None:
-        """Emit the event of a WebSocket that has come to its end; `messages` are those in and out, None if unknown."""
-        rule = exchange.plan.rule_for(exchange.status)
-        exchange.climbs = climbs_out(exchange.path, exchange.raw_path)
-        if not rule.level and not exchange.climbs:
+            self._lost(audit, usual_type, error)
             return
+        attempts: list[tuple[str, _Emit]] = []
+        if conclusion.is_incident:
+            attempts.append((Incident.type_of(exchange.status, climbs=climbs), self._emit_incident))
+        if not conclusion.is_incident or (conclusion.level >= _REQUEST and not is_web_socket):
+            attempts.append((usual_type, self._emit_usual))
+        for event_type, emit in attempts:
+            try:
+                with self._root_path_bound(audit, exchange.arrival):
+                    emitted = _emit_what_is_taken(emit, audit, exchange, conclusion)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._lost(audit, event_type, error)
+            else:
+                self._is_losing = False
+                if not emitted.actor_is_known:
+                    audit.count_lost(event_type, _WITHOUT_ACTOR)
+
+    def _root_path_bound(self, audit: AuditLogger, arrival: Arrival) -> AbstractContextManager[None]:
+        """Bind the prefix below which the application is served, if there is one: the record keeps both paths."""
+        if not arrival.root_path:
+            return nullcontext()
+        return audit_context(http_root_path=self._redactor_for(audit).path(arrival.root_path))
+
+    def _judge(self, exchange: Exchange) -> tuple[Rule, bool]:
+        """Return the rule that a request falls under, and whether its path climbs."""
+        arrival = exchange.arrival
+        return exchange.plan.rule_for(exchange.status), climbs_out(arrival.path, arrival.raw_path)
+
+    def _conclude(self, exchange: Exchange, source: SourceT, rule: Rule, *, climbs: bool) -> Conclusion:
+        arrival = exchange.arrival
+        ip = self._client_ip(arrival)
+        notes = () if exchange.note is None else (exchange.note,)
+        actor, actor_is_known = None, True
         try:
-            exchange.route = exchange.matched_route()
-            ip = self._proxies.client_of(exchange.peer, exchange.headers)
-            actor = self._actor_of(exchange, source, ip)
-            if exchange.climbs or (exchange.status in INCIDENT_STATUSES and rule.security):
-                self._record_incident(audit, exchange, actor, ip)
-                return
-            redactor = self._redactor_for(audit)
+            actor = self._actor(arrival, source, ip)
+        except Exception as error:  # noqa: BLE001 - the hook is the application's, and must not break its requests
+            actor_is_known = False
+            notes = (*notes, f"actor unknown: the hook raised {type(error).__name__}")
+            if not self._hook_failed:
+                self._hook_failed = True
+                _log.error("the actor hook of the audit middleware raised; logged once", exc_info=True)
+        return Conclusion(
+            level=rule.level,
+            climbs=climbs,
+            is_incident=climbs or (exchange.status in INCIDENT_STATUSES and rule.security),
+            route=self._view.route_of(source),
+            ip=ip,
+            actor=actor,
+            actor_is_known=actor_is_known,
+            notes=notes,
+        )
+
+    def _client_ip(self, arrival: Arrival) -> str | None:
+        proxies = self._proxies
+        return arrival.peer if proxies.trusts_none else proxies.client_of(arrival.peer, arrival.headers)
+
+    def _actor(self, arrival: Arrival, source: SourceT, ip: str | None) -> ActorInfo | None:
+        """Ask the hook; raises whatever it raises, and `TypeError` if it returns something else."""
+        actor = self._actor_hook(source)
+        if actor is None:
+            return None
+        if isinstance(actor, str):
+            certificate = self._view.shows_certificate(source)
+            return actor_named(actor, arrival.header_map, ip, certificate=certificate)
+        if not isinstance(actor, ActorInfo):
+            raise TypeError(f"the actor hook must return an ActorInfo, a text or None, not {type(actor).__name__}")
+        return actor if actor.ip is not None else msgspec.structs.replace(actor, ip=ip)
+
+    # The events.
+
+    def _emit_usual(self, audit: AuditLogger, exchange: Exchange, conclusion: Conclusion) -> None:
+        redactor = self._redactor_for(audit)
+        if isinstance(exchange, WebSocketExchange):
+            arrival = exchange.arrival
             audit.emit(
-                WebSocketClosed(
-                    actor=actor,
-                    path=redactor.path(exchange.path),
-                    route=exchange.route,
-                    status=exchange.status,
-                    duration_ms=exchange.duration_ms,
-                    close_code=close_code,
-                    closed_by=closed_by,
-                    messages_in=messages[0] if messages else None,
-                    messages_out=messages[1] if messages else None,
-                    bytes_in=exchange.bytes_in if messages else None,
-                    bytes_out=exchange.bytes_out if messages else None,
-                    ip=ip,
-                    user_agent=redactor.user_agent(exchange.header_map.get(b"user-agent")),
-                    outcome=exchange.outcome,
-                    error=exchange.error,
-                    note=exchange.note,
+                exchange.event(
+                    conclusion,
+                    path=redactor.path(arrival.path),
+                    user_agent=redactor.user_agent(arrival.header_map.get(b"user-agent")),
                 )
             )
-        except Exception as error:  # noqa: BLE001 - whatever it is, the application has done its part
-            self._lost(error)
         else:
-            self._losing = False
+            audit.emit(self._http_request(audit, exchange, conclusion))
 
-    def _http_request(
-        self, audit: AuditLogger, exchange: Exchange, actor: ActorInfo | None, ip: str | None, level: Level
-    ) -> HttpRequest:
+    def _http_request(self, audit: AuditLogger, exchange: Exchange, conclusion: Conclusion) -> HttpRequest:
         redactor = self._redactor_for(audit)
+        arrival = exchange.arrival
         query = request_headers = response_headers = None
         request_body: CapturedBody | None = None
         response_body: CapturedBody | None = None
-        if level >= _REQUEST:
+        if conclusion.level >= _REQUEST:
             piece_chars = audit.config.max_field_chars
-            query = redactor.query(exchange.query)
-            request_headers = redactor.headers(exchange.headers)
+            query = redactor.query(arrival.query)
+            request_headers = redactor.headers(arrival.headers)
             if exchange.request_capture is not None:
                 request_body = exchange.request_capture.finish(redactor, piece_chars)
-            if level >= _REQUEST_RESPONSE:
+            if conclusion.level >= _REQUEST_RESPONSE:
                 response_headers = redactor.headers(exchange.response_headers)
                 if exchange.response_capture is not None:
                     response_body = exchange.response_capture.finish(redactor, piece_chars)
         return HttpRequest(
-            actor=actor,
-            method=exchange.method,
-            path=redactor.path(exchange.path),
-            route=exchange.route,
+            actor=conclusion.actor,
+            method=arrival.method,
+            path=redactor.path(arrival.path),
+            route=conclusion.route,
             status=exchange.status,
             duration_ms=exchange.duration_ms,
             bytes_in=exchange.bytes_in,
             bytes_out=exchange.bytes_out,
-            ip=ip,
-            user_agent=redactor.user_agent(exchange.header_map.get(b"user-agent")),
+            ip=conclusion.ip,
+            user_agent=redactor.user_agent(arrival.header_map.get(b"user-agent")),
             outcome=exchange.outcome,
             error=exchange.error,
-            note=exchange.note,
+            note=conclusion.note,
             query=query,
             request_headers=request_headers,
             request_body=request_body,
@@ -311,51 +409,37 @@ class Recorder(Generic[SourceT]):
             response_body=response_body,
         )
 
-    def _record_incident(self, audit: AuditLogger, exchange: Exchange, actor: ActorInfo | None, ip: str | None) -> None:
-        redactor = self._redactor_for(audit)
-        event = incident(
-            climbs=exchange.climbs,
+    def _incident(self, audit: AuditLogger, exchange: Exchange, conclusion: Conclusion) -> Incident:
+        arrival = exchange.arrival
+        return Incident(
+            climbs=conclusion.climbs,
             status=exchange.status,
-            method=exchange.method,
-            path=redactor.path(exchange.path),
-            route=exchange.route,
-            actor=actor,
-            ip=ip,
+            method=arrival.method,
+            path=self._redactor_for(audit).path(arrival.path),
+            route=conclusion.route,
+            ip=conclusion.ip,
             response_headers=exchange.response_headers,
         )
+
+    def _emit_incident(self, audit: AuditLogger, exchange: Exchange, conclusion: Conclusion) -> None:
+        redactor = self._redactor_for(audit)
+        arrival = exchange.arrival
+        incident = self._incident(audit, exchange, conclusion)
+        event = incident.event(conclusion.actor, actor_is_known=conclusion.actor_is_known)
         # Such an event has no members for these, and an incident is the last request to know less of.
         with audit_context(
-            http_method=exchange.method,
-            http_route=exchange.route,
+            http_method=arrival.method,
+            http_route=conclusion.route,
             http_status=exchange.status,
             http_duration_ms=exchange.duration_ms,
             http_bytes_in=exchange.bytes_in,
             http_bytes_out=exchange.bytes_out,
-            http_user_agent=redactor.user_agent(exchange.header_map.get(b"user-agent")),
+            http_user_agent=redactor.user_agent(arrival.header_map.get(b"user-agent")),
             http_outcome=exchange.outcome.value,
             **({"http_error": exchange.error} if exchange.error else {}),
-            **({"http_note": exchange.note} if exchange.note else {}),
+            **({"http_note": conclusion.note} if conclusion.notes else {}),
         ):
             audit.emit(event)
-
-    def _actor_of(self, exchange: Exchange, source: SourceT, ip: str | None) -> ActorInfo | None:
-        """Ask the hook; whatever it raises is noted in the record and logged once, and the actor is unknown."""
-        try:
-            actor = self._actor(source)
-            if actor is None:
-                return None
-            if isinstance(actor, str):
-                certificate = exchange.shows_certificate
-                return actor_named(actor, exchange.header_map, ip, certificate=certificate)
-            if not isinstance(actor, ActorInfo):
-                raise TypeError(f"the actor hook must return an ActorInfo, a text or None, not {type(actor).__name__}")
-            return actor if actor.ip is not None else msgspec.structs.replace(actor, ip=ip)
-        except Exception as error:  # noqa: BLE001 - the hook is the application's, and must not break its requests
-            exchange.note = f"actor unknown: the hook raised {type(error).__name__}"
-            if not self._hook_failed:
-                self._hook_failed = True
-                _log.error("the actor hook of the audit middleware raised; said once", exc_info=True)
-            return None
 
     def _redactor_for(self, audit: AuditLogger) -> HttpRedactor:
         if self._redactor is None or self._redactor_of is not audit:
@@ -363,13 +447,43 @@ class Recorder(Generic[SourceT]):
             self._redactor_of = audit
         return self._redactor
 
-    def _lost(self, error: Exception) -> None:
-        """Count a request that was served and is in no trail; said once until one is recorded again.
+    # Losses.
 
-        A full buffer counts what it refuses as well, and the chain tells of it as soon as there is room.
-        """
+    def _lost(self, audit: AuditLogger, event_type: str, error: Exception) -> None:
+        """Count a request that was served and is in no record; logged once until one is recorded again."""
         self.unrecorded += 1
-        if not self._losing:
-            self._losing = True
+        self._count_lost(audit, event_type, error)
+        if self.admission is not None:
+            self.admission.close_for_a_while(f"a request was served and not recorded ({type(error).__name__})")
+        if not self._is_losing:
+            self._is_losing = True
             defect = None if isinstance(error, AuditError) else error
-            _log.error("requests are served and not recorded; said once until one is: %s", error, exc_info=defect)
+            _log.error("requests are served and not recorded; logged once until one is: %s", error, exc_info=defect)
+
+    def _count_lost(self, audit: AuditLogger, event_type: str, error: Exception) -> None:
+        """Count the loss of an event in the log's own counters, unless the log has done so."""
+        if not isinstance(error, BufferFull):
+            reason = next((word for kind, word in _REASONS if isinstance(error, kind)), "integration_error")
+            audit.count_lost(event_type, reason)
+
+
+_Emit = Callable[[AuditLogger, Exchange, Conclusion], None]
+
+
+def _emit_what_is_taken(emit: _Emit, audit: AuditLogger, exchange: Exchange, conclusion: Conclusion) -> Conclusion:
+    """Emit an event; if the log refuses it, again without bodies, then without the actor. Return what was emitted.
+
+    A log that refuses what is too large must still say that somebody made a request too large.
+    """
+    while True:
+        try:
+            emit(audit, exchange, conclusion)
+        except InvalidEvent:
+            if conclusion.level >= _REQUEST:
+                conclusion = conclusion.without_bodies()
+            elif conclusion.actor is not None:
+                conclusion = conclusion.without_actor()
+            else:
+                raise
+        else:
+            return conclusion

@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 
 from audit_async.errors import ConfigError
 
-__all__ = ["Level", "Plan", "Policy", "Rule"]
+__all__ = ["Level", "LevelName", "Plan", "Policy", "Rule"]
 
 LevelName = Literal["none", "metadata", "request", "request_response"]
 
@@ -30,7 +30,7 @@ class Level(IntEnum):
 
     @classmethod
     def of(cls, name: Level | LevelName, field: str) -> Level:
-        """Return the level of that name; raises `ConfigError` for `field` where there is none."""
+        """Return the level of that name; raises `ConfigError` for `field` if there is none."""
         if isinstance(name, Level):
             return name
         try:
@@ -43,18 +43,28 @@ class Level(IntEnum):
 class Rule:
     """One line of a policy: requests with this path, method and status are recorded at this level.
 
-    `path` is a glob over whole segments: `*` is anything within a segment, `**` any number of segments, none as well,
-    so that `/static/**` is `/static`, `/static/` and everything below. It is matched against the decoded path as the
-    client sent it, before any router; a slash at its end makes no difference. `methods` is one or several (a
-    WebSocket's is `WEBSOCKET`), `status` a number, several, or a `range`; what is left out matches everything.
+    Never changed, so it may be shared by policies and threads.
 
-    With `security=False` a 401, 403 or 429 stays an `http.request`: for paths whose handlers record such things
-    themselves, and better.
+    Args:
+        path: A glob over whole segments: `*` is anything within a segment, `**` any number of segments, none as well,
+            so that `/static/**` is `/static`, `/static/` and everything below. It is matched against the decoded path
+            as the application sees it, before any router: without the `--root-path` of the server or the prefix of a
+            mount. A slash at its end makes no difference.
+        level: How much of such a request is recorded.
+        methods: One method or several; a WebSocket's is `WEBSOCKET`. Left out, any.
+        status: A status, several, or a `range`. Left out, any.
+        security: False leaves a 401, 403 or 429 an `http.request`: for paths whose handlers record refusals themselves,
+            and better.
+        begin: True records the start as well, as `http.request_started`, and makes it durable before the application is
+            asked. So a request that kills its worker is in the trail. It costs a write to the disk for each request;
+            both records have the same `request_id` in their context. Not together with `status`, which is not known
+            at the start.
 
-    Raises `ConfigError` for a wrong value.
+    Raises:
+        ConfigError: A value is wrong.
     """
 
-    __slots__ = ("_methods", "_segments", "_statuses", "level", "path", "security")
+    __slots__ = ("_methods", "_segments", "_statuses", "begin", "level", "path", "security")
 
     def __init__(
         self,
@@ -64,6 +74,7 @@ class Rule:
         methods: str | Collection[str] | None = None,
         status: int | Collection[int] | None = None,
         security: bool = True,
+        begin: bool = False,
     ) -> None:
         if not path.startswith("/"):
             raise ConfigError("rule.path", "must begin with a slash, as in /static/**")
@@ -78,18 +89,35 @@ class Rule:
         if statuses is not None and not all(100 <= each <= 599 for each in statuses):
             raise ConfigError("rule.status", "must be between 100 and 599, as in status=404 or status=range(500, 600)")
         self._statuses: Final = None if statuses is None else frozenset(statuses)
+        if begin and statuses is not None:
+            raise ConfigError("rule.begin", "can't be combined with status, which is not known at a request's start")
+        if begin and not self.level:
+            raise ConfigError("rule.begin", "needs a level above none: the end is what the start is joined to")
+        self.begin: Final = begin
+
+    def __repr__(self) -> str:
+        parts = [repr(self.path), f"level={self.level.name.lower()!r}"]
+        if self._methods is not None:
+            parts.append(f"methods={sorted(self._methods)}")
+        if self._statuses is not None:
+            parts.append(f"status={_ranges(self._statuses)}")
+        if not self.security:
+            parts.append("security=False")
+        if self.begin:
+            parts.append("begin=True")
+        return f"Rule({', '.join(parts)})"
 
     @property
     def is_final(self) -> bool:
-        """True where the status makes no difference, so that no later rule is asked."""
+        """True if the status makes no difference, so that no later rule is asked."""
         return self._statuses is None
 
     def matches_request(self, method: str, segments: Sequence[str]) -> bool:
-        """True where method and path match."""
+        """Return whether method and path match."""
         return (self._methods is None or method in self._methods) and _matches(self._segments, segments)
 
     def matches_status(self, status: int | None) -> bool:
-        """True where the status matches; one that is not known matches only a rule that asks for none."""
+        """Return whether the status matches; one that is not known matches only a rule that asks for none."""
         return self._statuses is None or status in self._statuses
 
 
@@ -98,6 +126,7 @@ class Plan(NamedTuple):
 
     capture: Level  #: the highest level that any status can lead to: what has to be kept until then
     rules: tuple[Rule, ...]  #: those that match method and path, in order; the last one matches every status
+    begin: bool  #: the start is recorded as well
 
     def rule_for(self, status: int | None) -> Rule:
         """Return the first rule that matches the status."""
@@ -110,8 +139,15 @@ class Plan(NamedTuple):
 class Policy:
     """An ordered set of rules, the level of what none of them matches, and what is kept of bodies.
 
-    Bodies are kept up to `max_body_bytes` each, and only of the listed content types; `*` stands for any text within
-    a type. What a browser sends as a file is none of them.
+    Args:
+        rules: The first rule that matches a request decides.
+        default: The level of requests that no rule matches.
+        max_body_bytes: How much of each body is kept at most, 0 to 16384.
+        body_types: The content types whose bodies are kept; `*` stands for any text within a type. What a browser
+            sends as a file is none of the default ones.
+
+    Raises:
+        ConfigError: A value is wrong.
     """
 
     def __init__(
@@ -129,6 +165,14 @@ class Policy:
             "text/*",
         ),
     ) -> None:
+        rules = (rules,) if isinstance(rules, Rule) else tuple(rules)
+        for rule in rules:
+            if not isinstance(rule, Rule):
+                raise ConfigError(
+                    "policy.rules", f"must be Rules such as Rule('/health', level='none'), not {rule!r:.80}"
+                )
+        if isinstance(body_types, str):
+            raise ConfigError("policy.body_types", 'is one text; write ("application/json",)')
         if max_body_bytes < 0 or max_body_bytes > 16 * 1024:
             raise ConfigError("policy.max_body_bytes", "must be 0 to 16384: a trail keeps evidence, not traffic")
         self.max_body_bytes: Final = max_body_bytes
@@ -140,8 +184,17 @@ class Policy:
         #: Without rules of its own a policy says the same of every request.
         self._only_plan: Final = _plan_of(self._rules) if len(self._rules) == 1 else None
 
+    def __repr__(self) -> str:
+        *rules, last = self._rules
+        return f"Policy({rules}, default={last.level.name.lower()!r}, max_body_bytes={self.max_body_bytes})"
+
+    def rules_below(self, root_path: str) -> Sequence[Rule]:
+        """Return the rules whose path begins with this prefix, which the application does not see in its paths."""
+        prefix = root_path.rstrip("/")
+        return [rule for rule in self._rules if rule.path == prefix or rule.path.startswith(f"{prefix}/")]
+
     def plan(self, method: str, path: str) -> Plan:
-        """Return what is to be done with a request; from a cache where the same was asked before."""
+        """Return what is to be done with a request; from a cache if the same was asked before."""
         if self._only_plan is not None:
             return self._only_plan
         key = (method, path)
@@ -156,15 +209,22 @@ class Policy:
         return plan
 
     def keeps_body_of(self, content_type: str) -> bool:
-        """True for a content type whose bodies are kept; parameters such as the charset are ignored."""
+        """Return whether the bodies of a content type are kept; parameters such as the charset are ignored."""
         return self._body_types.match(content_type.partition(";")[0].strip().lower()) is not None
 
 
 def _plan_of(rules: Sequence[Rule]) -> Plan:
-    """Return the plan of rules that match a request; behind the first that matches every status none is asked."""
+    """Return the plan of rules that match a request; after the first that matches every status none is asked."""
     last = next(index for index, rule in enumerate(rules) if rule.is_final)
     asked = tuple(rules[: last + 1])
-    return Plan(max(rule.level for rule in asked), asked)
+    return Plan(max(rule.level for rule in asked), asked, any(rule.begin for rule in asked))
+
+
+def _ranges(statuses: Collection[int]) -> str:
+    """Return statuses as their author may have written them: `500-599` for a range."""
+    ordered = sorted(statuses)
+    is_range = len(ordered) > 2 and ordered[-1] - ordered[0] == len(ordered) - 1
+    return f"range({ordered[0]}, {ordered[-1] + 1})" if is_range else str(ordered)
 
 
 #: What matches any number of segments.

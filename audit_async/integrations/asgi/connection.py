@@ -1,55 +1,146 @@
-"""What a scope tells once the application has answered: who asked, which route it was, whose logger is used.
+"""What a scope says once the application has answered: who asked, which route it was, whose logger is used.
 
 Servers put the connection into the scope, frameworks what they found out; each framework in a place of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final, NamedTuple, Protocol
 
 from audit_async.errors import ConfigError
-from audit_async.events.base import ActorInfo
-from audit_async.integrations._http.actor import identity_of
-from audit_async.integrations._http.recorder import ActorHook
+from audit_async.events.base import ActorInfo, AuthMethod
+from audit_async.integrations._http.actor import ANONYMOUS, actor_named, identity_of, nobody
+from audit_async.integrations._http.exchange import Arrival
+from audit_async.integrations._http.recorder import Recorder, SourceView
+from audit_async.integrations._http.settings import ActorHook
 from audit_async.integrations.asgi.messages import Scope
 from audit_async.logger import AuditLogger
 
-__all__ = ["STATE_KEY", "actor_of_scope", "logger_of_scope", "route_of_scope", "session_actor", "shows_certificate"]
+__all__ = [
+    "SCOPE_VIEW",
+    "SERVED_KEY",
+    "STATE_KEY",
+    "HasScope",
+    "Served",
+    "actor_of",
+    "actor_of_scope",
+    "logger_of_scope",
+    "route_of_scope",
+    "session_actor",
+]
 
 #: Where `audit_lifespan` puts the logger: on the application's state, and in the state of each scope.
 STATE_KEY: Final = "audit"
 
+#: Where the middleware leaves in the scope what `actor_of` needs.
+SERVED_KEY: Final = "audit_async.served"
+
+
+class HasScope(Protocol):
+    """A request or WebSocket of a framework, as Starlette, FastAPI and Quart have them."""
+
+    @property
+    def scope(self) -> MutableMapping[str, Any]:
+        """The ASGI scope of the connection."""
+
+
+class Served(NamedTuple):
+    """Which middleware serves a request, and what came with it. It refers to no scope, which would be a cycle."""
+
+    recorder: Recorder[Scope]
+    arrival: Arrival
+
+
+def actor_of(connection: HasScope | Scope) -> ActorInfo:
+    """Return who asks, exactly as the record of the request names the actor: for the application's own events.
+
+        audit.emit(DataDeleted(actor=actor_of(request), ...))
+
+    So one search (`audit-async query --actor alice`) finds both. The middleware's `actor` hook is asked, and without
+    one the framework's user, as `actor_of_scope` describes; the address is the client's, by the trusted proxies. To be
+    called after the authentication, so in a handler or a dependency; from any thread.
+
+    Args:
+        connection: The framework's request or WebSocket, or its scope.
+
+    Returns:
+        The actor; `anonymous`, with its address, if nobody is authenticated.
+
+    Raises:
+        Exception: Whatever the actor hook raises.
+    """
+    scope = connection if isinstance(connection, MutableMapping) else connection.scope
+    served = scope.get(SERVED_KEY)
+    if isinstance(served, Served):
+        return served.recorder.actor_of(served.arrival, scope)
+    client = scope.get("client")  # no middleware: nobody knows of proxies, so the peer's address
+    ip = client[0] if client else None
+    user = actor_of_scope(scope)
+    if isinstance(user, ActorInfo):
+        return user
+    if user is None:
+        return nobody(ANONYMOUS, ip)
+    return actor_named(user, dict(scope["headers"]), ip, certificate=_shows_certificate(scope))
+
 
 def actor_of_scope(scope: Scope) -> ActorInfo | str | None:
-    """Return who asked, as the framework's authentication left him in `scope["user"]`, or in the state's `user`."""
+    """Return who asked, as the framework's authentication left the user in `scope["user"]`, or in the state's `user`.
+
+    A user that is an `ActorInfo` is taken as it is. Of any other object the first of these that it has is the
+    `user_id`: `username`, `identity`, `user_id`, `sub`, `id`, `email`, `display_name`; also of a mapping, such as a
+    token's claims. The name comes first, so that searches by name find it; give an `actor` hook if your names can
+    change hands.
+
+    Args:
+        scope: The scope of the connection.
+
+    Returns:
+        The actor or its name; None if nobody is authenticated.
+    """
     user = scope.get("user")
     if user is None:
         state = scope.get("state")
         if type(state) is dict or isinstance(state, Mapping):  # the second alone takes 0.3 us for a dict
             user = state.get("user")
-    return None if user is None else identity_of(user)
+    if user is None:
+        return None
+    return user if isinstance(user, ActorInfo) else identity_of(user)
 
 
 def session_actor(key: str = "user_id") -> ActorHook[Scope]:
-    """Return an actor hook for browser sessions: who `scope["session"]` says under `key`, else `actor_of_scope`."""
+    """Return an actor hook for browser sessions: who `scope["session"]` says under `key`, else `actor_of_scope`.
+
+    Args:
+        key: The session's member that holds the user's name or id.
+
+    Returns:
+        A hook whose actors have `auth_method` `session`.
+    """
 
     def actor(scope: Scope) -> ActorInfo | str | None:
         session = scope.get("session")
         user = session.get(key) if isinstance(session, Mapping) else None
-        return identity_of(user) if user is not None else actor_of_scope(scope)
+        name = identity_of(user)
+        if name is None:
+            return actor_of_scope(scope)
+        return ActorInfo(user_id=name, auth_method=AuthMethod.SESSION)
 
     return actor
 
 
 def route_of_scope(scope: Scope) -> str | None:
-    """Return the template that a router matched, such as `/orders/{order_id}`; None where no router says."""
+    """Return the template that a router matched, such as `/orders/{order_id}`; None if no router says.
+
+    Args:
+        scope: The scope of the connection, after the application has answered.
+    """
     template = scope.get("path_template")  # Litestar
     if template:
         return str(template)
     route = scope.get("route")  # Starlette, FastAPI
     prefix = scope.get("root_path", "")
-    if route is None:  # of a mount FastAPI tells only what Starlette's mounts do to a scope
+    if route is None:  # for a mount FastAPI gives only what Starlette's mounts do to a scope
         return f"{prefix}/{{path}}" if "app_root_path" in scope else None
     fastapi = scope.get("fastapi")
     if fastapi:
@@ -66,7 +157,14 @@ def route_of_scope(scope: Scope) -> str | None:
 
 
 def logger_of_scope(scope: Scope) -> AuditLogger:
-    """Return the logger that `audit_lifespan` has opened; raises `ConfigError` where there is none."""
+    """Return the logger that the life span has opened.
+
+    Args:
+        scope: The scope of a request or a WebSocket.
+
+    Raises:
+        ConfigError: There is none.
+    """
     state = scope.get("state")
     if state is not None:
         is_mapping = type(state) is dict or isinstance(state, Mapping)  # the second alone takes 0.3 us for a dict
@@ -80,11 +178,16 @@ def logger_of_scope(scope: Scope) -> AuditLogger:
     raise ConfigError(
         "audit",
         "there is no audit logger in this application: give AuditMiddleware one, or open it with "
-        "lifespan=audit_lifespan(config); a test client runs the life span only inside `with TestClient(app)`",
+        "lifespan=audit_lifespan(config), or with AuditedApp(app, config) if the framework has no life span; a test "
+        "client runs the life span only inside `with TestClient(app)`",
     )
 
 
-def shows_certificate(scope: Scope) -> bool:
-    """True where the server says that the client proved itself by a TLS certificate."""
+def _shows_certificate(scope: Scope) -> bool:
+    """Return whether the server says that the client proved itself by a TLS certificate."""
     tls = (scope.get("extensions") or {}).get("tls")
     return bool(tls and tls.get("client_cert_name"))
+
+
+#: What a scope can be asked once its request was served.
+SCOPE_VIEW: Final[SourceView[Scope]] = SourceView(route_of_scope, _shows_certificate)

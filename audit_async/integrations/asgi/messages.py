@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from audit_async.integrations._http.recorder import Headers
+from audit_async.integrations._http.admission import RETRY_AFTER_S
+from audit_async.integrations._http.exchange import Headers
 
-__all__ = ["REFUSAL", "RETRY_AFTER_S", "ASGIApp", "Message", "Receive", "Scope", "Send", "content_length",
+__all__ = ["REFUSAL", "REFUSAL_HEADERS", "ASGIApp", "Message", "Receive", "Scope", "Send", "content_length",
            "message_bytes", "with_request_id"]  # fmt: skip
 
 # Their values are whatever a server or framework puts there.
@@ -17,9 +18,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: The body of a 503, where a request is refused because it could not be recorded.
+#: The body of a 503 to a request that is refused because it could not be recorded.
 REFUSAL: Final = b"The service can't record requests at the moment, and serves none unrecorded. Try again later.\n"
-RETRY_AFTER_S: Final = b"5"
+REFUSAL_HEADERS: Final = (
+    (b"content-type", b"text/plain; charset=utf-8"),
+    (b"content-length", b"%d" % len(REFUSAL)),
+    (b"retry-after", b"%d" % RETRY_AFTER_S),
+)
 
 _REQUEST_ID: Final = b"x-request-id"
 
@@ -33,7 +38,7 @@ def with_request_id(headers: list[tuple[bytes, bytes]], request_id: bytes) -> li
 
 
 def content_length(headers: Headers) -> int:
-    """Return what the headers say of the body's size; 0 where they don't."""
+    """Return what the headers say of the body's size; 0 if they don't."""
     for name, value in headers:
         if name.lower() == b"content-length" and value.isdigit():
             return int(value)

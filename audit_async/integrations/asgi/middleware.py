@@ -1,62 +1,67 @@
-"""The middleware itself: an exchange for each connection, its context bound, its end recorded whatever it is."""
+"""The middleware itself: a relay for each connection, its context bound, its end recorded whatever it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Unpack
 
+from audit_async.config import AuditConfig
 from audit_async.context import bind_checked, unbind_context
 from audit_async.errors import ConfigError
-from audit_async.integrations._http.client_address import ForwardedHeader, TrustedProxies
 from audit_async.integrations._http.correlation import correlation_of
-from audit_async.integrations._http.recorder import ActorHook, Recorder
-from audit_async.integrations._http.request_policy import Policy
-from audit_async.integrations.asgi.connection import actor_of_scope, logger_of_scope
+from audit_async.integrations._http.recorder import Recorder
+from audit_async.integrations._http.settings import MiddlewareSettings, Settings
+from audit_async.integrations.asgi.connection import SCOPE_VIEW, actor_of_scope, logger_of_scope
+from audit_async.integrations.asgi.http_relay import HttpRelay
 from audit_async.integrations.asgi.messages import ASGIApp, Receive, Scope, Send
-from audit_async.integrations.asgi.request import HttpExchange
-from audit_async.integrations.asgi.web_socket import WebSocketExchange
+from audit_async.integrations.asgi.web_socket_relay import WebSocketRelay
 from audit_async.logger import AuditLogger
 
 __all__ = ["AuditMiddleware"]
 
 
 class AuditMiddleware:
-    """Records every HTTP request and every WebSocket of `app`, by the rules of `policy`.
+    """Records every HTTP request and every WebSocket of `app`, by the rules of a policy.
 
-    - `audit`: the logger, or a function that returns it for a scope; left out, it is what `audit_lifespan` has opened.
-    - `policy`: which requests are recorded, and how much of each; left out, the metadata of all.
-    - `actor`: called once the application has answered, with the scope in which its own middleware left the user or the
-      session; returns an `ActorInfo`, a user's name or id, or None. What it raises never reaches the request.
-    - `trusted_proxies`: addresses and networks whose `forwarded_header` is believed; `unix` for UNIX sockets.
-    - `fail_closed`: answer 503 instead of asking the application while the trail can't take a record more: the buffer
-      is full to its last tenth, the disk fails, the log is closed. Otherwise requests are served, and what is lost is
-      counted (`unrecorded`), and recorded by the log itself as soon as it has room.
-    - `send_request_id`: send the request's id back as `X-Request-ID`, unless the application does.
+    What the application emits meanwhile has the same `request_id`, `trace_id` and `span_id` in its context. Nothing
+    that goes wrong here reaches a request, except that `fail_closed` refuses it.
 
-    What the application emits meanwhile has the same `request_id`, `trace_id` and `span_id` in its context.
+    Args:
+        app: The ASGI application.
+        audit: The logger, or a function that returns it for a scope. Left out, it is what `audit_lifespan` has opened.
+        policy: Which requests are recorded, and how much of each. Left out, the metadata of all.
+        actor: Says who asked. Called with the scope once the application has answered (with `fail_closed` also before
+            the answer begins), when its own middleware has left the user or the session there; returns an `ActorInfo`,
+            a user's name or id, or None. If it raises, the request is recorded without the actor, and counted as a
+            loss.
+        trusted_proxies: Addresses and networks whose `forwarded_header` is believed; `unix` for UNIX sockets.
+        forwarded_header: `x-forwarded-for` or `forwarded`: what the proxies write.
+        fail_closed: Answer 503 instead of asking the application while the trail can't take a record more: the buffer
+            is full to its last tenth, the disk fails, the log is closed, or a request was lost less than five seconds
+            ago. An answer whose record turns out to be impossible is withheld, and 503 sent instead. By default
+            requests are served, and what is lost is counted.
+        send_request_id: Send the request's id back as `X-Request-ID`, unless the application does.
+
+    Raises:
+        ConfigError: A setting has a wrong value, or a name that is none.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         audit: AuditLogger | Callable[[Scope], AuditLogger] | None = None,
-        *,
-        policy: Policy | None = None,
-        actor: ActorHook[Scope] | None = None,
-        trusted_proxies: Iterable[str] = (),
-        forwarded_header: ForwardedHeader = "x-forwarded-for",
-        fail_closed: bool = False,
-        send_request_id: bool = True,
+        **settings: Unpack[MiddlewareSettings[Scope]],
     ) -> None:
+        _check_app(app)
+        checked = Settings(settings, default_actor=actor_of_scope)
         self.app: Final = app
         self._find_audit: Final = _finder(audit)
-        self._recorder: Final = Recorder(
-            policy=policy,
-            actor=actor or actor_of_scope,
-            proxies=TrustedProxies(trusted_proxies, header=forwarded_header),
-        )
-        self._fail_closed: Final = fail_closed
-        self._send_request_id: Final = send_request_id
+        self._recorder: Final = Recorder(checked, SCOPE_VIEW)
+        self._send_request_id: Final = checked.send_request_id
+
+    def __repr__(self) -> str:
+        closed = "" if self._recorder.admission is None else " fail_closed"
+        return f"<AuditMiddleware{closed} unrecorded={self.unrecorded} refused={self.refused} {self._recorder.policy}>"
 
     @property
     def unrecorded(self) -> int:
@@ -66,45 +71,61 @@ class AuditMiddleware:
     @property
     def refused(self) -> int:
         """Requests that were answered 503 because they could not have been recorded, since the start."""
-        return self._recorder.refused
+        return 0 if self._recorder.admission is None else self._recorder.admission.refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         kind = scope["type"]
         if kind == "http":
-            exchange: HttpExchange | WebSocketExchange = HttpExchange(
-                self._recorder, self._find_audit(scope), scope, receive, send
-            )
+            relay: HttpRelay | WebSocketRelay = HttpRelay(self._recorder, self._find_audit(scope), scope, receive, send)
         elif kind == "websocket":
-            exchange = WebSocketExchange(self._recorder, self._find_audit(scope), scope, receive, send)
+            relay = WebSocketRelay(self._recorder, self._find_audit(scope), scope, receive, send)
         else:
             await self.app(scope, receive, send)
             return
-        if self._fail_closed and not self._recorder.admits(exchange.audit):
-            await exchange.refuse()
+        admission = self._recorder.admission
+        if admission is None:
+            await self._serve(relay)
             return
-        bindings = correlation_of(exchange.header_map)
+        with admission.admit(relay.audit) as admitted:
+            await (self._serve(relay) if admitted else relay.refuse())
+
+    async def _serve(self, relay: HttpRelay | WebSocketRelay) -> None:
+        exchange = relay.exchange
+        bindings = correlation_of(exchange.arrival.header_map)
         if self._send_request_id:
-            exchange.request_id = bindings["request_id"].encode("ascii")
+            relay.request_id = bindings["request_id"].encode("ascii")
         token = bind_checked(bindings)
         try:
-            await self.app(scope, exchange.receive, exchange.send)
+            if exchange.plan.begin and not await self._recorder.record_start(relay.audit, exchange.arrival):
+                await relay.refuse()
+                return
+            await self.app(relay.scope, relay.receive, relay.send)
         except BaseException as error:
-            exchange.failed(error)
+            relay.failed(error)
             raise
         else:
-            exchange.returned()
+            relay.returned()
         finally:
             unbind_context(token)
-            if self._fail_closed:
-                self._recorder.in_flight -= 1
 
 
-def _finder(audit: AuditLogger | Callable[[Scope], AuditLogger] | None) -> Callable[[Scope], AuditLogger]:
+def _check_app(app: object) -> None:
+    if not callable(app) or isinstance(app, AuditLogger | AuditConfig):
+        raise ConfigError("app", f"must be an ASGI application, not a {type(app).__name__}")
+
+
+def _finder(audit: object) -> Callable[[Scope], AuditLogger]:
     if audit is None:
         return logger_of_scope
     if isinstance(audit, AuditLogger):
         return lambda _scope: audit
-    if callable(audit):
-        return audit
-    raise ConfigError("audit", "must be an AuditLogger or a function that returns it for a scope")
+    if callable(audit) and not isinstance(audit, type):
+        return audit  # what it returns is used as a logger at each request
+    hint = ""
+    if isinstance(audit, AuditConfig):
+        hint = "; open a logger with it: lifespan=audit_lifespan(config), or async with AuditLogger(config) as audit"
+    elif isinstance(audit, type):
+        hint = "; give an instance"
+    name = f"the class {audit.__name__}" if isinstance(audit, type) else f"a {type(audit).__name__}"
+    raise ConfigError("audit", f"must be an AuditLogger or a function that returns it for a scope, not {name}{hint}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from audit_async.events.web import CapturedBody
-from audit_async.integrations._http.redacting import HttpRedactor
+from audit_async.integrations._http.http_redactor import HttpRedactor
 
 __all__ = ["BodyCapture"]
 
@@ -30,7 +30,7 @@ class BodyCapture:
         self.total += len(chunk)
 
     def finish(self, redactor: HttpRedactor, piece_chars: int) -> CapturedBody | None:
-        """Return what is to be recorded, its text in pieces of that many characters; None where nothing passed."""
+        """Return what is to be recorded, its text in pieces of that many characters; None if nothing passed."""
         if not self.total:
             return None
         content_type = redactor.accepted(self._content_type)
@@ -43,7 +43,7 @@ class BodyCapture:
 
 
 def _why_not(content_encoding: str, *, listed: bool) -> str | None:
-    """Return why a body is not kept, None where it is."""
+    """Return why a body is not kept, None if it is."""
     if not listed:
         return "its content type is not listed in the policy"
     encoding = content_encoding.strip().lower()

@@ -21,7 +21,7 @@ _MAX_KEPT_USER_AGENT: Final = 512
 #: No log cuts a text that is shorter.
 SHORT_PATH: Final = 64
 #: Matches a path in which nothing can be a secret, no named value and no segment as long as the shortest key, and which
-#: does not climb. Most are like that, and where they are short as well they need none of the searches, 5 us.
+#: does not climb. Most are like that, and if they are short as well they need none of the searches, 5 us.
 is_plain_path: Final = re.compile(r"(?:/(?!\.\.)[A-Za-z0-9._-]{0,12})*+").fullmatch
 
 
@@ -36,7 +36,7 @@ class HttpRedactor:
         self._user_agents: dict[bytes, str] = {}
 
     def accepted(self, text: str) -> str:
-        """Return a client's text as the log accepts it: harmless and cut, where the log itself would refuse it."""
+        """Return a client's text as the log accepts it: harmless and cut, if the log itself would refuse it."""
         return text if self._max_chars is None else escape(text[: self._max_chars])[: self._max_chars]
 
     def path(self, path: str) -> str:
@@ -57,7 +57,7 @@ class HttpRedactor:
         return [self.accepted(f"{name}: {value}") for name, value in shown.items()]
 
     def user_agent(self, value: bytes | None) -> str | None:
-        """Return the `User-Agent` as it is recorded; from a cache where it came before."""
+        """Return the `User-Agent` as it is recorded; from a cache if it came before."""
         if value is None:
             return None
         known = self._user_agents.get(value)
@@ -71,7 +71,7 @@ class HttpRedactor:
         return text
 
     def body(self, body: bytes, content_type: str, *, truncated: bool) -> str:
-        """Return a body as text without its secrets: JSON and forms as JSON, which keeps a name beside its value."""
+        """Return a body as text without its secrets: JSON and forms as JSON, which keeps a name next to its value."""
         clean = self._redactor.redact_body(body, content_type, truncated=truncated)
         text = clean if isinstance(clean, str) else msgspec.json.encode(clean).decode()
         return text if self._max_chars is None else escape(text)

@@ -1,0 +1,211 @@
+"""One HTTP request on its way through: messages pass one by one, and what they show is noted in its exchange."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import anyio
+
+from audit_async.events.web import HttpOutcome
+from audit_async.integrations._http.exchange import Arrival, Exchange
+from audit_async.integrations._http.recorder import Recorder
+from audit_async.integrations._http.request_policy import Level
+from audit_async.integrations.asgi.connection import SERVED_KEY, Served
+from audit_async.integrations.asgi.messages import (
+    REFUSAL,
+    REFUSAL_HEADERS,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    content_length,
+    with_request_id,
+)
+from audit_async.logger import AuditLogger
+
+__all__ = ["HttpRelay"]
+
+_METADATA: Final = Level.METADATA  # as in `recorder`: an enum's member costs 100 ns to look up
+
+
+class HttpRelay:
+    """Passes the messages of one HTTP request on, and writes into its exchange what they show.
+
+    Owned by the task of the request. With an `admission`, an answer that could not be recorded is withheld: the client
+    gets 503 instead.
+    """
+
+    request_id: bytes | None = None  #: to be sent back with the answer
+    _recorded = False
+    _has_trailers = False
+    _withheld = False
+
+    def __init__(
+        self,
+        recorder: Recorder[Scope],
+        audit: AuditLogger,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        method, path, client = scope["method"], scope["path"], scope.get("client")
+        root_path = scope.get("root_path", "")
+        arrival = Arrival(
+            method,
+            path,
+            root_path,
+            scope.get("raw_path") or b"",
+            scope.get("query_string", b""),
+            scope["headers"],
+            client[0] if client else None,
+        )
+        plan = recorder.plan(method, path, root_path)
+        self.exchange: Final = Exchange(arrival, plan)
+        self.audit: Final = audit
+        self.scope: Final = scope
+        self._recorder: Final = recorder
+        self._receive: Final = receive
+        self._send = send
+        scope[SERVED_KEY] = Served(recorder, arrival)
+        if plan.capture > _METADATA:
+            self.exchange.request_capture = recorder.capture_for(arrival.header_map)
+
+    async def receive(self) -> Message:
+        """Pass on what comes from the client."""
+        message = await self._receive()
+        kind = message["type"]
+        exchange = self.exchange
+        if kind == "http.request":
+            body = message.get("body", b"")
+            exchange.bytes_in += len(body)
+            if exchange.request_capture is not None:
+                exchange.request_capture.add(body)
+        elif kind == "http.disconnect" and not self._recorded:
+            exchange.disconnected = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass on what goes to the client; the answer's last byte is the moment to record."""
+        kind = message["type"]
+        exchange = self.exchange
+        if kind == "http.response.body":
+            if self._withheld:
+                return
+            body = message.get("body", b"")
+            exchange.bytes_out += len(body)
+            if exchange.response_capture is not None:
+                exchange.response_capture.add(body)
+            last = not (message.get("more_body") or self._has_trailers)
+        elif kind == "http.response.start":
+            last = False
+            message = self._begin_answer(message)
+            if self._recorder.admission is not None and await self._is_withheld():
+                return
+        elif self._withheld:
+            return
+        else:
+            last = self._passed_otherwise(kind, message)
+        try:
+            await self._send(message)
+        except OSError:  # what a server raises to say that the client is gone, from ASGI 2.4 on
+            exchange.disconnected = True
+            raise
+        if last:
+            self._record()
+
+    def _begin_answer(self, message: Message) -> Message:
+        """Note the beginning of an answer; return it with the request's id."""
+        headers = message.get("headers", ())
+        if self.request_id is not None:
+            headers = list(headers)
+            message = {**message, "headers": with_request_id(headers, self.request_id)}
+        exchange = self.exchange
+        exchange.status = message["status"]
+        exchange.response_headers = headers
+        if exchange.plan.capture > _METADATA:
+            exchange.response_capture = self._recorder.capture_for_answer(exchange, headers)
+        if message.get("trailers"):
+            self._has_trailers = True
+        return message
+
+    async def _is_withheld(self) -> bool:
+        """Answer 503 in place of an answer that could not be recorded; return whether that was done."""
+        obstacle = self._recorder.withhold(self.audit, self.exchange, self.scope)
+        if obstacle is None:
+            return False
+        self._withheld = True
+        exchange = self.exchange
+        exchange.note = f"the application's answer with status {exchange.status} was withheld: {obstacle}"
+        exchange.response_capture = None
+        await self._answer_503()
+        self._record()
+        return True
+
+    def _passed_otherwise(self, kind: str, message: Message) -> bool:
+        """Note a message of one of the protocol's extensions; return whether it is the answer's last."""
+        exchange = self.exchange
+        if kind == "http.response.trailers":
+            return not message.get("more_trailers")
+        if kind == "http.response.zerocopysend":
+            exchange.bytes_out += message.get("count") or 0
+            return not (message.get("more_body") or self._has_trailers)
+        if kind == "http.response.pathsend":
+            exchange.bytes_out = content_length(exchange.response_headers)
+            return not self._has_trailers
+        return False
+
+    def failed(self, error: BaseException) -> None:
+        """Record that the application raised."""
+        if self._recorded:
+            return
+        exchange = self.exchange
+        exchange.error = type(error).__name__
+        if exchange.disconnected:
+            exchange.outcome = HttpOutcome.CLIENT_DISCONNECTED
+        elif isinstance(error, anyio.get_cancelled_exc_class()):
+            exchange.outcome = HttpOutcome.CANCELLED
+        else:
+            exchange.outcome = HttpOutcome.FAILED
+            if exchange.status is None and isinstance(error, Exception):
+                exchange.status = 500  # what every server answers then
+        self._record()
+
+    def returned(self) -> None:
+        """Record that the application returned, unless the end of its answer did."""
+        if self._recorded:
+            return
+        exchange = self.exchange
+        if exchange.disconnected:
+            exchange.outcome = HttpOutcome.CLIENT_DISCONNECTED
+        else:
+            exchange.outcome = HttpOutcome.NO_RESPONSE
+            if exchange.status is None:
+                exchange.status = 500  # as above
+        self._record()
+
+    def _record(self) -> None:
+        if self._recorded:
+            return
+        self._recorded = True
+        exchange = self.exchange
+        if exchange.disconnected:
+            exchange.outcome = HttpOutcome.CLIENT_DISCONNECTED
+        if exchange.arrival.method == "HEAD":
+            exchange.bytes_out = 0  # the server sends none of it
+        self._recorder.record(self.audit, exchange, self.scope)
+
+    async def refuse(self) -> None:
+        """Answer 503 without asking the application; that is not recorded."""
+        self._recorded = True
+        await self._answer_503()
+
+    async def _answer_503(self) -> None:
+        exchange = self.exchange
+        exchange.status, exchange.response_headers = 503, REFUSAL_HEADERS
+        headers = list(REFUSAL_HEADERS)
+        if self.request_id is not None:
+            headers = with_request_id(headers, self.request_id)
+        await self._send({"type": "http.response.start", "status": 503, "headers": headers})
+        body = b"" if exchange.arrival.method == "HEAD" else REFUSAL
+        exchange.bytes_out = len(body)
+        await self._send({"type": "http.response.body", "body": body})
