@@ -55,7 +55,7 @@ TABLE = """
 - VramAllocated vram.allocated requested_bytes allocated_bytes available_bytes used_bytes gpu_device worker_id
 - VramAllocationFailed vram.allocation_failed requested_bytes available_bytes reason gpu_device worker_id
 - VramDeallocated vram.deallocated shard_id freed_bytes remaining_used gpu_device worker_id
-- RateLimitExceeded security.rate_limit_exceeded ip endpoint limit actual window_seconds
+- RateLimitExceeded security.rate_limit_exceeded ip endpoint limit? actual? window_seconds?
 * PathTraversalAttempt security.path_traversal_attempt actor attempted_path endpoint
 * InvalidTokenUsed security.invalid_token_used ip token_prefix endpoint
 * PolicyViolation security.policy_violation policy violation details severity worker_id action_taken
