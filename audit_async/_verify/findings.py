@@ -169,6 +169,7 @@ class Observation(Enum):
     ARCHIVE_DIRECTORY_BAD = _finding("segment", "not a directory")
     CHECKSUM_NOT_A_FILE = _finding("checksum", "{reason}")
     CHECKSUM_WRONG = _finding("checksum", "its checksum file is not what the manifest says")
+    CHECKSUM_OTHER = _finding("checksum", "its checksum file is not that of the segment, which has no entry")
     CHECKSUM_FOREIGN = _finding("checksum", "a checksum file without its segment")
 
     # The manifest and log.json.

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from audit_async._layout.manifest import SealedSegment
-from audit_async._layout.names import MANIFEST_FILE
-from audit_async._trail.log_files import SegmentFile
+from audit_async._layout.names import CHECKSUM, MANIFEST_FILE
+from audit_async._layout.regular_files import read_bounded
+from audit_async._trail.log_files import SegmentFile, why_unreadable
 from audit_async._verify.directory_survey import Survey
 from audit_async._verify.findings import Observation, Observations
 from audit_async._verify.hold_check import check_hold
@@ -17,6 +18,7 @@ from audit_async._verify.segment_check import note_clock
 from audit_async._verify.segment_verdict import Extent, LifecycleRecord, RecordPlace, SegmentVerdict
 from audit_async._verify.verify_report import LogReport
 from audit_async._verify.verify_scope import Everything, Scope, SeqRange, TimeRange
+from audit_async.errors import LogCorrupted
 from audit_async.events.recorded import recorded_time
 from audit_async.status import Position
 
@@ -46,6 +48,7 @@ def judge(
     judgement = _Judgement(survey, checked, scope, observed)
     judgement.take_over()
     judgement.check_line_ends()
+    judgement.check_unsealed_checksums()
     judgement.check_audit_ids()
     judgement.note_life()
     if manifest_now is not None:
@@ -88,6 +91,25 @@ class _Judgement:
         names += self._survey.converted
         if names:
             self._observed.add(Observation.SEGMENT_CONVERTED, segment=names[0], files=len(names))
+
+    def check_unsealed_checksums(self) -> None:
+        """Compare the checksum files of segments without an entry, which an older manifest does not have."""
+        for segment, verdict in self._checked:
+            name = segment.name + CHECKSUM
+            if segment.sealed is not None or not verdict.is_sound:
+                continue
+            if verdict.extent.is_cut_short or verdict.extent.converted:
+                continue  # what comes after its records is judged elsewhere
+            expected = f"{verdict.extent.sha256}  {segment.name}\n".encode()
+            try:
+                if read_bounded(self._survey.log.directory / name) != expected:
+                    self._observed.add(Observation.CHECKSUM_OTHER, segment=name, seq=segment.first_seq)
+            except LogCorrupted as error:
+                self._observed.add(Observation.CHECKSUM_NOT_A_FILE, segment=name, reason=error.reason)
+            except FileNotFoundError:
+                continue  # it has none yet
+            except OSError as error:
+                self._observed.add(Observation.UNREADABLE, segment=name, reason=why_unreadable(error))
 
     def check_audit_ids(self) -> None:
         """Find audit_ids that are in two segments."""

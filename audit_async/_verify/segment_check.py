@@ -121,6 +121,7 @@ class _Check:
                 begin = None
         self._add_bad_run()
         extent.sha256 = self._digest.hexdigest()
+        extent.is_cut_short = stop.void_at is not None or stop.torn_at is not None
         self._verdict.facts.id_runs = self._ids.runs
 
     def _check_chunk(self, chunk: Lines) -> int | None:
@@ -135,10 +136,13 @@ class _Check:
             self._checker.skip(end)
             data = data[end:]
         end = data.rfind(b"\n") + 1
+        begin, before = self._checker.offset, self._digest.copy()
         self._digest.update(data[:end])
         self._verdict.extent.bytes += end
         for outcome in self._checker.check_lines(data[:end]):
             if not self._take(outcome):
+                self._digest = before
+                self._count_only(data, end, begin)
                 return None
         torn = data[end:]
         if torn:
@@ -146,9 +150,17 @@ class _Check:
             is_growing = self._task.is_last and not chunk.is_cut and not self._verdict.extent.converted
             if is_growing and self._size() > offset + len(torn):
                 return offset
-            self._digest.update(torn)
-            self._take(self._checker.check_torn(torn))
+            if self._take(self._checker.check_torn(torn)):
+                self._digest.update(torn)
         return None
+
+    def _count_only(self, data: bytes, counted: int, begin: int) -> None:
+        """Count and hash of a chunk that begins at byte `begin` only what is part of the chain."""
+        stop = self._verdict.end
+        at = stop.void_at if stop.void_at is not None else stop.torn_at
+        part = data[: (at or 0) - begin]
+        self._digest.update(part)
+        self._verdict.extent.bytes += len(part) - counted
 
     def _take(self, outcome: Good | Bad) -> bool:
         """Take an outcome over into the verdict; False if what follows is no part of the chain."""

@@ -82,6 +82,7 @@ class Extent(msgspec.Struct, kw_only=True):
     bytes: int = 0
     sha256: str = ""  #: of these bytes
     archive_sha256: str = ""  #: of the compressed file, if there is one
+    is_cut_short: bool = False  #: more bytes come after these
     converted: bool = False  #: lines end in CR LF; all of this is as it was before
 
 

@@ -306,7 +306,11 @@ class _LogCheck:
 
     def _check_ends(self, checked: Sequence[CheckedSegment]) -> None:
         """Judge what comes after the records of a segment: torn by a crash, void copies, or put there by somebody."""
-        void_at = {segment.name: verdict.end.void_at for segment, verdict in checked}
+        # Of the last segment nothing counts from where a crash has torn it: its copies may have more.
+        void_at = {
+            segment.name: verdict.end.torn_at if verdict.end.void_at is None else verdict.end.void_at
+            for segment, verdict in checked
+        }
         ends = {name: at for name, at in void_at.items() if at is not None}
         last = next((verdict.extent.last for _, verdict in reversed(checked) if verdict.extent.last is not None), None)
         head = last.head if last is not None else START

@@ -9,12 +9,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+#: Files that hold nothing of the log.
+LOCKS = {"lock", "backup.lock"}
 _BYTES = b'\0\n\r \t"\\{}[]:,09afz\x7f\xff'
 
 
 def mutate(log: Path, other: Path, random_: random.Random) -> str:
     """Edit the directory of a log once; `other` is the directory of another log. Return what was done."""
-    files = [path for path in sorted(log.rglob("*")) if path.is_file() and path.name != "lock"]
+    files = [path for path in sorted(log.rglob("*")) if path.is_file() and path.name not in LOCKS]
     path = random_.choice(files)
     edit = random_.choice(_OF_FILES if random_.random() < 0.25 else _OF_LINES if random_.random() < 0.4 else _OF_BYTES)
     before = path.read_bytes()
@@ -34,7 +36,7 @@ def contents(log: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(log.rglob("*")):
         name = str(path.relative_to(log))
-        if path.is_file() and name != "lock" and not name.startswith("torn"):
+        if path.is_file() and name not in LOCKS and not name.startswith("torn"):
             content = path.read_bytes()
             found[name] = _meaning(content) if name in {"manifest.json", "log.json"} else content
     return found
@@ -182,7 +184,7 @@ def _rename_file(path: Path, _log: Path, _other: Path, random_: random.Random) -
 
 
 def _swap_files(path: Path, log: Path, _other: Path, random_: random.Random) -> object:
-    second = random_.choice([each for each in log.rglob("*") if each.is_file() and each.name != "lock"])
+    second = random_.choice([each for each in log.rglob("*") if each.is_file() and each.name not in LOCKS])
     content = path.read_bytes()
     path.write_bytes(second.read_bytes())
     second.write_bytes(content)
@@ -190,14 +192,14 @@ def _swap_files(path: Path, log: Path, _other: Path, random_: random.Random) -> 
 
 
 def _copy_file(path: Path, log: Path, _other: Path, random_: random.Random) -> object:
-    target = random_.choice([each for each in log.rglob("*") if each.is_file() and each.name != "lock"])
+    target = random_.choice([each for each in log.rglob("*") if each.is_file() and each.name not in LOCKS])
     if target != path:
         shutil.copyfile(path, target)
     return target.name
 
 
 def _take_file_of_other_log(path: Path, log: Path, other: Path, random_: random.Random) -> object:
-    theirs = random_.choice([each for each in other.rglob("*") if each.is_file() and each.name != "lock"])
+    theirs = random_.choice([each for each in other.rglob("*") if each.is_file() and each.name not in LOCKS])
     target = random_.choice([path, log / theirs.name])
     target.write_bytes(theirs.read_bytes())
     return theirs.name, target.name
