@@ -1,23 +1,28 @@
 """How a process ends: SIGTERM and SIGINT drain the logs, then take their ordinary course.
 
-One handler a signal serves all loggers of the process. It changes nothing about what the signal does in the end,
+One handler per signal serves all loggers of the process. It changes nothing about what the signal does in the end,
 only what happens before:
 
-- where nobody else handles the signal (SIGTERM's default, Python's own KeyboardInterrupt), the logs are closed in
-  order, `audit.log_closed` included, and the signal strikes as it would have: exit status 143, KeyboardInterrupt;
-- where somebody else does (uvicorn, gunicorn, asyncio.Runner, the application), everything emitted so far is made
-  durable and their handler is called; the logs stay open for the requests that are still running, and are closed by
+- if nobody else handles the signal (SIGTERM's default, Python's own KeyboardInterrupt), the logs are closed in order,
+  `audit.log_closed` included, and the signal has the effect that it would have had: exit status 143, KeyboardInterrupt;
+- if another handler was there (uvicorn, gunicorn, asyncio.Runner, the application), everything emitted so far is made
+  durable and that handler is called; the logs stay open for the requests that are still running, and are closed by
   their context managers as the application ends;
 - a signal that is ignored stays ignored.
 
 A second signal of the same kind does not wait for the first one's drain, nor for a loop that is too busy to begin it;
-and where no loop runs that could drain, the signal strikes at once.
+and if no loop runs that could drain, the signal takes effect at once.
+
+No process lives on with a log that was closed for a signal: one that the signal does not end (the kernel drops SIGTERM
+for the first process of a container, a thread may have blocked it) ends with the exit status that a shell shows for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -38,22 +43,26 @@ class Drainable(Protocol):
         """Drain, and close the log in order."""
 
 
-class _Course:
-    """One signal: whose it was before, and which logs to drain. Owned by the main thread."""
+class _SignalCourse:
+    """One signal: its handlers before ours, and which logs to drain. Owned by the main thread."""
 
     def __init__(self, signum: signal.Signals) -> None:
         self.signum = signum
         self.logs: dict[Drainable, asyncio.AbstractEventLoop] = {}
-        # Whose the signal was when ours was put before them, the latest last. More than one where somebody has put a
-        # handler before ours, which may call ours, and then another log was opened.
+        # The handlers that ours was put in front of, the latest last. More than one if another handler was put in front
+        # of ours, which may call ours, and then another log was opened.
         self._before: list[_Handler | int] = []
         self._given_back = False
         self._asked = False  # a signal has come, and its drain is not over
-        self._draining: asyncio.Task[None] | None = None
-        # While the signal strikes: which of `_before` comes next, should the one that is called call ours in its turn.
+        self._drains: set[asyncio.Task[None]] = set()  # kept, since a loop has only weak references to its tasks
+        # While the signal takes effect: which of `_before` comes next if the one that is called calls ours in its turn.
         self._older: int | None = None
         # Kept, since each look-up of a bound method is a new object and `uninstall` asks "still ours?".
         self._handler: _Handler = self._on_signal
+
+    def __repr__(self) -> str:
+        state = "draining" if self._asked else "waiting"
+        return f"<{type(self).__name__} {self.signum.name} {state} logs={len(self.logs)}>"
 
     def install(self) -> None:
         """Put our handler before the one that is there, unless it is there already or the signal is ignored."""
@@ -69,63 +78,78 @@ class _Course:
         signal.signal(self.signum, self._handler)
 
     def uninstall(self) -> None:
-        """Give the signal back, unless somebody has put a handler in front of ours, which may call it."""
+        """Give the signal back, unless another handler was put in front of ours, which may call it."""
         if signal.getsignal(self.signum) is not self._handler or not self._before:
             return
         signal.signal(self.signum, self._before[-1])  # and kept, for whoever has remembered our handler
         self._given_back = True
 
     def _on_signal(self, _signum: int, frame: FrameType | None) -> None:
-        """Begin to drain on the loop; without one, or at the second signal, let the signal strike at once."""
+        """Begin to drain on the loop; without one, or at the second signal, let the signal take effect at once."""
         loops = set(self.logs.values())
         if self._older is not None or self._asked or len(loops) != 1:
-            self._strike(frame)
+            self._take_effect(frame)
             return
         (loop,) = loops
         try:
             if not loop.is_running():  # it may never run again
                 raise RuntimeError
-            loop.call_soon_threadsafe(self._begin_drain, frame)
+            loop.call_soon_threadsafe(self._begin_drain, loop, frame)
         except RuntimeError:  # that loop is closed: there is nothing left to drain with
-            self._strike(frame)
+            self._take_effect(frame)
         else:
             self._asked = True
 
-    def _begin_drain(self, frame: FrameType | None) -> None:
-        if self._draining is None:
-            self._draining = asyncio.get_running_loop().create_task(self._drain(frame), name="audit-async signal")
+    def _begin_drain(self, loop: asyncio.AbstractEventLoop, frame: FrameType | None) -> None:
+        task = loop.create_task(self._drain(loop, frame), name="audit-async signal")
+        self._drains.add(task)  # it may be over by now: an eager task runs at once
+        task.add_done_callback(self._drains.discard)
 
-    async def _drain(self, frame: FrameType | None) -> None:
-        loop = asyncio.get_running_loop()
-        ends_here = self._before[-1] in (signal.SIG_DFL, signal.default_int_handler)
+    async def _drain(self, loop: asyncio.AbstractEventLoop, frame: FrameType | None) -> None:
+        # Decided once: whatever handler is set meanwhile, a process whose logs were closed has to end.
+        before = self._before[-1]
+        ends_here = before == signal.SIG_DFL or before is signal.default_int_handler
         try:
             for log in list(self.logs):
                 await (log.close_for_signal() if ends_here else log.flush_for_signal())
         finally:
-            self._draining = None
             self._asked = False
             # From a callback, not from this task: a KeyboardInterrupt belongs to the loop's runner.
-            loop.call_soon(self._strike, frame)
+            if ends_here:
+                loop.call_soon(self._call, before, frame)
+            else:
+                loop.call_soon(self._take_effect, frame)
 
-    def _strike(self, frame: FrameType | None) -> None:
+    def _take_effect(self, frame: FrameType | None) -> None:
         """Let the signal do what it would have done without us."""
         outer = self._older
         index = len(self._before) - 1 if outer is None else outer
         if index < 0:
             return
-        before = self._before[index]
+        self._older = index - 1
+        try:
+            self._call(self._before[index], frame)
+        finally:
+            self._older = outer
+
+    def _call(self, before: _Handler | int, frame: FrameType | None) -> None:
         if callable(before):
-            self._older = index - 1
-            try:
-                before(self.signum, frame)
-            finally:
-                self._older = outer
+            before(self.signum, frame)
         else:
-            signal.signal(self.signum, signal.SIG_DFL)
-            signal.raise_signal(self.signum)
+            self._end_process()
+
+    def _end_process(self) -> None:
+        """End by the signal, or by an exit status if the signal does not end this process; never returns."""
+        signal.signal(self.signum, signal.SIG_DFL)
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {self.signum})
+        signal.raise_signal(self.signum)
+        # Still here: the kernel drops it for the first process of a pid namespace. As abrupt as the signal would be,
+        # since a thread or an exit handler that does not end must not keep alive what was told to end.
+        os._exit(128 + self.signum)
 
 
-_courses: dict[signal.Signals, _Course] = {}
+_courses: dict[signal.Signals, _SignalCourse] = {}
 
 
 def drain_on_signals(log: Drainable) -> None:
@@ -134,13 +158,13 @@ def drain_on_signals(log: Drainable) -> None:
         return
     loop = asyncio.get_running_loop()
     for signum in _SIGNALS:
-        course = _courses.setdefault(signum, _Course(signum))
+        course = _courses.setdefault(signum, _SignalCourse(signum))
         course.logs[log] = loop
         course.install()
 
 
 def forget(log: Drainable) -> None:
-    """Stop draining `log`; the last one gives the signals back to whom they belonged. Any thread may call it."""
+    """Stop draining `log`; after the last one each signal has its earlier handler again. Any thread may call it."""
     for course in _courses.values():
         if course.logs.pop(log, None) is None:
             continue
@@ -149,6 +173,6 @@ def forget(log: Drainable) -> None:
 
 
 def forget_all() -> None:
-    """Drain nothing any more, and let signals strike at once: for a forked child, whose logs are its parent's."""
+    """Drain nothing any more, and let signals take effect at once: for a forked child, whose logs are its parent's."""
     for course in _courses.values():
         course.logs.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -351,3 +352,131 @@ def test_a_signal_strikes_at_once_where_no_loop_runs(start: Started) -> None:
     )
     status, stdout, _ = end(process, signal.SIGTERM)
     assert (status, stdout) == (-signal.SIGTERM, "")
+
+
+# -- a signal that does not end the process by itself ------------------------------------------------------------------
+
+UNSHARE = ("unshare", "--pid", "--fork", "--kill-child")
+
+
+def can_unshare() -> bool:
+    """Return whether this user may start the first process of a pid namespace."""
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*UNSHARE, "true"], capture_output=True, timeout=30, check=False).returncode == 0
+
+
+def run_until_signalled(tmp_path: Path, program: str, *, before: tuple[str, ...] = (), loop: str = "asyncio") -> int:
+    """Run a program that signals itself, and return its exit status; 99 says that it has lived on."""
+    path = tmp_path / "program.py"
+    path.write_text(COMMON + textwrap.dedent(program) + "\nsys.exit(99)\n")
+    command = [*before, sys.executable, str(path), str(tmp_path / "audit"), loop]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode
+
+
+SIGNALLED = """
+import os, time
+signum = signal.Signals({signum})
+signal.signal(signum, signal.SIG_DFL)
+async def main():
+    async with AuditLogger(config) as audit:
+        emit_many(audit)
+        {then}
+        for _ in range(200):
+            await asyncio.sleep(0.05)
+run_here(main)
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_process_of_a_container_ends(tmp_path: Path, signum: signal.Signals, loop: str) -> None:
+    """The kernel drops the re-raised signal for process 1, which ends all the same: 143 or 130, its log closed."""
+    if not can_unshare():
+        pytest.skip("unshare --pid is not there or not permitted")
+    program = SIGNALLED.format(signum=int(signum), then="assert os.getpid() == 1; os.kill(1, signum)")
+    assert run_until_signalled(tmp_path, program, before=UNSHARE, loop=loop) == 128 + signum
+    assert_all_there(tmp_path)
+
+
+def test_the_first_process_of_a_container_ends_without_a_loop_that_could_drain(tmp_path: Path) -> None:
+    """Between two runs of its loop too: the signal has its effect at once, in every process alike."""
+    if not can_unshare():
+        pytest.skip("unshare --pid is not there or not permitted")
+    program = """
+        import os, time
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(AuditLogger(config).start())
+        os.kill(1, signal.SIGTERM)
+        time.sleep(20)
+        """
+    assert run_until_signalled(tmp_path, program, before=UNSHARE) == 143
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signum})",
+        "signal.signal(signum, signal.SIG_IGN)",
+        "signal.signal(signum, lambda *_: None)",
+        "asyncio.get_running_loop().add_signal_handler(signum, lambda: None)",
+        "signal.signal(signum, lambda *_: None); await AuditLogger(config).start()",
+    ],
+)
+def test_what_is_done_to_the_signal_during_the_drain_does_not_keep_the_process(tmp_path: Path, meanwhile: str) -> None:
+    """Blocked, ignored or handled after it has come: the log is closed for it, so the process ends by it."""
+    then = f"signal.raise_signal(signum); await asyncio.sleep(0); {meanwhile}"
+    status = run_until_signalled(tmp_path, SIGNALLED.format(signum=int(signal.SIGTERM), then=then))
+    assert status == -signal.SIGTERM
+    assert_all_there(tmp_path)
+
+
+# -- eager tasks -------------------------------------------------------------------------------------------------------
+
+
+def python_with_eager_tasks() -> str | None:
+    """Return an interpreter, 3.12 or later, that has what the library needs."""
+    for python in (sys.executable, "python3.12", "python3.13"):
+        test = "import sys; assert sys.version_info >= (3, 12); import audit_async.logger"
+        try:
+            if subprocess.run([python, "-c", test], capture_output=True, timeout=60, check=False).returncode == 0:
+                return python
+        except OSError:
+            continue
+    return None
+
+
+def test_a_second_signal_is_not_swallowed_by_eager_tasks(tmp_path: Path) -> None:
+    """With `asyncio.eager_task_factory` a drain is over before its task is known; each signal reaches its handler."""
+    python = python_with_eager_tasks()
+    if python is None:
+        pytest.skip("no Python 3.12 or later with the library's dependencies")
+    program = tmp_path / "program.py"
+    program.write_text(
+        COMMON
+        + textwrap.dedent(
+            """
+            async def main():
+                asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+                seen = []
+                signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
+                async with AuditLogger(config) as audit:
+                    emit_many(audit)
+                    await audit.flush()
+                    for n in range(1, 4):
+                        signal.raise_signal(signal.SIGTERM)
+                        for _ in range(100):
+                            await asyncio.sleep(0.01)
+                            if len(seen) == n:
+                                break
+                    print(len(seen))
+            run_here(main)
+            """
+        )
+    )
+    command = [python, str(program), str(tmp_path / "audit"), "asyncio"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+    assert_all_there(tmp_path)
