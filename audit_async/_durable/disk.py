@@ -250,7 +250,7 @@ def lock(fd: int, *, shared: bool = False) -> None:
 
 
 def unlock(fd: int) -> None:
-    """End this descriptor's lock."""
+    """End this descriptor's lock, also for copies of it that other processes have inherited."""
     fcntl.flock(fd, fcntl.LOCK_UN)
 
 

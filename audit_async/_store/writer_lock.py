@@ -9,7 +9,10 @@ Known weakness: on a network file system without lock support two hosts could bo
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 from audit_async._durable import disk
@@ -27,23 +30,24 @@ class WriterLock:
     def __init__(self, directory: LogDirectory) -> None:
         """Take the lock of `directory`; raises `LogLocked`, which names the pid, if another writer has it."""
         self._path: Final = str(directory.path / LOCK_FILE)
+        self._pid: Final = os.getpid()
         self.fd = self._take(directory)
         self._inode = _identity(os.fstat(self.fd))
 
     def _take(self, directory: LogDirectory) -> int:
         while True:
-            fd = disk.open_or_create_file(LOCK_FILE, dir_fd=directory.fd)
+            fd = _open_lock_file(directory)
             try:
                 disk.lock(fd)
                 directory.access.apply_to_file(fd)
                 if _identity(os.fstat(fd)) != _inode_at(LOCK_FILE, dir_fd=directory.fd):
-                    disk.close(fd)  # removed or renamed between our two calls: the lock is on another file now
+                    _close_lock_file(fd)  # removed or renamed between our two calls: the lock is on another file now
                     continue
                 disk.truncate(fd, 0)
                 disk.write_at(fd, b"%d\n" % os.getpid(), 0)
             except BlockingIOError:
                 pid = _holder(fd)
-                disk.close(fd)
+                _close_lock_file(fd)
                 by = f"process {pid}" if pid is not None else "another process"
                 raise LogLocked(
                     f"{directory.path} is being written by {by}, and a log has one writer; stop that one, or leave "
@@ -51,7 +55,7 @@ class WriterLock:
                     pid=pid,
                 ) from None
             except BaseException:
-                disk.close(fd)
+                _close_lock_file(fd)
                 raise
             return fd
 
@@ -62,13 +66,59 @@ class WriterLock:
     def take_again(self, directory: LogDirectory) -> None:
         """Lock the new file after the old one was removed or renamed; `LogLocked` if another writer was faster."""
         fd = self._take(directory)
-        disk.close(self.fd)
+        _close_lock_file(self.fd)
         self.fd = fd
         self._inode = _identity(os.fstat(fd))
 
     def close(self) -> None:
-        """Unlock, unless a forked child still has a copy of the descriptor."""
-        disk.close(self.fd)
+        """Unlock, also if other processes have inherited a copy; in a forked child only that copy is closed."""
+        if os.getpid() == self._pid and self.fd in _lock_fds:
+            with suppress(OSError):  # the closing unlocks, too, if no other process has a copy
+                disk.unlock(self.fd)
+        _close_lock_file(self.fd)
+
+
+# A child that is forked at any moment has no copy of a lock: it would hold the log for as long as it lives.
+
+#: Descriptors of lock files, from the moment they exist, which is before they are locked.
+_lock_fds: Final[set[int]] = set()
+#: Held by a fork, and while a descriptor exists that is not in the set.
+_forking = Lock()
+
+
+def _open_lock_file(directory: LogDirectory) -> int:
+    with _forking:
+        fd = disk.open_or_create_file(LOCK_FILE, dir_fd=directory.fd)
+        _lock_fds.add(fd)
+    return fd
+
+
+def _close_lock_file(fd: int) -> None:
+    """Close a descriptor of a lock file, once: in a forked child its number may be another file's by now."""
+    with _forking:
+        if fd in _lock_fds:
+            _lock_fds.discard(fd)
+            disk.close(fd)
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _forking.release()
+
+
+def _after_fork_in_child() -> None:
+    global _forking  # noqa: PLW0603 - a new one, since threads that waited for the old one are not here any more
+    _forking = Lock()
+    for fd in _lock_fds:
+        disk.close(fd)
+    _lock_fds.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 def take_directory(

@@ -203,6 +203,10 @@ class CheckpointLog:
         self._thread.stop()
         self._tree.close()
 
+    def forked(self) -> None:
+        """Close the files in a forked child: they belong to the parent, and so does the thread."""
+        self._tree.close()
+
     # Checkpoints.
 
     async def checkpoint(self, *, record: bool = True) -> SignedCheckpoint:

@@ -296,6 +296,8 @@ class Session:
         """Give up the log in a forked child: it belongs to the parent."""
         self._intake.buffer.forked()
         self.store.abandon()
+        if self.checkpoints is not None:
+            self.checkpoints.forked()
 
 
 async def _open_store(thread: DiskThread, config: AuditConfig, base_dir: Path) -> LogStore:

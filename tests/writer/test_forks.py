@@ -1,0 +1,150 @@
+"""Children that are forked while a log is opened: none of them keeps its lock, whatever comes after."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+
+#: Forks children, as a pool that is warmed up next to the opening does, at the moment that the test names.
+COMMON = """
+import asyncio, os, sys, threading, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+from audit_async import AuditConfig, AuditLogger, Local
+from audit_async._durable import disk
+
+directory, moment = sys.argv[1:]
+config = AuditConfig(mode=Local(directory), service_id="orders", instance="00", handle_signals=False)
+children = []
+
+def fork():
+    child = os.fork()
+    if child == 0:
+        for fd in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+            path = f"/proc/self/fd/{fd}"
+            if os.path.exists(path) and os.readlink(path).endswith("/orders/00/lock"):
+                print("the child has the lock", flush=True)
+        time.sleep(30)
+        os._exit(0)
+    children.append(child)
+
+def forking(name):
+    real = getattr(disk, name)
+    def call(*args, **kwargs):
+        if moment == "before " + name:
+            fork()
+        try:
+            return real(*args, **kwargs)
+        finally:
+            if moment == "after " + name:
+                fork()
+    setattr(disk, name, call)
+
+forking("lock")
+forking("truncate")
+
+def in_a_thread():
+    for _ in range(100):
+        if stop.is_set():
+            break
+        fork()
+stop = threading.Event()
+
+def end_children():
+    for child in children:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+"""
+
+MOMENTS = ["before lock", "after lock", "before truncate", "after truncate"]
+
+
+def run(tmp_path: Path, program: str, moment: str) -> tuple[int, str]:
+    """Run a program with children that are forked at this moment; return its exit status and what all have written."""
+    path, output = tmp_path / "program.py", tmp_path / "output"
+    path.write_text(COMMON + textwrap.dedent(program))
+    command = [sys.executable, str(path), str(tmp_path / "audit"), moment]
+    with output.open("wb") as file:  # no pipe, whose end would wait for the children
+        done = subprocess.run(command, stdout=file, stderr=file, timeout=60, check=False)
+    return done.returncode, output.read_text()
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_log_that_was_closed_in_order_can_be_opened_again(tmp_path: Path, moment: str) -> None:
+    """A child that was forked while the lock was taken neither has it nor keeps the next opening from it."""
+    ended = run(
+        tmp_path,
+        """
+        async def main():
+            for _ in range(2):
+                async with AuditLogger(config):
+                    pass
+        try:
+            asyncio.run(main())
+            assert children
+        finally:
+            end_children()
+        """,
+        moment,
+    )
+    assert ended == (0, "")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_log_whose_process_was_killed_can_be_opened_by_another(tmp_path: Path, moment: str) -> None:
+    """Children that outlive a killed process don't hold its log."""
+    status, children = run(
+        tmp_path,
+        """
+        async def main():
+            await AuditLogger(config).start()
+            print(*children, flush=True)
+            os.kill(os.getpid(), 9)
+        asyncio.run(main())
+        """,
+        moment,
+    )
+    try:
+        assert status == -signal.SIGKILL, children
+        assert len(children.split()) >= 1
+        program = """
+        async def main():
+            async with AuditLogger(config):
+                pass
+        asyncio.run(main())
+        """
+        assert run(tmp_path, program, "none") == (0, "")
+    finally:
+        for child in children.split():
+            os.kill(int(child), signal.SIGKILL)
+
+
+def test_children_that_a_thread_forks_all_the_time(tmp_path: Path) -> None:
+    """A pool that is warmed up next to the opening: no interleaving leaves a child with the lock."""
+    ended = run(
+        tmp_path,
+        """
+        async def main():
+            for _ in range(20):
+                async with AuditLogger(config):
+                    pass
+        thread = threading.Thread(target=in_a_thread)
+        thread.start()
+        try:
+            asyncio.run(main())
+        finally:
+            stop.set()
+            thread.join()
+            end_children()
+        assert children
+        """,
+        "none",
+    )
+    assert ended == (0, "")
