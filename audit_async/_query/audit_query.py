@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from audit_async.config.wording import unknown
 from audit_async.errors import AuditError
 from audit_async.events.recorded import recorded_time
+from audit_async.events.registry import known_types
 
 __all__ = ["AuditQuery", "InvalidQuery"]
 
@@ -26,7 +28,19 @@ class InvalidQuery(AuditError, ValueError):
         super().__init__(f"{field}: {reason}")
 
 
-class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class _QueryMeta(msgspec.StructMeta):
+    """Refuses a keyword that no query has, by the name that was meant."""
+
+    if not TYPE_CHECKING:  # a type checker knows the keywords
+
+        def __call__(self, *arguments: object, **members: object) -> object:
+            for name in members:
+                if name not in self.__struct_fields__:
+                    raise InvalidQuery(name, unknown("part of a query", name, self.__struct_fields__))
+            return super().__call__(*arguments, **members)
+
+
+class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, metaclass=_QueryMeta):
     """Which records are wanted: those that fulfil all that is given; one without members wants every record.
 
     `actor`: who did it, or tried to. That is the member `actor` of the event (its `user_id` if it is an object);
@@ -50,7 +64,7 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `after_seq`: only records after this one; makes sense for one log.
     `limit`: no more records than this. `newest_first`: from the trail's end to its beginning.
 
-    Raises `InvalidQuery` for a value that can't be meant.
+    Raises `InvalidQuery` for a value that can't be meant, and for a keyword that there is not.
     """
 
     actor: str | None = None
@@ -73,6 +87,7 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise InvalidQuery("event_types", 'is not a tuple of types or patterns, such as ("security.*",)')
         for event_type in types:
             _require_text("event_types", event_type)
+            _require_no_class(event_type)
         msgspec.structs.force_setattr(self, "event_types", tuple(types))
         for field in ("start", "end"):
             _require_aware(field, getattr(self, field))
@@ -106,6 +121,16 @@ def _require_text(field: str, value: object, *, or_none: bool = False) -> None:
         raise InvalidQuery(field, f"is a {type(value).__name__}, not a text")
     if not value:
         raise InvalidQuery(field, "is empty; leave it out to ask for any")
+
+
+def _require_no_class(event_type: str) -> None:
+    """Refuse the name of an event's class: records have its type, so it would find nothing."""
+    if not event_type[:1].isupper():
+        return
+    types = known_types()
+    tags = [tag for tag, cls in types.items() if cls.__name__ == event_type]
+    if tags and event_type not in types:
+        raise InvalidQuery("event_types", f"{event_type} is an event's class, and its type is {tags[0]!a}; give that")
 
 
 def _require_aware(field: str, value: object) -> None:

@@ -324,6 +324,32 @@ def test_a_question_that_cannot_be_meant_names_its_field(field: str, value: Any)
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize(
+    ("keyword", "hint"),
+    [
+        ("actr", "did you mean actor?"),
+        ("Actor", "did you mean actor?"),
+        ("resource", "did you mean resource_id?"),
+        ("event_type", "did you mean event_types?"),
+        ("newest", "did you mean newest_first?"),
+        ("colour", "there are actor, resource_id, event_types"),
+    ],
+)
+def test_a_misspelt_keyword_says_what_was_meant(keyword: str, hint: str) -> None:
+    """A keyword that no query has is refused with the name that it looks like, or with all there are."""
+    with pytest.raises(InvalidQuery, match=f"^{keyword}: no such part of a query") as caught:
+        members: dict[str, Any] = {keyword: "x"}
+        AuditQuery(**members)
+    assert hint in str(caught.value)
+
+
+def test_a_class_is_not_a_type() -> None:
+    """The name of an event's class, which no record has as its type, is refused with the type; patterns are not."""
+    with pytest.raises(InvalidQuery, match=r"AuthFailure is an event's class, and its type is 'auth\.failure'"):
+        AuditQuery(event_types=("AuthFailure",))
+    assert AuditQuery(event_types=("Auth*", "OfAnotherProgram")).event_types == ("Auth*", "OfAnotherProgram")
+
+
 def test_an_end_before_the_start_is_refused() -> None:
     """A range in which nothing can lie is an error."""
     now = datetime.now(UTC)
