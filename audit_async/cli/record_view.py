@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Final
 
 import anyio.to_thread
@@ -16,14 +17,15 @@ from audit_async.cli.terminal import Cell, Column, Output, json_line
 from audit_async.events.recorded import Record, event_members, recorded_time
 from audit_async.events.registry import known_types
 from audit_async.reader import AuditReader, OnDamage
-from audit_async.status import Position
 
 __all__ = ["OnDamageChoice", "RecordLines", "write_record"]
 
 #: Members that the line shows in a column of their own, or that say nothing more.
 _SHOWN_ELSEWHERE: Final = frozenset({"event_type", "reduced"})
-#: A terminal that is narrower has room for two columns, place and event; then one text follows the other.
+#: On a terminal that is narrower a record takes two lines.
 _WIDE: Final = 120
+#: A log's name and a sequence number get no more room than this.
+_WIDEST_PLACE: Final = 28
 #: One that is wider, and a pipe, has room for the longest type.
 _WIDEST: Final = 160
 _DEEPEST: Final = 4
@@ -54,21 +56,17 @@ class RecordLines:
     @classmethod
     async def of(cls, reader: AuditReader, output: Output) -> RecordLines:
         """Return the lines for what `reader` reads: they name the log if there are several."""
-        logs = await anyio.to_thread.run_sync(reader.logs)
-        return cls(output, several_logs=len(logs) > 1)
+        return cls(output, [log.name for log in await anyio.to_thread.run_sync(reader.logs)])
 
-    def __init__(self, output: Output, *, several_logs: bool) -> None:
+    def __init__(self, output: Output, logs: Sequence[str]) -> None:
         self._output = output
-        self._several_logs = several_logs
+        self._several_logs = len(logs) > 1
         self._critical = frozenset(tag for tag, cls in known_types().items() if cls.critical)
-        # The widths of the columns: place, event, actor.
-        if output.width >= _WIDEST:
-            self._widths = (18 if several_logs else 9, max(map(len, known_types())), 14)
-        elif output.width >= _WIDE:
-            self._widths = (18 if several_logs else 9, 26, 14)
-        else:
-            self._widths = (14 if several_logs else 6, 18, 0)
-        self._has_head = not output.is_terminal or output.width < _WIDE
+        self._is_narrow = output.is_terminal and output.width < _WIDE
+        self._place_width = min(max(map(len, logs), default=0) + 7, _WIDEST_PLACE) if self._several_logs else 9
+        self._event_width = max(map(len, known_types())) if output.width >= _WIDEST else 26
+        self._has_head = not output.is_terminal
+        self._day = ""  # of the record written last, on a narrow terminal
         self.written = 0
 
     def write(self, record: Record) -> None:
@@ -77,20 +75,30 @@ class RecordLines:
         if self._output.as_json:
             self._output.json_row(record.to_dict())
             return
-        if not self._has_head:
-            self._has_head = True
-            place = "log:seq" if self._several_logs else "seq"
-            self._write_row(Cell("time (UTC)         ", "bold"), place, Cell("event", "bold"), "actor", "details")
         event = event_members(record.event)
         event_type = type_of(event)
-        actor = next(actors_of(event), "-")
-        self._write_row(
-            Cell(f"{record.timestamp:%Y-%m-%d %H:%M:%S}", "dim"),
-            f"{record.log}:{record.seq}" if self._several_logs else str(record.seq),
-            Cell(event_type, "red" if event_type in self._critical else "cyan"),
-            actor,
-            " ".join(_details(event, actor)),
-        )
+        shown = Cell(event_type, "red" if event_type in self._critical else "cyan")
+        actor = next(actors_of(event), "")
+        place = f"{record.log}:{record.seq}" if self._several_logs else str(record.seq)
+        details = " ".join(_details(event, actor))
+        if self._is_narrow:
+            self._write_two_lines(record.timestamp, place, shown, f"{actor}  {details}".strip())
+            return
+        if not self._has_head:
+            self._has_head = True
+            head = "log:seq" if self._several_logs else "seq"
+            self._write_row(Cell("time (UTC)         ", "bold"), head, Cell("event", "bold"), "actor", "details")
+        self._write_row(Cell(f"{record.timestamp:%Y-%m-%d %H:%M:%S}", "dim"), place, shown, actor or "-", details)
+
+    def _write_two_lines(self, time: datetime, place: str, event: Cell, rest: str) -> None:
+        """Write what happened, and below it who did it and the rest: on one line most of it would be cut off."""
+        day = f"{time:%Y-%m-%d}"
+        if day != self._day:
+            self._day = day
+            self._output.line(Cell(f"{day}, UTC", "bold"))
+        self._output.row(Cell(f"{time:%H:%M:%S}", "dim"), f"  {place:<{self._place_width}}  ", event)
+        if rest:
+            self._output.row(f"          {rest}")
 
     async def write_all(self, records: AsyncGenerator[Record, None], *, at_once: bool = False) -> None:
         """Write records as they come; with `at_once` each of them is shown before the next one is waited for."""
@@ -101,12 +109,11 @@ class RecordLines:
                     self._output.flush()
 
     def _write_row(self, time: Cell, place: str, event: Cell, actor: str, details: str) -> None:
-        place_width, event_width, actor_width = self._widths
         self._output.row(
             time,
-            f"  {place:>{place_width}}  ",
-            Cell(f"{event.text:<{event_width}}", event.style),
-            f"  {actor:<{actor_width}}  {details}",
+            f"  {place:>{self._place_width}}  ",
+            Cell(f"{event.text:<{self._event_width}}", event.style),
+            f"  {actor:<14}  {details}",
         )
 
 
@@ -140,13 +147,10 @@ def write_record(output: Output, placed: PlacedRecord) -> None:
     ]
     rows += _members("event", event_members(record.event))
     rows += _members("context", record.context)
-    rows += [
-        ("prev_hash", record.prev_hash),
-        ("hash", record.hash),
-        (Cell("previous", "dim"), _place(placed.previous, "none, or not here any more")),
-        (Cell("next", "dim"), _place(placed.next, "none yet")),
-    ]
     output.table([Column("member"), Column("value")], rows)
+    output.line()
+    # Below the table, so that hashes fit a terminal of eighty columns and can be copied.
+    output.pairs([("prev_hash", record.prev_hash), ("hash", record.hash), *_neighbours(placed)])
     output.line()
     if placed.is_linked:
         output.line(Cell("linked", "green"), "  It fits the records before and after it.")
@@ -161,5 +165,17 @@ def _members(name: str, value: object, depth: int = 0) -> list[tuple[Cell | str,
     return [(name, value if isinstance(value, str) else json_line(value))]
 
 
-def _place(position: Position | None, absent: str) -> str:
-    return f"seq {position.seq}, {position.hash}" if position is not None else absent
+def _neighbours(placed: PlacedRecord) -> Iterator[tuple[Cell, str]]:
+    """Yield the records before and after a record, each with its hash unless that is shown already."""
+    previous, following = placed.previous, placed.next
+    if previous is None:
+        yield Cell("previous", "dim"), "none, or not here any more"
+    else:
+        yield Cell("previous", "dim"), f"seq {previous.seq}"
+        if previous.hash != placed.record.prev_hash:
+            yield Cell("its hash", "red"), previous.hash
+    if following is None:
+        yield Cell("next", "dim"), "none yet"
+    else:
+        yield Cell("next", "dim"), f"seq {following.seq}"
+        yield Cell("its hash", "dim"), following.hash

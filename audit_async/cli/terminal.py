@@ -176,13 +176,13 @@ class Output:
         """Write texts one after the other without a break, for copying; the terminal itself may wrap them."""
         self._console.print(_joined(cells), soft_wrap=True)
 
-    def pairs(self, rows: Iterable[tuple[Cell | str, Cell | str]]) -> None:
-        """Write names, and next to each what is said of it, folded in its own column."""
+    def pairs(self, rows: Iterable[tuple[Cell | str, ...]]) -> None:
+        """Write names, and next to each what is said of it, each folded in its own column."""
         grid = Table.grid(padding=(0, 2, 0, 0))
-        grid.add_column(overflow="fold")
-        grid.add_column(overflow="fold")
-        for name, text in rows:
-            grid.add_row(_shown(name), _shown(text))
+        for row in rows:
+            while len(grid.columns) < len(row):
+                grid.add_column(overflow="fold")
+            grid.add_row(*map(_shown, row))
         self._console.print(Padding(grid, (0, 0, 0, 2), expand=False))
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[Cell | str]]) -> None:

@@ -133,13 +133,29 @@ def test_lines_fit_the_terminal(columns: int, tmp_path: Path) -> None:
 
 
 def test_columns_on_a_narrow_terminal(tmp_path: Path) -> None:
-    """On eighty columns the events stand below each other, whatever their sequence numbers and types."""
+    """On eighty columns a record is two lines under its day, so that nearly all of it is seen; columns stay columns."""
     make_trail(tmp_path / "t", [erasure("c-1"), *(failure("bob", n) for n in range(19))])
     _, written = run_on_terminal("query", tmp_path / "t", columns=80, NO_COLOR="1")
-    lines = OWN_SEQUENCES.sub(b"", written).decode().splitlines()[:20]
-    events = [line.find("auth.failure") for line in lines[1:]]
-    assert set(events) == {lines[0].index("data.deleted")}
-    assert {line.index("bob") for line in lines[1:]} == {events[0] + len("audit.log_opened") + 4}
+    day, *lines = OWN_SEQUENCES.sub(b"", written).decode().splitlines()[:41]
+    assert day == "2026-11-22, UTC"
+    assert {line.find("auth.failure") for line in lines[2::2]} == {lines[0].index("data.deleted")}
+    assert lines[1] == '          customer_id=c-1 data_types=["orders"] reason=gdpr_art_17'
+    assert lines[3] == "          bob  reason=bad ip=203.0.113.9 path=/0"
+    assert len(lines) == 40
+
+
+def test_a_whole_record_on_a_narrow_terminal(tmp_path: Path) -> None:
+    """On eighty columns `show` folds no hash, and doctor's texts have most of the width."""
+    chain = make_trail(tmp_path / "t", [erasure("c-1"), failure("bob"), failure("eve")])
+    (_, shown), (_, checked) = run_all_on_terminal(
+        [f"show 1 {tmp_path / 't'}", f"doctor {tmp_path / 't'}"], columns=80, NO_COLOR="1"
+    )
+    for head in chain.heads:
+        assert head.hash in OWN_SEQUENCES.sub(b"", shown)
+    lines = OWN_SEQUENCES.sub(b"", checked).decode().splitlines()
+    assert lines[0] == "host"
+    assert "orders/00" in lines
+    assert max(len(line) - len(line.lstrip()) for line in lines) < 30
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from audit_async.cli.diagnosis.outcomes import Check, fail, ok
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import ConfiguredLogs
 from audit_async.cli.run import ExitStatus, perform
-from audit_async.cli.terminal import Cell, Column, Output, Style
+from audit_async.cli.terminal import Cell, Output, Style
 from audit_async.cli.writing import base_directory
 from audit_async.config import AuditConfig, Local
 
@@ -94,10 +95,9 @@ def _configuration(logs: list[Log], directory: Path | None, settings: AuditConfi
 
 
 def _report(output: Output, checks: list[Check]) -> None:
-    rows: list[list[Cell | str]] = [
-        [check.subject, check.name, Cell(check.status, _STYLES[check.status]), check.text] for check in checks
-    ]
-    output.table([Column("of"), Column("check"), Column("status", whole=True), Column("what was found")], rows)
+    for subject, of_subject in groupby(checks, key=lambda check: check.subject):
+        output.line(Cell(subject, "bold"))
+        output.pairs((check.name, Cell(check.status, _STYLES[check.status]), check.text) for check in of_subject)
     counts = Counter(check.status for check in checks)
     output.line()
     output.line(f"{counts['ok']} ok, {counts['warn']} to look at, {counts['fail']} wrong.")
