@@ -1,4 +1,4 @@
-"""The evidence bundle: what a query found, with all that somebody needs to check it who has nothing of ours.
+"""The evidence bundle: what a query found, with all that is needed to check it without this package.
 
 A zip of: the records; for each log the whole chain from the first of them to the last, because only an unbroken
 chain proves anything; the log's manifest and checksum files; a verifier that needs Python alone; a README; and a list
@@ -164,7 +164,7 @@ def _read(log: Log, name: str) -> bytes:
 
 
 def _unbroken(piece: _Piece, parts: Sequence[Part]) -> Iterator[Found]:
-    """Give every record of the chain from the piece's first to its last; raises `LogCorrupted` at a gap."""
+    """Yield every record of the chain from the piece's first to its last; raises `LogCorrupted` at a gap."""
     due, prev = piece.first_seq, piece.prev_hash.encode()
     everything, seqs, damage = Filter(AuditQuery()), Range(piece.first_seq - 1, piece.last_seq + 1), Damage(skip=False)
     for part in parts:
@@ -236,7 +236,7 @@ class _Archive:
 
     @contextmanager
     def begin(self, name: str) -> Iterator[Callable[[bytes], None]]:
-        """Give a function that writes to a new entry."""
+        """Yield a function that writes to a new entry."""
         entry = zipfile.ZipInfo(name)  # of 1 January 1980, so that the same content is the same zip
         entry.compress_type = zipfile.ZIP_DEFLATED
         entry.create_system = 3

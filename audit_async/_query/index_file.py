@@ -11,8 +11,8 @@ Layout, all integers little-endian:
         u32 * n   for each term, how many postings there are up to its last one
         u32 or u64 * m   the postings: where lines begin, ascending within a term
 
-It is a cache and never evidence: every line it points to is read from its segment and checked. Whoever can write to it
-can hide a record from a query that uses it.
+It is a cache and never evidence: every line it points to is read from its segment and checked. Anyone who can write to
+it can hide a record from a query that uses it.
 
 It holds no text of the trail but event types. Two values may share a term; their lines are told apart when they are
 read, so a term has just the bits that keep this rare.

@@ -51,7 +51,7 @@ read_said: Final[Callable[[bytes], Said]] = msgspec.json.Decoder(Said).decode
 
 
 def actors_of(event: dict[str, object]) -> Iterator[str]:
-    """Give whom an event names as acting, as `AuditQuery` defines it."""
+    """Yield the names of those who act in an event, as `AuditQuery` defines it."""
     # Asked of every record that is indexed: most name an actor in one way or in none.
     if "actor" in event:
         actor = event["actor"]
@@ -64,7 +64,7 @@ def actors_of(event: dict[str, object]) -> Iterator[str]:
 
 
 def resources_of(event: dict[str, object]) -> Iterator[str]:
-    """Give what an event was done to or with, as `AuditQuery` defines it."""
+    """Yield what an event was done to or with, as `AuditQuery` defines it."""
     resource = event.get("resource")
     if isinstance(resource, dict):
         yield from _texts_of(resource, _RESOURCE)
@@ -103,7 +103,7 @@ class Needles(NamedTuple):
         )
 
     def hits(self, data: bytes) -> Iterator[int]:
-        """Give places in `data` such that every line that may be wanted has one; in order."""
+        """Yield places in `data` such that every line that may be wanted has one; in order."""
         needles = self.any_of
         if self.spelled and b"\\" in data:
             needles += tuple(spelling for spelling in _OTHER_SPELLINGS if spelling in data)
@@ -249,7 +249,7 @@ def as_text(value: object) -> str | None:
 
 
 def _texts(values: Iterable[object]) -> Iterator[str]:
-    """Give every text at any depth, without recursion: a line may nest deeper than the stack is."""
+    """Yield every text at any depth, without recursion: a line may nest deeper than the stack is."""
     waiting = list(values)
     while waiting:
         value = waiting.pop()

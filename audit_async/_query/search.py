@@ -76,19 +76,19 @@ class Search:
 
     @property
     def reached(self) -> dict[str, int]:
-        """How far each log was given, for a cursor: the last seq that was, or with `newest_first` the first."""
+        """How far each log was read, for a cursor: the last seq that was yielded, or with `newest_first` the first."""
         return {
             stream.log_name: self._reached(stream, seqs)
             for stream, seqs in zip(self._streams, self._ranges, strict=True)
         }
 
     def _reached(self, stream: Stream, seqs: Range) -> int:
-        if stream.given is not None:
-            return stream.given.seq
+        if stream.taken is not None:
+            return stream.taken.seq
         if not self._newest_first:
             return seqs.after
         if stream.next is not None:
-            return stream.next.seq + 1  # what is written from now on is newer than what was given
+            return stream.next.seq + 1  # what is written from now on is newer than what was yielded
         return 0 if stream.is_exhausted else seqs.before
 
 

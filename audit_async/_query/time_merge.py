@@ -1,4 +1,4 @@
-"""Merging what several logs give into one sequence by time."""
+"""Merging the records of several logs into one sequence by time."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from audit_async._query.segment_scan import Found
 
 
 class Stream:
-    """What one log gives: the next record that was found, and the rest. Owned by one merge."""
+    """What was found in one log: the next record, and the rest. Owned by one merge."""
 
     def __init__(self, log_name: str, rest: Generator[Found | None, None, None]) -> None:
         self.log_name = log_name
-        self.next: Found | None = None  #: found, and not yet given
-        self.given: Found | None = None  #: given last
+        self.next: Found | None = None  #: found, and not yet taken
+        self.taken: Found | None = None  #: taken last
         self.is_exhausted = False
         self._rest = rest
 
     def fill(self) -> Iterator[None]:
-        """Find the next record, or the end; gives None whenever time has passed."""
+        """Find the next record, or the end; yields None whenever time has passed."""
         while self.next is None and not self.is_exhausted:
             try:
                 self.next = next(self._rest)
@@ -29,18 +29,18 @@ class Stream:
                     yield None
 
     def take(self) -> Found:
-        """Give the next record, which must have been found."""
+        """Return the next record, which must have been found."""
         assert self.next is not None  # noqa: S101 - the caller has seen it
-        self.given, self.next = self.next, None
-        return self.given
+        self.taken, self.next = self.next, None
+        return self.taken
 
     def close(self) -> None:
-        """Let go of files."""
+        """Close its files."""
         self._rest.close()
 
 
 def merge(streams: Sequence[Stream], *, newest_first: bool = False) -> Generator[Found | None, None, None]:
-    """Give what the streams give: of their next records always the oldest, or the newest; and None as they do.
+    """Yield the records of the streams: of their next ones always the oldest, or the newest; and None as they do.
 
     Each stream's own order stays as it is, whatever its clock said. Of equal times the log whose name comes first is
     first; with `newest_first` it is last.

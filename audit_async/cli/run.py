@@ -32,7 +32,7 @@ class ExitStatus(IntEnum):
     USAGE = 2  #: what was asked for makes no sense
     UNREADABLE = 3  #: something can't be read, or can't be done
     INTERRUPTED = 130  #: Ctrl-C
-    PIPE_CLOSED = 141  #: nobody reads the output any more; what a shell reports for SIGPIPE
+    PIPE_CLOSED = 141  #: the reader of the output is gone; what a shell reports for SIGPIPE
 
 
 class Refused(AuditError):

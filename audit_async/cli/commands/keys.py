@@ -61,7 +61,7 @@ def new(
 ) -> None:
     """Make an Ed25519 signing key (PKCS #8 PEM, mode 0600), and print its verifier key if the origin is given.
 
-    Give the verifier key to those who verify, by another way than the log. Anyone with the key file and the
+    Hand the verifier key to those who verify, by another way than the log. Anyone with the key file and the
     passphrase can sign in the log's name.
     """
     _require_origin(origin)
@@ -70,7 +70,7 @@ def new(
     def make() -> KeyShown:
         passphrase = None
         if passphrase_from is not None:
-            passphrase = read_secret(passphrase_from).rstrip(b"\r\n")  # as who loads the key reads it
+            passphrase = read_secret(passphrase_from).rstrip(b"\r\n")  # as it is read when the key is loaded
             if not passphrase:
                 raise Refused(f"{passphrase_from} holds no passphrase; without one leave --passphrase-from out")
         write_key(out, new_key(passphrase))

@@ -143,7 +143,7 @@ def _count(logs: list[Log], query: AuditQuery, meter: Meter, top: int) -> Statis
         event = read_said(line).event
         event_type = type_of(event)
         types.add(event_type)
-        actors.add(next(actors_of(event), _NOBODY))
+        actors.add(next(actors_of(event), _NO_ACTOR))
         by_log[log] += 1
         critical += event_type in critical_types
         hours[int(timestamp[11:13]) % 24] += 1
@@ -162,11 +162,11 @@ def _count(logs: list[Log], query: AuditQuery, meter: Meter, top: int) -> Statis
 
 
 #: For an event that names no actor; no recorded name has parentheses around it.
-_NOBODY: Final = "(nobody)"
+_NO_ACTOR: Final = "(nobody)"
 
 
 def _records(logs: list[Log], query: AuditQuery, meter: Meter) -> Iterator[tuple[str, str, bytes]]:
-    """Give the log, time and line of each record that is wanted."""
+    """Yield the log, time and line of each record that is wanted."""
     everything = Filter(query).is_open and not Filter(query).asks_for_times
     total = sum(map(_bytes_of, (part for log in logs for part in parts_of(log)))) if everything else None
     read = 0

@@ -75,7 +75,7 @@ def _record(line: bytes, log: Log) -> Record | None:
 
 
 def _lines_backwards(file: BinaryIO) -> Iterator[bytes]:
-    """Give the lines of a file from its end, the last first; that one may lack its line end.
+    """Yield the lines of a file from its end, the last first; that one may lack its line end.
 
     A line that is too long for a record comes in pieces, so that a file without line ends costs no memory.
     """

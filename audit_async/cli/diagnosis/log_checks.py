@@ -181,6 +181,8 @@ def _index(log: Log) -> Iterator[Check]:
     except OSError as error:
         yield warn(log.name, "index", f"{INDEX}/ can't be read: {error.strerror}; queries work without it")
         return
+    if not sizes:
+        return
     size = f"{byte_size(sum(sizes))} for {len(sizes)} segments"
     yield ok(log.name, "index", f"{size}; a cache that may be deleted at any time, and no evidence")
 
