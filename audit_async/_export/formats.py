@@ -170,8 +170,9 @@ class CsvTable:
 
 
 def _json_escape(found: re.Match[str]) -> str:
-    """Return the last character of a match as JSON escapes it, after what is before it."""
-    return f"{found[0][:-1]}\\u{ord(found[0][-1]):04x}"
+    """Return the last character of a match as JSON escapes it, after what is before it; beyond U+FFFF as two."""
+    units = found[0][-1].encode("utf-16-be", "surrogatepass").hex()
+    return found[0][:-1] + "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 def _is_formula(cell: str) -> bool:

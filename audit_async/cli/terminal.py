@@ -41,7 +41,6 @@ __all__ = ["Cell", "Column", "Meter", "Output", "byte_size", "count_of", "json_l
 _PIPE_WIDTH: Final = 160
 #: Seconds after which progress is shown.
 _MEASURED_AFTER_S: Final = 0.5
-_JOINERS: Final = "\u200c\u200d"  # Persian, Indian and emoji text need them, and they turn nothing around
 _NOT_ONE_LINE: Final = re.compile(r"[\n\t]")
 
 Style = Literal["", "bold", "dim", "red", "yellow", "green", "cyan"]
@@ -57,9 +56,7 @@ def visible(text: str) -> str:
     one_line = _NOT_ONE_LINE.sub(lambda found: "\\n" if found[0] == "\n" else "\\t", escape(text))
     if one_line.isprintable():
         return one_line
-    return "".join(
-        character if character.isprintable() or character in _JOINERS else _escaped(character) for character in one_line
-    )
+    return "".join(character if character.isprintable() else _escaped(character) for character in one_line)
 
 
 def _escaped(character: str) -> str:

@@ -159,6 +159,17 @@ async def test_csv_shows_what_misleads(tmp_path: Path) -> None:
     assert not {character for character in HOSTILE if not character.isprintable()} - {"\n"} & set(text)
 
 
+async def test_what_misleads_is_the_same_in_the_json_of_a_csv(tmp_path: Path) -> None:
+    """Characters are escaped in an event's JSON as JSON does it, so it says the same; also those beyond U+FFFF."""
+    user = "a\U000e0041\u202e\u3164b"
+    make_trail(tmp_path / "t", [failure(user)])
+    await exported(tmp_path / "t", tmp_path / "out.csv", "csv")
+    content = (tmp_path / "out.csv").read_text("utf-8")
+    assert not {"\U000e0041", "\u202e", "\u3164"} & set(content)
+    (row,) = csv.DictReader(io.StringIO(content, newline=""))
+    assert json.loads(row["event"])["attempted_user"] == user
+
+
 async def test_parquet_is_typed(tmp_path: Path) -> None:
     """A Parquet export has numbers as numbers, times as times in UTC, and nothing where nothing was recorded."""
     chain = make_trail(tmp_path / "t", [failure("bob"), erasure("c-1")])
