@@ -67,6 +67,14 @@ def make_directory(name: str, *, dir_fd: int | None = None) -> None:
     os.mkdir(name, PRIVATE_DIRECTORY, dir_fd=dir_fd)
 
 
+def make_directories(path: str) -> None:
+    """Make a directory, and what is missing above it, that only its owner may enter; one that is there stays as it is.
+
+    For caches: nothing above it is synced.
+    """
+    os.makedirs(path, PRIVATE_DIRECTORY, exist_ok=True)
+
+
 def remove_directory(name: str, *, dir_fd: int | None = None) -> None:
     """Remove an empty directory."""
     os.rmdir(name, dir_fd=dir_fd)
@@ -184,6 +192,11 @@ def change_mode(fd: int, mode: int) -> None:
         os.fchmod(fd, mode)
     except OSError as error:
         raise _with_path(error, "fchmod", fd) from None
+
+
+def change_path_mode(path: str, mode: int) -> None:
+    """Set the permissions of what is at a path."""
+    os.chmod(path, mode)
 
 
 def change_group(fd: int, gid: int) -> None:

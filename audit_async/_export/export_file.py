@@ -42,7 +42,7 @@ class NewFile:
         size, digest = _digest(self.file)
         disk.sync_data(self.file.fileno())
         if self._overwrite:
-            os.replace(self._unfinished, self._target)
+            disk.rename(self._unfinished, str(self._target), dir_fd=None)
         else:
             _link(self._unfinished, self._target)
         directory = disk.open_directory(str(self._target.parent), follow=True)
@@ -69,13 +69,13 @@ def new_file(target: Path, *, overwrite: bool) -> Iterator[NewFile]:
             yield NewFile(file, name, target, overwrite=overwrite)
     finally:
         with suppress(FileNotFoundError):
-            os.unlink(name)
+            disk.unlink(name, dir_fd=None)
 
 
 def _link(name: str, target: Path) -> None:
     """Link a file to a second name, never replacing another file; on a file system without links, rename it."""
     try:
-        os.link(name, target)
+        disk.link(name, str(target))
     except FileExistsError:
         raise _taken(target) from None
     except OSError as error:
@@ -83,7 +83,7 @@ def _link(name: str, target: Path) -> None:
             raise
         if os.path.lexists(target):
             raise _taken(target) from None
-        os.rename(name, target)
+        disk.rename(name, str(target), dir_fd=None)
 
 
 def _taken(target: Path) -> ExportFailed:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import BinaryIO, Final, cast
 
+from audit_async._durable import disk
 from audit_async._trail.log_files import CHUNK_BYTES
 
 #: Most files that one search keeps open, and least; between them a quarter of what the process may have.
@@ -132,7 +133,7 @@ class ReopenedFile(io.BufferedIOBase):
             self.suspend()
             if self._copy_path is not None:
                 with suppress(OSError):
-                    os.unlink(self._copy_path)
+                    disk.unlink(str(self._copy_path), dir_fd=None)
         super().close()
 
     def _opened(self) -> BinaryIO:

@@ -79,7 +79,7 @@ class LogIndex:
                 return SegmentIndex.open(path, log_id=self._log.log_id, segment=sealed.segment, sha256=sealed.sha256)
             except IndexWrong:
                 with suppress(OSError):
-                    os.unlink(path)
+                    disk.unlink(str(path), dir_fd=None)
             except (OSError, ValueError):
                 continue
         return None
@@ -102,7 +102,7 @@ class LogIndex:
         """Remove a segment's index, because it points to what is no record."""
         for path in self._paths(part):
             with suppress(OSError):
-                os.unlink(path)
+                disk.unlink(str(path), dir_fd=None)
 
     def _paths(self, part: Part) -> Iterator[Path]:
         return (directory / (part.segment.name + INDEX_ENDING) for directory in self._directories)
@@ -327,14 +327,14 @@ def _make_directory(log: Log) -> Path | None:
             directory = log.directory / INDEX
             with suppress(FileExistsError):
                 disk.make_directory(str(directory))
-                os.chmod(directory, stat.S_IMODE(os.stat(log.directory).st_mode))
+                disk.change_path_mode(str(directory), stat.S_IMODE(os.stat(log.directory).st_mode))
             with suppress(OSError):
-                os.unlink(log.directory / OLD_INDEX_FILE)
+                disk.unlink(str(log.directory / OLD_INDEX_FILE), dir_fd=None)
             if stat.S_ISDIR(os.stat(directory, follow_symlinks=False).st_mode):
                 return directory
     with suppress(OSError):
         if (cache := _cache_directory(log)) is not None:
-            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+            disk.make_directories(str(cache))
             return cache
     return None
 
@@ -346,4 +346,4 @@ def _remove_others(directory: Path, segments: set[str]) -> None:
             is_index = name.endswith(INDEX_ENDING) and name.removesuffix(INDEX_ENDING) not in segments
             if is_index or is_left_over(name):
                 with suppress(OSError):
-                    os.unlink(directory / name)
+                    disk.unlink(str(directory / name), dir_fd=None)

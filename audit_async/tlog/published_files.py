@@ -171,7 +171,7 @@ class PublishedFiles:
         finally:
             disk.close(fd)
         with suppress(OSError):  # not empty because somebody put something there: theirs to remove
-            os.rmdir(directory, dir_fd=self._root)
+            disk.remove_directory(directory, dir_fd=self._root)
         self._unsynced_directories.discard(directory)
 
     def close(self) -> None:
