@@ -1,19 +1,21 @@
 """The front door for writing: `AuditLogger`, its life cycle, and `run`.
 
-What an open log consists of stands in `audit_async._writer.session`.
+What an open log consists of is in `audit_async._writer.session`.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import datetime
 from pathlib import Path
-from threading import get_ident
+from threading import current_thread, get_ident, main_thread
 from time import time_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar, TypeVarTuple, overload
 
 import anyio
 
@@ -25,7 +27,7 @@ from audit_async._writer.intake import Intake
 from audit_async._writer.receipts import NOTHING_RECORDED, NOWHERE, Receipt
 from audit_async._writer.session import Session
 from audit_async._writer.upkeep import RetentionReport, Upkeep
-from audit_async.config import AuditConfig, Disabled
+from audit_async.config import AuditConfig, Disabled, Local
 from audit_async.context import bound_here
 from audit_async.errors import ConfigError, LogClosed, WriteFailed
 from audit_async.events.base import AuditEvent, encode
@@ -49,14 +51,20 @@ class AuditLogger:
     """One audit log, open for writing: `async with AuditLogger(config) as audit: audit.emit(event)`.
 
     A logger is opened once, on the event loop that it will live on, and closed once. `emit` may be called from any
-    thread. What is promised, and when, depends on the flush mode: see `audit_async.config`.
+    thread; the methods that are awaited, on any of asyncio's loops, as long as the log's own runs. What is promised,
+    and when, depends on the flush mode: see `audit_async.config`. A logger that nobody closes gives a
+    `ResourceWarning`, and is drained as its loop or the interpreter ends.
 
-    Entering raises `LogLocked` where another process (or logger) writes this log, `LogCorrupted` where what is on
-    disk is not what was written, `ConfigError` for a directory that others can write to, and `WriteFailed` where
-    the disk does not take the first record.
+    Args:
+        config: All settings; `AuditConfig(mode=Disabled())` records nothing and costs next to nothing.
+
+    Raises:
+        ConfigError: `config` is no `AuditConfig`.
     """
 
     def __init__(self, config: AuditConfig) -> None:
+        if not isinstance(config, AuditConfig):
+            raise ConfigError("config", _what_to_pass(config))
         self.config: Final = config
         self._disabled: Final = isinstance(config.mode, Disabled)
         self._intake: Final = Intake(config)
@@ -70,6 +78,24 @@ class AuditLogger:
         self._encoder: Final = self._intake.encoder
         self._kinds: Final = self._encoder.kinds
         self._plain_cost: Final = self._encoder.plain_bytes + RECORD_OVERHEAD
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "_session"):  # its configuration was refused
+            return "<AuditLogger>"
+        if self._disabled:
+            return "<AuditLogger disabled>"
+        name = f"{self.config.service_id}/{self.config.instance or '*'}"
+        status, waiting = self._condition.status.value, self._buffer.held_events
+        if self._session is None:
+            return f"<AuditLogger {name} {status}>"
+        name = f"{self.config.service_id}/{self._session.store.directory.name}"
+        head, durable = self._session.writer.head_seq, self._session.acknowledgements.durable_seq
+        return f"<AuditLogger {name} {status} head={head} durable={durable} waiting={waiting}>"
+
+    def __del__(self) -> None:
+        session = getattr(self, "_session", None)
+        if session is not None:
+            session.warn_unless_closed()
 
     # Recording.
 
@@ -143,22 +169,37 @@ class AuditLogger:
     async def emit_durable(self, event: AuditEvent) -> Position:
         """Record `event` and return its place in the chain once it is on stable storage.
 
-        Waits for room where the buffer is full, and does not wait for the flush mode's interval: this event, with
-        all before it, is synced at once. Raises as `emit` does, except `BufferFull`.
+        Waits for room if the buffer is full, and does not wait for the flush mode's interval: this event, with all
+        before it, is synced at once. While the disk fails this waits, as long as it takes (`anyio.fail_after` sets a
+        limit; the event stays recorded). On any event loop.
+
+        Args:
+            event: As for `emit`.
+
+        Returns:
+            The record's sequence number and hash.
+
+        Raises:
+            InvalidEvent, WriteFailed: As `emit` does.
+            LogClosed: As `emit` does, and at once if the log's event loop doesn't run, since nobody would answer.
         """
+        if self._disabled:
+            return NOWHERE
         session = self._session
-        if session is None or session.is_here:
-            if self._disabled:
-                return NOWHERE
+        if session is None or session.home.is_here:
             receipt = await self._intake.emit_durably(event)
             return await receipt.durable()
-        return await session.elsewhere(lambda: self.emit_durable(event))
+        self._buffer.check_open()
+        return await session.home.call(lambda: self.emit_durable(event))
 
     async def flush(self) -> None:
         """Return once everything emitted so far is on stable storage, without waiting for the flush mode's interval.
 
-        While the disk fails this waits, as long as it takes (`anyio.fail_after` sets a limit). Raises `WriteFailed`
-        where the log has stopped for good, `LogClosed` where it was never started.
+        While the disk fails this waits, as long as it takes (`anyio.fail_after` sets a limit). On any event loop.
+
+        Raises:
+            WriteFailed: The writer has stopped for good, so not everything is durable.
+            LogClosed: The log was never started, or is a parent process's; or its event loop doesn't run.
         """
         if self._disabled:
             return
@@ -167,13 +208,29 @@ class AuditLogger:
         if self._buffer.state is State.FORKED:
             raise LogClosed("this process was forked from the one that opened the audit log; flush it there")
         session = self._session
-        await (session.writer.flush() if session.is_here else session.elsewhere(session.writer.flush))
+        if session.home.is_here:
+            await session.writer.flush()
+        elif not session.has_ended:
+            await session.home.call(session.writer.flush)
+        elif session.acknowledgements.failure is not None:
+            raise session.acknowledgements.failure
 
     def record_access(self, actor: str, query: Mapping[str, object], records: int | None = None) -> Receipt:
         """Put into the trail that `actor` has read it: what was asked, and how many records were returned.
 
-        `AuditReader.query` calls this where it is given the logger; call it for reads that go another way. From any
-        thread, never waits; the buffer's bounds don't apply. Raises `LogClosed` and `WriteFailed` as `emit` does.
+        `AuditReader.query` calls this if it is given the logger; call it for reads that go another way. From any
+        thread, never waits; the buffer's bounds don't apply.
+
+        Args:
+            actor: Who has read.
+            query: What was asked for, as names and values; secrets in it are redacted.
+            records: How many records were returned; None if that is not known.
+
+        Returns:
+            The receipt of the record.
+
+        Raises:
+            LogClosed, WriteFailed: As `emit` does.
         """
         if self._disabled:
             return NOTHING_RECORDED
@@ -193,14 +250,22 @@ class AuditLogger:
         if not self._disabled:
             self._intake.count_lost(event_type, reason)
 
-    # Proving, where `AuditConfig.transparency` is set.
+    # Proving, if `AuditConfig.transparency` is set.
 
     async def checkpoint(self) -> SignedCheckpoint:
         """Sign and publish a checkpoint over everything that is durable now, and return it; witnesses come later.
 
-        The log does this by itself when its `Transparency` says so. Raises `ConfigError` where the log has none,
-        `LogForked` or `LogRolledBack` where the log would contradict what it signed before, another
-        `TransparencyError` where the key or the tiles fail, `LogClosed`, `OSError`.
+        The log does this by itself when its `Transparency` says so. On any event loop.
+
+        Returns:
+            The checkpoint, signed by the log's own keys; published, unless the policy asks for witnesses first.
+
+        Raises:
+            ConfigError: The log has no `Transparency`.
+            LogForked, LogRolledBack: The log would contradict what it signed before.
+            TransparencyError: Another of them: the key or the tiles fail.
+            LogClosed: The log is not open, or its event loop doesn't run.
+            OSError: The disk fails; the next checkpoint is tried when it is due.
         """
         checkpoints = self._checkpoints()
         return await self._here(checkpoints.checkpoint)
@@ -209,8 +274,17 @@ class AuditLogger:
         """Return the evidence that a record is in this log, named by its receipt or its `audit_id`.
 
         What `.encode()` returns is a `.tlog-proof` file, which anybody can check without the log. Waits until the
-        record is durable (a receipt), and makes a checkpoint where none covers it yet. Raises as `checkpoint` does;
-        `RecordNotFound` for an `audit_id` that this log does not have.
+        record is durable (a receipt), and makes a checkpoint if none covers it yet. On any event loop.
+
+        Args:
+            record: The record's receipt, or its `audit_id`.
+
+        Returns:
+            The proof.
+
+        Raises:
+            RecordNotFound: This log does not have such an `audit_id`.
+            AuditError, OSError: As `checkpoint` does.
         """
         checkpoints = self._checkpoints()
 
@@ -236,12 +310,23 @@ class AuditLogger:
         """Archive and delete what `RetentionPolicy` says is due, or only list it with `dry_run`.
 
         An open log does this by itself once a day, the first time a minute after its opening (unless the policy's
-        `automatic` is off). Each step is in the chain, durably, before it is taken; what was done stays done where
-        this is cancelled. A step that fails is reported in the outcome, and the segment stays as it was.
+        `automatic` is off). Each step is in the chain, durably, before it is taken; what was done stays done if
+        this is cancelled. A step that fails is reported in the outcome, and the segment stays as it was. On any event
+        loop.
 
-        `at` (aware) asks what would be due then, in a dry run. Raises `ConfigError` for another use of it,
-        `RetentionRefused` where the clock was set forward by more than a day since the opening, `LogCorrupted` for a
-        `hold.json` that nobody can read or an archive that is missing, `LogClosed`, `OSError`.
+        Args:
+            dry_run: Only say what is due.
+            at: In a dry run: what would be due at this time, which is aware.
+
+        Returns:
+            What was done, or would be, oldest segment first.
+
+        Raises:
+            ConfigError: `at` is given without `dry_run`, or has no time zone.
+            RetentionRefused: The clock was set forward by more than a day since the opening.
+            LogCorrupted: `hold.json` can't be read, or an archive is missing.
+            LogClosed: The log is not open, or its event loop doesn't run.
+            OSError: The disk fails.
         """
         if at is not None and (not dry_run or at.utcoffset() is None):
             raise ConfigError("at", "only a dry run may ask about another time, and it needs a time zone")
@@ -253,22 +338,38 @@ class AuditLogger:
     async def set_hold(self, *, reason: str, set_by: str) -> Hold:
         """Put a legal hold in force: nothing is archived or deleted until it is lifted, also after a restart.
 
-        On return the hold, and its record in the chain, are durable. Where one is in force already it stays as it is,
-        and is returned; the chain has the new reason, too. Raises `LogClosed`, `WriteFailed`, `OSError`.
+        On return the hold, and its record in the chain, are durable. If one is in force already it stays as it is,
+        and is returned; the chain has the new reason, too. On any event loop.
+
+        Args:
+            reason: Why, for the record.
+            set_by: Who asks for it, for the record.
+
+        Returns:
+            The hold that is in force.
+
+        Raises:
+            LogClosed: The log is not open, or its event loop doesn't run.
+            WriteFailed, OSError: The record, or the hold, could not be made durable.
         """
         upkeep = self._upkeep()
         return await self._here(lambda: upkeep.set_hold(reason=reason, set_by=set_by))
 
     async def lift_hold(self, *, reason: str, lifted_by: str) -> None:
-        """End the legal hold; its record in the chain is durable before. Does nothing where there is none.
+        """End the legal hold; its record in the chain is durable before. Does nothing if there is none.
 
-        Raises `LogClosed`, `WriteFailed`, `OSError`.
+        Args:
+            reason: Why, for the record.
+            lifted_by: Who asks for it, for the record.
+
+        Raises:
+            LogClosed, WriteFailed, OSError: As `set_hold` does.
         """
         upkeep = self._upkeep()
         await self._here(lambda: upkeep.lift_hold(reason=reason, lifted_by=lifted_by))
 
     async def hold(self) -> Hold | None:
-        """Return the legal hold that is in force, None where there is none; raises as `set_hold` does."""
+        """Return the legal hold that is in force, None if there is none; raises as `set_hold` does."""
         upkeep = self._upkeep()
         return await self._here(upkeep.hold)
 
@@ -280,7 +381,7 @@ class AuditLogger:
     async def _here(self, call: Callable[[], Coroutine[None, None, _T]]) -> _T:
         """Await `call()` on the log's own loop, from whichever loop."""
         session = self._session
-        return await (call() if session is None or session.is_here else session.elsewhere(call))
+        return await (call() if session is None or session.home.is_here else session.home.call(call))
 
     # What it says of itself.
 
@@ -312,10 +413,16 @@ class AuditLogger:
         )
 
     def observe_commits(self, observer: CommitObserver) -> Callable[[], None]:
-        """Call `observer(commit)` behind each commit to the disk, in the log's loop; return what ends that.
+        """Call `observer(commit)` after each commit to the disk, in the log's loop; return what ends that.
 
-        For metrics that are pushed; `stats()` has the same as histograms. It should take microseconds. Before the
-        start too, so that no commit is missed; one that raises is logged and called no more.
+        For metrics that are pushed; `stats()` has the same as histograms. May be called before the start, so that no
+        commit is missed.
+
+        Args:
+            observer: Should take microseconds. One that raises is logged and called no more.
+
+        Returns:
+            A function that ends it.
         """
         self._measurements.observe(observer)
         return lambda: self._measurements.forget(observer)
@@ -362,8 +469,14 @@ class AuditLogger:
     async def start(self) -> None:
         """Open the log and begin to take events; `async with` does the same.
 
-        On return the log is locked, recovered where a crash left something behind, and `audit.log_opened` is
-        durable. Raises what the class says, and `LogClosed` where this logger was started before.
+        On return the log is locked, recovered if a crash left something behind, and `audit.log_opened` is durable.
+
+        Raises:
+            LogLocked: Another process, or logger, writes this log.
+            LogCorrupted: What is on disk is not what was written.
+            ConfigError: The directory can be written to by others, or a setting can't work here.
+            WriteFailed: The disk does not take the first record.
+            LogClosed: This logger was started before, or no asyncio event loop is running.
         """
         if isinstance(self.config.mode, Disabled):
             return
@@ -378,29 +491,87 @@ class AuditLogger:
             self._starting = False
         forks.give_up_in_child(self._session)
         if self.config.handle_signals:
+            if current_thread() is not main_thread():
+                _log.warning(
+                    "%s: handle_signals has no effect here: only a log that is started in the main thread can be "
+                    "drained on SIGTERM and SIGINT. Start it there, or say handle_signals=False",
+                    self._condition.where,
+                )
             signals.drain_on_signals(self._session)
 
     async def aclose(self) -> None:
         """Take no more events, make everything that was taken durable, write `audit.log_closed`, and unlock the log.
 
         Drains also while the surrounding task is being cancelled, for up to `drain_timeout` seconds; a cancellation
-        takes effect afterwards. May be called again, and from several tasks; only the first does anything.
+        takes effect afterwards. May be called again, and from several tasks; only the first does anything. If the
+        log's event loop is closed, the calling thread drains, and is blocked meanwhile.
 
-        Raises `WriteFailed` where something could not be made durable: the message says how much.
+        Raises:
+            WriteFailed: Something could not be made durable; the message says how much.
+            LogClosed: The log's event loop is another one and has stopped; close the log there.
         """
         session = self._session
         if session is None or self._buffer.state is State.FORKED:
             return
-        await (session.close() if session.is_here else session.elsewhere(session.close))
+        if session.home.is_here:
+            await session.close()
+        elif session.has_ended or session.home.loop.is_closed():
+            session.close_without_loop()
+        else:
+            await session.home.call(session.close)
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError("an AuditLogger is entered by `async with AuditLogger(config) as audit:`, not by `with`")
+
+    def __exit__(self, *_: object) -> None:
+        """For a message about `with` that says what to do."""
 
 
-def run(main: Callable[[*_Args], Awaitable[_T]], *args: *_Args) -> _T:
-    """Run the async function `main(*args)` on uvloop where the platform has it, and return its result.
+@overload
+def run(main: Callable[[*_Args], Awaitable[_T]], *args: *_Args) -> _T: ...
+@overload
+def run(main: Coroutine[Any, Any, _T]) -> _T: ...
+def run(main: Callable[[*_Args], Awaitable[_T]] | Coroutine[Any, Any, _T], *args: *_Args) -> _T:
+    """Run an async function on uvloop, if the platform has it, and return its result.
 
     Like `asyncio.run`, SIGINT included; uvloop makes a service's loop, not the log, faster.
+
+    Args:
+        main: The async function, or, as `asyncio.run` takes it, a coroutine: `run(main())`.
+        *args: What the function is called with.
+
+    Returns:
+        What `main` returns.
+
+    Raises:
+        TypeError: `main` is neither, or a coroutine with arguments.
     """
-    return anyio.run(main, *args, backend="asyncio", backend_options={"use_uvloop": _has_uvloop()})
+    options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+    if inspect.iscoroutine(main):
+        if args:
+            main.close()
+            raise TypeError("run(main(...)) takes no further arguments: write run(main, *args)")
+        result: _T = anyio.run(_await_it, main, backend="asyncio", backend_options=options)
+        return result
+    if not callable(main):
+        raise TypeError(f"run() takes an async function or a coroutine, not {type(main).__name__}")
+    return anyio.run(main, *args, backend="asyncio", backend_options=options)
 
 
-def _has_uvloop() -> bool:
-    return importlib.util.find_spec("uvloop") is not None
+async def _await_it(coroutine: Awaitable[_T]) -> _T:
+    return await coroutine
+
+
+def _what_to_pass(given: object) -> str:
+    """Return what to pass to `AuditLogger` instead of what was given."""
+    if isinstance(given, str | os.PathLike):
+        mode = f"Local({os.fspath(given)!r})"
+    elif isinstance(given, Local):
+        mode = f"Local({str(given.base_dir)!r})"
+    elif isinstance(given, Disabled):
+        mode = "Disabled()"
+    else:
+        mode = 'Local("./audit")'
+    what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    service = "" if mode == "Disabled()" else ', service_id="my-service"'
+    return f"is {what}; pass an AuditConfig: AuditLogger(AuditConfig(mode={mode}{service}))"

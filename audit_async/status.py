@@ -29,6 +29,7 @@ class HealthStatus(Enum):
     NOT_STARTED = "not_started"
     OK = "ok"
     LOW_DISK = "low_disk"  #: everything works, but less than `low_disk_bytes` is left on the file system
+    STALLED = "stalled"  #: the disk doesn't answer: no error, and no end; events are kept in memory
     DEGRADED = "degraded"  #: the disk takes nothing; events are kept in memory and writing is tried again
     FAILED = "failed"  #: the writer has stopped; `emit` raises `WriteFailed`
     CLOSED = "closed"
@@ -189,7 +190,7 @@ class Condition:
         if status is self.status:
             return
         before, self.status, self.since = self.status, status, time.time()
-        if status in {HealthStatus.DEGRADED, HealthStatus.LOW_DISK}:
+        if status in {HealthStatus.STALLED, HealthStatus.DEGRADED, HealthStatus.LOW_DISK}:
             _log.warning("%s is %s: %s", self.where, status.value, reason)
         elif status is HealthStatus.FAILED:
             _log.error("%s has failed: %s", self.where, reason)

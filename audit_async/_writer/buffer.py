@@ -12,6 +12,7 @@ the inbox before it accepts an event of its own, so what happened before comes b
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +33,9 @@ _LOOP_CLOSED: Final = (
     "`async with AuditLogger(config)` open for as long as anybody emits"
 )
 
+#: Some years.
+_NEVER_S: Final = 1e8
+
 
 class State(Enum):
     """What a log does with an event: NOT_STARTED -> OPEN -> CLOSED, FAILED or (in a child process) FORKED."""
@@ -41,6 +45,15 @@ class State(Enum):
     CLOSED = "closed"
     FAILED = "failed"
     FORKED = "forked"
+
+
+class _LastThing:
+    """A timer's callback that is never called; see `Buffer.open`."""
+
+    __slots__ = ("__weakref__",)
+
+    def __call__(self) -> None:
+        """Do nothing."""
 
 
 class Outlet(NamedTuple):
@@ -106,6 +119,7 @@ class Buffer:
         self.inbox: Final = Inbox()
         self.bounds: Final = bounds
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_end: weakref.ref[_LastThing] | None = None
         self._outlet: Outlet | None = None
         self._room_waiters: set[asyncio.Event] = set()
 
@@ -119,6 +133,18 @@ class Buffer:
         self.urgent_kinds = urgent_kinds
         self.state = State.OPEN
         self.owner = get_ident()
+        # A loop says to nobody that it is closed, but lets go of its timers then. One that is never due, and that
+        # nothing else refers to, tells: from there on the hot path, which asks no loop, leads to the slow one.
+        last_thing = _LastThing()
+        self._loop.call_later(_NEVER_S, last_thing)
+        self._loop_end = weakref.ref(last_thing, self._loop_has_ended)
+
+    def _loop_has_ended(self, _: object) -> None:
+        self.owner = 0
+
+    def redirect(self, outlet: Outlet) -> None:
+        """Send to another outlet from now on: the writer's task will never read again."""
+        self._outlet = outlet
 
     def close(self, *, failed: bool = False) -> None:
         """Take no more events: from here on `emit` raises. In the loop's thread only, with the inbox locked."""
@@ -280,6 +306,10 @@ class Buffer:
         self.free_bytes += event_bytes + events * RECORD_OVERHEAD
         if self._room_waiters:
             self._wake_room_waiters()
+
+    def clear(self) -> None:
+        """Give back all room: everything is durable, and the loop runs no more."""
+        self.free_events, self.free_bytes = self.bounds.ordinary_events, self.bounds.ordinary_bytes
 
     def _wake_room_waiters(self) -> None:
         waiters, self._room_waiters = self._room_waiters, set()

@@ -82,6 +82,7 @@ class Commits:
         """`ended` and `retry_due` are called in the running loop: a commit has ended, a pause is over."""
         self.counters: Final = CommitCounters()
         self.state = CommitState.READY
+        self.began_at = 0.0  #: when the last commit began, by the loop's clock
         self._loop: Final = asyncio.get_running_loop()
         self._store: Final = store
         self._thread: Final = thread
@@ -109,6 +110,7 @@ class Commits:
             self._handed_over = batch
             self._undurable.append(_Undurable(batch.head.seq, len(batch.lines), batch.event_bytes))
         self.state = CommitState.UNDER_WAY
+        self.began_at = self._loop.time()
         self._thread.start(partial(self.commit, batch, sync=sync), self._ended)
 
     def succeeded(self, outcome: Outcome) -> None:

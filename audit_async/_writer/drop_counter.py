@@ -27,6 +27,11 @@ class DropCounter:
         self._lock: Final = RLock()
         self.unrecorded: dict[str, _Unrecorded] = {}  #: by reason; empty if all losses are recorded
 
+    @property
+    def total(self) -> int:
+        """All losses since the start."""
+        return self.by_type.total()
+
     def count(self, event_type: str, reason: str) -> None:
         """Count the loss of one event of this type; `reason` is a word for the record, such as `buffer_full`."""
         now = datetime.now(UTC)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from audit_async._chain import Batch, Entry, Framer
@@ -25,12 +24,13 @@ class Framing:
     There are at most two chunks: the one that is being framed, and the next, to which `emit` still appends.
     """
 
-    def __init__(self, framer: Framer, buffer: Buffer, schedule: SyncSchedule) -> None:
+    def __init__(self, framer: Framer, buffer: Buffer, schedule: SyncSchedule, now: Callable[[], float]) -> None:
         self.batches: Final[deque[Batch]] = deque()  #: framed, in order; the writer takes them from the left
         self.head = framer.head  #: the chain's: the last record framed
         self._framer: Final = framer
         self._buffer: Final = buffer
         self._schedule: Final = schedule
+        self._now: Final = now
         self._chunk: Sequence[Receipt] = ()
         self._framed = 0  # entries of it
         self._chunk_is_urgent = False
@@ -56,13 +56,23 @@ class Framing:
         length = min(_SLICE, 1 + _SLICE_BYTES * self._buffer.held_events // (self._buffer.held_bytes + 1))
         entries = self._chunk[self._framed : self._framed + length]
         self.frame(entries)
-        self._schedule.framed(time.monotonic())
+        self._schedule.framed(self._now())
         self._framed += len(entries)
         if self._framed == len(self._chunk):
             self._chunk = ()
             if self._chunk_is_urgent:
                 self._schedule.demand(self.head.seq)
         return len(entries) == length
+
+    def frame_rest(self) -> None:
+        """Frame all that is left, also what is still in the buffer, at once: no loop waits for a turn."""
+        if self._buffer.chunk is not None:
+            self.add(self._buffer.chunk)
+        self.frame(self._chunk[self._framed :])
+        if self._next_chunk is not None:
+            self._buffer.begin(self._next_chunk)
+            self.frame(self._next_chunk)
+        self._chunk, self._next_chunk = (), None
 
     def frame(self, entries: Sequence[Entry]) -> None:
         """Give entries their places in the chain, in the newest batch."""

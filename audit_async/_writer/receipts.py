@@ -6,9 +6,11 @@ A receipt is at once the event's entry on its way into the chain and the caller'
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Generator
+from typing import Any, Final
 
 from audit_async._chain import GENESIS_HASH, Entry
+from audit_async._writer.home_loop import HomeLoop
 from audit_async.errors import WriteFailed
 from audit_async.status import Position
 
@@ -16,11 +18,12 @@ from audit_async.status import Position
 class Acknowledgements:
     """How far the chain is durable, and who waits for it. Owned by the loop's thread; other threads only read."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, audit_prefix: str, durable_seq: int) -> None:
+    def __init__(self, home: HomeLoop, audit_prefix: str, durable_seq: int) -> None:
         self.audit_prefix = audit_prefix  #: what every audit_id of this opening begins with
         self.durable_seq = durable_seq  #: everything up to here is on stable storage
         self.failure: WriteFailed | None = None  #: why nothing more will be acknowledged
-        self._loop = loop
+        self._home = home
+        self._loop = home.loop
         self._waiting: list[tuple[Receipt, asyncio.Future[None]]] = []
 
     def acknowledgement(self, receipt: Receipt) -> asyncio.Future[None] | None:
@@ -29,23 +32,19 @@ class Acknowledgements:
         For a coroutine of the log's own loop, and not a coroutine itself: of a thousand that wait each would cost two
         more frames (bench latency). None on another loop, too: `wait_elsewhere` waits there.
         """
-        if self.failure is not None or asyncio.get_running_loop() is not self._loop:
+        if self.failure is not None or asyncio._get_running_loop() is not self._loop:  # noqa: SLF001 - as in HomeLoop
             return None
         acknowledged: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append((receipt, acknowledged))
         return acknowledged
 
     async def wait_elsewhere(self, receipt: Receipt) -> None:
-        """Wait for `receipt` on an event loop that is not the log's; returns at once on that, or if it has ended."""
-        if asyncio.get_running_loop() is self._loop:
-            return
-        elsewhere = self._wait_in_loop(receipt)
-        try:
-            future = asyncio.run_coroutine_threadsafe(elsewhere, self._loop)
-        except RuntimeError:  # that loop is closed: nothing more will be acknowledged
-            elsewhere.close()
-            return
-        await asyncio.wrap_future(future)
+        """Wait for `receipt` on an event loop that is not the log's; returns at once on that.
+
+        Raises `LogClosed` if the log's loop is closed or doesn't run, or ends meanwhile.
+        """
+        if not self._home.is_here:
+            await self._home.call(lambda: self._wait_in_loop(receipt))
 
     async def _wait_in_loop(self, receipt: Receipt) -> None:
         if not receipt.is_durable and (acknowledged := self.acknowledgement(receipt)) is not None:
@@ -65,6 +64,11 @@ class Acknowledgements:
                 else:
                     still_waiting.append(waiting)
             self._waiting = still_waiting
+
+    def drained(self, durable_seq: int) -> None:
+        """Note what became durable when the loop ran no more; nobody is woken, since nobody waits."""
+        self.durable_seq = durable_seq
+        self._waiting.clear()
 
     def fail(self, failure: WriteFailed) -> None:
         """Wake everyone who still waits, with `failure`; nothing more will be acknowledged."""
@@ -112,6 +116,7 @@ class Receipt(Entry, gc=False, eq=False):
 
         Raises:
             WriteFailed: The log has stopped before the record became durable.
+            LogClosed: The event loop that the log was started on doesn't run, so nobody would ever answer.
         """
         of = self._acknowledgements
         assert of is not None  # noqa: S101 - as in `_of`, without its call
@@ -122,9 +127,14 @@ class Receipt(Entry, gc=False, eq=False):
             else:
                 await of.wait_elsewhere(self)
             if not -1 < self.seq <= of.durable_seq:
-                why = of.failure or "its log's event loop has ended"
-                raise WriteFailed(f"the record {self.audit_id} is not known to be durable: {why}") from of.failure
+                raise WriteFailed(
+                    f"the record {self.audit_id} is not known to be durable: {of.failure}"
+                ) from of.failure
         return Position(self.seq, self.hash)
+
+    def __await__(self) -> Generator[Any, None, Position]:
+        """Wait as `durable()` does: `position = await audit.emit(event)`."""
+        return self.durable().__await__()
 
     @property
     def _of(self) -> Acknowledgements:

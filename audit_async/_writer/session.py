@@ -17,8 +17,9 @@ import logging
 import math
 import os
 import socket
+import sys
 import time
-from collections.abc import Callable, Coroutine
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -28,8 +29,10 @@ from audit_async._chain import FORMAT_VERSION, Framer
 from audit_async._layout.access_modes import PRIVATE, Access
 from audit_async._store.log_store import Committed, LogStore
 from audit_async._version import __version__
-from audit_async._writer import forks, signals
+from audit_async._writer import forks, process_exit, signals
+from audit_async._writer.buffer import State
 from audit_async._writer.disk_thread import DiskThread
+from audit_async._writer.home_loop import HomeLoop, running_loop
 from audit_async._writer.intake import Intake
 from audit_async._writer.receipts import Acknowledgements
 from audit_async._writer.segment_events import events_of
@@ -38,10 +41,10 @@ from audit_async._writer.sync_schedule import SyncSchedule
 from audit_async._writer.upkeep import Upkeep
 from audit_async._writer.write_loop import Writer, WriterTask
 from audit_async.config import AuditConfig, Local
-from audit_async.errors import AuditError, ConfigError, LogClosed, WriteFailed
+from audit_async.errors import AuditError, ConfigError, WriteFailed
 from audit_async.events.base import AuditEvent
 from audit_async.events.lifecycle import AuditLogClosed, AuditLogOpened, AuditLogRecovered
-from audit_async.status import Condition, HealthStatus, Measurements
+from audit_async.status import Condition, HealthStatus, Measurements, describe_error
 from audit_async.tlog.guard import refuse_uncovered
 
 if TYPE_CHECKING:  # it needs the extra `tlog`
@@ -65,7 +68,7 @@ class Session:
         store: LogStore,
         thread: DiskThread,
     ) -> None:
-        self.loop: Final = asyncio.get_running_loop()
+        self.home: Final = HomeLoop()
         self.store: Final = store
         self._config: Final = config
         self._intake: Final = intake
@@ -73,7 +76,7 @@ class Session:
         self._thread: Final = thread
         # 64 bits of the OS's randomness an opening: no audit_id is ever given twice, also not after a crash that
         # took records with it whose audit_id somebody knows.
-        self.acknowledgements: Final = Acknowledgements(self.loop, os.urandom(8).hex(), store.head.seq)
+        self.acknowledgements: Final = Acknowledgements(self.home, os.urandom(8).hex(), store.head.seq)
         self._schedule: Final = SyncSchedule(config.flush_mode)
         self._holds: Final = StatedHolds(store.opening.holds)
         self.writer: Final = Writer(
@@ -102,24 +105,9 @@ class Session:
         self._task: WriterTask | None = None
         self._other_tasks: Final[list[asyncio.Task[None]]] = []  # checkpoints and the daily retention
         self._closing = False
+        self._was_closed = False  # by somebody, and not by the end of its loop
+        self._ended = False  # without its loop
         self._drain_deadline: asyncio.TimerHandle | None = None
-
-    # Calls from other event loops.
-
-    @property
-    def is_here(self) -> bool:
-        """True if the running loop is the log's own."""
-        return asyncio.get_running_loop() is self.loop
-
-    async def elsewhere(self, call: Callable[[], Coroutine[None, None, _T]]) -> _T:
-        """Await `call()` on the log's own loop, from another one."""
-        there = call()
-        try:
-            future = asyncio.run_coroutine_threadsafe(there, self.loop)
-        except RuntimeError as error:
-            there.close()
-            raise LogClosed("the event loop that the audit log was started on is closed") from error
-        return await asyncio.wrap_future(future)
 
     # Opening.
 
@@ -128,6 +116,7 @@ class Session:
         cls, config: AuditConfig, base_dir: Path, intake: Intake, condition: Condition, measurements: Measurements
     ) -> Session:
         """Open the store, put the opening records into the chain, and let the writer run."""
+        running_loop()  # or it says what to do
         thread = DiskThread(f"audit-async {config.service_id}")
         try:
             store = await _open_store(thread, config, base_dir)
@@ -189,9 +178,10 @@ class Session:
         if self._condition.status is HealthStatus.NOT_STARTED:  # else the first commit has found the disk nearly full
             self._condition.set_status(HealthStatus.OK)
         self._intake.open(self.acknowledgements, self.writer.outlet, critical_at_once=self._schedule.critical_at_once)
-        create_task = self.loop.create_task
+        process_exit.drain_at_exit(self)
+        create_task = self.home.loop.create_task
         self._task = WriterTask(
-            self.writer.run(self._let_go), loop=self.loop, name="audit-async writer", drain=self.begin_close
+            self.writer.run(self._let_go), loop=self.home.loop, name="audit-async writer", drain=self.begin_close
         )
         if self.checkpoints is not None:
             self._other_tasks.append(create_task(self.checkpoints.run(), name="audit-async checkpoints"))
@@ -231,7 +221,7 @@ class Session:
             task.cancel()  # they are already, unless the writer has failed
             await _wait_done(task, 1.0)
         if self.checkpoints is not None:
-            finishing = self.loop.create_task(self.checkpoints.finish())
+            finishing = self.home.loop.create_task(self.checkpoints.finish())
             await _wait_done(finishing, self._config.drain_timeout)
             if not finishing.done():  # a key or a disk that does not answer; nothing is signed after the unlocking
                 finishing.cancel()
@@ -239,6 +229,7 @@ class Session:
         # A disk thread that hangs in a system call can't be waited for; the store is closed when it returns.
         await _wait_done(self._thread.call(self.store.close), 1.0)
         self._thread.stop()
+        process_exit.forget(self)
         forks.forget(self)  # not before: a child that is forked during the drain must not keep the lock
         if self.acknowledgements.failure is None:
             self._condition.set_status(HealthStatus.CLOSED)
@@ -255,16 +246,17 @@ class Session:
         self._intake.close(AuditLogClosed())
         self.writer.retry_now()
         timeout_s = self._config.drain_timeout
-        self._drain_deadline = self.loop.call_later(
+        self._drain_deadline = self.home.loop.call_later(
             timeout_s, self.writer.fail, TimeoutError(f"the disk did not take everything within {timeout_s} s")
         )
 
     async def close(self) -> None:
         """Drain and close, whatever happens to the task that asked for it; see `AuditLogger.aclose`."""
         assert self._task is not None  # noqa: S101 - _begin has made it, or there is no session
-        if self._closing:
+        if self._was_closed:
             await asyncio.wait({self._task})
             return
+        self._was_closed = True
         self.begin_close()
         with anyio.CancelScope(shield=True):
             cancelled = await _wait_done(self._task, None)
@@ -291,6 +283,76 @@ class Session:
             await self.close()
         except AuditError as error:
             _log.error("%s: closing at a signal: %s", self._condition.where, error)
+
+    # What is left to do if the loop runs no more, or the interpreter ends.
+
+    @property
+    def has_ended(self) -> bool:
+        """True once the log is closed, or has failed, and everything is let go of."""
+        return self._ended or (self._task is not None and self._task.done())
+
+    def close_without_loop(self) -> None:
+        """Drain and close from the calling thread, which this blocks: the log's loop is closed, or will never run.
+
+        Raises `WriteFailed` if not everything could be made durable within `drain_timeout`.
+        """
+        was_closed, self._was_closed = self._was_closed, True
+        if self.has_ended:
+            if self.acknowledgements.failure is not None and not was_closed:
+                raise self.acknowledgements.failure
+            return
+        self._closing = True
+        signals.forget(self)
+        self.upkeep.stop()
+        self.writer.drain_here(self._thread, AuditLogClosed(), self._config.drain_timeout)
+        if self.checkpoints is not None:
+            self._thread.wait(self.checkpoints.abandon, 1.0)
+        self._thread.wait(self.store.close, 1.0)
+        self._thread.stop()
+        self.writer.discard()
+        for task in self._other_tasks:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - its loop has left it behind
+        self._ended = True
+        process_exit.forget(self)
+        forks.forget(self)
+        self._condition.set_status(HealthStatus.CLOSED)
+
+    def drain_at_exit(self) -> None:
+        """Drain as the interpreter ends, say that nobody closed the log, and how much of it is lost; doesn't raise."""
+        if self._intake.state is State.FORKED or self.has_ended:
+            return
+        waiting = self._intake.buffer.held_events
+        self.warn_unless_closed()
+        why = f"the disk did not take everything within {self._config.drain_timeout} s"
+        try:
+            if self.home.loop.is_running():  # in a daemon thread
+                ended = asyncio.run_coroutine_threadsafe(self._close_at_exit(), self.home.loop)
+                ended.result(2 * self._config.drain_timeout + 5.0)
+            else:
+                self.close_without_loop()
+        except BaseException as error:  # noqa: BLE001 - the interpreter ends: there is nobody to raise it to
+            why = describe_error(error)
+        lost = min(waiting, self.writer.head_seq - self.acknowledgements.durable_seq)
+        if lost and sys.stderr is not None:
+            sys.stderr.write(f"{self._condition.where}: {lost} events are lost, since nobody closed it, and {why}\n")
+
+    async def _close_at_exit(self) -> None:
+        assert self._task is not None  # noqa: S101 - as in close
+        self.begin_close()
+        await asyncio.wait({self._task})
+
+    def warn_unless_closed(self) -> None:
+        """Give a `ResourceWarning`, once, if nobody has closed the log."""
+        if self._was_closed or self._intake.state is State.FORKED:
+            return
+        self._was_closed = True
+        waiting = self._intake.buffer.held_events
+        warnings.warn(
+            f"{self._condition.where} was never closed, and {waiting} events were waiting for the disk: use "
+            "`async with AuditLogger(config)`, or await aclose()",
+            ResourceWarning,
+            stacklevel=2,
+        )
 
     def forked(self) -> None:
         """Give up the log in a forked child: it belongs to the parent."""

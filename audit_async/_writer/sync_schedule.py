@@ -5,6 +5,7 @@ What each mode promises is in `audit_async.config.flush_mode`, with `Immediate`,
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from audit_async.config import Batched, FlushMode, Hybrid
@@ -13,7 +14,8 @@ from audit_async.config import Batched, FlushMode, Hybrid
 class SyncSchedule:
     """Says whether a sync is due, and when the next one will be. Owned by the writer task.
 
-    All times are seconds on one monotonic clock, the caller's.
+    All times are seconds on one monotonic clock, the caller's; it may be frozen, as tests do: an interval that a timer
+    has waited for is over, whatever the clock says.
     """
 
     def __init__(self, mode: FlushMode) -> None:
@@ -42,6 +44,11 @@ class SyncSchedule:
     def synced(self, synced_seq: int, framed_seq: int, now: float) -> None:
         """Note that all up to `synced_seq` is durable; a new interval starts if more is framed."""
         self.deadline = now + self._interval_s if framed_seq > synced_seq else None
+
+    def interval_over(self, deadline: float) -> None:
+        """Make a sync due because a timer for `deadline` has ended, unless another interval has begun since."""
+        if self.deadline == deadline:
+            self.deadline = -math.inf
 
     def is_due(self, synced_seq: int, framed_seq: int, now: float) -> bool:
         """True if what is framed after `synced_seq` must be synced without waiting longer."""

@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from enum import Enum
 from functools import partial
+from types import BuiltinFunctionType
 from typing import Any, Final
 
 import anyio
@@ -36,10 +37,15 @@ from audit_async._writer.stated_holds import StatedHolds
 from audit_async._writer.sync_schedule import SyncSchedule
 from audit_async._writer.writer_health import WriterHealth
 from audit_async.errors import WriteFailed
+from audit_async.events.base import AuditEvent
 from audit_async.status import Condition, Measurements, describe_error
 
 #: As short as it goes: the kernel makes about 60 us of it.
 _NAP_S: Final = 1e-6
+#: How often a commit that is under way is looked at, in seconds: does the disk answer?
+_WATCH_S: Final = 0.5
+#: The pause between two tries if the disk refuses and no loop runs any more.
+_RETRY_HERE_S: Final = 0.1
 
 
 class Phase(Enum):
@@ -95,9 +101,10 @@ class Writer:
             ended=self._commit_ended,
             retry_due=partial(self._notify, _Notice.LOOK),
         )
-        self._framing: Final = Framing(framer, intake.buffer, schedule)
+        self._framing: Final = Framing(framer, intake.buffer, schedule, self._loop.time)
         self._idle: asyncio.Future[None] | None = None  # what the task waits for while its mailbox is empty
         self._sync_timer: asyncio.TimerHandle | None = None  # the flush mode's interval
+        self._watch: asyncio.TimerHandle | None = None  # looks whether the disk answers
 
     @property
     def head_seq(self) -> int:
@@ -159,6 +166,8 @@ class Writer:
                         # slice lets it in: 400 commits a second instead of 50 at the same load, 10 to 20 % more
                         # events/s (bench throughput).
                         time.sleep(_NAP_S)  # noqa: ASYNC251 - shorter than a turn of the loop
+            except GeneratorExit:  # the loop was closed and collected: what is left is drained without it
+                raise
             except BaseException as error:
                 self.fail(error)
                 if not isinstance(error, Exception):
@@ -195,21 +204,37 @@ class Writer:
         sync = (
             retry
             or (all_framed and durable_seq < framed_seq)
-            or self._schedule.is_due(durable_seq, framed_seq, time.monotonic())
+            or self._schedule.is_due(durable_seq, framed_seq, self._loop.time())
         )
         if batches or sync:
             batch = batches.popleft() if batches and not retry else None
             commits.begin(batch, sync=sync)
+            if self._watch is None:
+                self._watch = self._loop.call_later(_WATCH_S, self._look_at_commit, self._intake.drops.total)
         elif all_framed:
             self.phase = Phase.ENDED
         elif self._schedule.deadline is not None and self._sync_timer is None:
             # Records wait for the flush mode's interval, which has to end by itself.
-            until_s = max(0.0, self._schedule.deadline - time.monotonic())
-            self._sync_timer = self._loop.call_later(until_s, self._interval_over)
+            deadline = self._schedule.deadline
+            if _is_frozen(self._loop):
+                self._loop.call_soon(self._interval_over, deadline)
+            else:
+                self._sync_timer = self._loop.call_at(deadline, self._interval_over, deadline)
 
-    def _interval_over(self) -> None:
+    def _interval_over(self, deadline: float) -> None:
         self._sync_timer = None
+        self._schedule.interval_over(deadline)
         self._notify(_Notice.LOOK)
+
+    def _look_at_commit(self, dropped_before: int) -> None:
+        """Look, while there are commits, whether the disk answers; a timer's callback."""
+        self._watch = None
+        if self._is_running and self._commits.state is CommitState.UNDER_WAY:
+            age_s = self._loop.time() - self._commits.began_at
+            if age_s < _WATCH_S:
+                dropped_before = self._intake.drops.total
+            self._health.under_way(age_s, self._intake.drops.total - dropped_before)
+            self._watch = self._loop.call_later(_WATCH_S, self._look_at_commit, dropped_before)
 
     def _commit_ended(self, ended: CommitEnded) -> None:
         """Pass on to the task how a commit ended; if that has failed, whoever waits is told all the same."""
@@ -231,7 +256,7 @@ class Writer:
         """Draw all conclusions from a commit that has succeeded; from the last ones only while the log is well."""
         self._commits.succeeded(outcome)
         durable_seq = outcome.committed.synced.seq
-        self._schedule.synced(durable_seq, self._framing.head.seq, time.monotonic())
+        self._schedule.synced(durable_seq, self._framing.head.seq, self._loop.time())
         self._acknowledgements.advance(durable_seq)
         self._give_room_back(durable_seq)
         if self.phase is not Phase.FAILED:
@@ -268,6 +293,38 @@ class Writer:
         """Try again at once if the disk has refused: the process is about to end."""
         self._commits.retry_now()
 
+    def drain_here(self, thread: DiskThread, last_event: AuditEvent, timeout_s: float) -> None:
+        """Do all that is left to do from the calling thread, which this blocks; for a loop that runs no more.
+
+        What the task was about to do is framed here; the disk thread, which outlives the loop, makes it durable after
+        what it is doing. Raises `WriteFailed` if that takes too long.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._intake.buffer.redirect(Outlet(self._framing.add, lambda: None))
+        self._intake.close(last_event)
+        self._framing.frame_rest()
+        batches, last_error = self._framing.batches, ""
+        while True:
+            batch = batches.popleft() if batches else None
+            commit = partial(self._commits.commit, batch, sync=not batches)
+            ended = thread.wait(commit, max(0.0, deadline - time.monotonic()))
+            if ended is not None and ended.result is not None:
+                self._acknowledgements.drained(ended.result.committed.synced.seq)
+                if not batches:
+                    self.phase = Phase.ENDED
+                    self._intake.buffer.clear()
+                    return
+            elif ended is not None:
+                if not isinstance(ended.error, OSError):
+                    raise ended.error or RuntimeError("a commit ended with neither a result nor an error")
+                last_error = f"; last error: {describe_error(ended.error)}"
+                time.sleep(_RETRY_HERE_S)
+            if time.monotonic() >= deadline:
+                raise WriteFailed(
+                    f"the disk did not take everything within {timeout_s} s; "
+                    f"{self.head_seq - self._acknowledgements.durable_seq} records are not durable{last_error}"
+                )
+
     def fail(self, error: BaseException) -> None:
         """Stop for good, loudly: emit, flush and receipts raise from now on, and `health()` says why."""
         if not self._is_running:
@@ -284,8 +341,21 @@ class Writer:
         self._acknowledgements.fail(failure)
         self._health.failed(error)
         self._commits.stop()
-        if self._sync_timer is not None:
-            self._sync_timer.cancel()
+        for timer in (self._sync_timer, self._watch):
+            if timer is not None:
+                timer.cancel()
+
+
+def _is_frozen(loop: asyncio.AbstractEventLoop) -> bool:
+    """True if a test has stopped the clock of the loop, so that no timer of it ever ends: then no record waits for one.
+
+    Only a clock that was replaced is looked at (freezegun does that), since this takes a millisecond.
+    """
+    if isinstance(time.monotonic, BuiltinFunctionType):
+        return False
+    before = loop.time()
+    time.sleep(0.001)
+    return loop.time() == before
 
 
 class WriterTask(asyncio.Task[None]):
@@ -305,6 +375,8 @@ class WriterTask(asyncio.Task[None]):
     ) -> None:
         self._drain: Final = drain
         super().__init__(coroutine, loop=loop, name=name)
+        # asyncio's complaint about a task that its loop left behind; a log that nobody closed has one of its own.
+        self._log_destroy_pending = False
 
     def cancel(self, msg: Any | None = None) -> bool:  # noqa: ANN401, ARG002 - asyncio's signature
         """Have the writer drain, which ends the task; True unless it has ended."""

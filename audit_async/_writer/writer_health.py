@@ -7,6 +7,10 @@ from typing import Final
 from audit_async._writer.commits import Outcome
 from audit_async.status import Condition, HealthStatus, describe_error
 
+#: A commit that takes longer than this is a disk that hangs, in seconds; or, once the buffer is full, than that.
+_STALLED_AFTER_S: Final = 5.0
+_STALLED_FULL_AFTER_S: Final = 1.0
+
 
 class WriterHealth:
     """Turns the outcomes of commits into the log's status. Owned by the loop's thread."""
@@ -21,6 +25,15 @@ class WriterHealth:
         """Report that the disk has refused a commit, which is tried again."""
         self._condition.set_status(HealthStatus.DEGRADED, describe_error(error))
 
+    def under_way(self, age_s: float, refused: int) -> None:
+        """Report a commit that has been under way for `age_s` seconds, in which so many events were refused."""
+        if age_s >= _STALLED_AFTER_S or (refused and age_s >= _STALLED_FULL_AFTER_S):
+            self._condition.set_status(
+                HealthStatus.STALLED,
+                f"the disk of {self.directory} has not answered for {age_s:.0f} s"
+                + (f", and {refused} events were refused meanwhile" if refused else ""),
+            )
+
     def failed(self, error: BaseException) -> None:
         """Report that the writer has stopped for good."""
         self._condition.set_status(HealthStatus.FAILED, describe_error(error))
@@ -29,7 +42,7 @@ class WriterHealth:
         """Report how the log is after a commit that has succeeded."""
         if outcome.free_bytes is not None:
             self._report_space(outcome.free_bytes)
-        elif self._condition.status is HealthStatus.DEGRADED:
+        elif self._condition.status in {HealthStatus.DEGRADED, HealthStatus.STALLED}:
             self._condition.set_status(HealthStatus.OK)
         error = outcome.committed.sealing_error
         if error is not None or self._sealing_failed:

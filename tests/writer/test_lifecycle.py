@@ -166,6 +166,7 @@ def on_each_loop(main: Callable[[], Coroutine[Any, Any, None]], *, uvloop: bool)
         runner.run(main())
 
 
+@pytest.mark.filterwarnings("ignore:audit log:ResourceWarning")
 @pytest.mark.parametrize("uvloop", [False, True], ids=["asyncio", "uvloop"])
 def test_a_log_that_nobody_closed_is_drained_as_the_loop_ends(config_for: ConfigFor, uvloop: bool) -> None:
     """start() without aclose() loses nothing when the loop's runner cancels what is left."""
@@ -182,6 +183,7 @@ def test_a_log_that_nobody_closed_is_drained_as_the_loop_ends(config_for: Config
     check_trail(log_directory(config_for()))
 
 
+@pytest.mark.filterwarnings("ignore:audit log:ResourceWarning")
 def test_a_thread_that_outlives_the_loop_is_told(config_for: ConfigFor) -> None:
     """After the loop has ended, `emit` in a thread raises instead of feeding a buffer that nobody reads."""
     loggers: list[AuditLogger] = []
