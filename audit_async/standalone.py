@@ -111,7 +111,8 @@ class LogCheck:
         """Return a small file's content, None if it is missing or can't be read."""
         try:
             with open_regular(self.log / name) as file:
-                content = file.read(most + 1)
+                size = os.fstat(file.fileno()).st_size
+                content = file.read(size) if size <= most else b""
         except FileNotFoundError:
             raise
         except Damaged as error:
@@ -119,7 +120,7 @@ class LogCheck:
         except OSError as error:
             self.not_checked.append(f"{self.log / name}: can't be read: {error.strerror}")
         else:
-            if len(content) <= most:
+            if size <= most:
                 return content
             self.find(name, f"cannot be checked: larger than {most} bytes")
         return None
@@ -156,7 +157,9 @@ class LogCheck:
         if content is None:
             return
         try:
-            manifest = members(json_of(content), {"format_version": int, "log_id": str, "segments": list}, set())
+            manifest = members(json_of(content), MANIFEST, {"rebuilt"})
+            if "rebuilt" in manifest:
+                say(f"{self.log}: the manifest was made again from a copy, at {manifest['rebuilt']!a}")
             log_id = self.identity.get("log_id", manifest["log_id"])
             if (manifest["format_version"], manifest["log_id"]) != (1, log_id):
                 raise Damaged("of another log or format version")
@@ -694,6 +697,7 @@ ENTRY: "dict[str, type]" = {
     "segment": str, "state": str, "first_seq": int, "last_seq": int, "first_timestamp": str, "last_timestamp": str,
     "records": int, "bytes": int, "sha256": str, "prev_hash": str, "hash": str, "recorded": bool,
 }  # fmt: skip
+MANIFEST: "dict[str, type]" = {"format_version": int, "log_id": str, "rebuilt": str, "segments": list}
 HOLD: "dict[str, type]" = {"reason": str, "set_by": str, "since": str, "id": str}
 STATES = {"live", "archived", "deleted", "damaged", "lost"}
 SEALED = ("first_seq", "last_seq", "records", "bytes", "sha256")

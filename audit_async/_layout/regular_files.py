@@ -63,7 +63,8 @@ def read_bounded(
     fd = open_regular(name, dir_fd=dir_fd)
     with open(fd, "rb") as file:
         size = os.fstat(fd).st_size
-        content = file.read(max_bytes + 1) if size <= max_bytes else b""
+        # Not `max_bytes`: a buffer of that size is allocated before the first byte is read.
+        content = file.read(size + 1) if size <= max_bytes else b""
     if size > max_bytes or len(content) > max_bytes:
         shown = os.fspath(name) if dir_fd is not None else os.path.basename(name)
         raise LogCorrupted(shown, None, None, f"the file has {size} bytes, and no such file has more than {max_bytes}")

@@ -6,6 +6,7 @@ Nothing here reads a segment. Modes and owners are not judged: they are for the 
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Final
 
 from audit_async._chain import FORMAT_VERSION
 from audit_async._layout.log_identity import Identity
-from audit_async._layout.manifest import SealedSegment, decode_manifest
+from audit_async._layout.manifest import SealedSegment, decode_manifest_file
 from audit_async._layout.names import ARCHIVE, CHECKSUM, LOG_FILE, MANIFEST_FILE, UNFINISHED, SegmentName
 from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, read_bounded
 from audit_async._trail.log_files import (
@@ -34,6 +35,7 @@ from audit_async.errors import LogCorrupted
 
 _SEGMENT: Final = ".audit"
 _COMPRESSED: Final = ".zst"
+_TIME: Final = re.compile(r"[0-9TZ:.-]{20,32}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def _survey_log(log: Log, observed: Observations) -> Survey:
     try:
         segments = list_segments(log)
         if stamp is not None:
-            decode_manifest(read_bounded(log.directory / MANIFEST_FILE, max_bytes=MOST_MANIFEST_BYTES), log_id)
+            _check_manifest(log, log_id, observed)
     except LogCorrupted as error:
         observed.add(Observation.MANIFEST_BAD, segment=MANIFEST_FILE, seq=error.seq, reason=error.reason)
         manifest = "damaged"
@@ -116,6 +118,14 @@ def _check_identity(log: Log, observed: Observations) -> Identity | None:
     elif identity.service_id != log.service_id:
         observed.add(Observation.IDENTITY_OTHER_SERVICE, segment=LOG_FILE)
     return identity
+
+
+def _check_manifest(log: Log, log_id: str | None, observed: Observations) -> None:
+    """Check that the manifest is whole and of this log; raises `LogCorrupted`, `OSError`."""
+    content = read_bounded(log.directory / MANIFEST_FILE, max_bytes=MOST_MANIFEST_BYTES)
+    rebuilt = decode_manifest_file(content, log_id).rebuilt
+    if rebuilt is not None:
+        observed.add(Observation.REBUILT, when=rebuilt if _TIME.fullmatch(rebuilt) else "an unknown time")
 
 
 def _by_name(log: Log) -> list[SegmentFile]:

@@ -44,6 +44,7 @@ FindingKind = Literal[
 #: - `deleted`: records that retention deleted; their hashes are in the manifest
 #: - `incomplete`: a manifest that is older than the segments, or a sealed segment without its checksum file, as in a
 #:   copy that was taken while the log was written; the next opening completes it
+#: - `rebuilt`: the manifest was made again from a copy (`audit-async restore --from-copy`): it knows nothing of its own
 #: - `copy`: another log here has the same log_id and the same records, as far as it goes
 #: - `hold_unrecorded`, `hold_lifted`: hold.json states a legal hold that the chain does not have yet, or has lifted
 #: - `not_here`: the log has no record in the part that was to be verified
@@ -55,7 +56,7 @@ FindingKind = Literal[
 #: - `more`: findings or notes that were counted and not kept
 NoteKind = Literal[
     "unclean_end", "in_use", "dropped", "recovered", "torn_tail", "void_copies", "leftover", "damaged", "clock",
-    "deleted", "incomplete", "copy", "hold_unrecorded", "hold_lifted", "not_here", "head_not_covered",
+    "deleted", "incomplete", "rebuilt", "copy", "hold_unrecorded", "hold_lifted", "not_here", "head_not_covered",
     "truncation_unseen", "signed", "not_signed", "behind_checkpoint", "publication_behind", "log_absent", "more",
 ]  # fmt: skip
 
@@ -272,6 +273,10 @@ class Observation(Enum):
         "the manifest is missing or older than the segments: {count} that the chain records as sealed have no entry, "
         "and are what was sealed; the next opening completes it",
     )
+    REBUILT = _note(
+        "rebuilt",
+        "the manifest was made again at {when} by reading the records of a copy: what the copy lacked it does not know",
+    )
     CHECKSUM_MISSING = _note("incomplete", "{name} has no checksum file; the next opening makes it")
     COPY = _note("copy", "{other} has the same log_id and the same records up to seq {seq}: one is a copy of the other")
     COPY_NOT_COMPARED = _note(
@@ -379,6 +384,10 @@ class Observations(msgspec.Struct, kw_only=True):
         self.notes_by_kind[note.kind] = count + 1
         if count < MOST_NOTES:
             self.notes.append(note)
+
+    def has_finding_of(self, segment: str) -> bool:
+        """Return whether something was found of a file."""
+        return any(finding.segment == segment for finding in self.findings)
 
     def merge(self, other: Observations) -> None:
         """Add what somebody else observed of the same log."""

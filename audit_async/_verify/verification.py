@@ -264,7 +264,7 @@ class _LogCheck:
                 (verdict,) = await check_in_thread([task], advance)
                 self.verdicts[task] = verdict
             checked.append(CheckedSegment(segment, verdict))
-            if verdict.is_missing:
+            if verdict.is_missing and not self._observed.has_finding_of(segment.name):  # such as a missing archive
                 self._observed.add(Observation.SEGMENT_MISSING, segment=segment.name, seq=segment.first_seq)
             if segment.sealed is None:
                 if before is not None and not begin:

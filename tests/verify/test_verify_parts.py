@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import stat
+import sys
+import tracemalloc
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from audit_async import standalone
 from audit_async._verify.verify_scope import LastRecords, SeqRange, TimeRange
 from audit_async.status import Position
 from tests.trail.lived import LivedLog, at, changed, note_kinds, only, rewrite_manifest, verify
 from tests.trail.written import WrittenLog
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 @pytest.fixture
@@ -21,7 +34,7 @@ def log(tmp_path: Path) -> LivedLog:
 
 
 def test_archived_segments_are_verified_in_their_archives(log: LivedLog) -> None:
-    """They are read like all others, and the report says nothing of where they are."""
+    """They are read like all others, and the report does not say that they are archived."""
     log.retain(archived=2)
     report = log.report(expected=log.head)
     assert report.valid
@@ -147,3 +160,80 @@ def test_progress_is_told_up_to_the_end(log: LivedLog) -> None:
         assert seen == sorted(seen)
         total = sum(map(len, log.chain.lines))
         assert seen[-1] == (total, len(log.chain.lines), total)
+
+
+@pytest.mark.parametrize("name", ["log.json", "manifest.json", "hold.json", "checksum"])
+def test_a_file_of_gigabytes_is_found_and_not_read(log: LivedLog, name: str) -> None:
+    """A sparse file takes no space on the disk; reading it would take all of the memory."""
+    path = Path(f"{log.segments[0]}.sha256") if name == "checksum" else log.directory / name
+    path.unlink(missing_ok=True)
+    with path.open("wb") as file:
+        file.truncate(4 << 30)
+    tracemalloc.start()
+    try:
+        report = log.report()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert {finding.segment for finding in report.findings} == {path.name}
+    assert peak < 64 << 20
+
+
+def test_an_archive_that_inflates_beyond_its_manifest_is_stopped_there(log: LivedLog) -> None:
+    """A few kilobytes that would become a gigabyte: what the manifest says is read, and not much more."""
+    log.retain(archived=1)
+    (archive,) = (log.directory / "archive").iterdir()
+    records = log.chain.lines[: int(log.segments[0].name[:12])]
+    archive.chmod(0o600)
+    compressor = zstd.ZstdCompressor()
+    with archive.open("wb") as file:
+        file.write(compressor.compress(b"".join(records)))
+        for _ in range(256):
+            file.write(compressor.compress(bytes(4 << 20)))
+        file.write(compressor.flush())
+    assert archive.stat().st_size < 1 << 20
+    done: list[int] = []
+    report = verify(log.base_dir, progress=lambda progress: done.append(progress.bytes_done))
+    assert not report.valid
+    assert {finding.segment for finding in report.findings} == {archive.name.removesuffix(".zst")}
+    assert sum(figures.bytes for figures in report.logs) <= sum(map(len, log.chain.lines)) + (4 << 20)
+    out = StringIO()
+    with redirect_stdout(out):
+        assert standalone.main([str(log.base_dir)]) == 1
+
+
+@pytest.mark.parametrize("kind", ["device", "socket"])
+@pytest.mark.parametrize("name", ["log.json", "manifest.json", "hold.json", "sealed", "active", "checksum", "archive"])
+def test_a_device_or_a_socket_is_found_and_not_read(log: LivedLog, name: str, kind: str) -> None:
+    """As a FIFO and a link: `/dev/zero` never ends."""
+    log.retain(archived=1)
+    places = {
+        "sealed": log.segments[0],
+        "active": log.segments[-1],
+        "checksum": Path(f"{log.segments[0]}.sha256"),
+        "archive": next((log.directory / "archive").iterdir()),
+    }
+    path = places.get(name, log.directory / name)
+    path.unlink(missing_ok=True)
+    if kind == "device":
+        try:
+            os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+            path.open("rb").close()
+        except PermissionError:
+            pytest.skip("making a device, or opening one here, needs rights that this user does not have")
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            here = Path.cwd()
+            os.chdir(path.parent)  # a socket's path has to be short
+            try:
+                server.bind(path.name)
+            finally:
+                os.chdir(here)
+    report = log.report()
+    assert not report.valid
+    assert report.unreadable == ()
+    assert any(path.name.removesuffix(".zst") in (finding.segment or "") for finding in report.findings)
+    out = StringIO()
+    with redirect_stdout(out):
+        assert standalone.main([str(log.base_dir)]) == 1
+    assert path.name.removesuffix(".zst") in out.getvalue()
