@@ -6,7 +6,7 @@ import gc
 import subprocess
 import sys
 import types
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -419,3 +419,88 @@ def test_the_actor_of_an_older_record_is_read_and_written_as_it_was(method: str)
     event = events.decode_event(line)
     assert isinstance(event, AuthSuccess)
     assert encode(event) == line
+
+
+class Meeting(AuditEvent, tag="test.meeting"):
+    """An event with a field of each kind."""
+
+    at: datetime
+    people: list[str] = msgspec.field(default_factory=list)
+    rooms: dict[str, int] = msgspec.field(default_factory=dict)
+    actor: ActorInfo | None = None
+    method: AuthMethod | None = None
+    share: float = 0.5
+    open: bool = True
+    floors: tuple[int, int] | None = None
+    anything: object = None
+
+
+NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("members", "field"),
+    [
+        ({"at": datetime(2026, 1, 1)}, "at"),  # noqa: DTZ001 - the point
+        ({"at": "SECRET"}, "at"),
+        ({"people": ["a", 1]}, "people[1]"),
+        ({"people": "SECRET"}, "people"),
+        ({"people": None}, "people"),
+        ({"rooms": {"a": "SECRET"}}, "rooms[...]"),
+        ({"rooms": [1]}, "rooms"),
+        ({"actor": "SECRET"}, "actor"),
+        ({"actor": ActorInfo(user_id=5)}, "actor.user_id"),  # type: ignore[arg-type]  # the point
+        ({"method": "SECRET"}, "method"),
+        ({"share": "0.5"}, "share"),
+        ({"share": True}, "share"),
+        ({"open": 1}, "open"),
+        ({"open": None}, "open"),
+        ({"floors": (1, "2")}, "floors[1]"),
+        ({"floors": (1, 2, 3)}, "floors"),
+        ({"reason": 5}, "reason"),
+        ({"ip": None}, "ip"),
+    ],
+    ids=lambda given: str(given) if isinstance(given, str) else "",
+)
+def test_a_value_of_another_type_is_refused_when_the_event_is_made(members: dict[str, Any], field: str) -> None:
+    """Or it would be recorded, and read back as another class; the error names the member and not the value."""
+    with pytest.raises(InvalidEvent) as caught:
+        if field in {"reason", "ip"}:
+            AuthFailure(**{"reason": "r", "ip": "192.0.2.1", "path": "/", **members})
+        else:
+            Meeting(**{"at": NOON, **members})
+    assert caught.value.field == field
+    assert "SECRET" not in str(caught.value)
+
+
+class Word(str):
+    """A text of a class of its own."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"people": ("a", "b")},
+        {"people": [Word("a")]},
+        {"rooms": types.MappingProxyType({"a": 1})},
+        {"method": "api_key"},
+        {"share": 1},
+        {"share": float("nan")},
+        {"floors": [1, 2]},
+        {"actor": ActorInfo(user_id="u", ip=IPv6Address("::1"))},
+        {"anything": datetime(2026, 1, 1)},  # noqa: DTZ001 - free-form
+        {"anything": object()},
+        {"at": datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=2)))},
+    ],
+)
+def test_a_value_that_reads_back_as_its_type_is_taken(members: dict[str, Any]) -> None:
+    """A tuple for a list, a text for an enumeration's member, an address; what is free-form is for `emit` to judge."""
+    Meeting(**{"at": NOON, **members})
+
+
+def test_annotations_that_can_t_be_resolved_are_not_checked() -> None:
+    """Nothing is known of such a field, so nothing is refused."""
+    cls = defevent("Open", [("a", "Missing"), ("b", int)], tag="my.open")
+    assert cls(a=1, b="x").b == "x"
