@@ -1,9 +1,9 @@
 """From a logging library into the trail: what the `logging` handler and the structlog processor share.
 
-Three promises are kept here. What the log's state is to blame for is never raised into the code that logs. Nothing
-recurses: what this library logs itself is not taken, nor what is logged while a record is being converted. And nothing
-is lost in silence: what could not be taken is counted, and told on stderr once a cause, since a logging library is no
-place to report that logging fails.
+Three promises are kept here. A failure of the log is never raised into the code that logs. Nothing recurses: what this
+library logs itself is not taken, nor what is logged while a record is being converted. And nothing is lost unnoticed:
+what could not be taken is counted, here and by the audit log, and reported on stderr once per cause, since a logging
+library is no place to report that logging fails.
 """
 
 from __future__ import annotations
@@ -11,16 +11,31 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
+
+import msgspec
 
 from audit_async._redact.redactor import Redactor
 from audit_async.config import Redaction
 from audit_async.errors import BufferFull, ConfigError, LogClosed, WriteFailed
 from audit_async.events.base import AuditEvent
 from audit_async.integrations._logger_source import LoggerSource, check_source, logger_from
+from audit_async.logger import AuditLogger
 from audit_async.status import describe_error
+
+__all__ = [
+    "LogDelivery",
+    "conversion",
+    "exception_name",
+    "is_converting",
+    "is_own",
+    "level_number",
+    "plain",
+    "report",
+]
 
 _OWN_LOGGER: Final = "audit_async"
 
@@ -29,47 +44,70 @@ class LogDelivery:
     """Hands the events of one handler, or processor, to the audit log. From any thread."""
 
     def __init__(self, source: LoggerSource) -> None:
-        self.dropped = 0  #: events that no log was open for; refusals of a full buffer are counted by the log itself
+        self.dropped = 0  #: events that no log was open for; the next log that is open counts them, too
         self._source = check_source(source)
-        self._told: str | None = None
+        self._reported: str | None = None
         self._redactor = Redactor()
-        self._redaction: Redaction | None = None  # what the redactor was made of, where it is not the default one
+        self._redaction: Redaction | None = None  # what the redactor was made of, if it is not the default one
         self._lock = threading.RLock()  # a signal handler may log while its thread holds it
+        self._uncounted: Counter[str] = Counter()  # what no log was open for and none has counted, by type
 
     @property
     def redactor(self) -> Redactor:
-        """What takes secrets out of messages: as the log is configured, or by default where there is none yet."""
+        """What takes secrets out of messages: as the log is configured, or by default if there is none yet."""
         audit = logger_from(self._source)
         if audit is not None and audit.config.redaction is not self._redaction:
             self._redactor, self._redaction = Redactor(audit.config.redaction), audit.config.redaction
         return self._redactor
 
     def deliver(self, event: AuditEvent) -> None:
-        """Emit `event`, or count it as dropped where no log is open; raises `InvalidEvent` only."""
+        """Emit `event`, or count it as lost if no log is open; raises `InvalidEvent` only, which is counted as well."""
         audit = logger_from(self._source)
         if audit is None:
-            self._drop("there is no audit log yet")
+            self._drop(event.event_type, "there is no audit log yet")
             return
         try:
             audit.emit(event)
         except BufferFull:
             return  # the log has counted it, and will record the count
         except (LogClosed, WriteFailed) as error:
-            self._drop(describe_error(error))
+            self._drop(event.event_type, describe_error(error))
+        except Exception:
+            self.lose(event.event_type, "invalid_event")
+            raise
         else:
-            self._told = None
+            self._reported = None
+            if self._uncounted:
+                self._count_earlier(audit)
 
-    def _drop(self, why: str) -> None:
+    def lose(self, event_type: str, reason: str) -> None:
+        """Let the log count an event that can't be recorded; if there is none, the next one does."""
+        audit = logger_from(self._source)
+        if audit is not None:
+            audit.count_lost(event_type, reason)
+            return
+        with self._lock:
+            self._uncounted[event_type] += 1
+
+    def _count_earlier(self, audit: AuditLogger) -> None:
+        """Let the log that is open now count, and record, what no log was open for before."""
+        with self._lock:
+            uncounted, self._uncounted = self._uncounted, Counter()
+        for event_type in uncounted.elements():
+            audit.count_lost(event_type, "no_open_log")
+
+    def _drop(self, event_type: str, why: str) -> None:
         with self._lock:
             self.dropped += 1
-            told, self._told = self._told, why
-        if told != why:
-            tell(f"log records that were chosen for the audit trail are dropped: {why}")
+            self._uncounted[event_type] += 1
+            reported, self._reported = self._reported, why
+        if reported != why:
+            report(f"log records that were chosen for the audit trail are dropped: {why}")
 
 
-def tell(text: str) -> None:
-    """Write a line to stderr, where there is one; never raises."""
-    with suppress(Exception):  # stderr may be None, closed or full, and there is no other place to tell
+def report(text: str) -> None:
+    """Write a line to stderr, if there is one; never raises."""
+    with suppress(Exception):  # stderr may be None, closed or full, and there is no other place to report it
         sys.stderr.write(f"audit-async: {text}\n")
 
 
@@ -101,7 +139,7 @@ def is_converting() -> bool:
 
 
 def exception_name(cls: type[BaseException]) -> str:
-    """Return an exception class's name, with its module where that is not `builtins`."""
+    """Return an exception class's name, with its module if that is not `builtins`."""
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -113,3 +151,19 @@ def level_number(level: int | str, field: str) -> int:
     if number is None:
         raise ConfigError(field, f"{level!r} is no level of logging; give a number, or a name such as 'ERROR'")
     return number
+
+
+def plain(value: object) -> object:
+    """Return a value that came with a log record as plain JSON data."""
+    try:
+        # Bytes stay bytes: in base64 nobody would find a secret that is in them.
+        return msgspec.to_builtins(
+            value, builtin_types=(bytes, bytearray, memoryview), str_keys=True, enc_hook=_type_of
+        )
+    except Exception:  # noqa: BLE001 - data that contains itself, or whose own code raises: the event counts for more
+        return _type_of(value)
+
+
+def _type_of(value: object) -> str:
+    """Return what is recorded of a value that JSON has no place for: its repr may show anything, its type does not."""
+    return f"<{type(value).__module__}.{type(value).__qualname__}>"

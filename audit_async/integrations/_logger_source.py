@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from audit_async.config import AuditConfig
 from audit_async.errors import ConfigError
 from audit_async.logger import AuditLogger
+
+__all__ = ["LoggerSource", "check_source", "logger_from", "shown"]
 
 #: A logger, or a function that returns it, and None while there is none: what is configured at import time comes
 #: before the logger that the service's life span opens.
@@ -13,12 +16,24 @@ LoggerSource = AuditLogger | Callable[[], AuditLogger | None]
 
 
 def check_source(source: LoggerSource) -> LoggerSource:
-    """Return `source`; raises `ConfigError` where it is neither a logger nor a function."""
-    if isinstance(source, AuditLogger) or callable(source):
+    """Return `source`; raises `ConfigError` if it is neither a logger nor a function."""
+    given: object = source  # which is not what its annotation promises, if the caller made a mistake
+    if callable(given) and not isinstance(given, type):
         return source
-    raise ConfigError("audit", f"must be an AuditLogger or a function that returns one, not {type(source).__name__}")
+    if isinstance(given, AuditLogger):
+        return source
+    raise ConfigError("audit", f"must be an AuditLogger or a function that returns one, not {shown(source)}")
 
 
 def logger_from(source: LoggerSource) -> AuditLogger | None:
-    """Return the logger of the moment, None where there is none yet."""
+    """Return the logger of the moment, None if there is none yet."""
     return source if isinstance(source, AuditLogger) else source()
+
+
+def shown(value: object) -> str:
+    """Return what a wrong value is, and what to do about the usual mistakes; never the value itself."""
+    if isinstance(value, AuditConfig):
+        return "an AuditConfig: open a logger with it, `async with AuditLogger(config) as audit`, and give that"
+    if isinstance(value, type):
+        return f"the class {value.__name__}: give an instance"
+    return f"a {type(value).__name__}"

@@ -4,8 +4,8 @@
         with AuditMeters(audit):
             ...
 
-Each series has the attributes `audit_async.service_id` and `audit_async.log_instance`, the log's directory. The process
-is told by the resource (`service.instance.id`), so several workers that push their metrics need nothing else.
+Each series has the attributes `audit_async.service_id` and `audit_async.log_instance`, the log's directory. The
+resource (`service.instance.id`) names the process, so several workers that push their metrics need nothing else.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 
 from audit_async._version import __version__
 from audit_async.errors import ConfigError
+from audit_async.integrations._logger_source import shown
 from audit_async.logger import AuditLogger
 from audit_async.status import BATCH_BOUNDS, SYNC_BOUNDS, Commit, LoggerStats
 
@@ -28,25 +29,36 @@ _Attributes = dict[str, str]
 
 
 class AuditMeters:
-    """Reports one log, or several, to a meter provider: the global one where none is given.
+    """Reports one log, or several, to a meter provider.
 
     Several logs of a process belong into one `AuditMeters`: a meter has each instrument once. Counters and gauges are
-    read from memory when the SDK collects; the two histograms are recorded behind each commit, in the log's loop.
+    read from memory when the SDK collects; the two histograms are recorded after each commit, in the log's loop.
 
-    A context manager; `close()` ends the reports, since OpenTelemetry has no way to take an instrument back. Raises
-    `ConfigError` where something else than a logger is given.
+    A context manager; `close()` ends the reports, since OpenTelemetry has no way to take an instrument back.
+
+    Args:
+        audits: The loggers.
+        meter_provider: Where to report to; the global provider by default.
+
+    Raises:
+        ConfigError: One of the loggers is something else.
     """
 
     def __init__(self, *audits: AuditLogger, meter_provider: MeterProvider | None = None) -> None:
         for audit in audits:
             if not isinstance(audit, AuditLogger):
-                raise ConfigError("audits", f"must be AuditLoggers, not {type(audit).__name__}")
+                raise ConfigError("audits", f"must be AuditLoggers, not {shown(audit)}")
         self._audits: tuple[AuditLogger, ...] = audits
         meter = (meter_provider or get_meter_provider()).get_meter("audit_async", __version__)
         counter, gauge = meter.create_observable_counter, meter.create_observable_gauge
         for name, unit, description, read in _COUNTERS:
             counter(f"audit_async.{name}", [self._observing(read)], unit, description)
-        counter("audit_async.events.dropped", [self._dropped], "{event}", "Events refused because the buffer was full.")
+        counter(
+            "audit_async.events.dropped",
+            [self._dropped],
+            "{event}",
+            "Events lost: refused by a full buffer, or not recordable.",
+        )
         for name, unit, description, read_gauge in _GAUGES:
             gauge(f"audit_async.{name}", [self._observing(read_gauge)], unit, description)
         gauge("audit_async.buffer.fill", [self._fill], "1", "How full the buffer is, 0 to 1.")
@@ -137,6 +149,6 @@ _COUNTERS: Final[Sequence[tuple[str, str, str, _Read]]] = (
 _GAUGES: Final[Sequence[tuple[str, str, str, _Read]]] = (
     ("events.waiting", "{event}", "Events emitted and not yet durable.", lambda s: s.waiting),
     ("chain.head_seq", "{record}", "Sequence number of the newest record.", lambda s: s.head_seq),
-    ("sync.age", "s", "Time since the last sync; long also where nothing waits.", lambda s: s.since_sync_s),
+    ("sync.age", "s", "Time since the last sync; long also if nothing waits.", lambda s: s.since_sync_s),
     ("disk.free", "By", "Free space on the log's file system, as of the last write.", lambda s: s.free_bytes),
 )

@@ -1,9 +1,10 @@
 """`AuditCollector`: an audit log's counters, read when Prometheus asks for them.
 
     REGISTRY.register(AuditCollector(audit))
+    app.add_route("/metrics", MetricsEndpoint())                # Starlette, FastAPI; or any ASGI server
 
 Each series has the labels `service_id` and `log_instance`, the log's directory, so that several logs of a service can
-be told from each other. (`instance` itself is the label that Prometheus gives to what it scrapes.)
+be distinguished. (`instance` itself is the label that Prometheus gives to what it scrapes.)
 
 Several worker processes are several logs, and one scrape meets one of them. prometheus_client's multiprocess mode
 (`PROMETHEUS_MULTIPROC_DIR`) does not help: it knows no custom collectors. Either each worker serves its metrics on a
@@ -17,15 +18,18 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Final
 
+from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from audit_async.integrations._endpoint import Endpoint, Scope
 from audit_async.integrations._logger_source import LoggerSource, check_source, logger_from
 from audit_async.logger import AuditLogger
 from audit_async.status import Health, HealthStatus, Histogram, LoggerStats
 
-__all__ = ["AuditCollector"]
+__all__ = ["AuditCollector", "LoggerSource", "MetricsEndpoint"]
 
 _LABELS: Final = ("service_id", "log_instance")
 
@@ -33,10 +37,13 @@ _LABELS: Final = ("service_id", "log_instance")
 class AuditCollector(Collector):
     """Collects the metrics of one log, or of several: a registry takes each metric's name from one collector only.
 
-    Each of `audits` is a logger, or a function that returns it and None while there is none. Scraping reads counters
-    in memory and waits for nothing, not even for a disk that hangs; from any thread.
+    Scraping reads counters in memory and waits for nothing, not even for a disk that hangs; from any thread.
 
-    Raises `ConfigError` for anything else.
+    Args:
+        audits: Loggers, or functions that return one and None while there is none.
+
+    Raises:
+        ConfigError: One of them is something else.
     """
 
     def __init__(self, *audits: LoggerSource) -> None:
@@ -56,6 +63,26 @@ class AuditCollector(Collector):
         yield from families
 
 
+class MetricsEndpoint(Endpoint):
+    """An ASGI application that answers GET and HEAD with all metrics of a registry, in the form that is asked for.
+
+    A route of Starlette or FastAPI (`app.add_route("/metrics", MetricsEndpoint())`), a mount of any framework, or an
+    application of its own.
+
+    Args:
+        registry: The registry; prometheus_client's global one by default.
+    """
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._registry: Final = registry
+
+    def answer(self, scope: Scope) -> tuple[int, str, bytes]:
+        """Return status, content type and body."""
+        accepted = b",".join(value for name, value in scope["headers"] if name.lower() == b"accept")
+        encode, content_type = choose_encoder(accepted.decode("latin-1"))
+        return 200, content_type, encode(self._registry)
+
+
 def _families() -> list[Metric]:
     return list(_Families())
 
@@ -66,7 +93,9 @@ class _Families:
     def __init__(self) -> None:
         self._emitted = _counter("events_emitted", "Events taken into the chain, the log's own included.")
         self._durable = _counter("events_durable", "Events of this process known to be on stable storage.")
-        self._dropped = _counter("events_dropped", "Events refused because the buffer was full.", "event_type")
+        self._dropped = _counter(
+            "events_dropped", "Events lost: refused by a full buffer, or not recordable.", "event_type"
+        )
         self._written = _counter("written_bytes", "Bytes of all records written.")
         self._write_errors = _counter("write_errors", "Writes or syncs that failed and were tried again.")
         self._waiting = _gauge("events_waiting", "Events emitted and not yet durable.")
@@ -75,7 +104,7 @@ class _Families:
         self._sync = _histogram("sync_duration_seconds", "Time of each write and sync that succeeded.")
         self._head = _gauge("chain_head_seq", "Sequence number of the newest record.")
         self._durable_seq = _gauge("chain_durable_seq", "Sequence number up to which all is on stable storage.")
-        self._last_sync = _gauge("last_sync_age_seconds", "Seconds since the last sync; long also where nothing waits.")
+        self._last_sync = _gauge("last_sync_age_seconds", "Seconds since the last sync; long also if nothing waits.")
         self._free = _gauge("disk_free_bytes", "Free space on the log's file system, as of the last write.")
         self._healthy = _gauge("healthy", "1 while what is emitted becomes durable, otherwise 0.")
         self._status = _gauge("health_status", "1 for the log's present status, 0 for all others.", "status")

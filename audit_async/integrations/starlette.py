@@ -21,6 +21,7 @@ from audit_async.errors import ConfigError
 from audit_async.integrations._http.settings import check_config
 from audit_async.integrations.asgi import AuditMiddleware, Level, Policy, Rule, actor_of, logger_of_scope, session_actor
 from audit_async.integrations.asgi.connection import STATE_KEY
+from audit_async.integrations.asgi.last_resort import prepare_starlette
 from audit_async.logger import AuditLogger
 
 __all__ = ["AuditMiddleware", "Level", "Policy", "Rule", "actor_of", "audit_lifespan", "get_audit", "session_actor"]
@@ -56,6 +57,7 @@ def audit_lifespan(
         async with AsyncExitStack() as stack:
             audit = await stack.enter_async_context(AuditLogger(config))
             setattr(app.state, STATE_KEY, audit)
+            prepare_starlette(app)
             stack.callback(delattr, app.state, STATE_KEY)
             own = None if lifespan is None else await stack.enter_async_context(lifespan(app))
             yield {**(own or {}), STATE_KEY: audit}

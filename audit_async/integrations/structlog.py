@@ -4,7 +4,7 @@
     log.info("role_changed", audit=True, subject="dana", role="admin")      # a `log.recorded` event with its data
     log.info("invoice_paid", audit=InvoicePaid(...))                        # this event
 
-Put it behind what adds to the entry, and before what renders it or turns `exc_info` into text. The entry goes on to the
+Put it after what adds to the entry, and before what renders it or turns `exc_info` into text. The entry goes on to the
 next processor as it came. With structlog's asynchronous loggers the processors run in a thread, which is fine here.
 """
 
@@ -14,8 +14,6 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from types import TracebackType
 from typing import Final
-
-import msgspec
 
 from audit_async._redact.redactor import Redactor
 from audit_async.events.base import AuditEvent
@@ -27,36 +25,45 @@ from audit_async.integrations._log_delivery import (
     is_converting,
     is_own,
     level_number,
-    tell,
+    plain,
+    report,
 )
 from audit_async.integrations._logger_source import LoggerSource
 from audit_async.status import describe_error
 
-__all__ = ["AuditProcessor"]
+__all__ = ["AuditProcessor", "LoggerSource"]
 
 #: Members of an entry that are not data: what the event has elsewhere, and text that holds tracebacks.
 _NO_DATA: Final = {"audit", "event", "level", "logger", "exc_info", "exception", "stack", "stack_info"}
 
-#: What structlog and `logging` call a level, where `logging` has no such name.
+#: What structlog and `logging` call a level that has another name in `logging`.
 _ALIASES: Final = {"exception": "ERROR", "msg": "INFO", "log": "INFO"}
 
 
 class AuditProcessor:
-    """A structlog processor that turns chosen entries into events, and gives each entry on unchanged.
+    """A structlog processor that turns chosen entries into events, and passes each entry on unchanged.
 
-    `audit` is a logger, or a function that returns it and None while there is none. `threshold` is the level from
-    which on every entry is taken; None takes only those with a member `audit`: an event, True for a `log.recorded`
-    event, False for none. Such an event has the entry's other members as its `data`; what JSON has no place for is
-    there by the name of its type alone.
+    An entry with a member `audit` is taken: an event, True for a `log.recorded` event, False for none. A `log.recorded`
+    event has the entry's other members as its `data`; of what JSON has no place for, the name of its type alone.
 
-    It never raises, and never waits; from any thread. Without an open log, entries are dropped: counted in `dropped`,
-    and told on stderr once. What a full buffer refuses is counted and recorded by the log; an event that can't be
-    recorded is told on stderr. The library's own records (`audit_async`) are not taken.
+    It never raises, and never waits; from any thread. Whatever does not get into the trail the log counts as lost, and
+    records; what no log is open for is counted in `dropped`, and by the log as soon as it is open, and reported on
+    stderr once. The library's own records (`audit_async`) are not taken.
+
+    Args:
+        audit: The logger, or a function that returns it and None while there is none.
+        threshold: The level from which on every entry is taken. Left out, only those with a member `audit`.
+
+    Raises:
+        ConfigError: A value is wrong.
     """
 
     def __init__(self, audit: LoggerSource, *, threshold: int | str | None = None) -> None:
         self._delivery: Final = LogDelivery(audit)
         self._threshold = None if threshold is None else level_number(threshold, "threshold")
+
+    def __repr__(self) -> str:
+        return f"<AuditProcessor threshold={self._threshold} dropped={self.dropped}>"
 
     @property
     def dropped(self) -> int:
@@ -66,13 +73,18 @@ class AuditProcessor:
     def __call__(
         self, logger: object, method_name: str, event_dict: MutableMapping[str, object]
     ) -> MutableMapping[str, object]:
-        """Take the entry into the trail where it is chosen; return it as it is."""
+        """Take the entry into the trail if it is chosen; return it as it is."""
         try:
             event = self._event_of(logger, method_name, event_dict)
-            if event is not None:
-                self._delivery.deliver(event)
         except Exception as error:  # noqa: BLE001 - a trail must not break what it watches
-            tell(f"a log entry can't be recorded: {describe_error(error)}")
+            self._delivery.lose("log.recorded", "conversion_failed")
+            report(f"a log entry can't be recorded: {describe_error(error)}")
+            return event_dict
+        if event is not None:
+            try:
+                self._delivery.deliver(event)
+            except Exception as error:  # noqa: BLE001 - as above; it is counted already
+                report(f"a log entry can't be recorded: {describe_error(error)}")
         return event_dict
 
     def _event_of(self, logger: object, method_name: str, entry: Mapping[str, object]) -> AuditEvent | None:
@@ -94,7 +106,7 @@ def _name_of(logger: object, entry: Mapping[str, object]) -> str:
     """Return the logger's name: structlog's own loggers have none, its wrappers of `logging` do."""
     name = entry.get("logger")
     if name is None:
-        # `_record` is there where ProcessorFormatter passes on a record of `logging`, whose logger is not given.
+        # `_record` is there if ProcessorFormatter passes on a record of `logging`, whose logger is not given.
         name = getattr(entry.get("_record"), "name", None) or getattr(logger, "name", None)
     return name if isinstance(name, str) else ""
 
@@ -107,7 +119,7 @@ def _number_of(level: str) -> int:
 
 
 def _log_recorded(name: str, level: str, entry: Mapping[str, object], redactor: Redactor) -> LogRecorded:
-    data = {key: _plain(value) for key, value in entry.items() if key not in _NO_DATA and not key.startswith("_")}
+    data = {key: plain(value) for key, value in entry.items() if key not in _NO_DATA and not key.startswith("_")}
     return LogRecorded(
         logger=name,
         level=_ALIASES.get(level.lower(), level).upper(),
@@ -115,21 +127,6 @@ def _log_recorded(name: str, level: str, entry: Mapping[str, object], redactor: 
         exception=_exception_of(entry.get("exc_info")),
         data=data or None,
     )
-
-
-def _plain(value: object) -> object:
-    try:
-        # Bytes stay bytes: in base64 nobody would find a secret that is in them.
-        return msgspec.to_builtins(
-            value, builtin_types=(bytes, bytearray, memoryview), str_keys=True, enc_hook=_type_of
-        )
-    except Exception:  # noqa: BLE001 - data that contains itself, or whose own code raises: the event counts for more
-        return _type_of(value)
-
-
-def _type_of(value: object) -> str:
-    """Stand in for a value that JSON has no place for: its repr may show anything, its type does not."""
-    return f"<{type(value).__module__}.{type(value).__qualname__}>"
 
 
 def _exception_of(exc_info: object) -> str | None:

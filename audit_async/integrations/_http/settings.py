@@ -11,6 +11,8 @@ from audit_async.errors import ConfigError
 from audit_async.events.base import ActorInfo
 from audit_async.integrations._http.client_address import ForwardedHeader, TrustedProxies
 from audit_async.integrations._http.request_policy import Policy, Rule
+from audit_async.integrations._logger_source import shown
+from audit_async.logger import AuditLogger
 
 __all__ = ["ActorHook", "MiddlewareSettings", "Settings", "check_config"]
 
@@ -62,7 +64,7 @@ def _policy(value: object) -> Policy:
         return value
     if isinstance(value, Rule) or (isinstance(value, list | tuple) and all(isinstance(each, Rule) for each in value)):
         raise ConfigError("policy", "must be a Policy; put the rules into one: Policy([Rule(...), ...])")
-    raise ConfigError("policy", f"must be a Policy such as Policy([Rule(...)]), not {_kind(value)}")
+    raise ConfigError("policy", f"must be a Policy such as Policy([Rule(...)]), not {shown(value)}")
 
 
 def _actor(value: object, default: ActorHook[SourceT]) -> ActorHook[SourceT]:
@@ -70,13 +72,13 @@ def _actor(value: object, default: ActorHook[SourceT]) -> ActorHook[SourceT]:
         return default
     if callable(value) and not isinstance(value, type):
         return value  # what it returns is checked at each request
-    raise ConfigError("actor", f"must be a function that says who asked, not {_kind(value)}")
+    raise ConfigError("actor", f"must be a function that says who asked, not {shown(value)}")
 
 
 def _flag(given: Mapping[str, object], name: str, *, default: bool) -> bool:
     value = given.get(name, default)
     if not isinstance(value, bool):
-        raise ConfigError(name, f"must be True or False, not {_kind(value)}")
+        raise ConfigError(name, f"must be True or False, not {shown(value)}")
     return value
 
 
@@ -89,14 +91,6 @@ def check_config(config: object, used_by: str) -> AuditConfig:
     """
     if isinstance(config, AuditConfig):
         return config
-    hint = ""
-    if getattr(type(config), "__name__", "") == "AuditLogger":
-        hint = "; it opens the logger itself, so give it the logger's configuration"
-    elif config is AuditConfig:
-        hint = "; make one: AuditConfig(mode=Local(...), service_id=...)"
-    raise ConfigError("config", f"{used_by} takes an AuditConfig, not {_kind(config)}{hint}")
-
-
-def _kind(value: object) -> str:
-    """Return what a wrong value is, for a message: never the value itself."""
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+    if isinstance(config, AuditLogger):
+        raise ConfigError("config", f"{used_by} opens the logger itself: give it the AuditConfig, not an AuditLogger")
+    raise ConfigError("config", f"{used_by} takes an AuditConfig, not {shown(config)}")

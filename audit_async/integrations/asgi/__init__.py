@@ -6,7 +6,9 @@ It belongs outermost, sees messages pass and delays none: nothing is held back, 
 policy asks for. An exchange gives one event, at the last byte of its answer, or when it ends without one: by an
 exception, a client that went away, a cancellation. The life span passes untouched, and so does every extension.
 
-    audit.emit(DataDeleted(actor=actor_of(request), ...))       # the same actor as in the record of the request
+`AuditedApp(app, config)` is the same with a log of its own, for Django and what else has no life span.
+
+    audit.emit(UserDeleted(actor=actor_of(request), ...))       # the same actor as in the record of the request
 
 No framework is imported here.
 """
@@ -14,6 +16,7 @@ No framework is imported here.
 from audit_async.integrations._http.client_address import ForwardedHeader
 from audit_async.integrations._http.request_policy import Level, Policy, Rule
 from audit_async.integrations._http.settings import ActorHook, MiddlewareSettings
+from audit_async.integrations.asgi.audited_app import AuditedApp
 from audit_async.integrations.asgi.connection import (
     actor_of,
     actor_of_scope,
@@ -28,6 +31,7 @@ __all__ = [
     "ASGIApp",
     "ActorHook",
     "AuditMiddleware",
+    "AuditedApp",
     "ForwardedHeader",
     "Level",
     "MiddlewareSettings",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import anyio
 
+from audit_async.context import bind_checked, unbind_context
 from audit_async.events.web import HttpOutcome
 from audit_async.integrations._http.exchange import Arrival, Exchange
 from audit_async.integrations._http.recorder import Recorder
 from audit_async.integrations._http.request_policy import Level
 from audit_async.integrations.asgi.connection import SERVED_KEY, Served
+from audit_async.integrations.asgi.last_resort import LAST_RESORT_KEY, LastResort
 from audit_async.integrations.asgi.messages import (
     REFUSAL,
     REFUSAL_HEADERS,
@@ -36,9 +39,11 @@ class HttpRelay:
     """
 
     request_id: bytes | None = None  #: to be sent back with the answer
+    bindings: Mapping[str, str] | None = None  #: what is bound for the request, for a record after its end
     _recorded = False
     _has_trailers = False
     _withheld = False
+    _is_late = False  #: the request has left the middleware, and its answer is the framework's own
 
     def __init__(
         self,
@@ -167,8 +172,20 @@ class HttpRelay:
         else:
             exchange.outcome = HttpOutcome.FAILED
             if exchange.status is None and isinstance(error, Exception):
+                last_resort = self.scope.get(LAST_RESORT_KEY)
+                if isinstance(last_resort, LastResort):
+                    self._send = last_resort.take_over(self)
+                    self._is_late = True
+                    return
                 exchange.status = 500  # what every server answers then
         self._record()
+
+    def ended(self) -> None:
+        """Record a request whose answer was left to the framework's outermost layer, unless that has answered."""
+        if not self._recorded:
+            if self.exchange.status is None:
+                self.exchange.status = 500  # as above
+            self._record()
 
     def returned(self) -> None:
         """Record that the application returned, unless the end of its answer did."""
@@ -192,7 +209,14 @@ class HttpRelay:
             exchange.outcome = HttpOutcome.CLIENT_DISCONNECTED
         if exchange.arrival.method == "HEAD":
             exchange.bytes_out = 0  # the server sends none of it
-        self._recorder.record(self.audit, exchange, self.scope)
+        if not self._is_late:
+            self._recorder.record(self.audit, exchange, self.scope)
+            return
+        token = bind_checked(self.bindings or {})
+        try:
+            self._recorder.record(self.audit, exchange, self.scope)
+        finally:
+            unbind_context(token)
 
     async def refuse(self) -> None:
         """Answer 503 without asking the application; that is not recorded."""

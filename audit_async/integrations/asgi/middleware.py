@@ -11,8 +11,10 @@ from audit_async.errors import ConfigError
 from audit_async.integrations._http.correlation import correlation_of
 from audit_async.integrations._http.recorder import Recorder
 from audit_async.integrations._http.settings import MiddlewareSettings, Settings
+from audit_async.integrations._logger_source import shown
 from audit_async.integrations.asgi.connection import SCOPE_VIEW, actor_of_scope, logger_of_scope
 from audit_async.integrations.asgi.http_relay import HttpRelay
+from audit_async.integrations.asgi.last_resort import prepare_starlette
 from audit_async.integrations.asgi.messages import ASGIApp, Receive, Scope, Send
 from audit_async.integrations.asgi.web_socket_relay import WebSocketRelay
 from audit_async.logger import AuditLogger
@@ -58,6 +60,7 @@ class AuditMiddleware:
         self._find_audit: Final = _finder(audit)
         self._recorder: Final = Recorder(checked, SCOPE_VIEW)
         self._send_request_id: Final = checked.send_request_id
+        self._is_prepared = False
 
     def __repr__(self) -> str:
         closed = "" if self._recorder.admission is None else " fail_closed"
@@ -81,8 +84,11 @@ class AuditMiddleware:
         elif kind == "websocket":
             relay = WebSocketRelay(self._recorder, self._find_audit(scope), scope, receive, send)
         else:
+            self._prepare(scope)
             await self.app(scope, receive, send)
             return
+        if not self._is_prepared:
+            self._prepare(scope)
         admission = self._recorder.admission
         if admission is None:
             await self._serve(relay)
@@ -90,9 +96,16 @@ class AuditMiddleware:
         with admission.admit(relay.audit) as admitted:
             await (self._serve(relay) if admitted else relay.refuse())
 
+    def _prepare(self, scope: Scope) -> None:
+        """Make the framework that this is inside of ready, at its life span or with the first request."""
+        self._is_prepared = True
+        app = scope.get("app")
+        if getattr(app, "middleware_stack", None) is not None and hasattr(app, "router"):
+            prepare_starlette(app)
+
     async def _serve(self, relay: HttpRelay | WebSocketRelay) -> None:
         exchange = relay.exchange
-        bindings = correlation_of(exchange.arrival.header_map)
+        bindings = relay.bindings = correlation_of(exchange.arrival.header_map)
         if self._send_request_id:
             relay.request_id = bindings["request_id"].encode("ascii")
         token = bind_checked(bindings)
@@ -122,10 +135,4 @@ def _finder(audit: object) -> Callable[[Scope], AuditLogger]:
         return lambda _scope: audit
     if callable(audit) and not isinstance(audit, type):
         return audit  # what it returns is used as a logger at each request
-    hint = ""
-    if isinstance(audit, AuditConfig):
-        hint = "; open a logger with it: lifespan=audit_lifespan(config), or async with AuditLogger(config) as audit"
-    elif isinstance(audit, type):
-        hint = "; give an instance"
-    name = f"the class {audit.__name__}" if isinstance(audit, type) else f"a {type(audit).__name__}"
-    raise ConfigError("audit", f"must be an AuditLogger or a function that returns it for a scope, not {name}{hint}")
+    raise ConfigError("audit", f"must be an AuditLogger or a function that returns it for a scope, not {shown(audit)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter_ns
 from typing import Final
 
@@ -39,6 +40,7 @@ class WebSocketRelay:
     """
 
     request_id: bytes | None = None  #: to be sent back with the handshake
+    bindings: Mapping[str, str] | None = None  #: what is bound meanwhile
     _accepted = False
     _recorded = False
     _withheld = False
