@@ -24,6 +24,7 @@ import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.requests import Request
 
 import audit_async
 from audit_async import AuditConfig, AuditLogger, Local, events, reader, tlog
@@ -122,7 +123,7 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
         "ClassVar": ClassVar,
         "JSONRenderer": structlog.processors.JSONRenderer,
         "REGISTRY": CollectorRegistry(),
-        "InvoicePaid": lambda event: event,
+        "InvoicePaid": lambda *_values, **_fields: failure(),
         "add_log_level": structlog.processors.add_log_level,
         "aclosing": aclosing,
         "an_event": failure(),
@@ -134,6 +135,7 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
         "merge_contextvars": structlog.contextvars.merge_contextvars,
         "query": reader.AuditQuery(),
         "reader": reader.AuditReader("./audit"),
+        "request": Request({"type": "http", "headers": [], "client": ("203.0.113.9", 50000)}),
         "structlog": structlog,
         "web": web,
     }
