@@ -4,7 +4,7 @@
     setup_audit(app, config)
 
     async def erase(request: web.Request) -> web.Response:
-        get_audit(request).emit(DataDeleted(actor=actor_of(request), ...))
+        get_audit(request).emit(InvoicePaid(actor=actor_of(request), invoice_id="17"))
 
 What differs from the ASGI middleware, since aiohttp shows less: bytes in are those that arrived, read or not; the body
 of a request is kept only if the handler reads it whole; the messages of a WebSocket are not counted.

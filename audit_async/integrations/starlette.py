@@ -4,7 +4,7 @@ app = Starlette(routes=routes, lifespan=audit_lifespan(config))
 app.add_middleware(AuditMiddleware)
 
 async def erase(request: Request) -> Response:
-    get_audit(request).emit(DataDeleted(actor=actor_of(request), ...))
+    get_audit(request).emit(InvoicePaid(actor=actor_of(request), invoice_id="17"))
 """
 
 from __future__ import annotations

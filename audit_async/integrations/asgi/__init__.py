@@ -8,7 +8,7 @@ exception, a client that went away, a cancellation. The life span passes untouch
 
 `AuditedApp(app, config)` is the same with a log of its own, for Django and what else has no life span.
 
-    audit.emit(UserDeleted(actor=actor_of(request), ...))       # the same actor as in the record of the request
+    audit.emit(InvoicePaid(actor=actor_of(request), invoice_id="17"))  # the same actor as in the record of the request
 
 No framework is imported here.
 """

@@ -55,7 +55,7 @@ class Served(NamedTuple):
 def actor_of(connection: HasScope | Scope) -> ActorInfo:
     """Return who asks, exactly as the record of the request names the actor: for the application's own events.
 
-        audit.emit(DataDeleted(actor=actor_of(request), ...))
+        audit.emit(InvoicePaid(actor=actor_of(request), invoice_id="17"))
 
     So one search (`audit-async query --actor alice`) finds both. The middleware's `actor` hook is asked, and without
     one the framework's user, as `actor_of_scope` describes; the address is the client's, by the trusted proxies. To be
