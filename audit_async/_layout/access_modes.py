@@ -40,7 +40,7 @@ class Access(NamedTuple):
 
     @property
     def sealed_mode(self) -> int:
-        """The mode of a file that is complete: as `file_mode`, and nobody may write to it."""
+        """The mode of a file that is complete: as `file_mode`, without any right to write."""
         return self.file_mode & ~0o222
 
     def apply_to_file(self, fd: int, *, sealed: bool = False) -> None:

@@ -75,7 +75,7 @@ def own_event(line: bytes) -> bytes | None:
     """Return what follows `audit.` in the type of a record of the library's own; None for any other record.
 
     In JSON no quote of a text is left unescaped, and before the first `,"event":` of a line there are only members that
-    the store checks, so nobody can write such a type by way of a text.
+    the store checks, so no text can pass for such a type.
     """
     at = line.find(_EVENT_MEMBER) + len(_EVENT_MEMBER)
     if not line.startswith(_OWN_EVENT, at):

@@ -42,8 +42,8 @@ def torn_by_crash(file: BinaryIO, at: int) -> str | None:
     zeros_in_line = line.find(b"\0")
     if zeros_in_line < 0:
         return None if line.endswith(b"\n") or len(line) == LONGEST_LINE else "torn last line"
-    # A block that was never written reads as zeros. It begins where a block begins, or where the records that were
-    # synced end, and it ends where a block or the file ends. No record holds a zero byte.
+    # A block that was never written reads as zeros. It begins at a block's beginning, or at the end of the records
+    # that were synced, and ends at a block's end or the file's. No record holds a zero byte.
     begin = at + zeros_in_line
     file.seek(begin)
     end = begin

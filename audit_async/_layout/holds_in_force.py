@@ -26,7 +26,7 @@ def find_holds(directory: Path) -> tuple[Hold, ...]:
         directory: The log's own directory.
 
     Raises:
-        LogCorrupted: `hold.json` or the manifest can't be understood, and the chain states no hold: nobody can tell.
+        LogCorrupted: `hold.json` can't be understood, and the chain states no hold, so it can't be said.
         OSError: The same, of a file that can't be read.
     """
     holds = ChainHolds()
@@ -55,11 +55,13 @@ def holds_in_sealed(directory: Path, segment: SealedSegment) -> ChainHolds:
 
 def _pieces(directory: Path) -> Iterator[ChainHolds]:
     """Yield what each segment says, the newest first."""
-    sealed = {entry.segment: entry for entry in read_manifest(directory)}
+    sealed: dict[str, SealedSegment] = {}
+    with suppress(LogCorrupted):  # the segments in the directory are read all the same
+        sealed = {entry.segment: entry for entry in read_manifest(directory)}
     live = {name for name in os.listdir(directory) if SegmentName.parse(name) is not None}
     for name in sorted(live - sealed.keys(), reverse=True):
         holds = ChainHolds()
-        with suppress(FileNotFoundError), open_binary(directory / name) as file:
+        with suppress(FileNotFoundError, LogCorrupted), open_binary(directory / name) as file:
             _read_all(file, holds)
         yield holds
     for entry in reversed(sealed.values()):

@@ -18,7 +18,7 @@ class DamagedSegment(NamedTuple):
     segment: str
     reason: str
     expected_bytes: int  #: what was written to it
-    actual_bytes: int | None  #: what was found, 0 if there was nothing; None if nobody looked
+    actual_bytes: int | None  #: what was found, 0 if there was nothing; None if that is not known
 
 
 class DamageRegister:

@@ -58,7 +58,7 @@ class LegalHolds:
         return tuple(sorted(held.values(), key=lambda hold: hold.since))
 
     def is_any_in_force(self) -> bool:
-        """Return whether a hold is in force, or nobody can tell."""
+        """Return whether a hold is in force, or it can't be said."""
         try:
             return bool(self.in_force())
         except (LogCorrupted, OSError):
@@ -137,7 +137,7 @@ class LegalHolds:
 
 
 def is_on_hold(directory: Path) -> bool:
-    """Return whether `hold.json` states a hold, or nobody can tell, which is as good as a hold."""
+    """Return whether `hold.json` states a hold, or can't be read, which is as good as a hold."""
     try:
         return read_hold(directory) is not None
     except (LogCorrupted, OSError):

@@ -1,7 +1,7 @@
 """Copying a log while it is written, so that the copy is a valid trail of that moment.
 
 Copying in any other order is not safe: a manifest that is newer than a copied segment says that the segment was longer,
-which is what truncation looks like, and nobody can tell the two apart. Hence the order:
+which is what truncation looks like; the two can't be told apart. Hence the order:
 
 1. the small files of the signed tree into memory   a checkpoint needs only records that are copied after it
 2. `backup.lock`, shared                             retention waits, so nothing vanishes
@@ -245,7 +245,11 @@ class LogCopier:
         if not top:
             return
         disk.close(self.target.open_subdirectory(_TREE))
-        self._copy_tiles(self.source / _TREE, self.target.path / _TREE)
+        for _ in range(_MOST_TRIES):
+            if self._copy_tiles(self.source / _TREE, self.target.path / _TREE):
+                break
+        else:
+            raise LogChanging(f"{self.source / _TREE} changes faster than it can be copied; try again later")
         target_fd = disk.open_directory(_TREE, dir_fd=self.target.fd)
         try:
             for name, content in top.items():
@@ -254,32 +258,44 @@ class LogCopier:
         finally:
             disk.close(target_fd)
 
-    def _copy_tiles(self, source: Path, target: Path) -> None:
-        with suppress(FileNotFoundError):  # the partial versions of a tile go when it is full
-            for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
+    def _copy_tiles(self, source: Path, target: Path) -> bool:
+        """Copy what an earlier backup has not; False if something vanished, as partial tiles do once one is full.
+
+        The full tile may then have been made after the listing, so the copy has to be looked through again.
+        """
+        try:
+            entries = sorted(os.scandir(source), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return False
+        is_whole = True
+        for entry in entries:
+            to = target / entry.name
+            try:
                 status = entry.stat(follow_symlinks=False)
-                to = target / entry.name
                 if S_ISDIR(status.st_mode):
                     with suppress(FileExistsError):
                         disk.make_directory(str(to))
-                    self._copy_tiles(source / entry.name, to)
-                elif source.name == _TREE or not S_ISREG(status.st_mode) or entry.name.endswith(UNFINISHED):
-                    continue
-                elif to.exists() and to.stat().st_size == status.st_size:
-                    self._kept += 1
-                else:
-                    self._copy_tile(source, target, entry.name)
+                    is_whole &= self._copy_tiles(source / entry.name, to)
+                elif source.name != _TREE and S_ISREG(status.st_mode) and not entry.name.endswith(UNFINISHED):
+                    self._copy_tile(source, target, entry.name, status.st_size)
+            except FileNotFoundError:
+                is_whole = False
         fd = disk.open_directory(str(target))
         try:
+            self.target.access.apply_to_directory(fd)
             disk.sync_directory(fd)
         finally:
             disk.close(fd)
+        return is_whole
 
-    def _copy_tile(self, source: Path, target: Path, name: str) -> None:
+    def _copy_tile(self, source: Path, target: Path, name: str, size: int) -> None:
+        """Copy a tile, unless it is there: a tile of one name and size never changes. Raises `FileNotFoundError`."""
         target_fd = disk.open_directory(str(target))
         try:
-            with suppress(FileNotFoundError):
+            if _size_of(name, target_fd) != size:
                 self._write(target_fd, name, read_bounded(source / name, max_bytes=_MOST_TREE_BYTES))
+            else:
+                self._kept += 1
         finally:
             disk.close(target_fd)
 

@@ -1,7 +1,7 @@
 """Making a log of a copy that was not taken as a backup: the manifest is made again by reading every record.
 
 A copy that `cp`, `tar` or `rsync` has taken next to the writer may have a manifest that is newer than its segments.
-Nobody can tell that from truncation, so opening refuses it, and only this, which is asked for, drops the manifest. What
+That can't be told from truncation, so opening refuses it, and only this, which is asked for, drops the manifest. What
 it makes is a valid trail of an earlier moment: the unbroken chain from the beginning. What comes after a gap is set
 aside in `torn/`, never removed. The new manifest says that it was rebuilt, and so does `verify`.
 """
@@ -120,7 +120,7 @@ class _Chain:
     def _pass_what_is_gone(self, name: SegmentName) -> None:
         """Take over the entries of deleted or lost segments, if only they are missing before `name`.
 
-        At the beginning of the chain, where nothing else can join the rest to it, also those of segments that were
+        At the beginning of the chain, since nothing else can join the rest to it, also those of segments that were
         removed while the copy was taken: they are `lost` to the copy.
         """
         bridge: list[SealedSegment] = []

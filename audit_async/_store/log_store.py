@@ -187,7 +187,7 @@ class LogStore:
         3. fdatasync (only if `sync`)                    the records survive a power cut; one call does 2 and 3 if
                                                          the kernel has it (see `disk.write_and_sync_at`)
         4. fsync of the directory, after a file is made  and so does the file's name
-        5. only now are they counted as synced           whoever waits may be sent an acknowledgement
+        5. only now are they counted as synced           and acknowledged
 
         If a segment ends within the batch: 2 to 5 for what belongs into it, `sync` or not, and only then is the
         next file made. So whatever a power cut leaves, a segment that has a successor is whole. Sealing comes last,
@@ -227,7 +227,7 @@ class LogStore:
         )
 
     def _check_files(self) -> None:
-        """Cut off what a failed write left, and see that nobody touched the files; raises `OSError`, `LogLocked`."""
+        """Cut off what a failed write left, and see whether the files were touched; raises `OSError`, `LogLocked`."""
         segment = self._active
         if segment is not None and segment.torn:
             try:
@@ -375,7 +375,7 @@ class LogStore:
     # -- retention and holds -----------------------------------------------------------------------------------------
 
     def plan_retention(self, policy: RetentionPolicy, now: datetime) -> list[RetentionStep]:
-        """Return what is due at `now` (aware); nothing is done. Raises `LogCorrupted` for a hold nobody can read."""
+        """Return what is due at `now` (aware); nothing is done. Raises `LogCorrupted` for a hold that can't be read."""
         return plan_retention(self._manifest.segments, policy, now, self.hold)
 
     def check_holds(self, now: datetime) -> tuple[Hold, ...]:

@@ -63,8 +63,8 @@ def repair(directory: LogDirectory, found: Survey) -> tuple[TornTail, ...]:
 def apply_access(directory: LogDirectory) -> None:
     """Give what is in the log's directory the modes and the group of the configuration, if that opens it to others.
 
-    What was made before the configuration said so is opened as well. Nothing is done for a private log: whoever opened
-    its directory by hand may have a reason.
+    What was made before the configuration said so is opened as well. Nothing is done for a private log: if its
+    directory was opened by hand, there may be a reason.
     """
     access = directory.access
     if access == PRIVATE:

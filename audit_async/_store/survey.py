@@ -136,7 +136,7 @@ def _read_unsealed(directory: LogDirectory, names: Sequence[SegmentName], head: 
             reason = f"the segment begins at seq {name.first_seq}{OR_A_COPY}"
             raise LogCorrupted(str(name), None, head.seq + 1, reason)
         if following is not None and following.first_seq == name.first_seq:
-            raise LogCorrupted(str(following), None, head.seq + 1, f"begins where {name} begins")
+            raise LogCorrupted(str(following), None, head.seq + 1, f"begins at the same record as {name}")
         until = following.first_seq if following else None
         with open(open_regular(str(name), dir_fd=directory.fd), "rb") as file:
             segment = check_segment(file, name, head, until)

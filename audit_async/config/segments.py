@@ -14,7 +14,7 @@ class RotationPolicy(Settings, frozen=True, kw_only=True):
     """When a segment is sealed and the next one begun, always between two records.
 
     `daily`: at the first record of a new UTC day. `max_bytes`: before the record that would make the segment
-    larger; a single record larger than that stands in a segment alone.
+    larger; a single record larger than that gets a segment of its own.
     """
 
     _path: ClassVar[str] = "rotation."

@@ -78,7 +78,9 @@ def test_a_copy_that_is_no_backup_is_restored_when_asked(tmp_path: Path, audit: 
     ended = audit("restore", tmp_path / "c", tmp_path / "r2", "--from-copy")
     assert ended.status == 0
     assert "set aside" in ended.out + ended.err
-    assert audit("verify", tmp_path / "r2").status == 0
+    verified = audit("verify", tmp_path / "r2", "--json")
+    assert verified.status == 0
+    assert "rebuilt" in [note["kind"] for note in verified.document["notes"]]
 
 
 def test_another_log_is_never_mixed_in(tmp_path: Path, audit: Audit) -> None:

@@ -9,6 +9,7 @@ log of `audit-cli`. Lifting can wait, and does.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -91,7 +92,10 @@ def set_hold(
 
     async def of_one(log: Log) -> LogHold:
         require_owner(log.directory)
-        if (there := _hold_of(log)) is not None:
+        there: Hold | None = None
+        with suppress(AuditError, OSError):  # a damaged log gets its hold all the same
+            there = _hold_of(log)
+        if there is not None:
             output.message(
                 f"audit-async: {log.name} is on hold already, since {_to_the_second(there.since)} by {there.set_by} "
                 f"({there.reason}); that hold stays as it is, and this one is recorded",
