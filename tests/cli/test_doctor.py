@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from audit_async import AuditConfig, AuditLogger
 from audit_async.cli.diagnosis import host_checks
 from audit_async.errors import LogCorrupted
-from tests.cli.commands import Audit, run_in_pipes
+from tests.cli.commands import Audit, environment
 from tests.cli.made_trails import failure, make_trail
 from tests.cli.running_service import running_service
 from tests.store.chained import Chain, open_store
@@ -207,24 +209,21 @@ def test_a_hold_and_a_file_that_is_none(trail: Path, audit: Audit) -> None:
 )
 def test_it_waits_for_nothing(name: str, trail: Path, audit: Audit) -> None:
     """A FIFO in whatever file's place is not waited for; what can't be understood fails."""
-    with open_fifo_in_place_of(name, log_of(trail)):
-        ended = run_in_pipes("doctor", trail)
-        assert ended.status in {0, 1}
-        assert "Traceback" not in ended.err
-        if name in {"lock", "log.json", "manifest.json", "hold.json"}:
-            assert ended.status == 1
-            assert "not a regular file" in " ".join(ended.out.split())
-        for command in ("query", "stats", "tail"):
-            assert run_in_pipes(command, trail).status in {0, 1, 3}
-
-
-@contextmanager
-def open_fifo_in_place_of(name: str, log: Path) -> Iterator[None]:
-    """Put a FIFO, which nobody writes to, in the place of a file; a command that waits for it ends with the test."""
-    path = min(log.glob(name), default=log / name)
+    path = min(log_of(trail).glob(name), default=log_of(trail) / name)
     path.unlink(missing_ok=True)
     os.mkfifo(path)
-    yield
+    code = (
+        "import sys; from audit_async.cli import main\n"
+        "print([main([command, sys.argv[1]]) for command in ('query', 'stats', 'tail')], file=sys.stderr)\n"
+        "sys.exit(main(['doctor', sys.argv[1]]))"
+    )
+    command = [sys.executable, "-c", code, str(trail)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment())
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode in {0, 1}
+    if name in {"lock", "log.json", "manifest.json", "hold.json"}:
+        assert ended.returncode == 1
+        assert "not a regular file" in " ".join(ended.stdout.split())
 
 
 def test_a_file_system_that_does_not_sync_directories(tmp_path: Path, audit: Audit) -> None:
@@ -238,6 +237,30 @@ def test_a_file_system_that_does_not_sync_directories(tmp_path: Path, audit: Aud
         assert str(disk.path / "t") in text
         assert "fsync" in text
         assert "Invalid argument" in text
+
+
+def test_it_agrees_with_the_configured_access(tmp_path: Path, audit: Audit) -> None:
+    """Modes and group are held against `dir_mode`, `file_mode` and `group`; the next opening sets them."""
+    config = tmp_path / "audit.toml"
+    base = f'service_id = "orders"\nhandle_signals = false\n[mode]\ntype = "local"\nbase_dir = "{tmp_path / "t"}"\n'
+    config.write_text(base)
+    make_trail(tmp_path / "t", [failure("bob", n) for n in range(40)], max_bytes=4000)
+    assert "access" not in checks(audit, tmp_path / "t", "--config", config)
+    config.write_text(f'{base}dir_mode = "0750"\nfile_mode = "0640"\n')
+    ((status, text),) = checks(audit, tmp_path / "t", "--config", config)["access"]
+    assert status == "warn"
+    assert "has mode 0700, and dir_mode is 0750" in text
+
+    async def open_once() -> None:
+        async with AuditLogger(AuditConfig.load(config)):
+            pass
+
+    anyio.run(open_once)
+    found = checks(audit, tmp_path / "t", "--config", config)
+    assert "access" not in found
+    assert found["permissions"][0][0] == "ok"
+    config.write_text(f'{base}dir_mode = "0750"\nfile_mode = "0640"\ngroup = "no-such-group"\n')
+    assert checks(audit, tmp_path / "t", "--config", config)["access"][0][0] == "fail"
 
 
 def test_damage_does_not_end_it(trail: Path, audit: Audit) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -13,9 +14,20 @@ from typing import Final
 import msgspec
 
 from audit_async._chain import FORMAT_VERSION
+from audit_async._layout.access_modes import Access as ConfiguredAccess
 from audit_async._layout.hold_file import read_hold
 from audit_async._layout.holds_in_force import find_holds
-from audit_async._layout.names import ARCHIVE, COMPRESSED, INDEX, INDEX_ENDING, LOCK_FILE, TORN, UNFINISHED
+from audit_async._layout.names import (
+    ARCHIVE,
+    COMPRESSED,
+    INDEX,
+    INDEX_ENDING,
+    LOCK_FILE,
+    LOG_FILE,
+    MANIFEST_FILE,
+    TORN,
+    UNFINISHED,
+)
 from audit_async._layout.regular_files import read_bounded
 from audit_async._store.retention_plan import plan_retention
 from audit_async._trail.log_files import Log, SegmentFile, list_segments, read_identity
@@ -31,6 +43,7 @@ from audit_async.errors import AuditError, LogCorrupted
 
 __all__ = ["examine"]
 
+SEGMENT_ENDING: Final = ".audit"
 #: An emit's time stamp and this process's clock are of one host; more than this is no rounding.
 _FUTURE: Final = timedelta(seconds=5)
 
@@ -41,6 +54,7 @@ def examine(log: Log, settings: AuditConfig | None) -> list[Check]:
     checks = [
         *attempt(log.name, "log.json", lambda: _identity(log)),
         *attempt(log.name, "permissions", lambda: _modes(log, settings)),
+        *attempt(log.name, "access", lambda: _access(log, settings)),
         *attempt(log.name, "directory sync", lambda: _directory_sync(log)),
         *attempt(log.name, "lock", lambda: _lock(log, writer)),
     ]
@@ -109,6 +123,28 @@ def _modes(log: Log, settings: AuditConfig | None) -> list[Check]:
         who = "everybody" if status.st_mode & 0o005 else f"group {status.st_gid}"
         return [ok(log.name, "permissions", f"readable by {who}, as configured; writable by user {owner} only")]
     return [ok(log.name, "permissions", f"closed to all but user {owner}")]
+
+
+def _access(log: Log, settings: AuditConfig | None) -> Iterator[Check]:
+    """Compare modes and group with what the configuration says about who may read the log."""
+    if settings is None or not isinstance(settings.mode, Local):
+        return
+    access = ConfiguredAccess.of(settings.mode)
+    names = [name for name in os.listdir(log.directory) if name.endswith(SEGMENT_ENDING)]
+    wrong: list[str] = []
+    for name in ("", LOG_FILE, MANIFEST_FILE, *sorted(names)):
+        path = log.directory / name
+        with suppress(FileNotFoundError):  # archived in this moment, or no segment is sealed yet
+            status = os.stat(path, follow_symlinks=False)
+            mode = stat.S_IMODE(status.st_mode)
+            setting, wanted = ("file_mode", access.file_mode) if name else ("dir_mode", access.directory_mode)
+            if mode & 0o055 != wanted & 0o055:
+                wrong.append(f"{path} has mode {mode:04o}, and {setting} is {wanted:04o}")
+            elif access.gid is not None and status.st_gid != access.gid:
+                wrong.append(f"{path} belongs to group {status.st_gid}, and mode.group is {access.gid}")
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        yield warn(log.name, "access", f"{wrong[0]}{more}; it is set when the service next opens the log")
 
 
 def _lock(log: Log, writer: int | None) -> Iterator[Check]:
