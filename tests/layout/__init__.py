@@ -1,0 +1,1 @@
+"""Tests of `_layout`: what a log directory looks like."""
