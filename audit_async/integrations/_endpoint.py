@@ -1,7 +1,6 @@
 """A small ASGI application that answers GET and HEAD: what readiness and metrics are served by."""
 
-from __future__ import annotations
-
+# Annotations are evaluated here, since Litestar looks for their names in the modules of the subclasses.
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any

@@ -22,8 +22,9 @@ class AuditedApp:
         application = AuditedApp(get_asgi_application(), config)        # Django's asgi.py
 
     The log is opened at the server's `lifespan.startup`, and drained and closed at `lifespan.shutdown`, whether `app`
-    knows the life span or not. A server that has none, or has it switched off, opens the log with its first request;
-    SIGTERM and SIGINT then drain and close it, if the configuration leaves `handle_signals` on. The logger is at
+    knows the life span or not. With a server that has none, or has it switched off, the first request opens the log; at
+    SIGTERM and SIGINT everything is made durable, if the configuration leaves `handle_signals` on, but the log is
+    closed in order only if the server then ends as programs do, and not by the signal. The logger is at
     `scope["state"]["audit"]`: `logger_of_scope(request.scope)`.
 
     To be used on one event loop, as servers do.
