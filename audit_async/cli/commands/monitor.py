@@ -19,9 +19,10 @@ from audit_async._export.export_file import ExportFailed, new_file
 from audit_async._verify.signed_trail import published_at
 from audit_async.cli.arguments import Json
 from audit_async.cli.cosignatures import Cosigned, cosigned_by
+from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Output, Style
-from audit_async.cli.trusted import PolicyFile, Vkey, read_policy, require_trust
+from audit_async.cli.trusted import Trust
 from audit_async.errors import AuditError
 from audit_async.tlog.failures import (
     InconsistentLog,
@@ -90,6 +91,7 @@ def register(app: typer.Typer) -> None:
     )(monitor)
 
 
+@with_option_groups
 def monitor(
     source: Annotated[
         str, typer.Argument(metavar="URL|DIR", show_default=False, help="Where the log publishes its checkpoint.")
@@ -98,8 +100,7 @@ def monitor(
     state: Annotated[
         Path, typer.Option("--state", metavar="FILE", help="What was seen, kept from one run to the next.")
     ],
-    policy_file: PolicyFile = None,
-    vkey: Vkey = None,
+    trust: Trust,
     every: Annotated[
         float, typer.Option("--every", min=0.1, max=86_400, metavar="SECONDS", help="Time from one look to the next.")
     ] = _DEFAULT_EVERY_S,
@@ -116,11 +117,11 @@ def monitor(
     --once it is the exit status. Run it on a machine that the log's operator does not run. With --json each look is a
     line.
     """
-    require_trust(vkey, policy_file)
+    trust.require()
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
-        policy = read_policy(vkey, policy_file)
+        policy = trust.policy()
         read_file = published_at(source)
         while True:
             watch = partial(_look, read_file, policy, state, entries=entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -12,12 +13,13 @@ import typer
 from audit_async._verify.findings import Note
 from audit_async._verify.verify_report import LogReport, VerifyReport
 from audit_async._verify.verify_scope import Everything, LastRecords, Scope, SeqRange, TimeRange
-from audit_async.cli.arguments import Directory, Instance, Json, Service, parse_heads, parse_seq_range, parse_time
+from audit_async.cli.arguments import Json, parse_heads, parse_seq_range, parse_time
 from audit_async.cli.filters import Since, Until
+from audit_async.cli.option_groups import with_option_groups
+from audit_async.cli.place import LogsAt
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Column, Output, byte_size, count_of
-from audit_async.cli.trusted import PolicyFile, Published, Vkey, read_policy, require_trust
-from audit_async.reader import AuditReader
+from audit_async.cli.trusted import Published, Trust
 
 __all__ = ["register"]
 
@@ -25,6 +27,35 @@ __all__ = ["register"]
 _SHOWN: Final = 100
 #: Logs that are named in a note on several of them.
 _NAMED: Final = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScopeChoice:
+    """The options that say which part of each log is checked."""
+
+    last: Annotated[
+        int | None, typer.Option("--last", min=1, metavar="N", help="Only the last N records of each log.")
+    ] = None
+    seq: Annotated[str | None, typer.Option("--seq", metavar="A-B", help="Only these sequence numbers.")] = None
+    since: Since = None
+    until: Until = None
+
+    def scope(self) -> Scope:
+        """Return the scope; raises `typer.BadParameter` if the options contradict each other."""
+        if sum(option is not None for option in (self.last, self.seq, self.since or self.until)) > 1:
+            raise typer.BadParameter("--last, --seq and --since/--until say different things; give one of them")
+        if self.last is not None:
+            return LastRecords(self.last)
+        if self.seq is not None:
+            return SeqRange(*parse_seq_range(self.seq))
+        if self.since is None and self.until is None:
+            return Everything()
+        now = datetime.now(UTC)
+        start = parse_time(self.since, "--since", now=now) or datetime.min.replace(tzinfo=UTC)
+        end = parse_time(self.until, "--until", now=now, end_of_day=True) or datetime.max.replace(tzinfo=UTC)
+        if start >= end:
+            raise typer.BadParameter("--until is not later than --since")
+        return TimeRange(start, end)
 
 
 def register(app: typer.Typer) -> None:
@@ -36,11 +67,10 @@ def register(app: typer.Typer) -> None:
     )(verify)
 
 
+@with_option_groups
 def verify(
-    directory: Directory,
+    at: LogsAt,
     *,
-    service: Service = None,
-    instance: Instance = None,
     expected_head: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,8 +80,7 @@ def verify(
             "off or rewritten. May be repeated.",
         ),
     ] = None,
-    vkey: Vkey = None,
-    policy_file: PolicyFile = None,
+    trust: Trust,
     checkpoint: Annotated[
         list[Path] | None,
         typer.Option(
@@ -63,12 +92,7 @@ def verify(
         ),
     ] = None,
     published: Published = None,
-    last: Annotated[
-        int | None, typer.Option("--last", min=1, metavar="N", help="Only the last N records of each log.")
-    ] = None,
-    seq: Annotated[str | None, typer.Option("--seq", metavar="A-B", help="Only these sequence numbers.")] = None,
-    since: Since = None,
-    until: Until = None,
+    scope: ScopeChoice,
     processes: Annotated[
         int | None,
         typer.Option("--processes", min=1, metavar="N", help="Processes that check segments; one a core by default."),
@@ -82,18 +106,17 @@ def verify(
 
     Exit status: 0 valid, 1 something was found, 2 wrong arguments, 3 something can't be read.
     """
-    is_signed = bool(vkey) or policy_file is not None
-    if is_signed or checkpoint or published is not None:
-        require_trust(vkey, policy_file)
-    scope = _scope(last, seq, since, until)
+    if trust.is_given or checkpoint or published is not None:
+        trust.require()
+    wanted = scope.scope()
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
-        policy = read_policy(vkey, policy_file) if is_signed else None
-        reader = AuditReader(directory, service=service, instance=instance)
+        policy = trust.policy() if trust.is_given else None
+        reader = at.reader()
         with output.meter("verifying") as meter:
             report = await reader.verify(
-                scope,
+                wanted,
                 expected_heads=parse_heads(expected_head or (), [log.name for log in reader.logs()]),
                 policy=policy,
                 known_checkpoints={str(path): path.read_bytes() for path in checkpoint or ()},
@@ -107,23 +130,6 @@ def verify(
         return ExitStatus.UNREADABLE if report.unreadable else ExitStatus.OK
 
     perform(output, run)
-
-
-def _scope(last: int | None, seq: str | None, since: str | None, until: str | None) -> Scope:
-    if sum(option is not None for option in (last, seq, since or until)) > 1:
-        raise typer.BadParameter("--last, --seq and --since/--until say different things; give one of them")
-    if last is not None:
-        return LastRecords(last)
-    if seq is not None:
-        return SeqRange(*parse_seq_range(seq))
-    if since is None and until is None:
-        return Everything()
-    now = datetime.now(UTC)
-    start = parse_time(since, "--since", now=now) or datetime.min.replace(tzinfo=UTC)
-    end = parse_time(until, "--until", now=now, end_of_day=True) or datetime.max.replace(tzinfo=UTC)
-    if start >= end:
-        raise typer.BadParameter("--until is not later than --since")
-    return TimeRange(start, end)
 
 
 def _as_object(report: VerifyReport) -> dict[str, object]:

@@ -13,9 +13,10 @@ from audit_async._chain import BadRecord, check_record
 from audit_async._trail.log_files import LONGEST_LINE
 from audit_async.cli.arguments import Json
 from audit_async.cli.cosignatures import Cosigned, cosigned_by
+from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Output
-from audit_async.cli.trusted import PolicyFile, Vkey, read_policy, require_trust
+from audit_async.cli.trusted import Trust
 from audit_async.tlog.failures import InvalidProof, InvalidSignature, Malformed, QuorumNotMet
 from audit_async.tlog.policy import Policy
 from audit_async.tlog.proof import FILE_ENDING, TlogProof
@@ -49,6 +50,7 @@ def register(app: typer.Typer) -> None:
     )(verify_proof)
 
 
+@with_option_groups
 def verify_proof(
     record: Annotated[
         Path,
@@ -59,8 +61,7 @@ def verify_proof(
         typer.Argument(metavar="PROOF", show_default=False, readable=False, help=f"The proof, a {FILE_ENDING} file."),
     ],
     *,
-    policy_file: PolicyFile = None,
-    vkey: Vkey = None,
+    trust: Trust,
     as_json: Json = False,
 ) -> None:
     """Check, offline, that a log which you trust had this record when it signed; exit status 1 if it is not proven.
@@ -68,11 +69,11 @@ def verify_proof(
     The record's hash is computed from its bytes. Get the verifier key or policy from another source than the
     proof.
     """
-    require_trust(vkey, policy_file)
+    trust.require()
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
-        policy = read_policy(vkey, policy_file)
+        policy = trust.policy()
         verdict = _verdict(await _read(record, LONGEST_LINE), await _read(proof, _LARGEST_PROOF), policy)
         _report(output, verdict)
         return ExitStatus.OK if verdict.proven else ExitStatus.FINDINGS
