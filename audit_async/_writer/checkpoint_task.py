@@ -98,10 +98,11 @@ class CheckpointLog:
         self._durable_seq: Final = durable_seq
         self._sealed: Final = sealed
         self._set_trouble: Final = set_trouble
-        # Its calls are made in order, also if whoever waited for one was cancelled: two at once would mix up the tree.
+        # Its calls are made in order, also if the task that waited for one was cancelled: two at once would mix up the
+        # tree.
         self._thread: Final = DiskThread(f"audit-async tree of {log.name}")
-        self._one_at_a_time: Final = anyio.Lock()  # for whoever changes the tree or what is published
-        self._one_round: Final = anyio.Lock()  # for whoever asks the witnesses
+        self._one_at_a_time: Final = anyio.Lock()  # held while the tree or what is published changes
+        self._one_round: Final = anyio.Lock()  # held while the witnesses are asked
         self._refused: InconsistentLog | None = None
         published = tree.published
         self._last = _LastCheckpoint(published.checkpoint.size if published else 0, time.monotonic(), sealed())
@@ -451,7 +452,7 @@ def _open_tree(
 
 
 def _recorded_checkpoints(log: Log, origin: str) -> Iterator[tuple[Checkpoint, str]]:
-    """Yield the checkpoints that the chain records: removing the tree gives nobody a fresh start."""
+    """Yield the checkpoints that the chain records: removing the tree is no fresh start."""
     wanted = Filter(AuditQuery(event_types=(AuditCheckpoint.__struct_config__.tag,)))  # type: ignore[arg-type]  # a text
     for part in parts_of(log):
         for found in scan(part, wanted, Range(), Damage(skip=True)):

@@ -1,7 +1,7 @@
 """What a fork leaves to the child: nothing. The logs that are open belong to the parent.
 
-In the child every open log is given up, so that it takes no events, writes nothing and keeps no file, and signals
-strike at once.
+In the child every open log is given up, so that it takes no events, writes nothing and keeps no file, and signals take
+effect at once. A child that is forked while a log is being opened has no copy of its lock: see `_store.writer_lock`.
 """
 
 from __future__ import annotations

@@ -4,8 +4,10 @@ What is due, and how a segment is archived or deleted, the store knows. Here eac
 and taken only when that record is durable: a trail never loses a segment without saying so.
 
 The way of a segment: compressed and checked in a thread of its own, while the log goes on; `audit.segment_archived`
-durable; then a few system calls between two commits, in the disk thread. Where a crash comes between the record and
-the step, the next run records and takes it again, so a record may stand twice, and a step never without one.
+durable; then a few system calls between two commits, in the disk thread. After a crash between the record and
+the step the next run records and takes it again: there may be two records of a step, and never none.
+
+A log that is signed deletes nothing that its published tree does not cover.
 """
 
 from __future__ import annotations
@@ -88,7 +90,7 @@ class RetentionReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        """True where nothing has failed."""
+        """True if nothing has failed."""
         return all(step.error is None for step in self.steps)
 
 
@@ -121,7 +123,7 @@ class Upkeep:
         self._one_at_a_time = anyio.Lock()
         # The host's worker threads may all be taken by the host; one more is always there for this.
         self._compressing = anyio.CapacityLimiter(1)
-        self._damage_told: set[str] = set()
+        self._recorded_damage: set[str] = set()
         self._jumped_s = _clock_jump(now)
 
     # Retention.
@@ -169,7 +171,7 @@ class Upkeep:
         try:
             await (self._archive(step.segment) if step.action == "archive" else self._delete(step))
         except LogCorrupted as damage:
-            await self._tell_damage(step.segment, damage)
+            await self._record_damage(step.segment, damage)
             return RetentionOutcome.of(step, error=describe_error(damage))
         except (AuditError, OSError) as error:
             return RetentionOutcome.of(step, error=describe_error(error))
@@ -212,11 +214,11 @@ class Upkeep:
         )
         await self._in_disk_thread(self._store.delete_segment, segment.segment)
 
-    async def _tell_damage(self, segment: SealedSegment, damage: LogCorrupted) -> None:
+    async def _record_damage(self, segment: SealedSegment, damage: LogCorrupted) -> None:
         """Put into the chain, once a session, that a sealed segment or its archive is not what was sealed."""
-        if segment.segment in self._damage_told:
+        if segment.segment in self._recorded_damage:
             return
-        self._damage_told.add(segment.segment)
+        self._recorded_damage.add(segment.segment)
         try:
             await self._record(AuditSegmentDamaged(segment=damage.segment, reason=damage.reason))
         except AuditError:
@@ -227,7 +229,7 @@ class Upkeep:
         if jumped_s > _LARGEST_JUMP_S:
             raise RetentionRefused(
                 f"the system clock was set forward by {jumped_s / _DAY_S:.1f} days since this log was opened, so "
-                "nothing is deleted by it; where it is right now, open the log again"
+                "nothing is deleted by it; if it is right now, open the log again"
             )
 
     def _report(self, text: str | None) -> None:

@@ -1,7 +1,7 @@
-"""What a logger is told of its transparency log: keys, origin, how often, where to, which witnesses.
+"""The settings of a transparency log: keys, origin, how often, which directory, which witnesses.
 
-Checks what can be checked without touching the disk, and loads no cryptography, so that a configuration may be read
-where the extra `tlog` is not installed.
+Checks what can be checked without touching the disk, and loads no cryptography, so that a configuration can be read
+without the extra `tlog`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ExternalKey(Struct, frozen=True, kw_only=True):
             raise ConfigError("transparency.key", "an ExternalKey's sign takes a message and returns its signature")
 
 
-#: Where a key, or the passphrase of one, comes from: the path of a file, `credential:NAME` for a file in systemd's
+#: The source of a key, or of the passphrase of one: the path of a file, `credential:NAME` for a file in systemd's
 #: $CREDENTIALS_DIRECTORY, `env:VARIABLE` for an environment variable's content.
 SecretSource = str | os.PathLike[str]
 KeySource = SecretSource | ExternalKey
@@ -48,13 +48,13 @@ KeySource = SecretSource | ExternalKey
 class Transparency(Struct, frozen=True, kw_only=True):
     """A log publishes signed checkpoints of itself.
 
-    - `key`: where the signing key comes from. Several keys all sign: to change a key, name both for a while, the new
+    - `key`: the source of the signing key. Several keys all sign: to change a key, name both for a while, the new
       one first, until everybody who verifies knows it.
-    - `passphrase`: where the passphrase of encrypted PEM keys comes from.
+    - `passphrase`: the source of the passphrase of encrypted PEM keys.
     - `origin`: the log's name in its checkpoints, for ever; None is `<host>/<service_id>/<instance>`.
     - `interval`: a checkpoint at least this many seconds after a new record.
     - `every`: also after this many new records.
-    - `publish_dir`: where checkpoint, tiles and bundles go, readable by all, for a static web server to publish;
+    - `publish_dir`: directory for checkpoint, tiles and bundles, readable by all, for a static web server to publish;
       None is `tlog/` in the log's directory, readable by its owner.
     - `witnesses`: who is asked for cosignatures, each as `"<vkey> <url>"`; those of the policy that have a URL are
       asked too.
@@ -66,7 +66,7 @@ class Transparency(Struct, frozen=True, kw_only=True):
     Raises `ConfigError`.
     """
 
-    _path: ClassVar[str] = "transparency."  # where AuditConfig has it, for its messages
+    _path: ClassVar[str] = "transparency."  # its place in AuditConfig, for its messages
 
     key: KeySource | tuple[KeySource, ...]
     passphrase: SecretSource | None = None
@@ -142,7 +142,7 @@ class Transparency(Struct, frozen=True, kw_only=True):
 
 
 def default_origin(host: str, service_id: str, instance: str) -> str:
-    """Return a log's name where the configuration gives none; raises `ConfigError` for a host that can't be part."""
+    """Return a log's name if the configuration gives none; raises `ConfigError` for a host that can't be part."""
     origin = f"{host}/{service_id}/{instance}"
     if not host or not is_origin(origin):
         raise ConfigError("transparency.origin", f"the host's name {host[:100]!a} can't be part of one; name the log")

@@ -1,6 +1,6 @@
 """What a log has committed itself to: roots at certain sizes that its records must lead to.
 
-The one rule behind "never two histories": for every checkpoint that is known from anywhere, the tree over the log's
+The one rule of "never two histories": for every checkpoint that is known from anywhere, the tree over the log's
 records must have that root at that size. Used before signing, and to verify a trail without its tiles.
 """
 
@@ -15,19 +15,20 @@ from audit_async.tlog.merkle import HashReader, RightEdge, tree_root
 
 
 class Commitments:
-    """The known checkpoints of one log, by size, and where each was seen."""
+    """The known checkpoints of one log, by size, each with the place that it was seen at."""
 
     def __init__(self, known: Iterable[tuple[Checkpoint, str]] = ()) -> None:
-        """Begin with these checkpoints, each with the words that say where it was found.
+        """Begin with these checkpoints, each with words for the place that it was found at.
 
-        Raises `LogForked` where two of them contradict each other by themselves.
+        Raises:
+            LogForked: Two of them contradict each other by themselves.
         """
         self._known: dict[int, tuple[bytes, str]] = {}
         for checkpoint, place in known:
             self.add(checkpoint, place)
 
     def add(self, checkpoint: Checkpoint, place: str) -> None:
-        """Add a checkpoint; raises `LogForked` where another of that size has another root."""
+        """Add a checkpoint; raises `LogForked` if another of that size has another root."""
         root, other = self._known.setdefault(checkpoint.size, (checkpoint.root, place))
         if root != checkpoint.root:
             raise LogForked(
@@ -46,7 +47,7 @@ class Commitments:
         return max(self._known, default=0)
 
     def forget_below(self, size: int) -> None:
-        """Forget smaller checkpoints, which one of this size stands for: it is consistent with them all."""
+        """Forget smaller checkpoints, which one of this size replaces: it is consistent with them all."""
         self._known = {known: what for known, what in self._known.items() if known >= size}
 
     def sizes_above(self, size: int) -> list[int]:
@@ -69,7 +70,7 @@ class Commitments:
                 self.check(known, tree_root(known, read))
 
     def refuse_smaller(self, size: int) -> None:
-        """Raise `LogRolledBack` where the log has fewer records than it has committed itself to."""
+        """Raise `LogRolledBack` if the log has fewer records than it has committed itself to."""
         if size < self.size:
             _, place = self._known[self.size]
             raise LogRolledBack(
@@ -101,6 +102,6 @@ class TrailCheck:
         self._edge.append(leaves)
 
     def finish(self) -> tuple[int, bytes]:
-        """Return size and root of the whole trail; raises `LogRolledBack` where a checkpoint is for a larger one."""
+        """Return size and root of the whole trail; raises `LogRolledBack` if a checkpoint is for a larger one."""
         self._commitments.refuse_smaller(self._edge.size)
         return self._edge.size, self._edge.root()

@@ -1,6 +1,6 @@
 """What can go wrong with checkpoints, proofs, keys and witnesses; one class a cause.
 
-No message holds key material, a passphrase, or the text of a note that nobody has verified.
+No message holds key material, a passphrase, or the text of a note that was not verified.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class TransparencyError(AuditError):
 class Malformed(TransparencyError, ValueError):
     """Something that was read is not in the format of its standard.
 
-    `what` names the thing (a note, a policy, a tile's path) and `reason` the rule that it breaks, with the line where
+    `what` names the thing (a note, a policy, a tile's path) and `reason` the rule that it breaks, with the line if
     there is one.
     """
 
@@ -42,7 +42,7 @@ class QuorumNotMet(TransparencyError):
 
 
 class InconsistentLog(TransparencyError):
-    """Two statements about one log can't both be true; `evidence` holds the notes that say so, where there are any.
+    """Two statements about one log can't both be true; `evidence` holds the notes that say so, if there are any.
 
     Keep the evidence: two signed checkpoints that contradict each other convict the log without any further word.
     """

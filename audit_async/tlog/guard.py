@@ -1,7 +1,7 @@
 """The guard: a file that remembers the last checkpoint before it is signed.
 
 It is written, durably, before a key is asked for a signature. So after a crash the log knows what it may have signed,
-also where nothing of it was published; and a guard outside of what is backed up knows it when the log itself came
+even if nothing of it was published; and a guard outside of what is backed up knows it when the log itself came
 back from a backup. It holds a checkpoint's text, and is no secret.
 """
 
@@ -38,7 +38,8 @@ class Guard:
     def read(self) -> Checkpoint | None:
         """Return what was remembered, None before the first time.
 
-        Raises `TilesDamaged` for a file that is not what the library writes: what it has forgotten nobody may sign.
+        Raises:
+            TilesDamaged: The file is not what the library writes; without its memory nothing may be signed.
         """
         try:
             fd = disk.open_file(self.path.name, dir_fd=self._directory)
@@ -78,7 +79,7 @@ class Guard:
 
 
 def refuse_uncovered(log_directory: Path, last_seq: int) -> None:
-    """Refuse to delete records of a log that was signed before, and that nobody signs now, unless the tree has them.
+    """Refuse to delete records of a log that was signed before, and is not now, unless the tree has them.
 
     For a log that is open without `transparency`. Its tree could never be continued over records that are gone.
 

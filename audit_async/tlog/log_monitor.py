@@ -28,11 +28,19 @@ _LARGEST_FILE: Final = 1 << 24
 _STATE_VERSION: Final = 1
 
 
-# -- where a log is published ----------------------------------------------------------------------------------------
+# -- reading a published log -----------------------------------------------------------------------------------------
 
 
 def http_source(url: str, *, timeout_s: float = 10.0) -> FileReader:
-    """Return a reader of the files below a URL prefix; it blocks, and raises `SourceFailed`. Raises `Malformed`."""
+    """Return a reader of the files below a URL prefix; it blocks.
+
+    Args:
+        url: The prefix, http or https.
+        timeout_s: Time for each file, in seconds.
+
+    Raises:
+        Malformed: It is no such URL. The reader raises `SourceFailed`.
+    """
     endpoint = Endpoint.parse(url)
 
     def read(path: str) -> bytes | None:
@@ -93,9 +101,18 @@ def observe(
     With `entries` every record's hash that is new since then is read, and must lead to the signed root; that finds
     tiles and bundles that are missing or wrong before somebody needs them.
 
-    Raises `LogForked` where the log shows another history, `LogRolledBack` where it has become smaller, both with the
-    two notes as evidence; `InvalidSignature` and `QuorumNotMet` for a checkpoint that the policy does not accept;
-    `TilesDamaged`, `Malformed` and `SourceFailed` where the log can't be read.
+    Args:
+        read_file: Reads a published file; see `http_source` and `directory_source`.
+        policy: Whose signatures count.
+        seen: What the last look returned, None at the first.
+        origin: The log's name; None takes the one that was seen before, or any that the policy knows.
+        entries: Whether to read every new record's hash.
+
+    Raises:
+        LogForked: The log shows another history; the two notes are the evidence.
+        LogRolledBack: The log has become smaller; the two notes are the evidence.
+        InvalidSignature, QuorumNotMet: The policy does not accept the checkpoint.
+        TilesDamaged, Malformed, SourceFailed: The log can't be read.
     """
     content = read_file(CHECKPOINT_FILE)
     if content is None:
@@ -160,9 +177,10 @@ def check_entries(read_file: FileReader, checkpoint: Checkpoint, *, since: int =
 
 
 def load_seen(path: str | os.PathLike[str]) -> Seen | None:
-    """Return what a monitor's state file remembers, None where there is none.
+    """Return what a monitor's state file remembers, None if there is no such file.
 
-    Raises `TilesDamaged` for a file that is none: who forgets silently is a monitor that can be made to forget.
+    Raises:
+        TilesDamaged: The file is no state; a monitor that forgets silently could be made to forget.
     """
     try:
         with open(path, "rb") as file:

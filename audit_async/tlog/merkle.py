@@ -4,7 +4,7 @@ Terms. A tree of size n has the leaves 0 to n-1. The *complete subtree* at (leve
 index * 2^level on; its hash never changes once they are there, which is what tiles store. MTH(begin, end) is the hash
 of the leaves from `begin` up to, not including, `end`.
 
-A `HashReader` returns the hash of a complete subtree; whoever asks for a tree of size n asks for no subtree beyond n.
+A `HashReader` returns the hash of a complete subtree; callers ask for no subtree beyond the size of the tree.
 
 Sources: RFC 6962 section 2.1 (the tree and both proofs), RFC 9162 sections 2.1.3.2 and 2.1.4.2 (their verification).
 """
@@ -153,7 +153,7 @@ class RightEdge:
 def inclusion_proof(index: int, size: int, read: HashReader) -> list[bytes]:
     """Return PATH(index, D[size]): the siblings on the way from a leaf up to the root, the leaf's own first.
 
-    Raises `ValueError` where there is no such leaf.
+    Raises `ValueError` if there is no such leaf.
     """
     if not 0 <= index < size:
         raise ValueError(f"a tree of {size} leaves has no leaf {index}")
@@ -174,8 +174,8 @@ def inclusion_proof(index: int, size: int, read: HashReader) -> list[bytes]:
 def consistency_proof(old_size: int, new_size: int, read: HashReader) -> list[bytes]:
     """Return PROOF(old_size, D[new_size]): that the smaller tree is what the larger one began with.
 
-    Empty where the sizes are equal, and for an old size of 0: every tree begins with the empty one. Raises
-    `ValueError` where the old tree is the larger.
+    Empty if the sizes are equal, and for an old size of 0: every tree begins with the empty one. Raises
+    `ValueError` if the old tree is the larger.
     """
     if not 0 <= old_size <= new_size:
         raise ValueError(f"a tree of {new_size} leaves did not begin with one of {old_size}")
@@ -200,7 +200,7 @@ def consistency_proof(old_size: int, new_size: int, read: HashReader) -> list[by
 def verify_inclusion(index: int, size: int, leaf: bytes, root: bytes, proof: Sequence[bytes]) -> None:
     """Check that the leaf with this leaf hash is at `index` of the tree of this size and root.
 
-    Raises `InvalidProof` where it does not follow.
+    Raises `InvalidProof` if it does not follow.
     """
     _check_sizes(size, leaf, root, *proof)
     if not 0 <= index < size:
@@ -215,7 +215,7 @@ def verify_inclusion(index: int, size: int, leaf: bytes, root: bytes, proof: Seq
 def verify_consistency(old_size: int, new_size: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]) -> None:
     """Check that the tree of the old size and root is what the tree of the new size and root began with.
 
-    Raises `InvalidProof` where it does not follow. An old size of 0 demands the root of the empty tree and an empty
+    Raises `InvalidProof` if it does not follow. An old size of 0 demands the root of the empty tree and an empty
     proof, as tlog-witness does; RFC 9162 leaves it undefined.
     """
     _check_sizes(new_size, old_root, new_root, *proof)
@@ -267,7 +267,7 @@ def _climb(node: int, last: int, siblings: Sequence[bytes], what: str) -> Iterat
 
 
 def _split(size: int) -> int:
-    """Return the largest power of two that is less than `size`, where RFC 6962 splits a tree."""
+    """Return the largest power of two that is less than `size`: RFC 6962 splits a tree there."""
     return 1 << ((size - 1).bit_length() - 1)
 
 

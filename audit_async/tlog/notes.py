@@ -1,8 +1,8 @@
 """Signed notes: a text, and under it one line for each signature; verifier keys that fit on one line.
 
 Ed25519 signatures over the text (type 0x01) and the timestamped cosignatures of witnesses over a checkpoint (Ed25519,
-type 0x04, and ML-DSA-44, type 0x06) are verified here; making signatures is the subject of `keys`. A text is nobody's
-before a signature by a trusted key has been verified.
+type 0x04, and ML-DSA-44, type 0x06) are verified here; making them is the subject of `signing_keys`. A text
+has no author before a signature by a trusted key has been verified.
 
 Sources: https://c2sp.org/signed-note, https://c2sp.org/tlog-cosignature.
 """
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from audit_async.tlog.failures import InvalidSignature, Malformed
 
-#: More than any note needs; a verifier does not read what nobody can have meant.
+#: More than any note needs; more is not read.
 MAX_NOTE_BYTES: Final = 1 << 20
 MAX_SIGNATURES: Final = 100
 
@@ -59,7 +59,7 @@ class Signature(NamedTuple):
     signature: bytes  #: what follows the key id
 
     def line(self) -> str:
-        """Return the line as it stands in a note, with its newline."""
+        """Return the line as it is in a note, with its newline."""
         return f"{_DASH}{self.name} {encode_base64(self.key_id + self.signature)}\n"
 
     @classmethod
@@ -155,7 +155,7 @@ class VerifierKey(NamedTuple):
 
     @classmethod
     def parse(cls, vkey: str) -> VerifierKey:
-        """Return the key that a vkey line gives; raises `Malformed`, also where its key id is not its key's."""
+        """Return the key that a vkey line gives; raises `Malformed`, also if its key id is not that of its key."""
         name, _, rest = vkey.partition("+")
         key_id, _, encoded = rest.partition("+")  # base64 may hold a plus, a name and an id may not
         material = decode_base64(encoded, what="verifier key")
@@ -169,7 +169,7 @@ class VerifierKey(NamedTuple):
 
     @property
     def key_id(self) -> bytes:
-        """The 4 bytes that stand for this key in a signature line."""
+        """The 4 bytes that name this key in a signature line."""
         return sha256(self.name.encode() + b"\n" + bytes([self.type]) + self.public_key).digest()[:_KEY_ID_BYTES]
 
     def __str__(self) -> str:
@@ -210,8 +210,11 @@ class VerifiedSignature(NamedTuple):
 def verify_note(note: Note, keys: Sequence[VerifierKey]) -> tuple[VerifiedSignature, ...]:
     """Return whose of these keys' signatures the note bears, one for each key.
 
-    Signatures by other keys are ignored. Raises `InvalidSignature` where a known key's does not verify, where two of
-    `keys` can't be told apart, and where no known key has signed.
+    Signatures by other keys are ignored.
+
+    Raises:
+        InvalidSignature: The signature of a known key is wrong, two of `keys` can't be distinguished, or no known key
+            has signed.
     """
     known: dict[tuple[str, bytes], VerifierKey] = {}
     for key in keys:
@@ -237,7 +240,7 @@ def cosigned_message(text: str, timestamp: int) -> bytes:
 def cosigned_subtree(name: str, text: str, timestamp: int) -> bytes:
     """Return what the witness called `name` signs with ML-DSA-44: a checkpoint's origin, size and root, no extensions.
 
-    Raises `InvalidSignature` for a text that is no checkpoint's, since nobody can have cosigned it.
+    Raises `InvalidSignature` for a text that is no checkpoint's, since no witness can have cosigned it.
     """
     origin, _, rest = text.partition("\n")
     size, _, rest = rest.partition("\n")

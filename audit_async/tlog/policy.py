@@ -61,8 +61,14 @@ class Policy(NamedTuple):
     def verify(self, content: bytes, *, origin: str | None = None) -> VerifiedCheckpoint:
         """Return a checkpoint that the policy accepts.
 
-        `origin` restricts it to one of the policy's logs. Raises `Malformed`, `InvalidSignature` where no accepted log
-        has signed it or a signature by a known key is wrong, and `QuorumNotMet`.
+        Args:
+            content: The signed note.
+            origin: Restricts it to one of the policy's logs.
+
+        Raises:
+            Malformed: It is no signed checkpoint.
+            InvalidSignature: No accepted log has signed it, or a signature by a known key is wrong.
+            QuorumNotMet: Too few of the policy's witnesses have cosigned it.
         """
         signed = SignedCheckpoint.parse(content)
         said = signed.checkpoint.origin
@@ -81,7 +87,7 @@ class Policy(NamedTuple):
         return VerifiedCheckpoint(signed.checkpoint, signed.note, (*signatures, *cosignatures))
 
     def cosignatures(self, signed: SignedCheckpoint) -> tuple[VerifiedSignature, ...]:
-        """Return the cosignatures of known witnesses; raises `InvalidSignature` where one of them is wrong."""
+        """Return the cosignatures of known witnesses; raises `InvalidSignature` if one of them is wrong."""
         keys = [witness.key for witness in self.witnesses]
         ids = {(key.name, key.key_id) for key in keys}
         if not any((signature.name, signature.key_id) in ids for signature in signed.note.signatures):

@@ -1,4 +1,4 @@
-"""Evidence for one record that stands by itself: a `.tlog-proof` file, made from a log, verified without it.
+"""Evidence for one record that needs nothing else: a `.tlog-proof` file, made from a log, verified without it.
 
 Source: https://c2sp.org/tlog-proof.
 """
@@ -70,9 +70,18 @@ class TlogProof(NamedTuple):
 def make_proof(read_file: FileReader, signed: SignedCheckpoint, *, index: int, record_hash: bytes) -> TlogProof:
     """Return the evidence that the record with this hash is in the tree of a checkpoint, from a log's published files.
 
-    What is returned verifies; a checkpoint's signatures are its reader's affair. Raises `NotCovered` where the
-    checkpoint was signed before the record was written, `TilesDamaged`, and `LogForked` where another record stands at
-    `index`.
+    What is returned verifies, except for the checkpoint's signatures, which are not checked here.
+
+    Args:
+        read_file: Reads a published file.
+        signed: The checkpoint to prove it against.
+        index: The record's `seq`.
+        record_hash: The record's `hash`, 32 bytes.
+
+    Raises:
+        NotCovered: The checkpoint was signed before the record was written.
+        LogForked: Another record is at `index`.
+        TilesDamaged: A published file is missing or damaged.
     """
     checkpoint = signed.checkpoint
     if not 0 <= index < checkpoint.size:
@@ -97,9 +106,18 @@ def make_proof(read_file: FileReader, signed: SignedCheckpoint, *, index: int, r
 def verify_proof(proof: TlogProof, *, index: int, record_hash: bytes, policy: Policy) -> VerifiedCheckpoint:
     """Check, offline, that a log which the policy accepts had the record with this hash at `index`.
 
-    `index` is the record's own `seq` and `record_hash` its `hash`, computed from the record and not taken on trust; the
-    `extra` of a proof counts for nothing. Returns the checkpoint that shows it, with the times of its cosignatures.
-    Raises `InvalidProof`, `InvalidSignature`, `QuorumNotMet`, `Malformed`.
+    Args:
+        proof: The evidence; its `extra` is not taken into account.
+        index: The record's own `seq`.
+        record_hash: Its `hash`, computed from the record's bytes and not taken on trust.
+        policy: Whose signatures count.
+
+    Returns:
+        The checkpoint that shows it, with the times of its cosignatures.
+
+    Raises:
+        InvalidProof: The proof is for another record, or does not lead to the signed root.
+        InvalidSignature, QuorumNotMet, Malformed: The policy does not accept its checkpoint.
     """
     if proof.leaf_index != index:
         raise InvalidProof(f"the proof is for record {proof.leaf_index}, and this is record {index}")

@@ -9,10 +9,10 @@ The happy path, for any number of tiles and bundles, then one checkpoint:
     the same for `checkpoint`                    so what it needs is there before it, also after a power cut
 
 A few files are synced one by one. Thousands (a busy log fills hundreds of tiles a second) are synced by one `syncfs`,
-which takes 12 ms where 1,000 `fdatasync` take 340 ms; it also waits for what others wrote to that file system.
+which takes 12 ms while 1,000 `fdatasync` take 340 ms; it also waits for what others wrote to that file system.
 
 Known weakness: before Linux 5.8 `syncfs` does not report that writing failed. After any `OSError` nothing that was
-staged may be believed: close, open again, and write it anew.
+staged may be believed: close, open again, and write it again.
 """
 
 from __future__ import annotations
@@ -49,9 +49,15 @@ class PublishedFiles:
     """A directory of files to be published. Called from one thread at a time; `read` from any."""
 
     def __init__(self, path: Path, *, public: bool) -> None:
-        """Open the directory, and make it where it is missing; `public` makes all in it readable by everybody.
+        """Open the directory, and make it if it is missing.
 
-        Raises `ConfigError` where it can't be one, `OSError` where the system refuses.
+        Args:
+            path: The directory; the one above it must exist.
+            public: Whether everybody may read what is in it.
+
+        Raises:
+            ConfigError: The path can't be such a directory.
+            OSError: The system refuses.
         """
         self.path: Final = Path(os.path.abspath(path))
         # What is in the log's own directory is as readable as the log.
@@ -86,7 +92,7 @@ class PublishedFiles:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, path: str) -> bytes | None:
-        """Return a file's content, None where there is no such file; raises `TilesDamaged` for what is no file."""
+        """Return a file's content, None if there is no such file; raises `TilesDamaged` for what is no regular file."""
         try:
             fd = disk.open_file(path, dir_fd=self._root)
         except (FileNotFoundError, NotADirectoryError):
@@ -106,7 +112,7 @@ class PublishedFiles:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def stage(self, path: str, content: bytes) -> None:
-        """Write a file that gets its name at the next `settle`, which this may be itself where many are staged."""
+        """Write a file that gets its name at the next `settle`, which this call makes itself if many are staged."""
         directory, _, name = path.rpartition("/")
         dir_fd = self._directory(directory)
         unfinished = name + UNFINISHED
@@ -188,7 +194,7 @@ class PublishedFiles:
     # -- directories -----------------------------------------------------------------------------------------------
 
     def _directory(self, path: str) -> int:
-        """Return a descriptor of a directory below the root, made where it is missing."""
+        """Return a descriptor of a directory below the root, made if it is missing."""
         if not path:
             return self._root
         fd = self._open_directories.get(path)
@@ -205,7 +211,7 @@ class PublishedFiles:
                 raise TilesDamaged(str(self.path / path), "not a directory but a file or a link") from error
             raise
         self._open_up(fd)
-        # Also where it was there: whoever made it may have died before its name was durable.
+        # Also if it was there: the process that made it may have died before its name was durable.
         self._unsynced_directories.add(parent)
         while len(self._open_directories) >= _MOST_OPEN_DIRECTORIES:
             self._close_directory(next(iter(self._open_directories)))

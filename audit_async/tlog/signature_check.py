@@ -1,4 +1,4 @@
-"""Checking one signature over one message: the only place where `cryptography` verifies anything.
+"""Checking one signature over one message: nothing else verifies with `cryptography`.
 
 Imported when the first signature is checked, so that formats can be read without the extra `tlog`.
 """

@@ -12,7 +12,7 @@ were durable before it. What would make two histories is refused by `LogForked` 
 is signed: every checkpoint that is known (from the guards, the published one, those that the caller brings) must be
 what the records lead to.
 
-What local files can't show is found by others: where log, guards and publication all came back from one backup, only a
+What local files can't show is found by others: if log, guards and publication all came back from one backup, only a
 witness or a monitor remembers more.
 """
 
@@ -71,6 +71,11 @@ class SignedTree:
         self._superseded: list[Tile] = []
         self._stopped_by: OSError | LogForked | None = None
 
+    def __repr__(self) -> str:
+        stopped = f" stopped by {type(self._stopped_by).__name__}" if self._stopped_by is not None else ""
+        published = self._published.checkpoint.size if self._published is not None else None
+        return f"<SignedTree {self.origin} size={self.size} published={published}{stopped}>"
+
     @classmethod
     def open(
         cls,
@@ -87,14 +92,26 @@ class SignedTree:
     ) -> Self:
         """Open the tree of a log that has `records` durable records.
 
-        `directory` is the log's own `tlog/`; `publish_dir` where the files go that others may read, `directory` where
-        left out. `record_hash` returns the 32-byte hash of a record below `records`; it is asked for one, the last
-        that is in the tree, which through the chain stands for all before it. `known` brings further checkpoints, for
-        instance those that the chain itself records or that witnesses remember, each with the words that say where it
-        is from. `rebuild` begins at record 0 where the tiles are lost.
+        On return the caller appends the hashes of the records from `size` on.
 
-        On return the caller appends the hashes of the records from `size` on. Raises `LogRolledBack` and `LogForked`
-        where the log is not what was signed before, `TilesDamaged`, `ConfigError`, and `OSError`.
+        Args:
+            directory: The log's own `tlog/`.
+            origin: The log's name in its checkpoints.
+            keys: The keys that sign.
+            records: How many durable records the log has.
+            record_hash: Returns the 32-byte hash of a record. It is asked for one: the last that is in the tree, which
+                through the chain vouches for all before it.
+            publish_dir: Directory for the files that others may read; None is `directory`.
+            guard: A guard elsewhere.
+            known: Further checkpoints, for instance those that the chain records or that witnesses remember, each with
+                words for its place.
+            rebuild: Begin at record 0, because the tiles are lost.
+
+        Raises:
+            LogRolledBack, LogForked: The log is not what was signed before.
+            TilesDamaged: A published file is missing or damaged.
+            ConfigError: A directory can't be used, or belongs to another log.
+            OSError: The system refuses.
         """
         publication = PublishedFiles(publish_dir or directory, public=publish_dir is not None)
         guards: list[Guard] = []
@@ -158,7 +175,8 @@ class SignedTree:
             verify_note(published.note, list(dict.fromkeys([*self._keys, *vkeys])))
         except (Malformed, InvalidSignature) as error:
             raise TilesDamaged(
-                place, f"{error}; put back the checkpoint that was there, or name the key that signed it beside the new"
+                place,
+                f"{error}; put back the checkpoint that was there, or name the key that signed it next to the new",
             ) from error
         return published
 
@@ -306,8 +324,13 @@ class SignedTree:
     def publish(self, signed: SignedCheckpoint) -> bool:
         """Publish a checkpoint that was prepared before; again with cosignatures, once witnesses have given them.
 
-        Returns False, and changes nothing, where a larger one is published already. Raises `InvalidSignature` for one
-        that none of the log's keys has signed, `LogForked` for one that was not prepared here, and `OSError`.
+        Returns:
+            False, and nothing is changed, if a larger one is published already.
+
+        Raises:
+            InvalidSignature: None of the log's keys has signed it.
+            LogForked: It was not prepared here.
+            OSError: The disk refuses; call nothing more, and open the tree again.
         """
         with self._stopping():
             return self._publish(signed)
@@ -361,7 +384,7 @@ class SignedTree:
 
     @property
     def committed(self) -> Checkpoint | None:
-        """The largest checkpoint that may have been signed; where it is larger than `published`, sign and publish."""
+        """The largest checkpoint that may have been signed; if it is larger than `published`, sign and publish it."""
         return self._committed
 
     @property
@@ -374,8 +397,10 @@ class SignedTree:
     def prove(self, index: int, record_hash: bytes) -> TlogProof:
         """Return the evidence for a record, against the published checkpoint and its cosignatures.
 
-        Raises `NotCovered` where it is in none yet, `LogForked` where another record stands in its place, and
-        `TilesDamaged`.
+        Raises:
+            NotCovered: It is in none yet.
+            LogForked: Another record is in its place.
+            TilesDamaged: A published file is missing or damaged.
         """
         published = self._published
         if published is None:
@@ -387,7 +412,7 @@ class SignedTree:
         return consistency_proof(old_size, new_size, self._tiles(new_size))
 
     def check_record(self, index: int, record_hash: bytes) -> None:
-        """Compare a record's hash with the leaf that stands for it; raises `LogForked` where it is another."""
+        """Compare a record's hash with its leaf; raises `LogForked` if it is another."""
         reader = self._tiles(self.size)
         tile, at = divmod(index, TILE_WIDTH)
         if reader.hashes(0, tile)[at] != leaf_hash(record_hash):
@@ -401,7 +426,7 @@ class SignedTree:
         return TileReader(size, self._publication.read)
 
     def close(self) -> None:
-        """Let go of all files. What was appended since the last `prepare` is appended again after the next opening."""
+        """Close all files. What was appended since the last `prepare` is appended again after the next opening."""
         self._publication.close()
         for guard in self._guards:
             guard.close()

@@ -42,13 +42,13 @@ class Signer(NamedTuple):
 
 
 def new_key(passphrase: bytes | None = None) -> bytes:
-    """Return a new Ed25519 key as PKCS #8 PEM, encrypted where there is a passphrase."""
+    """Return a new Ed25519 key as PKCS #8 PEM, encrypted if there is a passphrase."""
     encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
 
 def write_key(path: str | os.PathLike[str], pem: bytes) -> None:
-    """Write a key to a new file, mode 0600, durable on return; raises `KeyUnavailable` where the name is taken."""
+    """Write a key to a new file, mode 0600, durable on return; raises `KeyUnavailable` if the name is taken."""
     target = Path(os.path.abspath(path))
     try:
         directory = disk.open_directory(str(target.parent), follow=True)
@@ -73,7 +73,13 @@ def write_key(path: str | os.PathLike[str], pem: bytes) -> None:
 def load_signer(source: KeySource, *, origin: str, passphrase: SecretSource | None = None) -> Signer:
     """Return the signer for one key, under the log's origin as its name.
 
-    Raises `KeyUnavailable`, which says where the key was looked for and what to do, never what was found there.
+    Args:
+        source: A path, `credential:NAME`, `env:VARIABLE`, or an `ExternalKey`.
+        origin: The log's name.
+        passphrase: The source of the passphrase, if the key is encrypted.
+
+    Raises:
+        KeyUnavailable: It can't be used; the message names the place and what to do, never what was found there.
     """
     if isinstance(source, ExternalKey):
         return Signer(VerifierKey.of(origin, source.public_key), source.sign)
@@ -86,7 +92,7 @@ def load_signer(source: KeySource, *, origin: str, passphrase: SecretSource | No
 def load_signers(
     sources: Iterable[KeySource], *, origin: str, passphrase: SecretSource | None = None
 ) -> tuple[Signer, ...]:
-    """Return a signer for each key; raises `KeyUnavailable`, also where one key is given twice."""
+    """Return a signer for each key; raises `KeyUnavailable`, also if one key is given twice. See `load_signer`."""
     signers = tuple([load_signer(source, origin=origin, passphrase=passphrase) for source in sources])
     if len({signer.key.public_key for signer in signers}) < len(signers):
         raise KeyUnavailable("one key is configured twice; a rotation names the new key and the old one")
@@ -97,7 +103,7 @@ def read_secret(source: SecretSource) -> bytes:
     """Return the content of a secret; raises `KeyUnavailable`.
 
     A file that others can read is refused. systemd's credentials are not: their directory is the unit's own, and
-    their modes are systemd's affair.
+    systemd sets their modes.
     """
     kind, name = secret_kind(source)
     where = _place(source)
@@ -120,8 +126,10 @@ def read_secret(source: SecretSource) -> bytes:
 async def sign_checkpoint(checkpoint: Checkpoint, signers: Sequence[Signer]) -> SignedCheckpoint:
     """Return the checkpoint signed by every signer, in their order.
 
-    Raises `SigningFailed` where one of them fails or gives something that is no signature by its key. May be
-    cancelled; it knows no timeout of its own.
+    May be cancelled; it has no timeout of its own.
+
+    Raises:
+        SigningFailed: One of them fails, or returns something that is no signature by its key.
     """
     text = checkpoint.text()
     signatures = []

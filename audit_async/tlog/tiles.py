@@ -15,7 +15,7 @@ from audit_async.tlog.merkle import HASH_SIZE, complete_root, tree_root
 #: Hashes in a full tile, entries in a full bundle; a tile spans this many levels of the tree.
 TILE_WIDTH: Final = 256
 TILE_HEIGHT: Final = 8
-#: The level under which entry bundles are filed, beside the numbers of the levels of hashes.
+#: The level under which entry bundles are filed, next to the numbers of the levels of hashes.
 ENTRIES: Final = "entries"
 
 _PATH: Final = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?", re.ASCII)
@@ -78,7 +78,7 @@ def encode_bundle(entries: Sequence[bytes]) -> bytes:
 
 
 def decode_bundle(bundle: bytes, *, path: str) -> list[bytes]:
-    """Return the entries of a bundle; raises `TilesDamaged`, which names `path`, where it is cut off."""
+    """Return the entries of a bundle; raises `TilesDamaged`, which names `path`, if it is cut off."""
     entries: list[bytes] = []
     at = 0
     while at < len(bundle):
@@ -92,7 +92,7 @@ def decode_bundle(bundle: bytes, *, path: str) -> list[bytes]:
 
 # -- hashes from tiles --------------------------------------------------------------------------------------------
 
-#: Takes a path below the log's prefix, returns the file's content, None where there is no such file.
+#: Takes a path below the log's prefix, returns the file's content, None if there is no such file.
 FileReader = Callable[[str], bytes | None]
 
 
@@ -109,7 +109,7 @@ class TileReader:
         self._tiles: dict[tuple[int, int], list[bytes]] = {}
 
     def __call__(self, level: int, index: int) -> bytes:
-        """Return the hash of a complete subtree; raises `TilesDamaged` where its tile is missing or too short."""
+        """Return the hash of a complete subtree; raises `TilesDamaged` if its tile is missing or too short."""
         tile_level, height = divmod(level, TILE_HEIGHT)
         first = index << height
         tile, at = divmod(first, TILE_WIDTH)
@@ -161,7 +161,7 @@ class TileReader:
 
 
 def read_tile(tile: Tile, read_file: FileReader) -> bytes:
-    """Return the bytes of a tile of hashes; raises `TilesDamaged` where it is missing or has another size.
+    """Return the bytes of a tile of hashes; raises `TilesDamaged` if it is missing or has another size.
 
     A log may delete a partial tile once the full one is there, so that one is tried next.
     """

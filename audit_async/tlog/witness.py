@@ -1,8 +1,8 @@
 """Witnesses: others who remember what a log has signed, and cosign what is consistent with it.
 
-A log that answers to witnesses can't show one history to one reader and another to the next, and can't go back behind
-what they have seen, whoever owns its machine. They are asked for each checkpoint, all at once, and nothing waits for
-them: a witness that is down is reported and asked again next time.
+A log that answers to witnesses can't show one history to one reader and another to the next, and can't go back
+to before what they have seen, even if its machine is taken over. They are asked for each checkpoint, all at once, and
+nothing waits for them: a witness that is down is reported and asked again next time.
 
 Source: https://c2sp.org/tlog-witness.
 """
@@ -37,7 +37,7 @@ from audit_async.tlog.notes import Signature, VerifierKey, encode_base64, parse_
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 _MAX_SIGNATURE_LINES: Final = 16
 _SIZE_TYPE: Final = "text/x.tlog.size"
-#: A witness may be told a wrong old size once, and once more where a submission of ours arrived in between.
+#: A witness may be sent a wrong old size once, and once more if a submission of ours arrived in between.
 _MOST_CONFLICTS: Final = 3
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 60.0
@@ -77,6 +77,9 @@ class WitnessClient:
         #: The size that the witness is believed to have cosigned last, None before it was first asked.
         self._seen: int | None = None
 
+    def __repr__(self) -> str:
+        return f"<WitnessClient {self.key.name} {self.endpoint} seen={self._seen}>"
+
     @classmethod
     def parse(cls, line: str) -> WitnessClient:
         """Return the client for `"<vkey> <url>"`; raises `Malformed`."""
@@ -88,10 +91,16 @@ class WitnessClient:
     async def submit(self, signed: SignedCheckpoint, prove: Prover, *, timeout_s: float) -> Cosignature:
         """Have the witness cosign a checkpoint.
 
-        Raises `LogRolledBack` where the witness has cosigned a larger one, `LogForked` where it says that ours does
-        not follow from what it has cosigned: both are about the log, and nothing more must be signed. Raises
-        `WitnessRefused` where it does not know the log or its key, and `WitnessFailed` for everything else: no answer,
-        an error, a cosignature that does not verify.
+        Args:
+            signed: The checkpoint.
+            prove: Returns a consistency proof; called in a worker thread.
+            timeout_s: Time for each answer, in seconds.
+
+        Raises:
+            LogRolledBack: The witness has cosigned a larger one. This is about the log: nothing more must be signed.
+            LogForked: Ours does not follow from what it has cosigned. This is about the log, too.
+            WitnessRefused: It does not know the log or its key.
+            WitnessFailed: Everything else: no answer, an error, a cosignature that does not verify.
         """
         checkpoint = signed.checkpoint
         # The size that it has most likely cosigned: a log that has just been opened asks about what it signed last.
@@ -202,7 +211,7 @@ class Witnesses:
     ) -> tuple[SignedCheckpoint, tuple[WitnessAnswer, ...]]:
         """Return the checkpoint with the cosignatures that were given, and what each witness said.
 
-        A witness has `timeout_s` for each answer. One that failed is asked again where its pause, which doubles with
+        A witness has `timeout_s` for each answer. One that failed is asked again if its pause, which doubles with
         each failure, is over before the round is `timeout_s` old, unless it knows the log or its key not at all; one
         that has failed in earlier rounds is left alone until then. Never raises for a witness's sake: look for an
         `InconsistentLog` among the answers, since that one is about the log.
@@ -232,7 +241,7 @@ class Witnesses:
                 return WitnessAnswer(key, url, None, error)
             await anyio.sleep(max(0.0, self._not_before[key] - now))
             try:
-                # The whole time, not what is left of the round: an answer that nobody can give in a millisecond would
+                # The whole time, not what is left of the round: an answer that takes longer than a millisecond would
                 # count as a failure, and double the pause of a witness that is well.
                 cosignature = await client.submit(signed, prove, timeout_s=timeout_s)
             except InconsistentLog as found:
