@@ -112,7 +112,7 @@ class PublishedFiles:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def stage(self, path: str, content: bytes) -> None:
-        """Write a file that gets its name at the next `settle`, which this call makes itself if many are staged."""
+        """Write a file that gets its name at the next `make_durable`; if many are staged this call makes it."""
         directory, _, name = path.rpartition("/")
         dir_fd = self._directory(directory)
         unfinished = name + UNFINISHED
@@ -132,10 +132,10 @@ class PublishedFiles:
             fd = -1
         self._staged.append((directory, name, fd))
         if len(self._staged) >= _MOST_STAGED:
-            self.settle()
+            self.make_durable()
 
-    def settle(self) -> None:
-        """Give all staged files their names; on return they are durable."""
+    def make_durable(self) -> None:
+        """Sync all staged files and give them their names; on return they are durable."""
         if not self._staged:
             return
         one_by_one = len(self._staged) <= _FEW or not _can_sync_file_system()
@@ -152,13 +152,13 @@ class PublishedFiles:
         else:
             _sync_file_system(self._root)
         self._unsynced_directories.clear()
-        self._let_go_of_staged()
+        self._close_staged()
 
     def replace(self, path: str, content: bytes) -> None:
         """Give a file another content, whole or not at all; durable on return, and after all that was staged."""
-        self.settle()
+        self.make_durable()
         self.stage(path, content)
-        self.settle()
+        self.make_durable()
 
     def remove_partials(self, tile: Tile) -> None:
         """Remove the partial versions of a full tile or bundle, whose name must be durable already.
@@ -181,8 +181,8 @@ class PublishedFiles:
         self._unsynced_directories.discard(directory)
 
     def close(self) -> None:
-        """Close the directory; what is staged and not settled is lost. May be called again."""
-        self._let_go_of_staged()
+        """Close the directory; what is staged and not made durable is lost. May be called again."""
+        self._close_staged()
         for fd in self._open_directories.values():
             disk.close(fd)
         self._open_directories.clear()
@@ -239,7 +239,7 @@ class PublishedFiles:
         finally:
             disk.close(opened)
 
-    def _let_go_of_staged(self) -> None:
+    def _close_staged(self) -> None:
         for _, _, fd in self._staged:
             if fd >= 0:
                 disk.close(fd)

@@ -50,12 +50,12 @@ class SignedTree:
     """
 
     def __init__(
-        self, origin: str, keys: Sequence[VerifierKey], publication: PublishedFiles, guards: Sequence[Guard]
+        self, origin: str, keys: Sequence[VerifierKey], files: PublishedFiles, guards: Sequence[Guard]
     ) -> None:
         """Take over open files; for `open`, which every other caller uses."""
         self.origin: Final = origin
         self._keys: Final = tuple(keys)
-        self._publication: Final = publication
+        self._files: Final = files
         self._guards: Final = tuple(guards)
         self._commitments = Commitments()
         self._committed: Checkpoint | None = None
@@ -113,7 +113,7 @@ class SignedTree:
             ConfigError: A directory can't be used, or belongs to another log.
             OSError: The system refuses.
         """
-        publication = PublishedFiles(publish_dir or directory, public=publish_dir is not None)
+        files = PublishedFiles(publish_dir or directory, public=publish_dir is not None)
         guards: list[Guard] = []
         try:
             if publish_dir is not None:
@@ -121,14 +121,14 @@ class SignedTree:
             guards.append(Guard(directory / GUARD_FILE))
             if guard is not None:
                 guards.append(Guard(guard))
-            publisher = cls(origin, keys, publication, guards)
-            publisher._begin(records, record_hash, known, rebuild=rebuild)
+            tree = cls(origin, keys, files, guards)
+            tree._begin(records, record_hash, known, rebuild=rebuild)
         except BaseException:
-            publication.close()
+            files.close()
             for opened in guards:
                 opened.close()
             raise
-        return publisher
+        return tree
 
     # -- the beginning ---------------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class SignedTree:
         seen = [(checkpoint, str(guard.path)) for guard in self._guards if (checkpoint := guard.read()) is not None]
         self._published = self._read_published()
         if self._published is not None:
-            seen.append((self._published.checkpoint, str(self._publication.path / CHECKPOINT_FILE)))
+            seen.append((self._published.checkpoint, str(self._files.path / CHECKPOINT_FILE)))
         own = [checkpoint for checkpoint, _ in seen]
         seen += known
         for checkpoint, place in seen:
@@ -165,9 +165,9 @@ class SignedTree:
         self._remove_stale_partials()
 
     def _read_published(self) -> SignedCheckpoint | None:
-        place = str(self._publication.path / CHECKPOINT_FILE)
+        place = str(self._files.path / CHECKPOINT_FILE)
         vkeys = self._read_vkeys()
-        content = self._publication.read(CHECKPOINT_FILE)
+        content = self._files.read(CHECKPOINT_FILE)
         if content is None:
             return None
         try:
@@ -181,13 +181,13 @@ class SignedTree:
         return published
 
     def _read_vkeys(self) -> list[VerifierKey]:
-        content = self._publication.read(VKEY_FILE)
+        content = self._files.read(VKEY_FILE)
         if content is None:
             return []
         try:
             vkeys = [VerifierKey.parse(line) for line in content.decode().split("\n") if line]
         except (Malformed, UnicodeDecodeError) as error:
-            raise TilesDamaged(str(self._publication.path / VKEY_FILE), "not what the library writes") from error
+            raise TilesDamaged(str(self._files.path / VKEY_FILE), "not what the library writes") from error
         self.retired_keys = tuple([str(key) for key in vkeys if key not in self._keys])
         self.added_keys = tuple([str(key) for key in self._keys if key not in vkeys])
         return vkeys
@@ -204,13 +204,13 @@ class SignedTree:
             try:
                 if tree_root(checkpoint.size, reader) != checkpoint.root:
                     raise TilesDamaged(
-                        str(self._publication.path),
+                        str(self._files.path),
                         f"the tiles of size {checkpoint.size} do not lead to the root that was signed; rebuild them "
                         "from the records",
                     )
                 self._load_edge(checkpoint.size, reader)
             except TilesDamaged as error:
-                if error.path == str(self._publication.path):
+                if error.path == str(self._files.path):
                     raise
                 damage = damage or error
                 continue
@@ -234,7 +234,7 @@ class SignedTree:
         for level in (None, *range(len(self._levels))):
             count = self.size >> (TILE_HEIGHT * (level or 0))
             if count >= TILE_WIDTH:
-                self._publication.remove_partials(Tile(level, count // TILE_WIDTH - 1))
+                self._files.remove_partials(Tile(level, count // TILE_WIDTH - 1))
 
     # -- appending -------------------------------------------------------------------------------------------------
 
@@ -267,14 +267,14 @@ class SignedTree:
     def _finish_tiles(self) -> None:
         """Write the bundle and every tile that is full now, and carry each tile's root to the level above."""
         index = self.size // TILE_WIDTH - 1
-        self._publication.stage(Tile(None, index).path, _encode_entries(self._entries))
+        self._files.stage(Tile(None, index).path, _encode_entries(self._entries))
         self._entries = []
         self._supersede(None, index)
         level = 0
         while len(self._levels[level]) == TILE_WIDTH:
             index = (self.size >> (TILE_HEIGHT * (level + 1))) - 1
             hashes, self._levels[level] = self._levels[level], []
-            self._publication.stage(Tile(level, index).path, b"".join(hashes))
+            self._files.stage(Tile(level, index).path, b"".join(hashes))
             self._supersede(level, index)
             level += 1
             if level == len(self._levels):
@@ -309,12 +309,12 @@ class SignedTree:
         self._commitments.check(checkpoint.size, checkpoint.root)
         if self._entries:
             bundle = Tile(None, self.size // TILE_WIDTH, len(self._entries))
-            self._publication.stage(bundle.path, _encode_entries(self._entries))
+            self._files.stage(bundle.path, _encode_entries(self._entries))
         for level, hashes in enumerate(self._levels):
             if hashes:
                 index = (self.size >> (TILE_HEIGHT * level)) // TILE_WIDTH
-                self._publication.stage(Tile(level, index, len(hashes)).path, b"".join(hashes))
-        self._publication.settle()
+                self._files.stage(Tile(level, index, len(hashes)).path, b"".join(hashes))
+        self._files.make_durable()
         for guard in self._guards:
             guard.write(checkpoint)
         self._commitments.add(checkpoint, f"{self._guards[0].path}")
@@ -343,15 +343,15 @@ class SignedTree:
         if checkpoint.origin != self.origin or not self._has_prepared(checkpoint):
             raise LogForked(f"a checkpoint of size {checkpoint.size} was signed that this log did not prepare")
         vkeys = "".join([f"{key}\n" for key in self._keys]).encode()
-        if self._publication.read(VKEY_FILE) != vkeys:
-            self._publication.replace(VKEY_FILE, vkeys)
-        self._publication.replace(CHECKPOINT_FILE, signed.encode())
+        if self._files.read(VKEY_FILE) != vkeys:
+            self._files.replace(VKEY_FILE, vkeys)
+        self._files.replace(CHECKPOINT_FILE, signed.encode())
         self._published = signed
         self._commitments.forget_below(checkpoint.size)
         superseded, self._superseded = self._superseded, []
         for tile in superseded:
             if tile_width(tile.level, tile.number, checkpoint.size) == TILE_WIDTH:
-                self._publication.remove_partials(tile)
+                self._files.remove_partials(tile)
             else:  # filled after this checkpoint was prepared
                 self._superseded.append(tile)
         return True
@@ -405,7 +405,7 @@ class SignedTree:
         published = self._published
         if published is None:
             raise NotCovered(f"{self.origin} has published no checkpoint yet")
-        return make_proof(self._publication.read, published, index=index, record_hash=record_hash)
+        return make_proof(self._files.read, published, index=index, record_hash=record_hash)
 
     def consistency(self, old_size: int, new_size: int) -> list[bytes]:
         """Return the consistency proof between two sizes; `new_size` is a checkpoint's."""
@@ -423,11 +423,11 @@ class SignedTree:
             )
 
     def _tiles(self, size: int) -> TileReader:
-        return TileReader(size, self._publication.read)
+        return TileReader(size, self._files.read)
 
     def close(self) -> None:
         """Close all files. What was appended since the last `prepare` is appended again after the next opening."""
-        self._publication.close()
+        self._files.close()
         for guard in self._guards:
             guard.close()
 

@@ -306,7 +306,7 @@ def test_what_is_staged_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     descriptors = len(os.listdir("/proc/self/fd"))
     for at in range(0, len(log), 256):
         publisher.append(log[at : at + 256])
-        assert len(publisher._publication._staged) < 20
+        assert len(publisher._files._staged) < 20
         assert len(os.listdir("/proc/self/fd")) < descriptors + 30
     assert publish(publisher, log).checkpoint.root == mth(log)
     publisher.close()
