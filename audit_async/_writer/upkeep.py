@@ -12,6 +12,7 @@ A log that is signed deletes nothing that its published tree does not cover.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ import msgspec
 
 from audit_async._layout.hold_file import Hold
 from audit_async._layout.manifest import SealedSegment
-from audit_async._store.archiving import compress_segment
+from audit_async._store.archiving import Archive, compress_segment
 from audit_async._store.backup_lock import BackupRunning
 from audit_async._store.log_store import LogStore
 from audit_async._store.retention_plan import RetentionStep
@@ -178,13 +179,7 @@ class Upkeep:
         return RetentionOutcome.of(step, done=True)
 
     async def _archive(self, segment: SealedSegment) -> None:
-        archive = await anyio.to_thread.run_sync(
-            partial(compress_segment, access=self._store.access),
-            self._store.directory,
-            segment,
-            self._stopped.is_set,
-            limiter=self._compressing,
-        )
+        archive = await self._compress(segment)
         await self._in_disk_thread(self._store.refuse_during_backup)
         await self._record(
             AuditSegmentArchived(
@@ -195,6 +190,27 @@ class Upkeep:
             )
         )
         await self._in_disk_thread(self._store.archive_segment, archive)
+
+    async def _compress(self, segment: SealedSegment) -> Archive:
+        """Compress a segment in a thread; a cancelled call has stopped before this raises, so no other runs with it."""
+        cancelled = Event()
+
+        def stopped() -> bool:
+            return self._stopped.is_set() or cancelled.is_set()
+
+        compress = partial(compress_segment, access=self._store.access)
+        call = asyncio.ensure_future(
+            anyio.to_thread.run_sync(compress, self._store.directory, segment, stopped, limiter=self._compressing)
+        )
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            cancelled.set()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait({call})
+            if not call.cancelled():
+                call.exception()  # asked for, or asyncio would report an error that nobody saw
+            raise
 
     async def _delete(self, step: RetentionStep) -> None:
         # Asked again for each segment: the hold may have come while the one before was being archived.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,9 +28,10 @@ from audit_async import (
     RetentionRefused,
 )
 from audit_async._chain import START, check_record
+from audit_async._layout.access_modes import Access
 from audit_async._layout.archive_reading import open_segment_for_reading
 from audit_async._layout.hold_file import read_hold
-from audit_async._layout.manifest import read_manifest
+from audit_async._layout.manifest import SealedSegment, read_manifest
 from audit_async._store.archiving import Archive, compress_segment
 from audit_async._store.log_store import LogStore
 from audit_async._writer import upkeep
@@ -245,10 +247,10 @@ async def test_a_step_that_fails_is_reported_and_done_the_next_time(
             compress = compress_segment
             failing = read_manifest(log)[0].segment
 
-            def no_space(directory: Path, segment: object, *rest: object) -> Archive:
+            def no_space(directory: Path, segment: object, *rest: object, access: object) -> Archive:
                 if getattr(segment, "segment", None) == failing:
                     raise OSError(errno.ENOSPC, "No space left on device")
-                return compress(directory, segment, *rest)  # type: ignore[arg-type]  # passed on as they came
+                return compress(directory, segment, *rest, access=access)  # type: ignore[arg-type]  # passed on as they came
 
             patch.setattr(upkeep, "compress_segment", no_space)
             report = await audit.apply_retention()
@@ -412,11 +414,11 @@ async def test_closing_does_not_wait_for_a_long_compression(
     compressing = threading.Event()
     compress = compress_segment
 
-    def endless(directory: Path, segment: object, stopped: object) -> Archive:
+    def endless(directory: Path, segment: object, stopped: object, *, access: object) -> Archive:
         compressing.set()
         while not stopped():  # type: ignore[operator]  # it is a callable
             time.sleep(0.001)
-        return compress(directory, segment, stopped)  # type: ignore[arg-type]  # passed on as they came
+        return compress(directory, segment, stopped, access=access)  # type: ignore[arg-type]  # passed on as they came
 
     async with AuditLogger(config) as audit:
         believe(audit, clock)
@@ -442,6 +444,43 @@ async def test_closing_does_not_wait_for_a_long_compression(
         assert (await audit.apply_retention()).ok
     check_whole(log)
     check_trail(log)
+
+
+async def test_a_run_that_is_cancelled_has_stopped_before_the_next_begins(
+    config_for: ConfigFor, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads never compress one segment: they would remove and rename each other's unfinished files."""
+    running: list[int] = []
+    most: list[int] = []
+
+    def slow(directory: Path, segment: SealedSegment, stopped: Callable[[], bool], *, access: Access) -> Archive:
+        running.append(1)
+        most.append(len(running))
+        try:
+            for _ in range(20):
+                time.sleep(0.01)
+                if stopped():
+                    break
+            return compress_segment(directory, segment, stopped, access=access)
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(upkeep, "compress_segment", slow)
+    config = config_for(retention=POLICY)
+    async with AuditLogger(config) as audit:
+        believe(audit, clock)
+        await write_days(audit, clock, 3)
+        clock.days += 100
+        first = asyncio.get_running_loop().create_task(audit.apply_retention())
+        while not running:
+            await anyio.sleep(0.001)
+        first.cancel()
+        report = await audit.apply_retention()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert report.ok
+        assert report.steps
+    assert set(most) == {1}
 
 
 async def test_retention_can_be_asked_for_from_another_loop(config_for: ConfigFor) -> None:
