@@ -2,7 +2,8 @@
 
 It goes with a stack of its own instead of recursion, so no depth of nesting can exhaust the interpreter's, and it takes
 values apart with the built-in types' own methods, so that a subclass of str or dict has no say in what is recorded.
-What msgspec would encode is encoded as msgspec does; beyond that, subclasses of the built-in types, and any mapping.
+What msgspec would encode is encoded as msgspec does; beyond that, subclasses of the built-in types, any mapping, paths,
+networks, and pydantic models as `model_dump` gives them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from hashlib import sha256
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from pathlib import PurePath
 from typing import Any, Final
 from uuid import UUID
 
@@ -24,7 +26,7 @@ import msgspec
 from audit_async._sanitize.reductions import IN_LIST, Path, Reductions, render
 from audit_async._sanitize.unsafe_text import UNSAFE, cut, escape
 from audit_async.errors import InvalidEvent
-from audit_async.events.base import AuditEvent
+from audit_async.events.base import AuditEvent, pydantic_dump
 
 __all__ = ["MAX_DEPTH", "PlainWalk", "encode_plain"]
 
@@ -46,6 +48,9 @@ _ITERATE: Final[tuple[tuple[type, Callable[[Any], Iterator[object]]], ...]] = (
 )
 
 _AS_MSGSPEC: Final = (datetime, date, time, timedelta, UUID, Decimal)
+_AS_TEXT: Final = (
+    IPv4Address, IPv6Address, IPv4Network, IPv6Network, IPv4Interface, IPv6Interface, PurePath,
+)  # fmt: skip
 
 #: Encode what a walk has made.
 encode_plain: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
@@ -164,6 +169,8 @@ class PlainWalk:
                 value = value.value
             elif isinstance(value, msgspec.Raw):
                 value = msgspec.json.decode(value)
+            elif (dump := pydantic_dump(value)) is not None:
+                value = dump()
             else:
                 break
         if isinstance(value, str):
@@ -324,7 +331,7 @@ def _text_of(value: object) -> str | None:
         return text if isinstance(text, str) else None
     if isinstance(value, bytes | bytearray | memoryview):
         return b64encode(value).decode("ascii")
-    if isinstance(value, IPv4Address | IPv6Address):
+    if isinstance(value, _AS_TEXT) or hasattr(type(value), "get_secret_value"):  # pydantic's SecretStr: asterisks
         return str(value)
     return None
 

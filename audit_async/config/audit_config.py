@@ -36,7 +36,7 @@ _InstanceName = Annotated[
 ]
 
 
-class AuditConfig(Settings, frozen=True, kw_only=True):
+class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
     """All settings of one log; frozen, and valid from the moment it exists.
 
     - `mode`: `Local(base_dir)`, or `Disabled()` to record nothing.

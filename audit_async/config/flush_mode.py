@@ -17,6 +17,9 @@ class Immediate(Settings, frozen=True, tag_field="type", tag="immediate"):
 
     _path: ClassVar[str] = "flush_mode."
 
+    def __str__(self) -> str:
+        return "immediate"
+
 
 class Batched(Settings, frozen=True, kw_only=True, tag_field="type", tag="batched"):
     """Hand records to the operating system at once; sync after `size` records or `interval` seconds.
@@ -29,6 +32,9 @@ class Batched(Settings, frozen=True, kw_only=True, tag_field="type", tag="batche
 
     size: _Records = 100
     interval: Seconds = 1.0
+
+    def __str__(self) -> str:
+        return f"batched(size={self.size}, interval={self.interval})"
 
 
 class Hybrid(Settings, frozen=True, kw_only=True, tag_field="type", tag="hybrid"):
@@ -43,6 +49,10 @@ class Hybrid(Settings, frozen=True, kw_only=True, tag_field="type", tag="hybrid"
     batch_size: _Records = 100
     batch_interval: Seconds = 1.0
     critical_immediate: Flag = True
+
+    def __str__(self) -> str:
+        members = f"batch_size={self.batch_size}, batch_interval={self.batch_interval}"
+        return f"hybrid({members}, critical_immediate={str(self.critical_immediate).lower()})"
 
 
 #: When records become durable.

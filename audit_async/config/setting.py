@@ -1,22 +1,25 @@
 """What a setting is: its type says in a description what is allowed, and every group of settings checks itself.
 
-Every error repeats the description. Types that one group alone needs stand beside it.
+Every error repeats the description. Types that one group alone needs are defined next to it.
 """
 
 from __future__ import annotations
 
+import os
 from types import NoneType
-from typing import Annotated, ClassVar, Final, TypeAlias, get_args, get_origin
+from typing import Annotated, ClassVar, Final, TypeAlias, dataclass_transform, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
 
+from audit_async.config.settings_class import SettingsClass
 from audit_async.config.transparency import Transparency
 from audit_async.config.wording import shown
 from audit_async.errors import ConfigError
 
 
-class Settings(Struct, frozen=True, kw_only=True):
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class Settings(Struct, metaclass=SettingsClass, frozen=True, kw_only=True):
     """The base of every group of settings: it refuses wrong values however the object is made."""
 
     _path: ClassVar[str] = ""  #: what stands before a field's name in an error, its dot included
@@ -45,7 +48,18 @@ def checked(field: str, given: object, type_: object) -> object:
             pass
         else:
             return value
-    raise ConfigError(field, f"{shown(given)} is not allowed; allowed: {allowed(type_)}")
+    raise ConfigError(field, f"{shown(given)} is not allowed; allowed: {allowed(type_)}{_instead(given, groups)}")
+
+
+def _instead(given: object, groups: list[type[Group]]) -> str:
+    """Return what to write instead of a text that means one of the groups: its name, or a path; empty if none."""
+    if not isinstance(given, str | os.PathLike) or not groups:
+        return ""
+    for group in groups:
+        if isinstance(given, str) and given.lower().rstrip("()") == group.__struct_config__.tag:
+            return f"; did you mean {group.__name__}()?"
+    local = [group for group in groups if "base_dir" in group.__struct_fields__]
+    return f"; did you mean {local[0].__name__}({os.fspath(given)[:60]!r})?" if local else ""
 
 
 def groups_of(type_: object) -> list[type[Group]]:

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import pytest
@@ -466,6 +466,50 @@ def test_an_error_shows_no_more_than_the_beginning_of_what_is_wrong(file: Path) 
         message = str(caught.value).replace(str(file), "")
         assert len(message) < 400
         assert message.isprintable()
+
+
+# As code sees them that no type checker looks at.
+ANY_CONFIG: Any = AuditConfig
+ANY_BATCHED: Any = Batched
+ANY_RETENTION: Any = RetentionPolicy
+ANY_LOCAL: Any = Local
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ANY_CONFIG(mode=Local("a"), servic_id="o"), "servic_id: no such setting; did you mean service_id?"),
+        (lambda: ANY_CONFIG(service_id="o"), "mode: missing; it has no default"),
+        (lambda: ANY_CONFIG(Local("a"), service_id="o"), "AuditConfig: takes its settings by name: mode, service_id"),
+        (lambda: ANY_CONFIG(mode="./audit", service_id="o"), "did you mean Local('./audit')?"),
+        (lambda: ANY_CONFIG(mode=Path("audit"), service_id="o"), "did you mean Local('audit')?"),
+        (lambda: ANY_CONFIG(mode="disabled"), "did you mean Disabled()?"),
+        (lambda: ANY_CONFIG(mode=Local("a"), service_id="o", flush_mode="Immediate()"), "did you mean Immediate()?"),
+        (lambda: ANY_CONFIG(mode=Local("a"), service_id="o", flush_mode="batched"), "did you mean Batched()?"),
+        (lambda: ANY_BATCHED(siez=3), "flush_mode.siez: no such setting; did you mean size?"),
+        (lambda: ANY_BATCHED(3), "flush_mode: takes its settings by name: size, interval"),
+        (
+            lambda: ANY_RETENTION(deleteafter_days=3),
+            "retention.deleteafter_days: no such setting; did you mean delete",
+        ),
+        (ANY_LOCAL, "mode.base_dir: missing"),
+    ],
+)
+def test_a_mistake_in_code_is_answered_as_one_in_a_file(make: Callable[[], object], message: str) -> None:
+    """A misspelt or missing keyword, a path for a mode, a text for a flush mode: the error says what to write."""
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert message in str(caught.value)
+
+
+def test_a_configuration_shows_what_was_set() -> None:
+    """Its `repr` is the call that makes it, without the defaults; a flush mode's text is its name and members."""
+    config = AuditConfig(mode=Disabled(), flush_mode=Batched(size=3))
+    assert repr(config) == "AuditConfig(mode=Disabled(), flush_mode=Batched(size=3, interval=1.0))"
+    assert eval(repr(config)) == config  # noqa: S307 - our own
+    assert str(Immediate()) == "immediate"
+    assert str(Batched()) == "batched(size=100, interval=1.0)"
+    assert str(Hybrid()) == "hybrid(batch_size=100, batch_interval=1.0, critical_immediate=true)"
 
 
 def test_an_unknown_override_is_refused(file: Path) -> None:

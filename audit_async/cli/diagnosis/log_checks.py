@@ -290,7 +290,7 @@ def _crash(log: Log, session: LastSession, settings: AuditConfig | None, writer:
 
 
 def _parsed_mode(text: str) -> FlushMode | None:
-    """Return the flush mode that `audit.log_opened` has as text, such as `Batched(size=100, interval=1.0)`."""
+    """Return the flush mode that `audit.log_opened` has as text, such as `batched(size=100, interval=1.0)`."""
     name, _, arguments = text.rstrip(")").partition("(")
     members = dict(pair.partition("=")[::2] for pair in arguments.split(", ") if pair)
     try:
