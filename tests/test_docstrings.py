@@ -129,6 +129,7 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
         "an_event": failure(),
         "app": Starlette(),
         "audit": audit,
+        "get_asgi_application": Starlette,  # Django's, which is not installed here
         "config": AuditConfig(mode=Local("./other"), service_id="orders", handle_signals=False),
         "log": structlog.get_logger() if module_name.endswith("structlog") else logging.getLogger("orders"),
         "logging": logging,
@@ -166,7 +167,7 @@ async def test_an_example_in_a_docstring_runs(
     except tomllib.TOMLDecodeError:
         module_name = max((name for name in PUBLIC if example.name.startswith(name)), key=len)
         tree = ast.fix_missing_locations(FillIn().visit(ast.parse(example.code)))
-        code = compile(tree, example.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        code = compile(tree, f"<{example.name}>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         config = AuditConfig(mode=Local("./audit"), service_id="orders", handle_signals=False)
         async with AuditLogger(config) as audit:
             names = names_for(module_name, audit) | {"__name__": "docstring"}
