@@ -127,7 +127,9 @@ class _Check:
     def _check_chunk(self, chunk: Lines) -> int | None:
         """Check a chunk; return where to read again, because a line that was torn is whole by now."""
         data = chunk.data
-        if _CR_LF in data:  # no record has one: in JSON text a carriage return is escaped
+        # No record has one: in JSON text a carriage return is escaped. To look for it alone first takes 1 us instead of
+        # 140 us a chunk, half of what checking the chunk takes.
+        if b"\r" in data and _CR_LF in data:
             data = data.replace(_CR_LF, b"\n")
             self._verdict.extent.converted = True
         if chunk.continues:
