@@ -151,6 +151,8 @@ def write_at(fd: int, data: bytes, offset: int) -> None:
         while rest:  # a file system that is nearly full takes what fits, and refuses the next call
             offset += written
             written = os.pwrite(fd, rest, offset)
+            if not written:  # it may do so for ever
+                raise OSError(errno.EIO, "the file system took no byte, and reported no error")
             rest = rest[written:]
     except OSError as error:
         raise _with_path(error, "pwrite", fd) from None

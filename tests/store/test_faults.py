@@ -308,3 +308,12 @@ def test_a_disk_that_is_really_full(tmp_path: Path, sync: bool) -> None:
         store = open_store(base_dir, max_bytes=200_000)
         assert (store.head, store.recovered) == (chain.head, ())
         store.close()
+
+
+def test_a_file_system_that_takes_nothing_and_says_nothing_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that makes no progress raises; it does not go on for ever."""
+    monkeypatch.setattr(os, "pwrite", lambda *_: 0)
+    with (tmp_path / "file").open("wb") as file, pytest.raises(OSError, match="took no byte"):
+        disk.write_at(file.fileno(), b"record", 0)
