@@ -7,9 +7,10 @@ earn its place. Blocking, for a worker thread. No redirects are followed, no pro
 from __future__ import annotations
 
 import ssl
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from time import monotonic
+from socket import SHUT_RDWR, socket
+from threading import Event, Timer
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -60,32 +61,61 @@ class Endpoint(NamedTuple):
 def request(endpoint: Endpoint, path: str, *, body: bytes | None = None, timeout_s: float, max_bytes: int) -> Response:
     """GET `path` below the endpoint, or POST `body` to it.
 
-    `timeout_s` is for all of it, so that a server that sends a byte a second is given up too. Raises `SourceFailed`.
+    Args:
+        endpoint: The URL prefix.
+        path: What follows it.
+        body: What to send; None asks for a file.
+        timeout_s: Time for all of it, so that a server that sends a byte a second is given up, too.
+        max_bytes: A longer answer is refused.
+
+    Raises:
+        SourceFailed: There was no whole answer.
     """
     what = f"{endpoint}/{path}"
-    deadline = monotonic() + timeout_s
     make = HTTPSConnection if endpoint.secure else HTTPConnection
     connection = make(endpoint.host, endpoint.port, timeout=timeout_s)
+    too_late = SourceFailed(f"{what}: no whole answer within {timeout_s:g} s")
+    expired = Event()
+    sockets: list[socket] = []  # the connection forgets its own once the headers are read
+
+    def give_up() -> None:
+        expired.set()
+        for opened in sockets:
+            with suppress(OSError):  # it is closed already
+                opened.shutdown(SHUT_RDWR)
+
+    # A socket's timeout begins again with each byte, and reading the headers makes as many calls as the server likes.
+    watchdog = Timer(timeout_s, give_up)
+    watchdog.daemon = True
+    watchdog.start()
     try:
+        connection.connect()
+        sockets.append(connection.sock)
+        if expired.is_set():
+            raise too_late
         headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity", "Connection": "close"}
         if body is not None:
             headers["Content-Type"] = "text/plain; charset=utf-8"
         connection.request("GET" if body is None else "POST", f"{endpoint.path}/{path}", body, headers)
         with closing(connection.getresponse()) as answer:
-            return Response(
-                answer.status,
-                answer.getheader("Content-Type", ""),
-                _read(answer, what, deadline=deadline, timeout_s=timeout_s, max_bytes=max_bytes),
-            )
+            content = _read(answer, what, max_bytes=max_bytes)
+            if expired.is_set():  # an answer without a length seems to be whole when its connection ends
+                raise too_late
+            return Response(answer.status, answer.getheader("Content-Type", ""), content)
     except TimeoutError:
-        raise SourceFailed(f"{what}: no answer within {timeout_s:g} s") from None
-    except (OSError, ssl.SSLError, HTTPException, ValueError) as error:
+        raise too_late from None
+    except (SourceFailed, OSError, ssl.SSLError, HTTPException, ValueError) as error:
+        if expired.is_set():
+            raise too_late from error
+        if isinstance(error, SourceFailed):
+            raise
         raise SourceFailed(f"{what}: {type(error).__name__}: {str(error)[:200]}") from error
     finally:
+        watchdog.cancel()
         connection.close()
 
 
-def _read(answer: HTTPResponse, what: str, *, deadline: float, timeout_s: float, max_bytes: int) -> bytes:
+def _read(answer: HTTPResponse, what: str, *, max_bytes: int) -> bytes:
     if answer.getheader("Content-Encoding", "identity") != "identity":
         raise SourceFailed(f"{what}: the answer is compressed, which was not asked for")
     chunks, received = [], 0
@@ -94,8 +124,6 @@ def _read(answer: HTTPResponse, what: str, *, deadline: float, timeout_s: float,
         received += len(chunk)
         if received > max_bytes:
             raise SourceFailed(f"{what}: the answer is longer than {max_bytes} bytes")
-        if monotonic() > deadline:
-            raise SourceFailed(f"{what}: no whole answer within {timeout_s:g} s")
     if answer.length:
         raise SourceFailed(f"{what}: the answer was cut off")
     return b"".join(chunks)

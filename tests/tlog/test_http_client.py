@@ -78,18 +78,23 @@ def test_a_server_that_says_nothing() -> None:
         end.wait()
 
     with answering(hang) as endpoint:
-        with pytest.raises(SourceFailed, match=r"no answer within 0\.2 s"):
+        with pytest.raises(SourceFailed, match=r"no whole answer within 0\.2 s"):
             get(endpoint, timeout_s=0.2)
         end.set()
 
 
-def test_a_server_that_sends_a_byte_now_and_then() -> None:
-    """The time is for the whole answer: one that never quite stops is given up as well."""
+@pytest.mark.parametrize(
+    "begin", [b"", b"HTTP/1.1 200 OK\r\nX: ", HEAD + b"\r\n", HEAD + b"Content-Length: 999\r\n\r\n"]
+)
+def test_a_server_that_sends_a_byte_now_and_then(begin: bytes) -> None:
+    """The time is for the whole answer, headers included: one that never quite stops is given up as well."""
     end = Event()
 
     def drip(connection: socket.socket) -> None:
-        connection.sendall(HEAD + b"\r\n")
-        while not end.wait(0.05):
+        connection.sendall(begin)
+        for _ in range(400):  # 20 s
+            if end.wait(0.05):
+                break
             connection.sendall(b"x")
 
     with answering(drip) as endpoint:

@@ -189,7 +189,7 @@ async def test_one_round_with_one_that_is_down_and_one_that_hangs(witness: Witne
         signed, answers = await witnesses.cosign(await signed_at(5), prove, timeout_s=3.0)
     assert len(witnesses) == 3
     assert [answer.cosignature is not None for answer in answers] == [False, False, True]
-    assert "no answer within" in str(answers[0].error)
+    assert "answer within 3 s" in str(answers[0].error)
     assert "refused" in str(answers[1].error)
     assert [answer.url for answer in answers][1:] == [f"http://127.0.0.1:{down_at}", witness.url.rstrip("/")]
     assert [one.key for one in verify_note(signed.note, [signer().key, witness.cosigner.key])] == [
