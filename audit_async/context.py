@@ -18,11 +18,11 @@ look-up and a copy, and a request that records nothing pays for nothing.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from functools import cache
 from types import MappingProxyType, TracebackType
@@ -46,9 +46,12 @@ __all__ = [
     "bound_here",
     "current_context",
     "current_span",
+    "extend_binding",
     "parse_traceparent",
     "unbind_context",
 ]
+
+_log = logging.getLogger("audit_async")
 
 #: What may be bound.
 ContextValue = str | int | float | bool | None
@@ -105,10 +108,17 @@ class audit_context:  # noqa: N801 - used like a function, as contextlib's own a
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         token = self._tokens.pop()
-        # A ValueError: a generator that was begun in one task and finished in another, as frameworks do with
-        # dependencies. The binding was the first one's alone, so there is nothing to undo here.
-        with suppress(ValueError):
+        try:
             _current.reset(token)
+        except ValueError:
+            # A generator that was begun in one context and finished in another, as frameworks do with dependencies. The
+            # binding was the first one's alone, so there is nothing to undo here; but whoever wrote it must know.
+            _log.warning(
+                "audit_context(%s) was entered in one task or thread and left in another, so what was emitted in "
+                "between may lack its bindings: a `def` dependency that yields runs in threads of its own. Make it "
+                "`async def`, or use bind_request of the integration",
+                ", ".join(self._bindings),
+            )
 
 
 def bind_context(**bindings: ContextValue) -> Token[Bound | None]:
@@ -194,6 +204,19 @@ def _context_look_up() -> Callable[[], Context]:
     from opentelemetry.context import get_current  # noqa: PLC0415 - as above
 
     return get_current
+
+
+def extend_binding(bound: Bound, bindings: Mapping[str, ContextValue]) -> None:
+    """Add to what is bound at one place, for everything that is emitted under it from now on; from any thread.
+
+    Raises `InvalidEvent` as `bind_context` does.
+    """
+    values = {**bound.values, **{name: _checked(name, value) for name, value in bindings.items()}}
+    if len(values) > MAX_BINDINGS:
+        name = list(values)[MAX_BINDINGS]
+        raise InvalidEvent("context", name, f"is one binding too many; at most {MAX_BINDINGS} may be bound at once")
+    bound.values = values
+    bound.texts = {}  # in this order: a text that is made in between is made of the new values, or made again
 
 
 def _checked(name: str, value: object) -> ContextValue:

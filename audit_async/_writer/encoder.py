@@ -126,9 +126,10 @@ class Encoder:
 
     def context_text(self, bound: Bound) -> bytes:
         """Return the record's member `context` for what is bound; made at the first event, and kept in the binding."""
-        text = bound.texts.get(self._context_key)
+        texts = bound.texts  # once: if the binding is extended meanwhile, an older text must not stay in the new one
+        text = texts.get(self._context_key)
         if text is None:
-            text = bound.texts[self._context_key] = context_member(
+            text = texts[self._context_key] = context_member(
                 bound.values,
                 redactor=self._redactor,
                 on_unsafe=self._config.on_unsafe,

@@ -16,7 +16,16 @@ from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
 from audit_async.events.base import ActorInfo
-from audit_async.integrations.asgi import AuditMiddleware, Level, Policy, Rule, actor_of, logger_of_scope, session_actor
+from audit_async.integrations.asgi import (
+    AuditMiddleware,
+    Level,
+    Policy,
+    Rule,
+    actor_of,
+    bind_request,
+    logger_of_scope,
+    session_actor,
+)
 from audit_async.integrations.starlette import audit_lifespan
 from audit_async.logger import AuditLogger
 
@@ -29,6 +38,7 @@ __all__ = [
     "Rule",
     "actor_of",
     "audit_lifespan",
+    "bind_request",
     "get_audit",
     "session_actor",
 ]

@@ -19,12 +19,31 @@ from starlette.requests import HTTPConnection
 from audit_async.config import AuditConfig
 from audit_async.errors import ConfigError
 from audit_async.integrations._http.settings import check_config
-from audit_async.integrations.asgi import AuditMiddleware, Level, Policy, Rule, actor_of, logger_of_scope, session_actor
+from audit_async.integrations.asgi import (
+    AuditMiddleware,
+    Level,
+    Policy,
+    Rule,
+    actor_of,
+    bind_request,
+    logger_of_scope,
+    session_actor,
+)
 from audit_async.integrations.asgi.connection import STATE_KEY
 from audit_async.integrations.asgi.last_resort import prepare_starlette
 from audit_async.logger import AuditLogger
 
-__all__ = ["AuditMiddleware", "Level", "Policy", "Rule", "actor_of", "audit_lifespan", "get_audit", "session_actor"]
+__all__ = [
+    "AuditMiddleware",
+    "Level",
+    "Policy",
+    "Rule",
+    "actor_of",
+    "audit_lifespan",
+    "bind_request",
+    "get_audit",
+    "session_actor",
+]
 
 AppT = TypeVar("AppT", bound=Starlette)
 

@@ -20,6 +20,7 @@ from audit_async.integrations.asgi.audited_app import AuditedApp
 from audit_async.integrations.asgi.connection import (
     actor_of,
     actor_of_scope,
+    bind_request,
     logger_of_scope,
     route_of_scope,
     session_actor,
@@ -40,6 +41,7 @@ __all__ = [
     "Scope",
     "actor_of",
     "actor_of_scope",
+    "bind_request",
     "logger_of_scope",
     "route_of_scope",
     "session_actor",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, NamedTuple, Protocol
 
+from audit_async.context import Bound, ContextValue, extend_binding
 from audit_async.errors import ConfigError
 from audit_async.events.base import ActorInfo, AuthMethod
 from audit_async.integrations._http.actor import ANONYMOUS, actor_named, identity_of, nobody
@@ -25,6 +26,7 @@ __all__ = [
     "Served",
     "actor_of",
     "actor_of_scope",
+    "bind_request",
     "logger_of_scope",
     "route_of_scope",
     "session_actor",
@@ -50,6 +52,7 @@ class Served(NamedTuple):
 
     recorder: Recorder[Scope]
     arrival: Arrival
+    bound: list[Bound]  #: what is bound for the request, once it is
 
 
 def actor_of(connection: HasScope | Scope) -> ActorInfo:
@@ -82,6 +85,30 @@ def actor_of(connection: HasScope | Scope) -> ActorInfo:
     if user is None:
         return nobody(ANONYMOUS, ip)
     return actor_named(user, dict(scope["headers"]), ip, certificate=_shows_certificate(scope))
+
+
+def bind_request(connection: HasScope | Scope, **bindings: ContextValue) -> None:
+    """Bind names and values for everything that a request emits from now on, its own record included.
+
+    As `audit_context` does for a block, but for the whole request: also from a dependency or handler that runs in a
+    thread of its own, whose own bindings the rest of the request never sees.
+
+        def tenant(request: Request) -> None:           # a `def` dependency
+            bind_request(request, tenant=request.headers["x-tenant"])
+
+    Args:
+        connection: The framework's request or WebSocket, or its scope.
+        bindings: What `audit_context` takes.
+
+    Raises:
+        ConfigError: The request is not served by an `AuditMiddleware`.
+        InvalidEvent: A name or value can't be bound.
+    """
+    scope = connection if isinstance(connection, MutableMapping) else connection.scope
+    served = scope.get(SERVED_KEY)
+    if not isinstance(served, Served) or not served.bound:
+        raise ConfigError("audit", "the request is not served by an AuditMiddleware, so nothing can be bound for it")
+    extend_binding(served.bound[0], bindings)
 
 
 def actor_of_scope(scope: Scope) -> ActorInfo | str | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import anyio
 
-from audit_async.context import bind_checked, unbind_context
+from audit_async.context import Bound, bind_checked, unbind_context
 from audit_async.events.web import HttpOutcome
 from audit_async.integrations._http.exchange import Arrival, Exchange
 from audit_async.integrations._http.recorder import Recorder
@@ -39,7 +38,6 @@ class HttpRelay:
     """
 
     request_id: bytes | None = None  #: to be sent back with the answer
-    bindings: Mapping[str, str] | None = None  #: what is bound for the request, for a record after its end
     _recorded = False
     _has_trailers = False
     _withheld = False
@@ -71,7 +69,8 @@ class HttpRelay:
         self._recorder: Final = recorder
         self._receive: Final = receive
         self._send = send
-        scope[SERVED_KEY] = Served(recorder, arrival)
+        self.bound: Final[list[Bound]] = []  #: what is bound for the request, once it is
+        scope[SERVED_KEY] = Served(recorder, arrival, self.bound)
         if plan.capture > _METADATA:
             self.exchange.request_capture = recorder.capture_for(arrival.header_map)
 
@@ -212,7 +211,7 @@ class HttpRelay:
         if not self._is_late:
             self._recorder.record(self.audit, exchange, self.scope)
             return
-        token = bind_checked(self.bindings or {})
+        token = bind_checked(self.bound[0].values if self.bound else {})
         try:
             self._recorder.record(self.audit, exchange, self.scope)
         finally:

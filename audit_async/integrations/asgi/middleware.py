@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final, Unpack
 
 from audit_async.config import AuditConfig
-from audit_async.context import bind_checked, unbind_context
+from audit_async.context import bind_checked, bound_here, unbind_context
 from audit_async.errors import ConfigError
 from audit_async.integrations._http.correlation import correlation_of
 from audit_async.integrations._http.recorder import Recorder
@@ -105,10 +105,13 @@ class AuditMiddleware:
 
     async def _serve(self, relay: HttpRelay | WebSocketRelay) -> None:
         exchange = relay.exchange
-        bindings = relay.bindings = correlation_of(exchange.arrival.header_map)
+        bindings = correlation_of(exchange.arrival.header_map)
         if self._send_request_id:
             relay.request_id = bindings["request_id"].encode("ascii")
         token = bind_checked(bindings)
+        bound = bound_here()
+        if bound is not None:
+            relay.bound.append(bound)
         try:
             if exchange.plan.begin and not await self._recorder.record_start(relay.audit, exchange.arrival):
                 await relay.refuse()

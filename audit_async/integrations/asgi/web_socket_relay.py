@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from time import perf_counter_ns
 from typing import Final
 
 import anyio
 
+from audit_async.context import Bound
 from audit_async.events.web import HttpOutcome
 from audit_async.integrations._http.exchange import Arrival
 from audit_async.integrations._http.recorder import Recorder
@@ -40,7 +40,6 @@ class WebSocketRelay:
     """
 
     request_id: bytes | None = None  #: to be sent back with the handshake
-    bindings: Mapping[str, str] | None = None  #: what is bound meanwhile
     _accepted = False
     _recorded = False
     _withheld = False
@@ -71,7 +70,8 @@ class WebSocketRelay:
         self._receive: Final = receive
         self._send: Final = send
         self._messages_in = self._messages_out = 0
-        scope[SERVED_KEY] = Served(recorder, arrival)
+        self.bound: Final[list[Bound]] = []  #: what is bound for the request, once it is
+        scope[SERVED_KEY] = Served(recorder, arrival, self.bound)
 
     async def receive(self) -> Message:
         """Pass on what comes from the client."""
