@@ -101,6 +101,7 @@ async def write(event: AuditEvent) -> None:
         position = await receipt.durable()
         assert_type(position, Position)
         assert_type((position.seq, position.hash), tuple[int, str])
+        assert_type(await audit.emit(event), Position)
         assert_type(await audit.emit_durable(event), Position)
         await audit.flush()
         audit.emit("log in failed")  # type: ignore[arg-type]
@@ -187,3 +188,4 @@ def run() -> None:
         return 17
 
     assert_type(audit_async.run(main), int)
+    assert_type(audit_async.run(main()), int)
