@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from audit_async import AuditLogger
 from audit_async._chain import Head
 from audit_async._durable import disk
 from audit_async._layout.manifest import SealedSegment, read_manifest, read_manifest_file
@@ -23,11 +24,13 @@ from audit_async._store.log_directory import LogDirectory
 from audit_async._store.log_restore import rebuild
 from audit_async._store.log_store import LogStore
 from audit_async._store.writer_lock import WriterLock
-from audit_async.errors import LogCorrupted
+from audit_async.config import RetentionPolicy, RotationPolicy
+from audit_async.errors import LogCorrupted, RetentionRefused
 from audit_async.events.base import encode
 from audit_async.events.lifecycle import AuditSegmentArchived, AuditSegmentDeleted
+from tests.logs import ConfigFor, Counted
 from tests.store.chained import SERVICE, Chain, log_path, memory_directory, open_store
-from tests.trails import check_trail
+from tests.trails import check_trail, read_events
 
 MAX_BYTES = 1500
 
@@ -366,3 +369,28 @@ def test_tampering_is_no_gap(tmp_path: Path) -> None:
         rebuilt(tmp_path)
     after = {name: (log_path(tmp_path) / name).read_bytes() for name in files_below(log_path(tmp_path))}
     assert after == before
+
+
+@pytest.mark.anyio
+async def test_a_logger_says_that_a_backup_is_being_taken(config_for: ConfigFor) -> None:
+    """While a backup is being taken, `apply_retention` refuses, records nothing, and works afterwards."""
+    settings = config_for(
+        instance="00",
+        rotation=RotationPolicy(max_bytes=2000),
+        retention=RetentionPolicy(archive_after_days=0, automatic=False),
+    )
+    async with AuditLogger(settings) as audit:
+        for n in range(20):
+            await audit.emit_durable(Counted(producer="p", n=n))
+        assert audit.directory is not None
+        fd = os.open(audit.directory, os.O_RDONLY)
+        with holding_back_retention(fd):
+            with pytest.raises(RetentionRefused, match="backup"):
+                await audit.apply_retention()
+            assert (await audit.apply_retention(dry_run=True)).steps
+        os.close(fd)
+        report = await audit.apply_retention()
+        assert report.steps
+        assert report.ok
+        recorded = [event["event"]["event_type"] for event in read_events(audit.directory)]
+    assert recorded.count("audit.segment_archived") == len(report.steps)
