@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -16,11 +17,20 @@ from audit_async._layout.access_modes import Access, local_like, why_insecure
 from audit_async.config import RetentionPolicy, RotationPolicy
 from audit_async.errors import ConfigError
 from audit_async.events import AuthFailure
+from tests.store.chained import memory_directory
 
 pytestmark = pytest.mark.anyio
 
 AUDITOR = 4321
 GROUP = 4322
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """Give a directory that every user may enter: those of pytest are closed again by each session that starts."""
+    with memory_directory() as place:
+        place.chmod(0o755)
+        yield place
 
 
 def config(local: Local, **settings: object) -> AuditConfig:
@@ -88,13 +98,10 @@ async def test_a_log_that_was_private_is_opened_by_the_configuration(tmp_path: P
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to any group and become another user")
-async def test_an_auditor_reads_and_does_not_write(tmp_path: Path) -> None:
+async def test_an_auditor_reads_and_does_not_write(open_place: Path) -> None:
     """An account that is in the group verifies the trail, and can neither write a file nor remove one."""
-    base_dir = tmp_path / "a"
+    base_dir = open_place / "a"
     await write(config(Local(base_dir, dir_mode=0o750, file_mode=0o640, group=GROUP)))
-    for parent in [*base_dir.parents][:-1]:
-        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
-            parent.chmod(parent.stat().st_mode | 0o055)
     script = """
 import os, sys
 from audit_async.cli import main
@@ -193,15 +200,12 @@ def test_the_advice_on_a_volume_of_a_group_is_possible_there(tmp_path: Path, mon
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's directory")
-def test_the_advice_on_a_volume_of_a_group_works(tmp_path: Path) -> None:
+def test_the_advice_on_a_volume_of_a_group_works(open_place: Path) -> None:
     """On a directory of root's with setgid and group write, a service opens its log in a directory of its own below."""
-    volume = tmp_path / "volume"
+    volume = open_place / "volume"
     volume.mkdir()
     os.chown(volume, 0, GROUP)
     volume.chmod(0o2775)
-    for parent in [*volume.parents][:-1]:
-        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
-            parent.chmod(parent.stat().st_mode | 0o055)
     script = """
 import asyncio, os, sys
 from audit_async import AuditConfig, AuditLogger, Local
