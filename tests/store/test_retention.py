@@ -21,11 +21,13 @@ from audit_async._durable import disk
 from audit_async._layout.archive_reading import open_segment_for_reading
 from audit_async._layout.hold_file import read_hold
 from audit_async._layout.manifest import SealedSegment, read_manifest
-from audit_async._store.archiving import Stopped, compress_segment
+from audit_async._store.archiving import Archive, Stopped, compress_segment
 from audit_async._store.log_store import LogStore
 from audit_async._store.retention_plan import plan_retention
 from audit_async.config import RetentionPolicy
 from audit_async.errors import LogCorrupted, RetentionRefused
+from audit_async.events.base import AuditEvent, encode
+from audit_async.events.lifecycle import AuditSegmentArchived, AuditSegmentDeleted
 from tests.store.chained import DAY_NS, Chain, log_path, memory_directory, open_store, segments, stored_lines
 from tests.store.power_cut import Recorder
 from tests.store.test_power_cut import check_all_crash_points
@@ -49,16 +51,44 @@ def write_days(store: LogStore, chain: Chain, days: int) -> None:
         store.commit(chain.batch(2, step_ns=DAY_NS // 2), sync=True)
 
 
-def apply(store: LogStore, policy: RetentionPolicy, now: datetime) -> list[tuple[str, str]]:
-    """Do what is due, as the logger does it (which records each step first)."""
+def apply(store: LogStore, policy: RetentionPolicy, now: datetime, chain: Chain | None = None) -> list[tuple[str, str]]:
+    """Do what is due, as the logger does it; with a chain each step is recorded first, which it does, too."""
     done: list[tuple[str, str]] = []
     for step in store.plan_retention(policy, now):
         if step.action == "archive":
-            store.archive_segment(compress_segment(store.directory, step.segment))
+            archive = compress_segment(store.directory, step.segment)
+            record(store, chain, archived(archive))
+            store.archive_segment(archive)
         else:
+            record(store, chain, deleted(step.segment))
             store.delete_segment(step.segment.segment)
         done.append((step.action, step.segment.segment))
     return done
+
+
+def record(store: LogStore, chain: Chain | None, event: AuditEvent) -> None:
+    """Put an event into the chain, if there is one."""
+    if chain is not None:
+        store.commit(chain.batch_of([encode(event)]), sync=True)
+
+
+def archived(archive: Archive) -> AuditSegmentArchived:
+    """Return what the chain says of an archive."""
+    return AuditSegmentArchived(
+        segment=archive.segment, archive=archive.file, sha256=archive.sha256, archive_sha256=archive.archive_sha256
+    )
+
+
+def deleted(entry: SealedSegment) -> AuditSegmentDeleted:
+    """Return what the chain says of a deletion."""
+    return AuditSegmentDeleted(
+        segment=entry.segment,
+        first_seq=entry.first_seq,
+        last_seq=entry.last_seq,
+        sha256=entry.sha256,
+        hash=entry.hash,
+        reason="its time is over",
+    )
 
 
 def read_all(log: Path) -> tuple[list[bytes], Head]:
@@ -92,7 +122,7 @@ def test_four_hundred_days(in_memory: Path) -> None:
     before = sorted(path.name for path in log.iterdir())
     planned = store.plan_retention(POLICY, now)
     assert sorted(path.name for path in log.iterdir()) == before, "planning is a dry run"
-    assert apply(store, POLICY, now) == [(step.action, step.segment.segment) for step in planned]
+    assert apply(store, POLICY, now, chain) == [(step.action, step.segment.segment) for step in planned]
     for entry in read_manifest(log):
         age = now - datetime.fromisoformat(entry.last_timestamp)
         expected = "deleted" if age.days >= 365 else "archived" if age.days >= 90 else "live"
