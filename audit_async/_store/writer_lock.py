@@ -12,7 +12,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Final
 
 from audit_async._durable import disk
@@ -82,8 +82,9 @@ class WriterLock:
 
 #: Descriptors of lock files, from the moment they exist, which is before they are locked.
 _lock_fds: Final[set[int]] = set()
-#: Held by a fork, and while a descriptor exists that is not in the set.
-_forking = Lock()
+#: Held by a fork, and while a descriptor exists that is not in the set. Re-entrant: another hook of the child may close
+#: a lock before ours has run, in an order that depends on which module was imported first.
+_forking = RLock()
 
 
 def _open_lock_file(directory: LogDirectory) -> int:
@@ -111,7 +112,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _forking  # noqa: PLW0603 - a new one, since threads that waited for the old one are not here any more
-    _forking = Lock()
+    _forking = RLock()
     for fd in _lock_fds:
         disk.close(fd)
     _lock_fds.clear()
