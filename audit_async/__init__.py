@@ -4,7 +4,7 @@
         receipt = audit.emit(AuthFailure(reason="bad_password", ip="203.0.113.9", path="/login"))
         await receipt.durable()
 
-The events stand in `audit_async.events`, the errors in `audit_async.errors`.
+The events are in `audit_async.events`, the errors in `audit_async.errors`.
 """
 
 from importlib import import_module

@@ -52,7 +52,7 @@ class AuditLogger:
 
     A logger is opened once, on the event loop that it will live on, and closed once. `emit` may be called from any
     thread; the methods that are awaited, on any of asyncio's loops, as long as the log's own runs. What is promised,
-    and when, depends on the flush mode: see `audit_async.config`. A logger that nobody closes gives a
+    and when, depends on the flush mode: see `audit_async.config`. A logger that is never closed gives a
     `ResourceWarning`, and is drained as its loop or the interpreter ends.
 
     Args:
@@ -181,7 +181,7 @@ class AuditLogger:
 
         Raises:
             InvalidEvent, WriteFailed: As `emit` does.
-            LogClosed: As `emit` does, and at once if the log's event loop doesn't run, since nobody would answer.
+            LogClosed: As `emit` does, and at once if the log's event loop doesn't run: no answer would ever come.
         """
         if self._disabled:
             return NOWHERE

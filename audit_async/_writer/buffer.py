@@ -57,7 +57,7 @@ class _LastThing:
 
 
 class Outlet(NamedTuple):
-    """Where a buffer sends what it has; both calls are made in the loop's thread."""
+    """The receiver of what a buffer has; both calls are made in the loop's thread."""
 
     chunk: Callable[[list[Receipt]], object]  #: takes a chunk as soon as it is opened; more may be appended to it
     end: Callable[[], object]  #: says that no chunk comes any more
@@ -105,7 +105,7 @@ class Buffer:
     def __init__(self, bounds: Bounds) -> None:
         self.state = State.NOT_STARTED
         #: The loop's thread while the state is OPEN, otherwise 0, which is no thread: one comparison on the hot path
-        #: sends another thread, and whoever meets a log that is not open, to the slow path.
+        #: sends every other thread, and every caller while the log is not open, to the slow path.
         self.owner = 0
         #: What ordinary events may still take. `AuditLogger.emit` counts it down, as `accept` does; below zero only by
         #: critical and internal events.
@@ -133,8 +133,8 @@ class Buffer:
         self.urgent_kinds = urgent_kinds
         self.state = State.OPEN
         self.owner = get_ident()
-        # A loop says to nobody that it is closed, but lets go of its timers then. One that is never due, and that
-        # nothing else refers to, tells: from there on the hot path, which asks no loop, leads to the slow one.
+        # A loop has no hook for its closing, but it drops its timers then. So one that is never due, and that nothing
+        # else refers to, shows it: from then on the hot path, which must not ask the loop, leads to the slow one.
         last_thing = _LastThing()
         self._loop.call_later(_NEVER_S, last_thing)
         self._loop_end = weakref.ref(last_thing, self._loop_has_ended)
@@ -186,7 +186,7 @@ class Buffer:
     # The way of an event in the loop's thread; `AuditLogger.emit` does the same by itself.
 
     def accept(self, encoded: bytes, *, urgent: bool) -> Receipt:
-        """Take an event behind all others, whatever the bounds say."""
+        """Take an event after all others, whatever the bounds say."""
         self.empty_inbox()
         chunk = self.chunk if self.chunk is not None else self.open_chunk()
         receipt = self.stamp(encoded)
@@ -314,7 +314,7 @@ class Buffer:
     def _wake_room_waiters(self) -> None:
         waiters, self._room_waiters = self._room_waiters, set()
         for room in waiters:
-            with suppress(RuntimeError):  # the loop is closed, and so is whoever waited
+            with suppress(RuntimeError):  # the loop is closed, so no task waits any more
                 room.set()
 
     # For the writer, in the loop's thread.

@@ -1,7 +1,8 @@
 """Commits: batches on their way through the disk thread, one commit at a time, and what is tried again.
 
-The writer says when a commit begins and is told how it ended. A commit that the disk refuses is made again after a
-pause that doubles each time: the store keeps what it has accepted until it is durable, so nothing is handed over twice.
+The writer says when a commit begins and gets a message when it has ended. A commit that the disk refuses is made
+again after a pause that doubles each time: the store keeps what it has accepted until it is durable, so nothing is
+handed over twice.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Done(NamedTuple, Generic[_T]):
 
 
 class DiskThread:
-    """A thread with a queue of calls. `start` is the way in; `call` and `wait` are it, for whoever awaits or blocks."""
+    """A thread with a queue of calls. `start` is the way in; `call` is the same to await, and `wait` to block for."""
 
     def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -94,14 +94,14 @@ def in_loop(loop: asyncio.AbstractEventLoop, done: Callable[[Done[_T]], object])
     def deliver(how: Done[_T]) -> None:
         try:
             loop.call_soon_threadsafe(done, how)
-        except RuntimeError:  # closed: nobody waits any more
+        except RuntimeError:  # closed: no task waits any more
             return
 
     return deliver
 
 
 def _settle(future: asyncio.Future[_T], done: Done[_T]) -> None:
-    if future.done():  # whoever waited was cancelled
+    if future.done():  # the task that waited was cancelled
         return
     if done.error is not None:
         future.set_exception(done.error)

@@ -1,4 +1,4 @@
-"""The end of the interpreter: a log that nobody closed is drained, or what is lost is said.
+"""The end of the interpreter: a log that was never closed is drained, or the loss is reported.
 
 An orderly end is no crash: a script that ends without `aclose()`, or whose loop runs in a daemon thread, loses nothing
 that `emit` took. The drain runs in the exiting thread, and starts no thread and no loop: an interpreter that is about
@@ -19,7 +19,9 @@ class Unclosed(Protocol):
         """Make everything durable within a limited time, and say what could not be. Doesn't raise."""
 
 
-_open: Final[set[Unclosed]] = set()  # a log that nobody refers to any more is open all the same
+_open: Final[set[Unclosed]] = (
+    set()
+)  # strong references: an open log that is no longer referred to holds events all the same
 
 
 def drain_at_exit(log: Unclosed) -> None:

@@ -66,7 +66,7 @@ class Acknowledgements:
             self._waiting = still_waiting
 
     def drained(self, durable_seq: int) -> None:
-        """Note what became durable when the loop ran no more; nobody is woken, since nobody waits."""
+        """Note what became durable when the loop runs no more; no task is woken, since none can wait."""
         self.durable_seq = durable_seq
         self._waiting.clear()
 
@@ -79,7 +79,7 @@ class Acknowledgements:
 
 
 def _wake(acknowledged: asyncio.Future[None]) -> None:
-    if not acknowledged.done():  # it is, if whoever waited was cancelled
+    if not acknowledged.done():  # it is, if the task that waited was cancelled
         acknowledged.set_result(None)
 
 
@@ -116,7 +116,7 @@ class Receipt(Entry, gc=False, eq=False):
 
         Raises:
             WriteFailed: The log has stopped before the record became durable.
-            LogClosed: The event loop that the log was started on doesn't run, so nobody would ever answer.
+            LogClosed: The event loop that the log was started on doesn't run, so the answer would never come.
         """
         of = self._acknowledgements
         assert of is not None  # noqa: S101 - as in `_of`, without its call

@@ -12,7 +12,7 @@ from audit_async.events.lifecycle import AuditSegmentDamaged, AuditSegmentSealed
 
 
 def events_of(committed: Committed, holds: StatedHolds) -> list[AuditEvent]:
-    """Return what the chain has to say of what the store did besides writing."""
+    """Return the records of what the store did besides writing."""
     events: list[AuditEvent] = [
         AuditSegmentSealed(
             segment=sealed.segment,

@@ -132,7 +132,7 @@ class Session:
                 session.writer.discard()
                 if session.checkpoints is not None:
                     thread.call(session.checkpoints.abandon)
-                # Waited for, so that whoever tries again finds the log unlocked, and takes no other slot for it.
+                # Waited for, so that the next try finds the log unlocked, and takes no other slot for it.
                 await _wait_done(thread.call(store.close), 1.0)
                 raise
         except BaseException:
@@ -311,14 +311,14 @@ class Session:
         self._thread.stop()
         self.writer.discard()
         for task in self._other_tasks:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - its loop has left it behind
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - as in WriterTask
         self._ended = True
         process_exit.forget(self)
         forks.forget(self)
         self._condition.set_status(HealthStatus.CLOSED)
 
     def drain_at_exit(self) -> None:
-        """Drain as the interpreter ends, say that nobody closed the log, and how much of it is lost; doesn't raise."""
+        """Drain as the interpreter ends; report that the log was not closed, and how much is lost. Doesn't raise."""
         if self._intake.state is State.FORKED or self.has_ended:
             return
         waiting = self._intake.buffer.held_events
@@ -330,11 +330,13 @@ class Session:
                 ended.result(2 * self._config.drain_timeout + 5.0)
             else:
                 self.close_without_loop()
-        except BaseException as error:  # noqa: BLE001 - the interpreter ends: there is nobody to raise it to
+        except BaseException as error:  # noqa: BLE001 - the interpreter ends: it is reported below
             why = describe_error(error)
         lost = min(waiting, self.writer.head_seq - self.acknowledgements.durable_seq)
         if lost and sys.stderr is not None:
-            sys.stderr.write(f"{self._condition.where}: {lost} events are lost, since nobody closed it, and {why}\n")
+            sys.stderr.write(
+                f"{self._condition.where}: {lost} events are lost, since the log was not closed, and {why}\n"
+            )
 
     async def _close_at_exit(self) -> None:
         assert self._task is not None  # noqa: S101 - as in close
@@ -342,7 +344,7 @@ class Session:
         await asyncio.wait({self._task})
 
     def warn_unless_closed(self) -> None:
-        """Give a `ResourceWarning`, once, if nobody has closed the log."""
+        """Give a `ResourceWarning`, once, if the log was never closed."""
         if self._was_closed or self._intake.state is State.FORKED:
             return
         self._was_closed = True
