@@ -16,7 +16,7 @@ _TEXT: Final = re.compile(
 )
 _FORM: Final = "application/x-www-form-urlencoded"
 
-#: A form of more fields or parts is searched as text; nobody reads it by name.
+#: A form of more fields or parts is searched as text.
 _MAX_FIELDS: Final = 1000
 _MAX_PART_HEAD: Final = 4096
 # RFC 2046, section 5.1.1, and RFC 7578: a boundary, and the parameters of a part's Content-Disposition.

@@ -28,7 +28,7 @@ _EMPTY: Final = re.compile(r"[*.•]*+|null|none|nil|true|false|-?[0-9]{1,2}|\[r
 
 # Programs with an option that has no name, and what follows it: a user with a password, or the password alone.
 _PROGRAM: Final = re.compile(
-    r"(?=[\ncwhxm7sdpnoarl-])(?:\n"  # the first character decides, before any look behind
+    r"(?=[\ncwhxm7sdpnoarl-])(?:\n"  # the first character decides, before any look-behind
     r"|(?<![\w.-])(?P<user>curl|wget|https?|xh)(?![\w.:-])"
     r"|(?<![\w.-])(?P<glued>mysql(?:dump|admin|import|show)?|mariadb(?:-dump|-admin)?|7z[ar]?)(?![\w:-]|\.\w)"
     r"|(?<![\w.-])(?:(?P<p>sshpass|(?:docker|podman|nerdctl|oras|az|helm registry)[ \t]{1,4}login)"

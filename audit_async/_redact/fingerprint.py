@@ -20,9 +20,12 @@ _SECRET_DIGITS: Final = 16
 def fingerprint_token(token: str | bytes) -> str:
     """Return `token:` and the first 6 hex digits of the token's SHA-256 (a text's as UTF-8): `token:a3f2c1`.
 
-    For tokens that nobody can guess, of 80 random bits and more: anybody who has the token can find its records, and
-    nobody can find the token. It is no unique key: of some 5,000 tokens two are likely to share one. Whatever short or
-    human-made secret is named like this is known to who tries the likely ones: take `fingerprint_secret`.
+    For tokens that can't be guessed, of 80 random bits and more: with the token its records can be found, and not the
+    other way. It is no unique key: of some 5,000 tokens two are likely to share one. A short secret, or one that people
+    made, can be found by trying the likely ones: use `fingerprint_secret` for those.
+
+    Args:
+        token: The token; of a text the bytes in UTF-8 count.
     """
     return f"token:{sha256(_as_bytes(token)).hexdigest()[:_TOKEN_DIGITS]}"
 
@@ -30,11 +33,15 @@ def fingerprint_token(token: str | bytes) -> str:
 def fingerprint_secret(secret: str | bytes, *, key: str | bytes) -> str:
     """Return `secret:` and the first 16 hex digits of the HMAC-SHA256 of a secret that could be guessed.
 
-    For PINs, codes, card numbers, passwords: without the key, trying all of them tells nothing. `key` has at least 16
-    bytes, random and kept outside the trail; under another key the same secret has another fingerprint. 64 bits are
-    enough to tell some billions of secrets apart.
+    For PINs, codes, card numbers, passwords: without the key, trying all of them reveals nothing. 64 bits distinguish
+    some billions of secrets.
 
-    Raises `ConfigError` for a key that is shorter.
+    Args:
+        secret: The secret.
+        key: At least 16 random bytes, kept outside the trail; with another key a secret has another fingerprint.
+
+    Raises:
+        ConfigError: If the key is shorter.
     """
     key_bytes = _as_bytes(key)
     if len(key_bytes) < MIN_KEY_BYTES:

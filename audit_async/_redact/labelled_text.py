@@ -1,4 +1,4 @@
-r"""Secrets in a text that a name stands before: `password=…`, `"api_key": "…"`, `<secret>…</secret>`, `Cookie: …`.
+r"""Secrets in a text, after their name: `password=…`, `"api_key": "…"`, `<secret>…</secret>`, `Cookie: …`.
 
 For texts of no known form, or of one that is broken: a log line, a URL's query, JSON that was cut in the middle or that
 is part of a longer text, `\"escaped\"` ones too. A name and a colon alone are no sign of a secret ("password: too
@@ -24,7 +24,7 @@ __all__ = ["LabelledText"]
 
 _PLACEHOLDER: Final = re.compile(r"\[redacted:[a-z0-9_]+\]")
 
-# Texts that stand for no secret: a mask, a word of a programming language, a small number.
+# Texts that are no secret: a mask, a word of a programming language, a small number.
 _EMPTY: Final = re.compile(r"[*.•]*+|null|none|nil|undefined|true|false|-?[0-9]{1,2}", re.IGNORECASE)
 _HAS_WORD: Final = re.compile(r"[^\W_]")
 
@@ -92,7 +92,7 @@ _ASCII_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") +
 
 
 class LabelledText:
-    """Replaces what a secret name stands before. Never changed, so safe in any thread."""
+    """Replaces what comes after a secret name. Never changed, so safe in any thread."""
 
     def __init__(self, names: SensitiveNames) -> None:
         self._names = names
@@ -101,7 +101,7 @@ class LabelledText:
         self._label_or_element = re.compile(f"{label}{_ELEMENT_END})")
 
     def redact(self, text: str) -> str:
-        """Return a text without what stands after a secret name; the text itself if there is nothing."""
+        """Return a text without what comes after secret names; the text itself if there is nothing."""
         lowered = text.lower()
         if len(lowered) != len(text):  # a capital letter of two in lower case
             lowered = text.translate(_ASCII_LOWER)
@@ -143,7 +143,7 @@ class _Search:
         return "".join([*self._kept, self._text[self._at :]])
 
     def _kind(self, label: re.Match[str]) -> str | None:
-        """Return the kind of secret that the label's whole name stands for."""
+        """Return the kind of secret that the label names."""
         group = label.lastgroup
         assert group is not None  # noqa: S101 - a separator is one of the groups
         end = label.start(group)

@@ -273,7 +273,7 @@ class _Walk:
         self._left = max_chars  #: how much may still be searched
         self._json_texts = 0  #: how many texts of JSON the walk is in
         # By id: what became of an object, with the object itself, so that its id stays its own. One that is still being
-        # searched stands for itself; data that contains itself is refused later, where the error can name the place.
+        # searched is returned as it is; data that contains itself is refused later, when the error can name the place.
         self._seen: dict[int, tuple[object, object]] = {}
 
     def take(self, value: object, name: str, depth: int) -> object:

@@ -69,7 +69,7 @@ class SensitiveNames:
         return self._cached(name[-_MAX_NAME:])
 
     def _ask(self, name: str) -> str | None:
-        # A shell's directories; a name that has what stands for a secret in it, or the end of that.
+        # A shell's directories; a name with a secret's replacement in it, or the end of one.
         if name in {"PWD", "OLDPWD"} or "[redacted:" in name or _PLACEHOLDER_END.match(name):
             return None
         letters = _letters(name)
@@ -112,7 +112,7 @@ def _words(name: str) -> str:
 
 
 def _kind(name: str) -> str:
-    """Return a secret name as it stands in a record: lower-case words joined by `_`."""
+    """Return a secret name as it is recorded: lower-case words joined by `_`."""
     return re.sub(r"[\W_]+", "_", _words(name)).strip("_")
 
 
@@ -124,7 +124,7 @@ def _ending_pattern(name: str) -> str:
     return word if word in _ONE_WORD or len(word) < 6 else "[ _.-]?".join(word)
 
 
-# Words of the default list, which nobody divides.
+# Words of the default list that are written as one.
 _ONE_WORD: Final = frozenset({
     "password", "passwd", "passphrase", "passcode", "secret", "bearer", "authorization", "cookie", "credential",
     "passwort", "kennwort", "wachtwoord", "contrasena", "phpsessid", "jsessionid",

@@ -24,7 +24,7 @@ __all__ = ["is_card_number", "redact_credentials", "redact_values", "redacted"]
 
 
 def redacted(kind: str) -> str:
-    """Return what stands in a secret's place."""
+    """Return what replaces a secret of this kind."""
     return f"[redacted:{kind}]"
 
 
@@ -92,7 +92,7 @@ def _basic(found: re.Match[str]) -> str:
     return found[0]
 
 
-# -- what stands for itself ----------------------------------------------------------------------------------
+# -- what is known by its form ----------------------------------------------------------------------------------
 
 _JWT: Final = re.compile(r"(?<![A-Za-z0-9_-])(e[wy][A-Za-z0-9_-]{6,}+)\.[A-Za-z0-9_-]*+(?:\.[A-Za-z0-9_-]*+){0,3}")
 
@@ -118,7 +118,7 @@ _SIGNATURE: Final = re.compile(
 )
 
 _CARD: Final = re.compile(
-    # Neither a part of a longer number or word, nor of a decimal fraction, nor behind the + of a telephone number; in
+    # Neither a part of a longer number or word, nor of a decimal fraction, nor after the + of a telephone number; in
     # groups neither a part of more groups of four nor of an IBAN.
     r"(?<![A-Za-z0-9_+-])(?<![0-9]\.)(?:"
     r"[2-6][0-9]{12,18}"
@@ -200,7 +200,7 @@ def _card(found: re.Match[str]) -> str:
     number = found[0]
     if is_card_number(re.sub("[ -]", "", number)):
         return redacted("card_number")
-    # Three digits behind it may be the card's check value instead.
+    # Three digits after it may be the card's check value instead.
     shorter, separator, rest = number.rpartition(found[1] or "none")
     if separator and is_card_number(shorter.replace(separator, "")):
         return redacted("card_number") + separator + rest

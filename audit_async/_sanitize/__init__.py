@@ -1,4 +1,4 @@
-"""Making events harmless: misleading text, values that JSON has no place for, sizes without a bound.
+"""Making events harmless: misleading text, values that JSON can't hold, sizes without a bound.
 
 Secrets are the subject of `_redact`.
 """

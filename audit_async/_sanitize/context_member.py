@@ -1,7 +1,7 @@
 """The member `context` of a record: what is bound for a task, made harmless as an event is.
 
 A binding is flat and short, so this is a loop and no walk. What can't be shortened enough gives way to its size and
-hash, so that an event is never lost because of what stands beside it.
+hash, so that an event is never lost because of its context.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _is_generated_id: Final = re.compile(
 ).fullmatch
 _LONGEST_ID: Final = 36
 
-# How long a text may still be where `max_field_chars` leaves too much.
+# How long a text may still be if `max_field_chars` leaves too much.
 _SHORTER: Final = (256, 64, 16)
 
 
@@ -43,13 +43,13 @@ def context_member(
     max_field_chars: int,
     max_bytes: int,
 ) -> bytes:
-    """Return `,"context":{…}`, to be put behind an encoded event: at most `max_bytes` bytes (at least 200).
+    """Return `,"context":{…}`, to be appended to an encoded event: at most `max_bytes` bytes (at least 200).
 
-    Raises `InvalidEvent`, which names the binding, where `on_unsafe` is "reject" and a text had to be changed, or the
-    whole is too large.
+    Raises `InvalidEvent`, which names the binding, if `on_unsafe` is "reject" and a text would have to be changed or
+    the whole is too large.
     """
     if max_field_chars >= _LONGEST_ID and max_bytes >= 3 * 64:
-        # 1 us instead of 12: once a request, where a middleware binds them (bench web).
+        # 1 us instead of 12, once per request if a middleware binds them (bench web).
         text = ""
         for name, value in values.items():
             if (

@@ -1,7 +1,7 @@
 """Fitting an event into `max_event_bytes`: its largest members give way to their size and hash, until it fits.
 
 What is taken out is the smallest member that is large enough by itself, so a large list in a mapping costs the list and
-not the mapping; where none is, the largest, and so on. It always ends: in the last resort only the type is left.
+not the mapping; if none is, the largest, and so on. It always ends: in the last resort only the type is left.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_TAKEN_OUT: Final = 16
 
 
 def with_reductions(data: dict[str, Any], reductions: Reductions) -> bytes:
-    """Encode an event's plain data, with what was reduced behind its type."""
+    """Encode an event's plain data, with what was reduced after its type."""
     listed = reductions.listed()
     if not listed:
         return encode_plain(data)
@@ -32,10 +32,10 @@ def with_reductions(data: dict[str, Any], reductions: Reductions) -> bytes:
 def fit(
     data: dict[str, Any], reductions: Reductions, fixed: Container[int], *, reject: bool, max_event_bytes: int
 ) -> bytes:
-    """Encode an event in at most `max_event_bytes` bytes; `data` is changed where that takes something out.
+    """Encode an event in at most `max_event_bytes` bytes; `data` is changed if something has to be taken out.
 
     `fixed` holds the ids of mappings that are not taken out, only what is in them. Raises `InvalidEvent`, which names
-    the largest member, where it is too large and `reject` is set. An event of 128 characters of type always fits in
+    the largest member, if it is too large and `reject` is set. An event of 128 characters of type always fits in
     1024 bytes.
     """
     encoded = whole = with_reductions(data, reductions)
@@ -57,7 +57,7 @@ def fit(
 
 
 class _Member(NamedTuple):
-    """A text, list or mapping that could be taken out of the container it stands in."""
+    """A text, list or mapping that could be taken out of its container."""
 
     size: int  #: about how many bytes that saves
     above: dict[str, Any] | list[Any]
@@ -79,7 +79,7 @@ def _size(member: _Member) -> int:
 
 def _members(data: dict[str, Any], fixed: Container[int]) -> list[_Member]:
     """Return all members that could be taken out, each with the size of what is in it."""
-    # Every container with the place it stands in; one stands behind the one that holds it.
+    # Every container with its place; each comes after the one that holds it.
     containers: list[tuple[Any, Any, str | int, Path | None]] = [(data, None, "", None)]
     members: list[_Member] = []
     sizes: dict[int, int] = {}

@@ -1,7 +1,7 @@
 """Plain, harmless JSON data of anything: the walk over an event that has something in it.
 
 It goes with a stack of its own instead of recursion, so no depth of nesting can exhaust the interpreter's, and it takes
-values apart with the built-in types' own methods, so that a subclass of str or dict has no say in what is recorded.
+values apart with the built-in types' own methods, so that a subclass of str or dict does not decide what is recorded.
 What msgspec would encode is encoded as msgspec does; beyond that, subclasses of the built-in types, any mapping, paths,
 networks, and pydantic models as `model_dump` gives them.
 """
@@ -190,7 +190,7 @@ class PlainWalk:
             )
         return None, frame
 
-    def _text(self, text: str, path: Path, behind: str = "") -> str:
+    def _text(self, text: str, path: Path, suffix: str = "") -> str:
         max_chars = self._max_chars
         if len(text) <= max_chars and not UNSAFE.search(text):
             return text
@@ -200,11 +200,11 @@ class PlainWalk:
                 if len(text) > max_chars
                 else "holds a control, bidirectional or invisible character, or half of one; remove it"
             )
-            raise self._invalid(render(path, behind), reason)
+            raise self._invalid(render(path, suffix), reason)
         shown = escape(text[:max_chars])
         if len(text) > max_chars or len(shown) > max_chars:
             digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-            self._reductions.add(render(path, behind), "chars", len(text), digest)
+            self._reductions.add(render(path, suffix), "chars", len(text), digest)
             shown = cut(shown, max_chars)
         return shown
 
@@ -225,7 +225,7 @@ class PlainWalk:
     # One key.
 
     def _key(self, key: object, path: Path, frame: _Frame) -> str:
-        """Return a key's harmless text; one that another key became before is told apart by a number."""
+        """Return a key's harmless text; one that another key became before gets a number."""
         target = frame.target
         text = self._text(self._key_text(key, path), path, "@key")
         if text not in target:
@@ -260,7 +260,7 @@ class PlainWalk:
     # One container.
 
     def _open(self, value: object, path: Path) -> _Frame | None:
-        """Return the container that a value is, None where it is none. What is in it is a snapshot."""
+        """Return the container that a value is, None if it is none. What is in it is a snapshot."""
         if isinstance(value, dict):
             items = list(dict.items(value))
         elif isinstance(value, list | tuple | set | frozenset):
@@ -314,7 +314,7 @@ def _struct_members(struct: msgspec.Struct, leave_out: str = "") -> list[tuple[i
 
 
 def _is_empty_default(value: object, default: object) -> bool:
-    """True where the default is a new list, dict or set each time, and the value is an empty one."""
+    """Return whether the default is a new list, dict or set each time, and the value is an empty one."""
     factory = getattr(default, "factory", None)
     return factory in (list, dict, set) and type(value) is factory and not value
 

@@ -1,7 +1,7 @@
-"""What was cut or taken out of an event: the list that is kept beside it, never longer than a fixed bound.
+"""What was cut or taken out of an event: the list that is recorded with it, never longer than a fixed bound.
 
 A member is named by its path: `.name` for a field or an identifier-like key, `[3]` for a place in a list, `{3}` for the
-place of any other key in its mapping, `@key` behind it for the key itself. So a path is short ASCII, it is unambiguous,
+place of any other key in its mapping, then `@key` for the key itself. So a path is short ASCII, it is unambiguous,
 and it holds no text of the event but keys that look like names.
 """
 
@@ -32,9 +32,9 @@ class Path(NamedTuple):
     key: object  #: a field's name or a mapping's key; `IN_LIST` in a list
 
 
-def render(path: Path | None, behind: str = "") -> str:
+def render(path: Path | None, suffix: str = "") -> str:
     """Return the path as text, at most 200 characters: of a longer one the beginning and a hash."""
-    steps = [behind]
+    steps = [suffix]
     while path is not None:
         steps.append(_step(path))
         path = path.above
@@ -73,7 +73,7 @@ class Reductions:
             self._digests.update(bytes.fromhex(digest))
 
     def adopt(self, earlier: object) -> bool:
-        """Take over the list of an event that was recorded before; False where it is no such list."""
+        """Take over the list of an event that was recorded before; return False if it is no such list."""
         if not isinstance(earlier, dict):
             return False
         for path, reduced in earlier.items():
@@ -99,7 +99,7 @@ class Reductions:
         return True
 
     def listed(self) -> dict[str, dict[str, Any]]:
-        """Return the entries as they stand in the record; that of the unlisted rest is under `*`."""
+        """Return the entries as they are recorded; that of the unlisted rest is under `*`."""
         if not self._more:
             return dict(self._listed)
         return {**self._listed, "*": {"count": self._more, "sha256": self._digests.hexdigest()}}

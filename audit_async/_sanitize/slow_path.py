@@ -1,7 +1,7 @@
-"""The slow road of `emit`: from an event whose encoded bytes may hold something unsafe to bytes that don't.
+"""The slow path of `emit`: from an event whose encoded bytes may hold something unsafe to bytes that don't.
 
 Most events that come here are harmless: a name with an accent, a line break, a long list. They are searched once, as
-bytes, and given back untouched. Only where something is found is the event walked over, and encoded anew.
+bytes, and returned untouched. Only if something is found is the event walked over and encoded again.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def make_harmless(
 ) -> bytes:
     """Return the JSON to be recorded for an event: one object on one line, its type first, with no unsafe text.
 
-    `encoded` is what `encode(event)` returned, None where it raised; it is returned as it is where nothing is found in
-    it. No text is longer than `max_field_chars` characters (at least 64), the whole never longer than
-    `max_event_bytes` bytes (at least 1024).
+    `encoded` is what `encode(event)` returned, None if it raised; it is returned as it is if nothing is found in it.
+    No text is longer than `max_field_chars` characters (at least 64), the whole never longer than `max_event_bytes`
+    bytes (at least 1024).
 
-    Raises `InvalidEvent`, which names the field and the reason and never the text: for what JSON has no place for, for
-    data that contains itself, where a value's own code raises, and with `on_unsafe="reject"` for all that would have
-    had to be changed.
+    Raises `InvalidEvent`, which names the field and the reason and never the text: for what JSON can't hold, for data
+    that contains itself, if a value's own code raises, and with `on_unsafe="reject"` for all that would have to be
+    changed.
     """
     kind = describe(type(event))
     if (
@@ -77,10 +77,10 @@ def make_harmless(
 
 
 def holds_plain_values(event: AuditEvent) -> bool:
-    """True where an event's values surely encode to what they are: 1 to 2 us for a small free-form event.
+    """Return whether an event's values surely encode to what they are: 1 to 2 us for a small free-form event.
 
     Not so: NaN and infinities, which msgspec writes as null; integers outside 64 bits, which few readers take; keys
-    that are no text and may become equal; and `msgspec.Raw`, whose bytes would stand in the line unread.
+    that are no text and may become equal; and `msgspec.Raw`, whose bytes would get into the line unread.
     """
     return _are_plain(msgspec.structs.astuple(event), MAX_DEPTH)
 
@@ -108,9 +108,9 @@ def _are_plain(values: Iterable[object], depth: int) -> bool:
 
 
 def _nothing_found(encoded: bytes, *, free_form: bool, max_field_chars: int) -> bool:
-    """True where encoded JSON certainly holds nothing that has to be changed; a false alarm costs only time."""
-    # Large events are mostly ASCII without a backslash, where nothing unsafe can be: looking for that first, and for
-    # digits in the next line, makes 4 KiB cost 9 us and not 38 (python -m bench event_size).
+    """Return whether encoded JSON surely holds nothing that has to be changed; a false alarm costs only time."""
+    # Large events are mostly ASCII without a backslash, which can't hold anything unsafe: looking for that first, and
+    # for digits in the next line, makes 4 KiB cost 9 us and not 38 (python -m bench event_size).
     plain = encoded.isascii() and b"\\" not in encoded and b"\x7f" not in encoded
     if (not plain and is_unsafe_json(encoded)) or (free_form and b"null" in encoded):
         return False

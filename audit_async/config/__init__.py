@@ -1,19 +1,19 @@
 """The configuration of a log: what may be set, what each setting promises, and where settings come from.
 
-Every object in here is frozen and valid: a value that can't work raises `ConfigError`, with the setting's
-dotted name, what was given and what is allowed, before anything touches the disk. Settings come from code
-(`AuditConfig(...)`), a TOML file (`AuditConfig.load`), the environment (`AuditConfig.from_env`) or a named
-starting point (`AuditConfig.preset`). Nothing in here looks at the file system but `load`, which reads its
-one file.
+Every object in here is frozen and valid: a value that can't work, and a misspelt keyword, raises `ConfigError`,
+with the setting's dotted name, what was given and what is allowed, before anything touches the disk. Settings
+come from code (`AuditConfig(...)`), a TOML file (`AuditConfig.load`), the environment (`AuditConfig.from_env`) or a
+named starting point (`AuditConfig.preset`). Nothing in here looks at the file system but `load`, which reads its one
+file.
 
 | module | subject |
 | --- | --- |
 | `audit_config` | all settings of one log, and how they fit together |
 | `mode`, `flush_mode`, `segments`, `redaction` | the groups of settings, each with what it promises |
-| `presets`, `overrides` | starting points, and what is set in their stead |
+| `presets`, `overrides` | starting points, and what replaces their settings |
 | `toml_file`, `environment` | the sources, each read into a table |
 | `tables` | making settings of a table |
-| `setting`, `messages` | what a setting is and how it is checked; what an error says |
+| `setting`, `settings_class`, `wording` | what a setting is, how it is checked and called; what an error says |
 """
 
 from audit_async.config.audit_config import AuditConfig
@@ -22,20 +22,24 @@ from audit_async.config.mode import Disabled, Local, Mode
 from audit_async.config.presets import PresetName
 from audit_async.config.redaction import Redaction
 from audit_async.config.segments import RetentionPolicy, RotationPolicy
-from audit_async.config.transparency import Transparency
+from audit_async.config.transparency import ExternalKey, KeySource, SecretSource, SignFunction, Transparency
 
 __all__ = [
     "AuditConfig",
     "Batched",
     "Disabled",
+    "ExternalKey",
     "FlushMode",
     "Hybrid",
     "Immediate",
+    "KeySource",
     "Local",
     "Mode",
     "PresetName",
     "Redaction",
     "RetentionPolicy",
     "RotationPolicy",
+    "SecretSource",
+    "SignFunction",
     "Transparency",
 ]

@@ -23,12 +23,12 @@ from audit_async.config.transparency import Transparency
 from audit_async.config.wording import naming, unknown
 from audit_async.errors import ConfigError
 
-#: What a record and its receipt need beside the event's own text, in bytes, rounded up; the buffer counts it too.
+#: What a record and its receipt need besides the event's own text, in bytes, rounded up; the buffer counts it too.
 RECORD_ROOM: Final = 1024
 
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
 _NAME_ALLOWED: Final = "1 to 64 ASCII letters, digits, '.', '_' and '-', a letter or digit first, no '..'"
-# An empty one stands for "left out"; whether it may be is a question for the whole configuration.
+# An empty one means "left out"; whether it may be depends on the whole configuration.
 _ServiceId = Annotated[str, Meta(pattern=rf"^(?!.*\.\.)(?:{_NAME}|\Z)", description=_NAME_ALLOWED)]
 _InstanceName = Annotated[
     Annotated[str, Meta(pattern=rf"^(?!.*\.\.){_NAME}")] | None,
@@ -39,29 +39,29 @@ _InstanceName = Annotated[
 class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
     """All settings of one log; frozen, and valid from the moment it exists.
 
-    - `mode`: `Local(base_dir)`, or `Disabled()` to record nothing.
-    - `service_id`: whose trail it is. It stands in every record and names a directory: 1 to 64 ASCII letters,
-      digits, `.`, `_` and `-`, a letter or digit first, no `..`. May be left out (empty) only with
-      `Disabled()`.
-    - `flush_mode`: when records become durable, and so what a power cut can lose.
-    - `rotation`, `retention`: how long a segment grows, how long it is kept.
-    - `instance`: the name of this process's chain, with the letters of `service_id`; None takes the first
-      free slot.
-    - `buffer_events`, `buffer_bytes`: how much may wait for the disk; the last tenth is kept for critical
-      events.
-    - `on_unsafe`: text that could mislead a reader, or is too long, is made harmless ("escape"), or `emit`
-      raises `InvalidEvent` ("reject").
-    - `max_field_chars`: the longest text of a field, in characters. At least 64, so that no SHA-256 is ever
-      cut.
-    - `max_event_bytes`: the largest event, in bytes of JSON, with what is bound for its task.
-    - `redaction`: what is taken out of free-form data before it is recorded.
-    - `transparency`: sign checkpoints of the log, as a transparency log does; needs the extra `tlog`.
-    - `drain_timeout`: how long an orderly end waits for the disk, in seconds.
-    - `handle_signals`: drain on SIGTERM and SIGINT before they take their ordinary course.
-    - `allow_insecure_dir`: write also below a base directory that other users can write to.
-    - `low_disk_bytes`: report low space when less than this many bytes are left; 0 never does.
+    Args:
+        mode: `Local(base_dir)`, or `Disabled()` to record nothing.
+        service_id: Whose trail it is. It is in every record and names a directory: 1 to 64 ASCII letters, digits, `.`,
+            `_` and `-`, a letter or digit first, no `..`. May be left out (empty) only with `Disabled()`.
+        flush_mode: When records become durable, and so what a power cut can lose.
+        rotation: How long a segment grows.
+        retention: How long a segment is kept.
+        instance: The name of this process's chain, with the letters of `service_id`; None takes the first free slot.
+        buffer_events: How many events may wait for the disk; the last tenth is kept for critical ones.
+        buffer_bytes: How many bytes may wait for the disk, likewise.
+        on_unsafe: Text that could mislead a reader, or is too long, is made harmless ("escape"), or `emit` raises
+            `InvalidEvent` ("reject").
+        max_field_chars: The longest text of a field, in characters. At least 64, so that no SHA-256 is ever cut.
+        max_event_bytes: The largest event, in bytes of JSON, with what is bound for its task.
+        redaction: What is taken out of free-form data before it is recorded.
+        transparency: Sign checkpoints of the log, as a transparency log does; needs the extra `tlog`.
+        drain_timeout: How long an orderly end waits for the disk, in seconds.
+        handle_signals: Drain on SIGTERM and SIGINT before they take their ordinary course.
+        allow_insecure_dir: Write also below a base directory that other users can write to.
+        low_disk_bytes: Report low space when less than this many bytes are left; 0 never does.
 
-    Raises `ConfigError` for a value that is wrong by itself or can't work together with another.
+    Raises:
+        ConfigError: If a value is wrong by itself or can't work together with another, or a keyword is misspelt.
     """
 
     mode: Annotated[
@@ -100,7 +100,7 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
     def load(cls, path: str | os.PathLike[str], **overrides: Unpack[Overrides]) -> Self:
         r"""Read a TOML file; `overrides` replace whole settings of it, whatever the file says of them.
 
-        Settings stand under their own names, groups are tables, and `type` chooses among several:
+        Settings have their own names, groups are tables, and `type` chooses among several:
 
             service_id = "orders"
             buffer_bytes = "10MiB"      # or a number of bytes
@@ -118,9 +118,13 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
         `transparency`: a service that is started from elsewhere must go on with the same chain, not begin a second
         one unnoticed.
 
-        Raises `ConfigError`: with the setting's name where a value is wrong or a key unknown, with the file's
-        path where the file is missing, unreadable or not TOML. The message never holds the file's text, only
-        the value.
+        Args:
+            path: The file.
+            **overrides: Settings by name, as the constructor takes them.
+
+        Raises:
+            ConfigError: With the setting's name if a value is wrong or a key unknown, with the file's path if the file
+                is missing, unreadable or not TOML. The message never holds the file's text, only the value.
         """
         from audit_async.config.toml_file import read_toml  # noqa: PLC0415 - a tenth of what importing the room takes
 
@@ -148,9 +152,15 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
         `AUDIT_BASE_DIR` says.
 
         Sizes are bytes or text such as `64MiB`, switches `true`, `false`, `1` or `0`; lists are joined
-        by commas. An empty variable counts as not set. Raises `ConfigError` that names setting and variable
-        where a value is wrong, and for a variable with the prefix that is no setting; no message holds another
-        variable's value.
+        by commas. An empty variable counts as not set.
+
+        Args:
+            prefix: What the variables begin with; not empty.
+            environ: The variables, `os.environ` if left out.
+
+        Raises:
+            ConfigError: With the setting and the variable if a value is wrong, and for a variable with the prefix that
+                is no setting. No message holds another variable's value.
         """
         table, name_of = read_environment(cls, prefix, environ)
         with naming(lambda field: f"variable {name_of[field]}" if field in name_of else ""):
@@ -182,8 +192,14 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
         - "home_lab": no standard. Small buffers and segments, a sync every 5 seconds (critical events at
           once) to spare an SD card, deleted after 90 days.
 
-        A preset is a starting point and no legal advice. Raises `ConfigError` for an unknown name and for
-        overrides that can't work.
+        A preset is a starting point and no legal advice.
+
+        Args:
+            name: The preset.
+            **overrides: Settings by name, as the constructor takes them; `mode` and `service_id` among them.
+
+        Raises:
+            ConfigError: If the name is unknown, or the overrides can't work.
         """
         if name not in PRESETS:
             raise ConfigError("preset", unknown("preset", str(name), PRESETS))

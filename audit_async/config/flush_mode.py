@@ -26,6 +26,10 @@ class Batched(Settings, frozen=True, kw_only=True, tag_field="type", tag="batche
 
     The timer fires also when nothing more arrives. A killed process loses what was still in memory; a power
     cut loses up to `size` records or `interval` seconds, critical events among them.
+
+    Args:
+        size: After how many records to sync.
+        interval: After how many seconds to sync.
     """
 
     _path: ClassVar[str] = "flush_mode."
@@ -42,6 +46,11 @@ class Hybrid(Settings, frozen=True, kw_only=True, tag_field="type", tag="hybrid"
 
     A power cut loses up to `batch_size` records or `batch_interval` seconds, none of them critical. With
     `critical_immediate=False` it is `Batched`.
+
+    Args:
+        batch_size: After how many records to sync.
+        batch_interval: After how many seconds to sync.
+        critical_immediate: Whether a critical event is made durable at once.
     """
 
     _path: ClassVar[str] = "flush_mode."

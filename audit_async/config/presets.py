@@ -13,7 +13,7 @@ from audit_async.config.setting import GIB, MIB
 PresetName = Literal["gdpr", "soc2", "iso27001", "hipaa", "pci_dss", "throughput", "home_lab"]
 
 PRESETS: Final[dict[str, Overrides]] = {
-    # Where a standard is behind a preset, the flush mode stays Immediate: none of them tolerates a gap.
+    # The presets of standards keep the flush mode Immediate: none of the standards tolerates a gap.
     "gdpr": {
         "retention": RetentionPolicy(min_retention_days=180, archive_after_days=90, delete_after_days=365),
     },

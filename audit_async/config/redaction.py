@@ -20,16 +20,21 @@ _SecretNames = Annotated[
 
 
 class Redaction(Settings, frozen=True, kw_only=True):
-    """What is taken out of free-form data, headers and bodies before it is recorded, and left as `[redacted:kind]`.
+    """What is taken out of free-form data, headers and bodies before it is recorded, and replaced by `[redacted:kind]`.
 
-    - `enabled`: search at all. Fields of a fixed type (`path: str`) are never searched: what they hold is the code's
-      own choice.
-    - `keys`: whose values are secrets wherever they stand in free-form data. Case, punctuation and digits at the end
-      don't count, and what a name begins with is free: `api_key` is also `X-Api-Key` and `stripeApiKey2`. A name that
-      goes on (`token_count`, `password_changed_at`) is another one. Given, they replace the list.
-    - `extra_keys`: names beside those of `keys`.
-    - `values`: also take out what looks like a secret by itself, whatever its name: bearer and basic credentials, JWTs,
-      private keys in PEM, keys of cloud services, passwords in URLs, card numbers; in a longer text only that part.
+    Args:
+        enabled: Whether to search at all. Fields of a fixed type (`path: str`) are never searched: the code chooses
+            what they hold.
+        keys: The names whose values are secrets, anywhere in free-form data. Case, accents, punctuation and digits at
+            the end don't count, and a name may begin with anything: `api_key` is also `X-Api-Key` and `stripeApiKey2`.
+            A name that goes on (`token_count`, `password_changed_at`) is another one. Given, they replace the list.
+        extra_keys: Names in addition to those of `keys`.
+        values: Whether to take out what looks like a secret by itself, whatever its name: bearer and basic
+            credentials, JWTs, private keys in PEM, keys of services, passwords in URLs, card numbers; of a longer text
+            only that part.
+
+    Raises:
+        ConfigError: If a value is not allowed.
     """
 
     _path: ClassVar[str] = "redaction."

@@ -22,13 +22,13 @@ from audit_async.errors import ConfigError
 class Settings(Struct, metaclass=SettingsClass, frozen=True, kw_only=True):
     """The base of every group of settings: it refuses wrong values however the object is made."""
 
-    _path: ClassVar[str] = ""  #: what stands before a field's name in an error, its dot included
+    _path: ClassVar[str] = ""  #: put before a field's name in an error, its dot included
 
     def __post_init__(self) -> None:
         for field in msgspec.structs.fields(type(self)):
             given = getattr(self, field.name)
             value = checked(f"{self._path}{field.name}", given, field.type)
-            if value is not given:  # an int where seconds are due
+            if value is not given:  # an int for seconds
                 msgspec.structs.force_setattr(self, field.name, value)
 
 
@@ -44,7 +44,7 @@ def checked(field: str, given: object, type_: object) -> object:
     else:
         try:
             value: object = msgspec.convert(given, type_)
-        except (msgspec.ValidationError, UnicodeEncodeError):  # the latter for surrogates where no text is due
+        except (msgspec.ValidationError, UnicodeEncodeError):  # the latter for surrogates in place of a number
             pass
         else:
             return value
@@ -91,7 +91,7 @@ def whole_number(low: int, high: int, unit: str) -> Meta:
 
 
 def byte_size(low: int, high: int) -> Meta:
-    """Return what a number of bytes must keep to, which text such as `64MiB` may stand for."""
+    """Return what a number of bytes must keep to, which may be written as text such as `64MiB`."""
     return Meta(
         ge=low,
         le=high,

@@ -1,4 +1,4 @@
-"""Making settings of a table, as a file or the environment has it: what its names, and the texts in it, stand for."""
+"""Making settings of a table, as a file or the environment has it: what its names and texts mean."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def build(cls: type[_G], table: Mapping[str, object], *, from_text: bool) -> _G:
 
 
 def _build_group(name: str, groups: list[type[Group]], given: object, *, from_text: bool) -> object:
-    """Make the group that `given` is the table of; where there are several, its `type` says which."""
+    """Make the group that `given` is the table of; if there are several, its `type` says which."""
     by_tag = {cls.__struct_config__.tag: cls for cls in groups}
     if given is None or isinstance(given, Settings | Transparency):
         return given
@@ -58,7 +58,7 @@ def _build_group(name: str, groups: list[type[Group]], given: object, *, from_te
 
 
 def _read(given: object, type_: object, *, from_text: bool) -> object:
-    """Return the value that text stands for; text that stands for none is returned as it is."""
+    """Return the value that a text means; a text that means none is returned as it is."""
     if not isinstance(given, str) or get_origin(type_) is not Annotated:
         return given
     base, *metas = get_args(type_)
@@ -75,7 +75,7 @@ def _read(given: object, type_: object, *, from_text: bool) -> object:
 
 
 def _bytes_of(text: str) -> int | str:
-    """Return the bytes that `64MiB`, `64 MB` or `67108864` stand for; `text` itself where it is no size."""
+    """Return the bytes that `64MiB`, `64 MB` or `67108864` mean; `text` itself if it is no size."""
     match = _SIZE.fullmatch(text)
     if match is None:
         return text

@@ -1,4 +1,4 @@
-"""What a `ConfigError` says: of a value that is wrong, of a name that nobody knows, of where a value came from.
+"""What a `ConfigError` says: of a value that is wrong, of an unknown name, of the source of a value.
 
 No message shows more of what was given than is needed to recognise it.
 """
@@ -26,7 +26,7 @@ _short.maxstring = _short.maxother = 60
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str], path: str, kind: str = "setting") -> None:
-    """Raise `ConfigError` for the first name that is none of `known`; `path` stands before it."""
+    """Raise `ConfigError` for the first name that is none of `known`; `path` is put before it."""
     known = list(known)
     for name in given:
         if name not in known:
@@ -41,7 +41,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the known name that looks like `name` as the end of a message; empty where none does."""
+    """Return the known name that looks like `name` as the end of a message; empty if none does."""
     close = difflib.get_close_matches(brief(name).lower(), {text.lower(): text for text in known}, n=1)
     return "".join(f"; did you mean {text}?" for text in known if close and text.lower() == close[0])
 
@@ -59,7 +59,7 @@ def either(tags: Iterable[object]) -> str:
 
 @contextmanager
 def naming(source: Callable[[str], str]) -> Iterator[None]:
-    """Say in a `ConfigError` where its value came from."""
+    """Add the source of a value to the `ConfigError` about it."""
     try:
         yield
     except ConfigError as error:

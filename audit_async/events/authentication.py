@@ -12,7 +12,7 @@ from audit_async.events.base import ActorInfo, AuditEvent, AuthMethod, IPAddress
 
 
 class AuthSuccess(AuditEvent, tag="auth.success"):
-    """Somebody proved who he is."""
+    """An actor proved its identity."""
 
     actor: ActorInfo
     method: AuthMethod
@@ -20,7 +20,7 @@ class AuthSuccess(AuditEvent, tag="auth.success"):
 
 
 class AuthFailure(AuditEvent, tag="auth.failure"):
-    """Somebody tried to get in and could not. Critical."""
+    """Somebody tried to log in and could not. Critical."""
 
     critical: ClassVar[bool] = True
 

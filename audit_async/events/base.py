@@ -1,7 +1,7 @@
 """What every event is made of: the base class, its shared parts, and the one encoder.
 
 An event is a frozen value. Its type is the `event_type` in the record, taken from the class's `tag`; its members
-stand in the record in the order in which the class declares them, and what has its default is left out. What an
+are recorded in the order in which the class declares them, and what has its default is left out. What an
 event may hold is decided here and in the classes; whether a class is fit to be recorded, in `registry`.
 """
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     #: An address as text or as an object of `ipaddress`; a decoded event always has text.
     IPAddress = str | IPv4Address | IPv6Address
 else:
-    # What msgspec's decoder sees: in JSON an address is text, and a union of three texts can't be told apart.
+    # What msgspec's decoder sees: in JSON an address is text, and a union of three texts can't be decoded.
     IPAddress = str
 
 
@@ -54,7 +54,7 @@ class Reduced(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Exactly one size is given. `chars`: the member was a text longer than `max_field_chars` and was cut; `sha256` is
     that of the whole text in UTF-8 (a lone surrogate as its three bytes). `bytes`: it was taken out; `sha256` is that
     of what would have been recorded, a text as its UTF-8, anything else as its JSON. `count`: this many more
-    members were reduced than are listed; `sha256` is that of their own digests, one behind the other.
+    members were reduced than are listed; `sha256` is that of their own digests, one after the other.
     """
 
     chars: int | None = None
@@ -138,7 +138,7 @@ class AuditEvent(
 
     @property
     def event_type(self) -> str:
-        """The type's name as it stands in the record."""
+        """The type's name as it is recorded."""
         return cast("str", type(self).__struct_config__.tag)
 
 
@@ -148,7 +148,7 @@ def definitions() -> int:
 
 
 def require_aware(event: AuditEvent, field: str) -> None:
-    """Raise `InvalidEvent` where `field` of `event` is a datetime that does not say in which time zone."""
+    """Raise `InvalidEvent` if `field` of `event` is a datetime without a time zone."""
     value: object = getattr(event, field)
     if isinstance(value, datetime) and value.utcoffset() is None:
         reason = "is a datetime without a time zone; give it one, as datetime.now(UTC) does"

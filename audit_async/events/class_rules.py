@@ -96,7 +96,7 @@ def _checked_tag(cls: type[Any], tag: object) -> str:
     if tag.startswith("audit.") and cls.__module__ != LIFECYCLE_MODULE:
         raise InvalidEvent(name, "", "tags that begin with audit. belong to the log itself; choose another category")
     if _is_taken(tag, cls):
-        gc.collect()  # a class is part of a cycle: one that nobody can use any more may only wait for its end
+        gc.collect()  # a class is part of a cycle: one that can't be used any more may only wait for its end
         other = _classes.get(tag)
         if other is not None:
             place = f"{other.__module__}.{other.__qualname__}"

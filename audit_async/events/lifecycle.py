@@ -1,4 +1,4 @@
-"""The log's own life, told in its own chain: the `audit.*` events, which only the library emits.
+"""The log's own life, recorded in its own chain: the `audit.*` events, which only the library emits.
 
 Sizes are in bytes, hashes lower-case hex SHA-256; a `segment` is a file name in the log's directory.
 """
@@ -39,7 +39,7 @@ class AuditLogClosed(AuditEvent, tag="audit.log_closed"):
 
 
 class AuditLogRecovered(AuditEvent, tag="audit.log_recovered"):
-    """What a crash left behind the last whole record was put aside, into `torn_file`."""
+    """What a crash left after the last whole record was set aside, into `torn_file`."""
 
     torn_bytes: int
     torn_sha256: str

@@ -1,4 +1,4 @@
-"""What a logging library was told, where it was chosen to be evidence."""
+"""What was logged with a logging library, if it was chosen to be evidence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class LogRecorded(AuditEvent, tag="log.recorded"):
     """A record of a logging library; `occurred_at` is when it was logged.
 
     `exception` is the class of the exception that was logged with it, never its text or its traceback. `data` is what
-    a structured logger was given beside the message: any JSON.
+    a structured logger was given besides the message: any JSON.
     """
 
     logger: str

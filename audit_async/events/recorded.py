@@ -1,7 +1,7 @@
 """Recorded events, read back: from the bytes of a line to a typed event, with nothing dropped on the way.
 
-An event comes back as its own class where this process knows the class and the class has room for all that was
-recorded; otherwise as a `GenericEvent`, which keeps every member. Whether the line is genuine is for `chain` to say.
+An event comes back as its own class if this process knows the class and the class has room for all that was
+recorded; otherwise as a `GenericEvent`, which keeps every member. Whether the line is genuine is for `_chain` to say.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Record(PlainData, frozen=True, kw_only=True):
     timestamp: datetime  #: when it was emitted; aware, UTC
     service_id: str
     event: AuditEvent
-    context: dict[str, object]  #: what was bound for the task that emitted it; empty where nothing was
+    context: dict[str, object]  #: what was bound for the task that emitted it; empty if nothing was
     prev_hash: str
     hash: str
     log: str = ""  #: the log it was read from, as `orders/00`; empty if that is not known
@@ -91,7 +91,7 @@ def decode_record(line: bytes, *, log: str = "") -> Record:
 
 
 def decode_event(raw: bytes | msgspec.Raw) -> AuditEvent:
-    """Return the event that a JSON object holds: of its own class where nothing is lost by it, or a `GenericEvent`.
+    """Return the event that a JSON object holds: of its own class if nothing is lost by it, or a `GenericEvent`.
 
     Raises `NotARecord` for what is not a JSON object.
     """
@@ -140,7 +140,7 @@ def _types(defined: int) -> dict[str, type[AuditEvent]]:  # noqa: ARG001 - it is
 
 @lru_cache(maxsize=1024)
 def _decoder_for(event_type: str, defined: int) -> msgspec.json.Decoder[AuditEvent] | None:
-    """Return the decoder of a type's class, None where there is none; cached until a subclass is defined."""
+    """Return the decoder of a type's class, None if there is none; cached until a subclass is defined."""
     cls = _types(defined).get(event_type)
     if cls is None:
         return None

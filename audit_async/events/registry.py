@@ -78,7 +78,7 @@ def _learn(cls: type[AuditEvent]) -> EventKind:
     if not issubclass(cls, AuditEvent):
         raise InvalidEvent(name, "", "is no event; subclass AuditEvent")
     if issubclass(cls, GenericEvent):
-        raise InvalidEvent(name, "", "stands for a recorded event of an unknown type; emit an event of a known type")
+        raise InvalidEvent(name, "", "represents a recorded event of an unknown type; emit an event of a known type")
     if is_abstract(cls):
         raise InvalidEvent(name, "", "is abstract, a base for other events; emit an event of a subclass with a tag")
     if not is_recordable(cls):
@@ -90,7 +90,7 @@ def _learn(cls: type[AuditEvent]) -> EventKind:
 
 
 def _free_form(cls: type[AuditEvent], name: str) -> bool:
-    """True where the annotations can hold a float at any depth, or anything at all."""
+    """Return whether the annotations can hold a float at any depth, or anything at all."""
     try:
         waiting = [inspect.type_info(cls)]
     except Exception:  # noqa: BLE001 - annotations that can't be resolved may mean anything
@@ -100,7 +100,7 @@ def _free_form(cls: type[AuditEvent], name: str) -> bool:
     while waiting:
         info = waiting.pop()
         if isinstance(info, inspect.RawType):
-            # Raw bytes go into the line unread: a line break or another event's end could stand in them.
+            # Raw bytes go into the line unread: a line break or another event's end could be in them.
             raise InvalidEvent(name, "", "has a member of type msgspec.Raw, which can't be checked; use dict or list")
         if isinstance(info, inspect.AnyType | inspect.FloatType | inspect.CustomType | inspect.ExtType):
             free_form = True

@@ -1,7 +1,7 @@
 """Requests that a web service answered, as its middleware saw them from outside.
 
-Everything here is plain text and numbers, on purpose: no member has room for free-form data, so that the event of every
-single request takes the fast way into the trail. Headers and bodies are lists of text, redacted before they come here.
+Everything here is plain text and numbers, on purpose: no member has room for free-form data, so that the event of each
+request takes the plain path into the trail. Headers and bodies are lists of text, redacted before they come here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class HttpOutcome(StrEnum):
 class CapturedBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A body, or its beginning, with its secrets taken out.
 
-    `text` is in pieces that are short enough to be recorded whole; joined they are the text. It is empty where the body
+    `text` is in pieces that are short enough to be recorded whole; joined they are the text. It is empty if the body
     is not text of a listed type, and then `left_out` says why.
     """
 
@@ -40,8 +40,8 @@ class CapturedBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class HttpRequest(AuditEvent, tag="http.request"):
     """A request was answered, or came to another end; what is not known is left out.
 
-    `route` is the template that the path matched (`/orders/{order_id}`). `status` is what the client was told: where
-    the application raised before it answered, that is the server's 500. `duration_ms` lasts to the answer's last byte,
+    `route` is the template that the path matched (`/orders/{order_id}`). `status` is what the client received: if
+    the application raised before it answered, the server's 500. `duration_ms` lasts to the answer's last byte,
     and `bytes_in` counts the body as far as the application read it. `query`, headers and bodies are there only if the
     policy asks for them. If the application is served below a prefix, the record's context has it as `http_root_path`,
     and the application sees `path` without it.
@@ -81,10 +81,10 @@ class HttpRequestStarted(AuditEvent, tag="http.request_started"):
 
 
 class WebSocketClosed(AuditEvent, tag="http.websocket_closed"):
-    """A WebSocket came to its end. `status` is 101 where it was accepted, otherwise the refusal's.
+    """A WebSocket came to its end. `status` is 101 if it was accepted, otherwise the refusal's.
 
-    `close_code` is that of RFC 6455 and `closed_by` is `client` or `server`; both are left out where nobody closed it
-    in order. Messages are counted, never kept; where a framework does not show them, the counts are left out.
+    `close_code` is that of RFC 6455 and `closed_by` is `client` or `server`; both are left out if it was not closed
+    in order. Messages are counted, never kept; if a framework does not show them, the counts are left out.
     """
 
     actor: ActorInfo | None = None
