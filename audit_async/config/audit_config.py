@@ -132,7 +132,7 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
         with naming(lambda field: "" if field.split(".")[0] in overrides else f"in {os.fspath(path)}"):
             config = build(cls, table | overrides, from_text=False)
         here = Path(path).absolute().parent
-        if isinstance(config.mode, Local) and "mode" not in overrides:
+        if isinstance(config.mode, Local) and "mode" not in overrides and not Path(config.mode.base_dir).is_absolute():
             mode = msgspec.structs.replace(config.mode, base_dir=here / config.mode.base_dir)
             config = msgspec.structs.replace(config, mode=mode)
         if config.transparency is not None and "transparency" not in overrides:

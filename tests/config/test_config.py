@@ -356,6 +356,12 @@ def test_a_relative_directory_counts_from_the_file(
     assert here.mode == Local(file.parent / "audit")
 
 
+def test_an_absolute_directory_is_kept_as_it_is_written(file: Path) -> None:
+    """As in code: it is not even normalised."""
+    file.write_text("service_id = 'o'\n[mode]\ntype = 'local'\nbase_dir = '/srv/.'\n", encoding="utf-8")
+    assert AuditConfig.load(file).mode == Local("/srv/.")
+
+
 def test_overrides_win_over_the_file(file: Path) -> None:
     """What code says replaces what the file says, and is not moved to the file's directory."""
     file.write_text(GOOD + '[flush_mode]\ntype = "nonsense"\n')
