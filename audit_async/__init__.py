@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         RetentionRefused,
         WriteFailed,
     )
-    from audit_async.events.base import ActorInfo, AuditEvent, AuthMethod, ResourceInfo
+    from audit_async.events import ActorInfo, AuditEvent, AuthMethod, ResourceInfo
     from audit_async.logger import AuditLogger, run
     from audit_async.reader import AuditQuery, AuditReader
     from audit_async.status import Commit, Health, HealthStatus, Histogram, LoggerStats, Position

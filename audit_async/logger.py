@@ -30,8 +30,8 @@ from audit_async._writer.upkeep import RetentionReport, Upkeep
 from audit_async.config import AuditConfig, Disabled, Local
 from audit_async.context import bound_here
 from audit_async.errors import ConfigError, LogClosed, WriteFailed
-from audit_async.events.base import AuditEvent, encode
-from audit_async.events.lifecycle import AuditLogAccessed
+from audit_async.events import AuditEvent, AuditLogAccessed
+from audit_async.events.base import encode
 from audit_async.status import CommitObserver, Condition, Health, HealthStatus, LoggerStats, Measurements, Position
 
 __all__ = ["AuditLogger", "run"]

@@ -40,7 +40,7 @@ from audit_async._verify.verification import verify_trail
 from audit_async._verify.verify_report import LogReport, Progress, VerifyReport
 from audit_async._verify.verify_scope import Everything, LastRecords, Scope, SeqRange, TimeRange
 from audit_async.errors import LogCorrupted
-from audit_async.events.recorded import NotARecord, Record
+from audit_async.events import NotARecord, Record
 from audit_async.logger import AuditLogger
 from audit_async.status import Position
 

@@ -19,9 +19,8 @@ from anyio.from_thread import start_blocking_portal
 
 from audit_async.config import AuditConfig, Local
 from audit_async.errors import InvalidEvent
-from audit_async.events.base import AuditEvent, encode
-from audit_async.events.recorded import Record, decode_record
-from audit_async.events.registry import GenericEvent, describe
+from audit_async.events import AuditEvent, GenericEvent, Record, decode_record, describe
+from audit_async.events.base import encode
 from audit_async.logger import AuditLogger
 
 __all__ = ["AuditTrail"]

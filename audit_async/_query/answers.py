@@ -9,8 +9,8 @@ from audit_async._query.audit_query import AuditQuery
 from audit_async._query.cursor import encode_cursor
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Found
+from audit_async.events import Record, decode_record
 from audit_async.events.plain_data import PlainData
-from audit_async.events.recorded import Record, decode_record
 
 
 class Page(PlainData, frozen=True, kw_only=True):

@@ -14,8 +14,8 @@ from audit_async._query.segment_scan import Damage, Found, scan
 from audit_async._trail.log_files import Log, list_segments
 from audit_async._trail.segment_parts import Part, Range, parts_of
 from audit_async.errors import AuditError
+from audit_async.events import Record, decode_record
 from audit_async.events.plain_data import PlainData
-from audit_async.events.recorded import Record, decode_record
 from audit_async.status import Position
 
 _AUDIT_ID: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{1,16}", re.ASCII)

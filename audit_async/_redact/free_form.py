@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import inspect
 
-from audit_async.events.base import AuditEvent
+from audit_async.events import AuditEvent
 
 __all__ = ["free_form_members"]
 

@@ -26,7 +26,8 @@ from audit_async._redact.sensitive_names import SensitiveNames
 from audit_async._redact.token_patterns import is_card_number, redact_credentials, redact_values, redacted
 from audit_async.config import Redaction
 from audit_async.errors import InvalidEvent
-from audit_async.events.base import AuditEvent, pydantic_dump
+from audit_async.events import AuditEvent
+from audit_async.events.base import pydantic_dump
 
 __all__ = ["Redactor"]
 

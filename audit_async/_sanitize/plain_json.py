@@ -26,7 +26,8 @@ import msgspec
 from audit_async._sanitize.reductions import IN_LIST, Path, Reductions, render
 from audit_async._sanitize.unsafe_text import UNSAFE, cut, escape
 from audit_async.errors import InvalidEvent
-from audit_async.events.base import AuditEvent, pydantic_dump
+from audit_async.events import AuditEvent
+from audit_async.events.base import pydantic_dump
 
 __all__ = ["MAX_DEPTH", "PlainWalk", "encode_plain"]
 

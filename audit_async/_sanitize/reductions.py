@@ -11,7 +11,7 @@ import re
 from hashlib import sha256
 from typing import Any, Final, Literal, NamedTuple
 
-from audit_async.events.base import Reduced
+from audit_async.events import Reduced
 
 __all__ = ["IN_LIST", "Path", "Reductions", "render"]
 

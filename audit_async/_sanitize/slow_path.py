@@ -21,8 +21,7 @@ from audit_async._sanitize.plain_json import MAX_DEPTH, PlainWalk
 from audit_async._sanitize.reductions import Reductions
 from audit_async._sanitize.unsafe_text import is_unsafe_json
 from audit_async.errors import InvalidEvent
-from audit_async.events.base import AuditEvent
-from audit_async.events.registry import describe
+from audit_async.events import AuditEvent, describe
 
 __all__ = ["OnUnsafe", "holds_plain_values", "make_harmless"]
 

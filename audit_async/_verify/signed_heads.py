@@ -24,9 +24,8 @@ from audit_async._trail.record_hashes import RecordHashes
 from audit_async._trail.segment_parts import Part, Range, parts_of
 from audit_async._verify.findings import Observation, Observations
 from audit_async.errors import LogCorrupted
-from audit_async.events.base import AuditEvent
+from audit_async.events import AuditEvent, decode_record
 from audit_async.events.lifecycle import AuditCheckpoint, AuditSigningKeysChanged
-from audit_async.events.recorded import decode_record
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint, VerifiedCheckpoint
 from audit_async.tlog.commitments import Commitments
 from audit_async.tlog.failures import InvalidSignature, LogForked, Malformed, QuorumNotMet, TilesDamaged

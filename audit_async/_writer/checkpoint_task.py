@@ -32,11 +32,11 @@ from audit_async._trail.log_files import Log
 from audit_async._trail.segment_parts import Range, parts_of
 from audit_async._writer.disk_thread import DiskThread
 from audit_async._writer.growing_tree import GrowingTree
-from audit_async.config.transparency import Transparency, default_origin
+from audit_async.config import Transparency
+from audit_async.config.transparency import default_origin
 from audit_async.errors import AuditError
-from audit_async.events.base import AuditEvent
+from audit_async.events import AuditEvent, decode_record
 from audit_async.events.lifecycle import AuditCheckpoint, AuditSigningKeysChanged, AuditSigningRefused
-from audit_async.events.recorded import decode_record
 from audit_async.status import Position, describe_error
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from audit_async.tlog.failures import InconsistentLog, NotCovered, PublisherStopped, QuorumNotMet

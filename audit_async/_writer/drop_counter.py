@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from threading import RLock
 from typing import Final
 
-from audit_async.events.lifecycle import AuditEventsDropped
+from audit_async.events import AuditEventsDropped
 
 
 class _Unrecorded:

@@ -19,9 +19,8 @@ from audit_async._sanitize.slow_path import OnUnsafe, holds_plain_values, make_h
 from audit_async.config import AuditConfig
 from audit_async.context import Bound, bound_here
 from audit_async.errors import InvalidEvent
-from audit_async.events.base import AuditEvent, encode
-from audit_async.events.lifecycle import AuditLogAccessed
-from audit_async.events.registry import describe
+from audit_async.events import AuditEvent, AuditLogAccessed, describe
+from audit_async.events.base import encode
 
 #: What is known of an event's class, learned at its first event: bits of its kind.
 CRITICAL: Final = 1

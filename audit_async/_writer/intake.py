@@ -19,8 +19,7 @@ from audit_async._writer.encoder import CRITICAL, Encoder
 from audit_async._writer.receipts import Acknowledgements, Receipt
 from audit_async.config import AuditConfig
 from audit_async.errors import BufferFull, LogClosed
-from audit_async.events.base import AuditEvent
-from audit_async.events.registry import describe
+from audit_async.events import AuditEvent, describe
 
 
 class Intake:

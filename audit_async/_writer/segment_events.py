@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from audit_async._store.log_store import Committed
 from audit_async._writer.stated_holds import StatedHolds
-from audit_async.events.base import AuditEvent
-from audit_async.events.lifecycle import AuditSegmentDamaged, AuditSegmentSealed
+from audit_async.events import AuditEvent, AuditSegmentDamaged, AuditSegmentSealed
 
 
 def events_of(committed: Committed, holds: StatedHolds) -> list[AuditEvent]:

@@ -42,8 +42,7 @@ from audit_async._writer.upkeep import Upkeep
 from audit_async._writer.write_loop import Writer, WriterTask
 from audit_async.config import AuditConfig, Local
 from audit_async.errors import AuditError, ConfigError, WriteFailed
-from audit_async.events.base import AuditEvent
-from audit_async.events.lifecycle import AuditLogClosed, AuditLogOpened, AuditLogRecovered
+from audit_async.events import AuditEvent, AuditLogClosed, AuditLogOpened, AuditLogRecovered
 from audit_async.status import Condition, HealthStatus, Measurements, describe_error
 from audit_async.tlog.guard import refuse_uncovered
 

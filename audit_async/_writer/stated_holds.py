@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from audit_async._layout.chain_holds import MOST_STATED_CHARS
 from audit_async._layout.hold_file import Hold
-from audit_async.events.lifecycle import AuditHoldLifted, AuditHoldSet, HoldInForce
+from audit_async.events import AuditHoldLifted, AuditHoldSet
+from audit_async.events.lifecycle import HoldInForce
 
 
 class StatedHolds:

@@ -35,12 +35,7 @@ from audit_async._writer.stated_holds import StatedHolds
 from audit_async._writer.write_loop import Writer
 from audit_async.config import RetentionPolicy
 from audit_async.errors import AuditError, LogCorrupted, RetentionRefused
-from audit_async.events.base import AuditEvent
-from audit_async.events.lifecycle import (
-    AuditSegmentArchived,
-    AuditSegmentDamaged,
-    AuditSegmentDeleted,
-)
+from audit_async.events import AuditEvent, AuditSegmentArchived, AuditSegmentDamaged, AuditSegmentDeleted
 from audit_async.status import Condition, describe_error
 
 #: Seconds from the opening to the first daily run, so that a service's start is not slowed, and between two.

@@ -37,7 +37,7 @@ from audit_async._writer.stated_holds import StatedHolds
 from audit_async._writer.sync_schedule import SyncSchedule
 from audit_async._writer.writer_health import WriterHealth
 from audit_async.errors import WriteFailed
-from audit_async.events.base import AuditEvent
+from audit_async.events import AuditEvent
 from audit_async.status import Condition, Measurements, describe_error
 
 #: As short as it goes: the kernel makes about 60 us of it.

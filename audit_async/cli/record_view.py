@@ -14,7 +14,8 @@ import typer
 from audit_async._query.lookup import PlacedRecord
 from audit_async._query.matching import actors_of, type_of
 from audit_async.cli.terminal import Cell, Column, Output, json_line
-from audit_async.events.recorded import Record, event_members, recorded_time
+from audit_async.events import Record
+from audit_async.events.recorded import event_members, recorded_time
 from audit_async.events.registry import known_types
 from audit_async.reader import AuditReader, OnDamage
 

@@ -21,7 +21,7 @@ import msgspec
 from audit_async._redact.redactor import Redactor
 from audit_async.config import Redaction
 from audit_async.errors import BufferFull, ConfigError, LogClosed, WriteFailed
-from audit_async.events.base import AuditEvent
+from audit_async.events import AuditEvent
 from audit_async.integrations._logger_source import LoggerSource, check_source, logger_from
 from audit_async.logger import AuditLogger
 from audit_async.status import describe_error

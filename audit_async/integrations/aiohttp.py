@@ -22,8 +22,7 @@ from aiohttp.typedefs import Handler, Middleware
 from audit_async.config import AuditConfig
 from audit_async.context import bind_checked, unbind_context
 from audit_async.errors import ConfigError
-from audit_async.events.base import ActorInfo
-from audit_async.events.web import HttpOutcome
+from audit_async.events import ActorInfo, HttpOutcome
 from audit_async.integrations._http.actor import identity_of
 from audit_async.integrations._http.admission import RETRY_AFTER_S
 from audit_async.integrations._http.client_address import ForwardedHeader

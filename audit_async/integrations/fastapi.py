@@ -15,7 +15,7 @@ from typing import Annotated
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
-from audit_async.events.base import ActorInfo
+from audit_async.events import ActorInfo
 from audit_async.integrations.asgi import (
     AuditMiddleware,
     Level,

@@ -23,7 +23,7 @@ from litestar.types import ASGIApp as LitestarASGIApp
 
 from audit_async.config import AuditConfig
 from audit_async.errors import ConfigError
-from audit_async.events.base import ActorInfo
+from audit_async.events import ActorInfo
 from audit_async.integrations import asgi
 from audit_async.integrations._http.settings import MiddlewareSettings, Settings, check_config
 from audit_async.integrations.asgi import ASGIApp, AuditMiddleware, Level, Policy, Rule, Scope, session_actor

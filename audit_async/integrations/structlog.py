@@ -16,8 +16,7 @@ from types import TracebackType
 from typing import Final
 
 from audit_async._redact.redactor import Redactor
-from audit_async.events.base import AuditEvent
-from audit_async.events.log import LogRecorded
+from audit_async.events import AuditEvent, LogRecorded
 from audit_async.integrations._log_delivery import (
     LogDelivery,
     conversion,

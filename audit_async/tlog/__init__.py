@@ -33,7 +33,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from audit_async.config.transparency import ExternalKey, KeySource, SecretSource, SignFunction
+    from audit_async.config import ExternalKey, KeySource, SecretSource, SignFunction
     from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint, VerifiedCheckpoint, verify_checkpoint
     from audit_async.tlog.failures import (
         InconsistentLog,

@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from audit_async._durable import disk
-from audit_async.config.transparency import ExternalKey, KeySource, SecretSource, SignFunction, secret_kind
+from audit_async.config import ExternalKey, KeySource, SecretSource, SignFunction
+from audit_async.config.transparency import secret_kind
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from audit_async.tlog.failures import InvalidSignature, KeyUnavailable, SigningFailed
 from audit_async.tlog.notes import Note, Signature, VerifierKey

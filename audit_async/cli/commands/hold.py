@@ -27,7 +27,7 @@ from audit_async.cli.terminal import Cell, Column, Output
 from audit_async.cli.writing import OWN_SERVICE, base_directory, config_for, require_owner
 from audit_async.config import AuditConfig, Local
 from audit_async.errors import AuditError, LogLocked
-from audit_async.events.base import AuditEvent
+from audit_async.events import AuditEvent
 from audit_async.logger import AuditLogger
 
 __all__ = ["HoldPlaced", "register"]

@@ -8,8 +8,7 @@ from typing import BinaryIO, Final, NamedTuple
 from audit_async._chain import BadRecord, check_record
 from audit_async._layout.crash_traces import torn_by_crash as explained_by_crash
 from audit_async._trail.log_files import LONGEST_LINE, Log, SegmentFile, open_segment
-from audit_async.events.lifecycle import AuditLogClosed, AuditLogOpened
-from audit_async.events.recorded import NotARecord, Record, decode_record
+from audit_async.events import AuditLogClosed, AuditLogOpened, NotARecord, Record, decode_record
 
 __all__ = ["LastSession", "last_session"]
 

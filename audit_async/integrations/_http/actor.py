@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from audit_async.events.base import ActorInfo, AuthMethod
+from audit_async.events import ActorInfo, AuthMethod
 
 __all__ = ["ANONYMOUS", "UNKNOWN", "actor_named", "identity_of", "method_shown", "nobody"]
 

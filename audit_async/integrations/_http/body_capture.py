@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from audit_async.events.web import CapturedBody
+from audit_async.events import CapturedBody
 from audit_async.integrations._http.http_redactor import HttpRedactor
 
 __all__ = ["BodyCapture"]

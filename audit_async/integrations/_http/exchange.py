@@ -7,7 +7,7 @@ from copy import copy
 from time import perf_counter_ns
 from typing import Final
 
-from audit_async.events.web import HttpOutcome
+from audit_async.events import HttpOutcome
 from audit_async.integrations._http.body_capture import BodyCapture
 from audit_async.integrations._http.request_policy import Plan
 

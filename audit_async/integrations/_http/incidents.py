@@ -11,10 +11,15 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from audit_async.events.authentication import AuthFailure
-from audit_async.events.authorization import AuthorizationDenied
-from audit_async.events.base import ActorInfo, AuditEvent, ResourceInfo
-from audit_async.events.security import PathTraversalAttempt, RateLimitExceeded
+from audit_async.events import (
+    ActorInfo,
+    AuditEvent,
+    AuthFailure,
+    AuthorizationDenied,
+    PathTraversalAttempt,
+    RateLimitExceeded,
+    ResourceInfo,
+)
 from audit_async.integrations._http.actor import ANONYMOUS, UNKNOWN, nobody
 
 __all__ = ["INCIDENT_STATUSES", "UNKNOWN_ADDRESS", "Incident"]

@@ -18,9 +18,8 @@ import msgspec
 
 from audit_async.context import audit_context
 from audit_async.errors import AuditError, BufferFull, InvalidEvent, LogClosed, WriteFailed
-from audit_async.events.base import ActorInfo, encode
-from audit_async.events.registry import describe
-from audit_async.events.web import CapturedBody, HttpOutcome, HttpRequest, HttpRequestStarted
+from audit_async.events import ActorInfo, CapturedBody, HttpOutcome, HttpRequest, HttpRequestStarted, describe
+from audit_async.events.base import encode
 from audit_async.integrations._http.actor import ANONYMOUS, actor_named, nobody
 from audit_async.integrations._http.admission import Admission
 from audit_async.integrations._http.body_capture import BodyCapture

@@ -8,7 +8,7 @@ from typing import Final, Generic, TypedDict, TypeVar
 from audit_async.config import AuditConfig
 from audit_async.config.wording import unknown
 from audit_async.errors import ConfigError
-from audit_async.events.base import ActorInfo
+from audit_async.events import ActorInfo
 from audit_async.integrations._http.client_address import ForwardedHeader, TrustedProxies
 from audit_async.integrations._http.request_policy import Policy, Rule
 from audit_async.integrations._logger_source import shown

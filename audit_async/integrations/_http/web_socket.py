@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from audit_async.events.web import WebSocketClosed
+from audit_async.events import WebSocketClosed
 from audit_async.integrations._http.exchange import Exchange
 
 if TYPE_CHECKING:

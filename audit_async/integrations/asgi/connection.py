@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from audit_async.context import Bound, ContextValue, extend_binding
 from audit_async.errors import ConfigError
-from audit_async.events.base import ActorInfo, AuthMethod
+from audit_async.events import ActorInfo, AuthMethod
 from audit_async.integrations._http.actor import ANONYMOUS, actor_named, identity_of, nobody
 from audit_async.integrations._http.exchange import Arrival
 from audit_async.integrations._http.recorder import Recorder, SourceView

@@ -7,7 +7,7 @@ from typing import Final
 import anyio
 
 from audit_async.context import Bound, bind_checked, unbind_context
-from audit_async.events.web import HttpOutcome
+from audit_async.events import HttpOutcome
 from audit_async.integrations._http.exchange import Arrival, Exchange
 from audit_async.integrations._http.recorder import Recorder
 from audit_async.integrations._http.request_policy import Level

@@ -8,7 +8,7 @@ from typing import Final
 import anyio
 
 from audit_async.context import Bound
-from audit_async.events.web import HttpOutcome
+from audit_async.events import HttpOutcome
 from audit_async.integrations._http.exchange import Arrival
 from audit_async.integrations._http.recorder import Recorder
 from audit_async.integrations._http.web_socket import WebSocketExchange, closes_by_client
