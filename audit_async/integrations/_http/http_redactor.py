@@ -22,7 +22,8 @@ _MAX_KEPT_USER_AGENT: Final = 512
 SHORT_PATH: Final = 64
 #: Matches a path in which nothing can be a secret, no named value and no segment as long as the shortest key, and which
 #: does not climb. Most are like that, and if they are short as well they need none of the searches, 5 us.
-is_plain_path: Final = re.compile(r"(?:/(?!\.\.)[A-Za-z0-9._-]{0,12})*+").fullmatch
+PLAIN_PATH: Final = re.compile(r"(?:/(?!\.\.)[A-Za-z0-9._-]{0,12})*+")
+is_plain_path: Final = PLAIN_PATH.fullmatch
 
 
 class HttpRedactor:
