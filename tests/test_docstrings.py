@@ -19,9 +19,12 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, ClassVar, NamedTuple
 
+import litestar
 import pytest
 import structlog
 from aiohttp import web
+from fastapi import FastAPI
+from litestar import Litestar
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -121,8 +124,11 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
     }
     return offered | {
         "ClassVar": ClassVar,
+        "FastAPI": FastAPI,
         "JSONRenderer": structlog.processors.JSONRenderer,
+        "Litestar": Litestar,
         "REGISTRY": CollectorRegistry(),
+        "Request": litestar.Request if module_name.endswith("litestar") else Request,
         "InvoicePaid": lambda *_values, **_fields: failure(),
         "add_log_level": structlog.processors.add_log_level,
         "aclosing": aclosing,
@@ -134,6 +140,7 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
         "log": structlog.get_logger() if module_name.endswith("structlog") else logging.getLogger("orders"),
         "logging": logging,
         "merge_contextvars": structlog.contextvars.merge_contextvars,
+        "post": litestar.post,
         "query": reader.AuditQuery(),
         "reader": reader.AuditReader("./audit"),
         "request": Request({"type": "http", "headers": [], "client": ("203.0.113.9", 50000)}),

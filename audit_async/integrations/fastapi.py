@@ -3,9 +3,9 @@
 app = FastAPI(lifespan=audit_lifespan(config))
 app.add_middleware(AuditMiddleware)
 
-@app.delete("/customers/{customer_id}")
-def erase(customer_id: str, audit: Audit, actor: Actor) -> None:
-    audit.emit(UserDeleted(actor=actor, subject=customer_id))
+@app.post("/invoices/{invoice_id}/payment")
+def pay(invoice_id: str, audit: Audit, actor: Actor) -> None:
+    audit.emit(InvoicePaid(actor=actor, invoice_id=invoice_id))
 """
 
 from __future__ import annotations

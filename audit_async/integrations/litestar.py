@@ -1,10 +1,10 @@
 """Litestar: one plugin opens the log with the application, records every request, and injects the logger.
 
-@delete("/customers/{customer_id:str}")
-async def erase(customer_id: str, audit: AuditLogger, request: Request) -> None:
-    audit.emit(UserDeleted(actor=actor_of(request), subject=customer_id))
+@post("/invoices/{invoice_id:str}/payment")
+async def pay(invoice_id: str, audit: AuditLogger, request: Request) -> None:
+    audit.emit(InvoicePaid(actor=actor_of(request), invoice_id=invoice_id))
 
-app = Litestar([erase], plugins=[AuditPlugin(config)])
+app = Litestar([pay], plugins=[AuditPlugin(config)])
 """
 
 from __future__ import annotations
