@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Final
 
 from audit_async._redact.command_lines import redact_command_lines
+from audit_async._redact.prefix_tree import tree_pattern
 from audit_async._redact.sensitive_names import SensitiveNames
 from audit_async._redact.token_patterns import redacted
 
@@ -96,7 +97,11 @@ class LabelledText:
 
     def __init__(self, names: SensitiveNames) -> None:
         self._names = names
-        label = f"(?:{'|'.join(names.endings or ('(?!)',))}){_TRAIL}{_SEPARATOR}"
+        words = [ending for ending in names.endings if ending.isalnum()]
+        patterns = [ending for ending in names.endings if not ending.isalnum()]
+        tree = [tree_pattern((word, "") for word in words)] if words else []
+        endings = "|".join([*tree, *patterns]) or "(?!)"
+        label = f"(?:{endings}){_TRAIL}{_SEPARATOR}"
         self._label = re.compile(f"{label})")
         self._label_or_element = re.compile(f"{label}{_ELEMENT_END})")
 

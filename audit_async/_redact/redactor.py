@@ -29,14 +29,14 @@ from audit_async.errors import InvalidEvent
 from audit_async.events import AuditEvent
 from audit_async.events.base import pydantic_dump
 
-__all__ = ["Redactor"]
+__all__ = ["MAX_CHARS", "Redactor"]
 
 # Deeper than a record can nest (`plain_json.MAX_DEPTH`), and well within the interpreter's stack.
 _MAX_DEPTH: Final = 220
 _TOO_DEEP: Final = redacted("too_deep")
 
 #: How much is searched in one call: sixteen times the largest event by default. At some 50 ns a character, 50 ms.
-_MAX_CHARS: Final = 1 << 20
+MAX_CHARS: Final = 1 << 20
 _MEMBER_CHARS: Final = 16  # what a member costs besides its text
 _TOO_LARGE: Final = redacted("too_large")
 _TOO_LONG: Final = redacted("too_long")
@@ -86,7 +86,7 @@ class Redactor:
             `[redacted:too_long]` or `[redacted:too_large]`.
     """
 
-    def __init__(self, redaction: Redaction | None = None, *, max_chars: int = _MAX_CHARS) -> None:
+    def __init__(self, redaction: Redaction | None = None, *, max_chars: int = MAX_CHARS) -> None:
         settings = Redaction() if redaction is None else redaction
         self._enabled = settings.enabled
         self._values = settings.values

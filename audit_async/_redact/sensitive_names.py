@@ -127,5 +127,5 @@ def _ending_pattern(name: str) -> str:
 # Words of the default list that are written as one.
 _ONE_WORD: Final = frozenset({
     "password", "passwd", "passphrase", "passcode", "secret", "bearer", "authorization", "cookie", "credential",
-    "passwort", "kennwort", "wachtwoord", "contrasena", "phpsessid", "jsessionid",
+    "passwort", "kennwort", "wachtwoord", "contrasena", "losenord", "phpsessid", "jsessionid", "sessid", "mnemonic",
 })  # fmt: skip

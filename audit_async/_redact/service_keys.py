@@ -5,15 +5,15 @@ The forms are those that the services document, and those in the rules of gitlea
 are written for RE2, whose time is linear for any pattern; in Python's `re` their leading `[\w.-]{0,50}?` is tried again
 at each character. detect-secrets is made for the files of a repository, and finds lines, not places.
 
-All prefixes are one pattern, a tree of their characters: at a word's beginning `re` compares its next character with
-those that any prefix has there. As a list of alternatives they took a hundred times as long. What follows a prefix is a
-bounded or possessive run, so each character is read once.
+All prefixes are one pattern, and what follows a prefix is a bounded or possessive run, so each character is read once.
 """
 
 from __future__ import annotations
 
 import re
 from typing import Final
+
+from audit_async._redact.prefix_tree import tree_pattern
 
 __all__ = ["redact_service_keys"]
 
@@ -146,9 +146,6 @@ _OTHER_RULES: Final = tuple(
 _KINDS: Final = {prefix: kind for kind, prefixes, _ in _RULES for prefix in prefixes.split()}
 _LENGTHS: Final = sorted({len(prefix) for prefix in _KINDS}, reverse=True)
 
-_Tree = dict[str, "_Tree | list[str]"]
-_END: Final = ""
-
 
 def redact_service_keys(text: str) -> str:
     """Return a text with `[redacted:kind]` in the place of each key of a service."""
@@ -164,30 +161,5 @@ def _key(found: re.Match[str]) -> str:
     return next(f"[redacted:{_KINDS[key[:length]]}]" for length in _LENGTHS if key[:length] in _KINDS)
 
 
-def _prefix_tree() -> _Tree:
-    """Return the prefixes as a tree of characters; what follows a prefix is under the empty text."""
-    tree: _Tree = {}
-    for _, prefixes, tail in _RULES:
-        for prefix in prefixes.split():
-            node = tree
-            for character in prefix:
-                below = node.setdefault(character, {})
-                assert isinstance(below, dict)  # noqa: S101 - only the empty text leads to a list
-                node = below
-            tails = node.setdefault(_END, [])
-            assert isinstance(tails, list)  # noqa: S101 - as before
-            tails.append(tail)
-    return tree
-
-
-def _pattern_of(tree: _Tree) -> str:
-    """Return the pattern of a tree: longer prefixes before those that they begin with."""
-    branches = [
-        re.escape(character) + _pattern_of(below) for character, below in tree.items() if isinstance(below, dict)
-    ]
-    tails = tree.get(_END, [])
-    branches += tails if isinstance(tails, list) else []
-    return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
-
-
-_KEY: Final = re.compile(f"(?<![A-Za-z0-9]){_pattern_of(_prefix_tree())}(?![A-Za-z0-9])")
+_PREFIXES: Final = tree_pattern((prefix, tail) for _, prefixes, tail in _RULES for prefix in prefixes.split())
+_KEY: Final = re.compile(f"(?<![A-Za-z0-9]){_PREFIXES}(?![A-Za-z0-9])")

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Final
 
 from audit_async._redact.free_form import free_form_members
-from audit_async._redact.redactor import Redactor
+from audit_async._redact.redactor import MAX_CHARS, Redactor
 from audit_async._sanitize.context_member import context_member
 from audit_async._sanitize.slow_path import OnUnsafe, holds_plain_values, make_harmless
 from audit_async.config import AuditConfig
@@ -49,7 +49,7 @@ class Encoder:
     def __init__(self, config: AuditConfig) -> None:
         self.kinds: Final[dict[type, int]] = {}  #: by class, as far as it was learned
         self._config: Final = config
-        self._redactor: Final = Redactor(config.redaction)
+        self._redactor: Final = Redactor(config.redaction, max_chars=max(MAX_CHARS, 2 * config.max_event_bytes))
         self._free_form_members: Final[dict[type, tuple[str, ...]]] = {}
         self._context_key: Final = _next_context_key()
         self._max_context_bytes: Final = min(_MAX_CONTEXT_BYTES, config.max_event_bytes // 4)
