@@ -78,7 +78,7 @@ class Bound(msgspec.Struct, eq=False):
 
 _current: Final[ContextVar[Bound | None]] = ContextVar("audit_context", default=None)
 
-#: Return what is bound here, None where nothing is. The bound method itself: 25 ns, and no Python function in `emit`.
+#: Return what is bound here, None if nothing is. The bound method itself: 25 ns, and no Python function in `emit`.
 bound_here: Final[Callable[[], Bound | None]] = _current.get
 
 _NOTHING: Final[Mapping[str, ContextValue]] = MappingProxyType({})

@@ -35,7 +35,10 @@ _MAX_SHOWN_CHARS: Final = 400
 class AuditTrail:
     """One temporary log, open while the context manager is entered; a test gets it as the fixture `audit_trail`.
 
-    What the log tells of its own life (`audit.log_opened`, ...) is left out, unless a question is for such a type.
+    What the log records of its own life (`audit.log_opened`, ...) is left out, unless a question is for such a type.
+
+    Args:
+        directory: Where to put the log; it is made if it is absent.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -47,6 +50,9 @@ class AuditTrail:
         self._flush: Callable[[], None] | None = None
         self._exit = ExitStack()
         self._cleared: dict[Path, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<AuditTrail {self._directory} {'closed' if self._flush is None else 'open'}>"
 
     def __enter__(self) -> Self:
         with ExitStack() as opened:
@@ -65,13 +71,21 @@ class AuditTrail:
     # What was recorded.
 
     def records(self, event_type: type[AuditEvent] = AuditEvent) -> list[Record]:
-        """Return the records of a type of event, or of all types, in the order of the chain."""
+        """Return the records of a type of event, or of all types, in the order of the chain.
+
+        Args:
+            event_type: An event's class.
+        """
         return [record for record in self._all_records() if _is_of_type(record.event, event_type)]
 
     def events(self, event_type: type[_E]) -> list[_E]:
         """Return the events of a type as they were recorded, in the order of the chain.
 
-        Raises `InvalidEvent` where one can't be read back as its class; `records` has it all the same.
+        Args:
+            event_type: An event's class.
+
+        Raises:
+            InvalidEvent: One can't be read back as its class; `records` has it all the same.
         """
         events: list[_E] = []
         for record in self.records(event_type):
@@ -94,8 +108,16 @@ class AuditTrail:
     def assert_recorded(self, event_type: type[AuditEvent], /, **fields: object) -> Record:
         """Return the first record of `event_type` whose event has these values; fail with the closest ones.
 
-        A value may be anything that compares, `pytest.approx` or `unittest.mock.ANY` as well; a dict stands for a part
-        of a member: `actor={"user_id": "dana"}`. Raises `TypeError` for a field that the type has not.
+        A value may be anything that compares, `pytest.approx` or `unittest.mock.ANY` as well; a dict is compared with a
+        part of a member: `actor={"user_id": "dana"}`.
+
+        Args:
+            event_type: An event's class.
+            fields: The values that the event must have.
+
+        Raises:
+            AssertionError: No such event was recorded.
+            TypeError: The type has no such field.
         """
         __tracebackhide__ = True
         _check_fields(event_type, fields)
@@ -106,7 +128,16 @@ class AuditTrail:
         raise AssertionError(_what_was_recorded(event_type, fields, recorded))
 
     def assert_not_recorded(self, event_type: type[AuditEvent], /, **fields: object) -> None:
-        """Fail where an event of `event_type` with these values, meant as in `assert_recorded`, was recorded."""
+        """Fail if an event of `event_type` with these values, meant as in `assert_recorded`, was recorded.
+
+        Args:
+            event_type: An event's class.
+            fields: The values that no event may have.
+
+        Raises:
+            AssertionError: Such an event was recorded.
+            TypeError: The type has no such field.
+        """
         __tracebackhide__ = True
         _check_fields(event_type, fields)
         for record in self.records(event_type):
@@ -193,7 +224,7 @@ def _as_recorded(value: object) -> object:
         return value
 
 
-# Telling.
+# Messages.
 
 
 def _wanted(event_type: type[AuditEvent], fields: Mapping[str, object]) -> str:

@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler
 
 from audit_async import ActorInfo, AuditConfig, AuthMethod, Local
 from audit_async.events import AuthSuccess, DataDeleted
-from audit_async.integrations.aiohttp import Policy, Rule, get_audit, setup_audit
+from audit_async.integrations.aiohttp import Policy, Rule, actor_of, get_audit, setup_audit
 
 #: Who asks; empty where nobody signed in.
 USER = web.RequestKey("user", str)
@@ -38,8 +38,9 @@ async def log_in(request: web.Request) -> web.Response:
         raise web.HTTPBadRequest(text="expected the field user")
     session = secrets.token_urlsafe(32)
     request.app[SESSIONS][session] = user
-    actor = ActorInfo(user_id=user, ip=request.remote, auth_method=AuthMethod.BEARER_TOKEN)
-    get_audit(request).emit(AuthSuccess(actor=actor, method=AuthMethod.BEARER_TOKEN, path="/login"))
+    # The request came from nobody in particular; who it was is known from here on.
+    actor = ActorInfo(user_id=user, ip=actor_of(request).ip)
+    get_audit(request).emit(AuthSuccess(actor=actor, method=AuthMethod.SESSION, path="/login"))
     response = web.Response(text="welcome")
     response.set_cookie("session", session, httponly=True, samesite="Strict")
     return response

@@ -36,7 +36,7 @@ async def log_in(user: str, request: Request) -> dict[str, str]:
 @app.get("/orders/{order_id}")
 def read_order(order_id: str, request: Request) -> dict[str, str]:
     """Emit from a `def` handler, which FastAPI runs in its thread pool: `emit` may be called from any thread."""
-    actor = ActorInfo(user_id="guest", auth_method=AuthMethod.INTERNAL)
+    actor = ActorInfo(user_id="guest")
     order = ResourceInfo(resource_type="order", resource_id=order_id)
     request.state.audit.emit(AuthorizationGranted(actor=actor, resource=order, action="read"))
     return {"order": order_id}

@@ -30,7 +30,7 @@ from audit_async.events import (
     TokenCreated,
     TokenRevoked,
 )
-from audit_async.integrations.fastapi import Audit, AuditMiddleware, Policy, Rule, audit_lifespan
+from audit_async.integrations.fastapi import Audit, AuditMiddleware, Policy, Rule, actor_of, audit_lifespan
 
 config = AuditConfig(mode=Local(os.environ.get("AUDIT_DIR", "./audit")), service_id="orders")
 policy = Policy(
@@ -92,7 +92,7 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(
 
 
 def current_user(request: Request, credentials: Credentials) -> User:
-    """Return who asks; 401, which the middleware records as `auth.failure`, where nobody knows."""
+    """Return who asks; 401, which the middleware records as `auth.failure`, if nobody knows."""
     user = signed_in.get(token_key(credentials.credentials)) if credentials else None
     if user is None:
         raise HTTPException(401, "sign in first", {"WWW-Authenticate": "Bearer"})
@@ -106,12 +106,6 @@ SignedIn = Annotated[User, Depends(current_user)]
 def refuse() -> NoReturn:
     """Answer 403, which the middleware records as `authz.denied`, with actor, path and method."""
     raise HTTPException(403, "not yours")
-
-
-def actor_of(user: User, request: Request) -> ActorInfo:
-    """Return the user as the trail names him."""
-    ip = request.client.host if request.client else None
-    return ActorInfo(user_id=user.user_id, ip=ip, auth_method=AuthMethod.BEARER_TOKEN)
 
 
 class LogIn(BaseModel):
@@ -132,19 +126,20 @@ def log_in(form: LogIn, request: Request, audit: Audit) -> dict[str, str]:
         raise HTTPException(401, "wrong name or password")
     token = secrets.token_urlsafe(32)
     signed_in[token_key(token)] = user
-    actor = actor_of(user, request)
-    audit.emit(AuthSuccess(actor=actor, method=AuthMethod.BEARER_TOKEN, path="/login"))
+    # The request came from nobody in particular; who it was is known from here on.
+    actor = ActorInfo(user_id=user.user_id, ip=actor_of(request).ip, auth_method=AuthMethod.PASSWORD)
+    audit.emit(AuthSuccess(actor=actor, method=AuthMethod.PASSWORD, path="/login"))
     audit.emit(TokenCreated(actor=actor, token_fingerprint=fingerprint(token), scope=[user.role]))
     return {"token": token}
 
 
 @app.post("/logout", status_code=204)
-async def log_out(user: SignedIn, credentials: Credentials, request: Request, audit: Audit) -> None:
+async def log_out(_user: SignedIn, credentials: Credentials, request: Request, audit: Audit) -> None:
     """Make the token worthless, and say so only when that is on record."""
     assert credentials is not None
     del signed_in[token_key(credentials.credentials)]
     revoked = TokenRevoked(
-        actor=actor_of(user, request), token_fingerprint=fingerprint(credentials.credentials), reason="signed_out"
+        actor=actor_of(request), token_fingerprint=fingerprint(credentials.credentials), reason="signed_out"
     )
     await audit.emit_durable(revoked)
 

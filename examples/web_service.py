@@ -263,7 +263,7 @@ def read_file(request: Request) -> Response:
     """GET /files/{path}: public files. A plain `def`, so it runs, and emits, in the thread pool."""
     service = service_of(request)
     path = request.path_params["path"]
-    actor = ActorInfo(user_id="anonymous", ip=address_of(request), auth_method=AuthMethod.INTERNAL)
+    actor = ActorInfo(user_id="anonymous", ip=address_of(request))
     resource = ResourceInfo(resource_type="file", resource_id=path)
     try:
         target = (PUBLIC_FILES / path).resolve()
@@ -293,7 +293,7 @@ async def show_trail(request: Request) -> Response:
 async def unknown_path(request: Request, _error: Exception) -> Response:
     """Record what was asked for where nothing is: somebody may be looking around."""
     service = service_of(request)
-    actor = ActorInfo(user_id="anonymous", ip=address_of(request), auth_method=AuthMethod.INTERNAL)
+    actor = ActorInfo(user_id="anonymous", ip=address_of(request))
     resource = ResourceInfo(resource_type="path", resource_id=request.url.path)
     denied = AuthorizationDenied(actor=actor, resource=resource, action=request.method, reason="no_such_path")
     return await service.refuse(denied, 404, "no such path")

@@ -4,7 +4,7 @@
         log_in("mallory", "wrong", audit=audit_trail.audit)
         audit_trail.assert_recorded(AuthFailure, attempted_user="mallory")
 
-pytest finds the plugin by itself where audit-async is installed. It works in any style of test, `def` or `async def`,
+pytest finds the plugin by itself if audit-async is installed. It works in any style of test, `def` or `async def`,
 with whichever plugin that runs those: see `audit_async.testing`.
 """
 
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+__all__ = ["audit_trail"]
 
 if TYPE_CHECKING:
     from audit_async.testing import AuditTrail

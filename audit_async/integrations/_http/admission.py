@@ -53,7 +53,7 @@ class Admission:
         """Refuse every request for some seconds: one was served just now and could not be recorded.
 
         Whatever the cause is, the next request may meet it as well. After the pause requests are let in again, and the
-        first that is lost closes the door anew.
+        first that is lost closes the door again.
         """
         self._closed_until_s = monotonic() + RETRY_AFTER_S
         self._closed_because = because

@@ -14,7 +14,7 @@ __all__ = ["Level", "LevelName", "Plan", "Policy", "Rule"]
 
 LevelName = Literal["none", "metadata", "request", "request_response"]
 
-#: Plans that are kept by method and path. When there are more the cache begins anew, so that a client who makes up
+#: Plans that are kept by method and path. When there are more the cache begins again, so that a client who makes up
 #: paths takes no memory; longer paths are not kept at all.
 _MAX_PLANS: Final = 2048
 _MAX_PLANNED_PATH: Final = 256

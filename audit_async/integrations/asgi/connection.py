@@ -91,10 +91,8 @@ def bind_request(connection: HasScope | Scope, **bindings: ContextValue) -> None
     """Bind names and values for everything that a request emits from now on, its own record included.
 
     As `audit_context` does for a block, but for the whole request: also from a dependency or handler that runs in a
-    thread of its own, whose own bindings the rest of the request never sees.
-
-        def tenant(request: Request) -> None:           # a `def` dependency
-            bind_request(request, tenant=request.headers["x-tenant"])
+    thread of its own, whose own bindings the rest of the request never sees:
+    `bind_request(request, tenant=request.headers["x-tenant"])`.
 
     Args:
         connection: The framework's request or WebSocket, or its scope.
