@@ -28,6 +28,7 @@ from litestar import Litestar
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.responses import Response
 
 import audit_async
 from audit_async import AuditConfig, AuditLogger, Local, events, reader, tlog
@@ -130,6 +131,8 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
         "REGISTRY": CollectorRegistry(),
         "Request": litestar.Request if module_name.endswith("litestar") else Request,
         "InvoicePaid": lambda *_values, **_fields: failure(),
+        "Response": Response,
+        "Starlette": Starlette,
         "add_log_level": structlog.processors.add_log_level,
         "aclosing": aclosing,
         "an_event": failure(),
@@ -145,6 +148,7 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
         "reader": reader.AuditReader("./audit"),
         "request": Request({"type": "http", "headers": [], "client": ("203.0.113.9", 50000)}),
         "structlog": structlog,
+        "routes": [],
         "web": web,
     }
 
