@@ -161,7 +161,7 @@ async def test_the_context_stands_behind_the_event(config_for: ConfigFor) -> Non
         audit.emit(failure(2))
     bound = {"request_id": "7f3a", "tenant": None, "attempt": 2, "ratio": 0.5, "cached": True}
     assert contexts_of(config) == [None, bound, None]
-    line = next(line for line in segment_lines(log_directory(config)) if b"7f3a" in line)
+    line = next(line for line in segment_lines(log_directory(config)) if b'"7f3a"' in line)
     assert list(json.loads(line)) == [
         "seq", "audit_id", "timestamp", "service_id", "event", "context", "prev_hash", "hash",
     ]  # fmt: skip

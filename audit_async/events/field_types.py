@@ -1,9 +1,10 @@
 """Whether an event holds what its class declares, checked when it is made, and so before `emit`, which pays nothing.
 
 An event with `reason=5` would be recorded, and read back as a `GenericEvent`, since its class can't hold it. The check
-has two steps. For each class one expression is made, of comparisons of classes, which nearly every event passes: some
-200 ns for a small event. What doesn't pass is checked precisely, field by field: a value is right if its JSON reads
-back as the declared type, so that a subclass of str, an address object or a tuple for a list is taken.
+has two steps. For each class one expression is made, of comparisons of classes, which nearly every event passes: 0.3 to
+0.5 us for a small event, 1.2 for an `http.request`. What doesn't pass is checked precisely, field by field: a value is
+right if its JSON reads back as the declared type, so that a subclass of str, an address object or a tuple for a list is
+taken.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ def test_a_risk_score_outside_its_range_is_refused(score: int) -> None:
     assert caught.value.field == "risk_score"
 
 
-class InvoicePaid(AuditEvent, tag="billing.invoice_paid"):
+class InvoicePaid(AuditEvent, tag="test.invoice_paid"):
     """A service's own event, as the documentation shows it."""
 
     critical: ClassVar[bool] = True
@@ -213,10 +213,10 @@ class InvoicePaid(AuditEvent, tag="billing.invoice_paid"):
 
 def test_a_service_may_define_its_own_event() -> None:
     """A subclass with a tag is described and encoded like a built-in event."""
-    assert describe(InvoicePaid) == ("billing.invoice_paid", True, False, False)
+    assert describe(InvoicePaid) == ("test.invoice_paid", True, False, False)
     event = InvoicePaid(actor=ActorInfo(user_id="u", auth_method=AuthMethod.API_KEY), invoice_id="7", cents=100)
-    assert encode(event).startswith(b'{"event_type":"billing.invoice_paid","actor":')
-    assert event.event_type == "billing.invoice_paid"
+    assert encode(event).startswith(b'{"event_type":"test.invoice_paid","actor":')
+    assert event.event_type == "test.invoice_paid"
 
 
 @pytest.mark.parametrize(
