@@ -131,7 +131,7 @@ class AuditEvent(
     def __post_init__(self) -> None:
         if self.occurred_at is not None:
             require_aware(self, "occurred_at")
-        # Here and not in `emit`, whose price is promised. Nearly all events pass the quick check, 0.3 to 0.5 us for most.
+        # Here and not in `emit`, whose price is promised. Nearly all events pass the quick check, 0.3 to 0.5 us.
         is_right = quick_checks.get(self.__class__) or learn_quick_check(self.__class__)
         if not is_right(self):
             check_fields_precisely(self, encode)
