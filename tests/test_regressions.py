@@ -102,7 +102,7 @@ def test_a_disabled_emit_is_one_python_function() -> None:
     assert calls_of(AuditConfig(mode=Disabled())) == 1.0
 
 
-CALLS_A_COMMIT = Bound(66, 63, "6d9062f")
+CALLS_A_COMMIT = Bound(66, 63, "9e81053")
 
 
 @pytest.mark.parametrize("name", ["immediate", "batched", "hybrid"])
