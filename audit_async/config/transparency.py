@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr, replace
 
+from audit_async.config.settings_class import SettingsClass
 from audit_async.errors import ConfigError
 
 #: Signs a message with an Ed25519 key that stays elsewhere. A function that is not `async` is called in a worker
@@ -25,8 +26,10 @@ _LONGEST_INTERVAL_S: Final = 86_400.0
 _LEAST_EVERY: Final = 1
 
 
-class ExternalKey(Struct, frozen=True, kw_only=True):
+class ExternalKey(Struct, metaclass=SettingsClass, frozen=True, kw_only=True):
     """A signing key in a KMS or HSM: its public half, and how to ask for a signature."""
+
+    _path: ClassVar[str] = "transparency.key."
 
     public_key: bytes  #: 32 bytes, Ed25519
     sign: SignFunction
@@ -45,7 +48,7 @@ SecretSource = str | os.PathLike[str]
 KeySource = SecretSource | ExternalKey
 
 
-class Transparency(Struct, frozen=True, kw_only=True):
+class Transparency(Struct, metaclass=SettingsClass, frozen=True, kw_only=True):
     """A log publishes signed checkpoints of itself.
 
     - `key`: the source of the signing key. Several keys all sign: to change a key, name both for a while, the new

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,23 @@ def test_what_a_configuration_holds() -> None:
     assert full.keys == (external, "credential:old", Path("key.pem"))
     assert isinstance(full.interval, float)
     assert full.witnesses == ("witness.example/w1+00000000+AA== https://witness.example",)
+
+
+@pytest.mark.parametrize(
+    ("made", "field", "said"),
+    [
+        (lambda: Transparency(key="key.pem", intervall=60), "transparency.intervall", "did you mean interval?"),  # type: ignore[call-arg]
+        (Transparency, "transparency.key", "missing"),
+        (lambda: Transparency("key.pem"), "transparency", "by name"),  # type: ignore[call-arg]
+        (lambda: ExternalKey(public_key=bytes(32), sing=bytes), "transparency.key.sing", "did you mean sign?"),  # type: ignore[call-arg]
+        (lambda: ExternalKey(sign=bytes), "transparency.key.public_key", "missing"),  # type: ignore[call-arg]
+    ],
+)
+def test_a_misspelt_or_missing_keyword(made: Callable[[], object], field: str, said: str) -> None:
+    """It is refused by its name, as in every other group of settings."""
+    with pytest.raises(ConfigError, match=re.escape(said)) as refused:
+        made()
+    assert refused.value.field == field
 
 
 @pytest.mark.parametrize(
