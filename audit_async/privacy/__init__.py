@@ -1,0 +1,121 @@
+"""Personal data that can be erased: keys outside the trail, and members sealed under them.
+
+A trail can't be edited, so a person is erased by destroying the keys that his personal members are sealed under. This
+room keeps those keys. It writes no record: what is sealed, and the records of an erasure, are the writer's.
+
+Everything that applications need is imported from this package; its modules are implementation details:
+
+| module | subject |
+| --- | --- |
+| `subjects` | who a key belongs to, and the pseudonym that the store knows him by |
+| `data_keys` | keys and their ids |
+| `key_store` | what a key store does for a log |
+| `store_failures` | the errors |
+
+It needs `cryptography`, which the extra `privacy` installs: `pip install 'audit-async[privacy]'`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from audit_async.config.key_store_settings import ExternalMasterKey, MasterKeySource, Normalization, WrapFunction
+    from audit_async.privacy.data_keys import KeyMaker, NewKey, key_id_bytes, key_id_text
+    from audit_async.privacy.key_store import Changes, Destroyed, Erasure, Forgotten, HeldBy, KeySession, KeyStore
+    from audit_async.privacy.store_failures import (
+        ErasureRefused,
+        KeyStoreDamaged,
+        KeyStoreError,
+        KeyStoreForked,
+        KeyStoreMissing,
+        KeyStoreRefused,
+        KeyStoreUnavailable,
+        MasterKeyError,
+    )
+    from audit_async.privacy.subjects import UNATTRIBUTED, Subject
+
+__all__ = [
+    "UNATTRIBUTED",
+    "Changes",
+    "Destroyed",
+    "Erasure",
+    "ErasureRefused",
+    "ExternalMasterKey",
+    "Forgotten",
+    "HeldBy",
+    "KeyMaker",
+    "KeySession",
+    "KeyStore",
+    "KeyStoreDamaged",
+    "KeyStoreError",
+    "KeyStoreForked",
+    "KeyStoreMissing",
+    "KeyStoreRefused",
+    "KeyStoreUnavailable",
+    "MasterKeyError",
+    "MasterKeySource",
+    "NewKey",
+    "Normalization",
+    "Subject",
+    "WrapFunction",
+    "key_id_bytes",
+    "key_id_text",
+]
+
+# Imported at first use: a configuration that names `Privacy` does not wait for `cryptography`.
+_HOMES: Final = {
+    name: module
+    for module, names in {
+        "audit_async.config.key_store_settings": (
+            "ExternalMasterKey",
+            "MasterKeySource",
+            "Normalization",
+            "WrapFunction",
+        ),
+        "audit_async.privacy.data_keys": ("KeyMaker", "NewKey", "key_id_bytes", "key_id_text"),
+        "audit_async.privacy.key_store": (
+            "Changes",
+            "Destroyed",
+            "Erasure",
+            "Forgotten",
+            "HeldBy",
+            "KeySession",
+            "KeyStore",
+        ),
+        "audit_async.privacy.store_failures": (
+            "ErasureRefused",
+            "KeyStoreDamaged",
+            "KeyStoreError",
+            "KeyStoreForked",
+            "KeyStoreMissing",
+            "KeyStoreRefused",
+            "KeyStoreUnavailable",
+            "MasterKeyError",
+        ),
+        "audit_async.privacy.subjects": ("UNATTRIBUTED", "Subject"),
+    }.items()
+    for name in names
+}
+
+
+if not TYPE_CHECKING:  # or a type checker would believe in every name
+
+    def __getattr__(name: str) -> object:
+        """Import what the package offers under this name (PEP 562)."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            value: object = getattr(import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "cryptography":
+                raise
+            raise ImportError(
+                f"{__name__}.{name} needs the package cryptography; run: pip install 'audit-async[privacy]'",
+                name=__name__,
+            ) from error
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""The key store and sealed members: keys, erasure, master keys."""
