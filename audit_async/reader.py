@@ -24,7 +24,7 @@ import msgspec
 
 from audit_async._export.record_export import ExportFailed, ExportFormat, ExportReport, export
 from audit_async._query.answers import Page, page_of, records_of
-from audit_async._query.audit_query import AuditQuery, InvalidQuery
+from audit_async._query.audit_query import AuditQuery, Glob, InvalidQuery
 from audit_async._query.cursor import decode_cursor
 from audit_async._query.follow import Follower
 from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
@@ -55,6 +55,7 @@ __all__ = [
     "ExportFormat",
     "ExportReport",
     "Finding",
+    "Glob",
     "IndexedSegment",
     "InvalidQuery",
     "LastRecords",

@@ -23,6 +23,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from importlib import import_module
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -821,15 +822,35 @@ class Query:
             and asked.get("critical", kind in self.critical_types) == (kind in self.critical_types)
             and ("start" not in asked or moment(record["timestamp"]) >= moment(asked["start"]))
             and ("end" not in asked or moment(record["timestamp"]) < moment(asked["end"]))
-            and ("actor" not in asked or self.is_among(asked["actor"], actors_of(event)))
-            and ("resource_id" not in asked or self.is_among(asked["resource_id"], resources_of(event)))
+            and all(self.is_among(asked[name], said(event)) for name, said in SAID_BY_EVENTS.items() if name in asked)
+            and ("ip" not in asked or self.is_address(asked["ip"], addresses_of(event)))
+            and ("status" not in asked or not statuses(asked["status"]).isdisjoint([as_text(event.get("status"))]))
+            and all(self.are_at(path, v, event, context) for path, v in asked.get("fields", {}).items())
             and all(self.is_among(v, [as_text(context.get(k))]) for k, v in asked.get("context", {}).items())
             and ("text" not in asked or any(self.holds(asked["text"], text) for text in all_texts(texts)))
         )
 
-    def is_among(self, wanted: str, named: "Iterable[str | None]") -> bool:
-        """Return whether a text, or its recorded form, is one of those."""
-        return not {wanted, self.recorded_as.get(wanted, wanted)}.isdisjoint(named)
+    def is_among(self, wanted: "str | dict[str, str]", named: "Iterable[str | None]") -> bool:
+        """Return whether a text, or its recorded form, is one of those; or one of those has a pattern."""
+        if isinstance(wanted, str):
+            return not {wanted, self.recorded_as.get(wanted, wanted)}.isdisjoint(named)
+        pattern = wanted["pattern"]
+        patterns = [as_fnmatch(pattern), as_fnmatch(self.recorded_as.get(pattern, pattern))]
+        return any(fnmatchcase(text, one) for text in named if text is not None for one in patterns)
+
+    def is_address(self, wanted: str, named: "Iterable[str | None]") -> bool:
+        """Return whether one of those is the address, or in the network."""
+        if "/" in wanted:
+            network = ip_network(wanted, strict=False)
+            return any(text is not None and is_in_network(text, network) for text in named)
+        return not {wanted, self.recorded_as.get(wanted, wanted), *spellings_of_address(wanted)}.isdisjoint(named)
+
+    def are_at(self, path: str, wanted: "str | list[str]", event: object, context: object) -> bool:
+        """Return whether each of these values is at a member's path."""
+        first, dot, rest = path.partition(".")
+        names = rest.split(".") if dot and first in {"event", "context"} else path.split(".")
+        there = list(values_at(context if dot and first == "context" else event, names))
+        return all(self.is_among(one, there) for one in ([wanted] if isinstance(wanted, str) else wanted))
 
     def holds(self, wanted: str, text: str) -> bool:
         """Return whether a text holds another, or its recorded form."""
@@ -838,6 +859,7 @@ class Query:
 
 QUERY_MEMBERS = {
     *("actor", "resource_id", "event_types", "start", "end", "critical", "context", "text", "after_seq", "limit"),
+    *("ip", "path", "status", "outcome", "fields"),
 }
 
 
@@ -857,6 +879,90 @@ def resources_of(event: dict[str, Any]) -> "list[str | None]":
     of_event = ("subject", "model_ref", "segment")
     named += [value for name, value in event.items() if name.endswith("_id") or name in of_event]
     return [as_text(value) for value in named]
+
+
+def addresses_of(event: dict[str, Any]) -> "list[str | None]":
+    """Return the addresses that an event names."""
+    actor = event.get("actor")
+    return [as_text(event.get("ip")), as_text(actor.get("ip")) if isinstance(actor, dict) else None]
+
+
+def paths_of(event: dict[str, Any]) -> "list[str | None]":
+    """Return the paths of requests that an event names."""
+    return [as_text(event.get(name)) for name in ("path", "route", "endpoint", "attempted_path")]
+
+
+def outcomes_of(event: dict[str, Any]) -> "list[str | None]":
+    """Return how it ended, as far as the event says so."""
+    kind, outcome, result = event["event_type"], event.get("outcome"), event.get("result")
+    status, is_http = event.get("status"), kind in {"http.request", "http.websocket_closed"}
+    if outcome is None and is_http:
+        outcome = "completed"
+    said = [outcome, result.get("status") if isinstance(result, dict) else result, OUTCOME_OF_TYPE.get(kind)]
+    code = status if isinstance(status, int) else 0
+    if is_http and (outcome == "failed" or 400 <= code < 600):
+        said.append("failure")
+    elif is_http and outcome == "completed" and 100 <= code < 400:
+        said.append("success")
+    return [text for text in said if isinstance(text, str)]
+
+
+OUTCOME_OF_TYPE = {
+    **dict.fromkeys(("auth.success", "authz.granted", "seal.verified"), "success"),
+    **dict.fromkeys(("auth.failure", "authz.denied", "seal.verification_failed", "vram.allocation_failed"), "failure"),
+}
+SAID_BY_EVENTS = {"actor": actors_of, "resource_id": resources_of, "path": paths_of, "outcome": outcomes_of}
+
+
+def statuses(asked: "int | str") -> set[str]:
+    """Return the statuses that are asked for with `404`, `5xx`, `400-499`, or several of them."""
+    found: set[str] = set()
+    for part in str(asked).lower().replace(" ", "").split(","):
+        first, _, last = part.partition("-")
+        low, high = (f"{part[0]}00", f"{part[0]}99") if part.endswith("xx") else (first, last or first)
+        found.update(map(str, range(int(low), int(high) + 1)))
+    return found
+
+
+def as_fnmatch(pattern: str) -> str:
+    """Return a pattern in which only `*`, `?`, `[*]`, `[?]` and `[[]` mean something, as fnmatch reads it."""
+    return re.sub(r"\[[*?[]\]|\[", lambda found: found[0] if len(found[0]) == 3 else "[[]", pattern)
+
+
+def spellings_of_address(text: str) -> set[str]:
+    """Return how else an address may have been recorded."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return set()
+    old = address if isinstance(address, IPv4Address) else address.ipv4_mapped
+    return {str(address), address.exploded, *((str(old), f"::ffff:{old}") if old else ())}
+
+
+def is_in_network(text: str, network: "IPv4Network | IPv6Network") -> bool:
+    """Return whether a text is an address of a network."""
+    if network.version == 4 and text.lower().startswith("::ffff:"):
+        text = text[len("::ffff:") :]
+    try:
+        return ip_address(text) in network
+    except ValueError:
+        return False
+
+
+def values_at(value: object, names: list[str]) -> "Iterator[str | None]":
+    """Yield what is at a member's path as text, an event's deepest members without recursion."""
+    waiting = [(value, 0)]
+    while waiting:
+        value, at = waiting.pop()
+        if isinstance(value, list):
+            is_position = at < len(names) and names[at].isdecimal()
+            here = value[int(names[at]) :][:1] if is_position else value
+            waiting.extend((element, at + is_position) for element in here)
+        elif isinstance(value, dict) and at < len(names):
+            ends = ((".".join(names[at:end]), end) for end in range(at + 1, len(names) + 1))
+            waiting.extend((value[name], end) for name, end in ends if name in value)
+        elif at == len(names) and not isinstance(value, dict):
+            yield value if isinstance(value, str) else json.dumps(value)
 
 
 def as_text(value: object) -> "str | None":

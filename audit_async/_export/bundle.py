@@ -26,7 +26,7 @@ from audit_async._chain.record_format import HASH_AT, PREV_AT
 from audit_async._export.export_file import ExportFailed
 from audit_async._layout.names import CHECKSUM, LOG_FILE, MANIFEST_FILE
 from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, MOST_SMALL_BYTES, read_bounded
-from audit_async._query.audit_query import AuditQuery
+from audit_async._query.audit_query import AuditQuery, Glob
 from audit_async._query.matching import Filter
 from audit_async._query.segment_scan import Damage, Found, scan
 from audit_async._sanitize.unsafe_text import escape
@@ -218,7 +218,11 @@ def _contents(pieces: Sequence[_Piece], folders: dict[Log, str], query: AuditQue
 
 def _for_the_verifier(query: AuditQuery) -> dict[str, Any]:
     """Return what the verifier needs besides the query to decide which records it asks for."""
-    texts = [query.actor, query.resource_id, query.text, *query.context.values()]
+    named = (query.actor, query.resource_id, query.path)
+    texts = [one.pattern if isinstance(one, Glob) else one for one in named]
+    texts += [query.ip, query.outcome, query.text, *query.context.values()]
+    for value in query.fields.values():
+        texts += [value] if isinstance(value, str) else value
     recorded_as = {text: harmless for text in texts if text and (harmless := escape(text)) != text}
     critical = sorted(tag for tag, cls in known_types().items() if cls.critical)
     return {

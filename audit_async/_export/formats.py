@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, NamedTuple, Pro
 
 import msgspec
 
-from audit_async._query.matching import actors_of, resources_of, type_of
+from audit_async._query.recorded_members import actors_of, resources_of, type_of
 from audit_async._query.segment_scan import Found
 from audit_async._sanitize.unsafe_text import UNSAFE, escape
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from fnmatch import translate
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -13,10 +16,12 @@ from audit_async.errors import AuditError
 from audit_async.events.recorded import recorded_time
 from audit_async.events.registry import known_types
 
-__all__ = ["AuditQuery", "InvalidQuery"]
+__all__ = ["AuditQuery", "Glob", "InvalidQuery"]
 
 #: Sequence numbers have at most 18 digits, as the names of segments do.
 _SEQ_LIMIT: Final = 10**18
+#: Most dots in the path of a member; each possible place of it is looked at.
+_MOST_DOTS: Final = 32
 
 
 class InvalidQuery(AuditError, ValueError):
@@ -26,6 +31,64 @@ class InvalidQuery(AuditError, ValueError):
         self.field = field
         self.reason = reason
         super().__init__(f"{field}: {reason}")
+
+
+class Glob(msgspec.Struct, frozen=True):
+    """A pattern for a whole text: `*` is any characters or none, `?` any one, everything else is itself.
+
+    `[*]`, `[?]` and `[[]` are the characters `*`, `?` and `[` (as `glob.escape` writes them); any other `[` is itself.
+    `/` and `.` are characters like others, and case counts.
+
+    Args:
+        pattern: The pattern, such as `svc-*`.
+
+    Raises:
+        InvalidQuery: If the pattern is empty or no text.
+    """
+
+    pattern: str
+
+    def __post_init__(self) -> None:
+        _require_text("pattern", self.pattern)
+
+    def pieces(self) -> Iterator[str | None]:
+        """Yield the literal texts between the wildcards, perhaps empty, and None for each wildcard."""
+        literal = ""
+        for token in _GLOB_TOKENS.findall(self.pattern):
+            if token in {"*", "?"}:
+                yield literal
+                yield None
+                literal = ""
+            else:
+                literal += token[1] if len(token) == 3 else token
+        yield literal
+
+    def regex(self) -> str:
+        """Return a regular expression that a whole text has to match; its time is bounded by text times pattern."""
+        return translate(_GLOB_TOKENS.sub(lambda found: "[[]" if found[0] == "[" else found[0], self.pattern))
+
+
+_GLOB_TOKENS: Final = re.compile(r"\[[*?[]\]|.", re.DOTALL)
+
+#: Statuses as they may be asked for: `404`, `5xx`, `400-499`.
+_STATUSES: Final = re.compile(r"([1-9][0-9]{2})(?:-([1-9][0-9]{2}))?|([1-9])xx", re.ASCII | re.IGNORECASE)
+
+
+def statuses_asked(status: int | str) -> frozenset[str]:
+    """Return the digits of all statuses that are asked for; raises `InvalidQuery`."""
+    found: set[str] = set()
+    for part in str(status).replace(" ", "").split(","):
+        match = _STATUSES.fullmatch(part)
+        if match is None:
+            raise InvalidQuery(
+                "status", "is none such as 404, 5xx or 400-499, or several of them with commas between them"
+            )
+        first, last, hundreds = match.groups()
+        low, high = (int(hundreds) * 100, int(hundreds) * 100 + 99) if hundreds else (int(first), int(last or first))
+        if low > high:
+            raise InvalidQuery("status", "is a range that ends before it begins")
+        found.update(map(str, range(low, high + 1)))
+    return frozenset(found)
 
 
 class _QueryMeta(msgspec.StructMeta):
@@ -51,10 +114,33 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     other member of the event itself whose name ends in `_id` (`customer_id`, `pool_id`, `worker_id`, an `invoice_id` of
     your own); and `subject`, `model_ref` and `segment`.
 
-    Both follow from the recorded JSON, so they hold for types that this process does not know, too. Texts are
-    compared whole and case-sensitively, an integer with its decimal digits. A text is recorded in its harmless form;
-    asked for as it was before, with an escape character in it, it is found all the same. One that was cut because it
-    was longer than `max_field_chars` is found by its recorded beginning, with `text`.
+    `ip`: an address, or a network such as `203.0.113.0/24`: the event's member `ip`, and the `ip` of its `actor`. An
+    address is found as it is given, in its canonical and in its full spelling, and an IPv4 address also as
+    `::ffff:203.0.113.9`, which a socket for both versions gives.
+
+    `path`: the event's member `path`, `route`, `endpoint` or `attempted_path`.
+
+    `status`: the event's member `status`: a number, `"5xx"`, `"400-499"`, or several with commas, `"401,403,5xx"`.
+
+    `outcome`: how it ended, if the record says so: the event's member `outcome`; its `result` (the `status` of it if it
+    is an object: `success`, `failure`, `partial_success`); `completed` in an `http.request` or `http.websocket_closed`
+    without `outcome`, which is how they record it. Besides, `failure` finds `auth.failure`, `authz.denied`,
+    `seal.verification_failed`, `vram.allocation_failed`, and requests and WebSockets with a status from 400 to 599 or
+    the outcome `failed`; `success` finds `auth.success`, `authz.granted`, `seal.verified`, and requests and WebSockets
+    that are `completed` with a status below 400. A record that says neither has no outcome: it is not guessed.
+
+    `fields`: by the path of a member, its value, such as `{"event.actor.user_id": "alice"}`; all must hold. A path is
+    the names of the members with dots between them, beginning in the event (`event.` may be left out) or with
+    `context.`; a member's own name may have dots, too. In a list a whole number is a position from 0, and any other
+    name, or the path's end, means each of its elements. A text is given as it is; an integer, a fraction, `true`,
+    `false` and `null` as Python's `json` writes them (`8.5`, `1e-07`). Several values for one path, in a tuple, must
+    all be there.
+
+    All of it follows from the recorded JSON, so it holds for types that this process does not know, too. Texts are
+    compared whole and case-sensitively, an integer with its decimal digits; `actor`, `resource_id` and `path` may be a
+    `Glob`. A text is recorded in its harmless form; asked for as it was before, with an escape character in it, it is
+    found all the same. One that was cut because it was longer than `max_field_chars` is found by its recorded
+    beginning, with `text`.
 
     `event_types`: at least one of these, each a type or a pattern with `*` and `?`, such as `security.*`.
     `start`, `end`: aware; when it was emitted, `start` included, `end` not.
@@ -67,21 +153,31 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     Raises `InvalidQuery` for a value that can't be meant, and for a keyword that there is not.
     """
 
-    actor: str | None = None
-    resource_id: str | None = None
+    actor: str | Glob | None = None
+    resource_id: str | Glob | None = None
+    ip: str | None = None
+    path: str | Glob | None = None
+    status: int | str | None = None
+    outcome: str | None = None
     event_types: tuple[str, ...] = ()
     start: datetime | None = None
     end: datetime | None = None
     critical: bool | None = None
     context: dict[str, str] = {}
+    fields: dict[str, str | tuple[str, ...]] = {}
     text: str | None = None
     after_seq: int | None = None
     limit: int | None = None
     newest_first: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("actor", "resource_id", "text"):
+        for field in ("actor", "resource_id", "path"):
+            if not isinstance(getattr(self, field), Glob):
+                _require_text(field, getattr(self, field), or_none=True)
+        for field in ("ip", "outcome", "text"):
             _require_text(field, getattr(self, field), or_none=True)
+        _require_address(self.ip)
+        _require_status(self.status)
         types: object = self.event_types
         if not isinstance(types, list | tuple | set | frozenset):
             raise InvalidQuery("event_types", 'is not a tuple of types or patterns, such as ("security.*",)')
@@ -97,14 +193,8 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
             value = getattr(self, field)
             if not isinstance(value, bool) and not (or_none and value is None):
                 raise InvalidQuery(field, "is neither True nor False")
-        context: object = self.context
-        if not isinstance(context, Mapping):
-            raise InvalidQuery("context", 'is no mapping of names to texts, such as {"tenant": "acme"}')
-        for name, value in context.items():
-            _require_text("context", name)
-            if not isinstance(value, str):
-                raise InvalidQuery("context", "has a value that is no text; give a number as its digits")
-        msgspec.structs.force_setattr(self, "context", dict(context))
+        msgspec.structs.force_setattr(self, "context", _checked_context(self.context))
+        msgspec.structs.force_setattr(self, "fields", _checked_fields(self.fields))
         _require_whole("after_seq", self.after_seq, -1)
         _require_whole("limit", self.limit, 1)
 
@@ -112,6 +202,52 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         """Return what was asked, without what was left open, as plain data: for `audit.log_accessed`."""
         asked: dict[str, object] = msgspec.to_builtins(self)
         return asked
+
+
+def _checked_context(context: object) -> dict[str, str]:
+    """Return what was given as `context`, as a dictionary of its own; raises `InvalidQuery`."""
+    if not isinstance(context, Mapping):
+        raise InvalidQuery("context", 'is no mapping of names to texts, such as {"tenant": "acme"}')
+    for name, value in context.items():
+        _require_text("context", name)
+        if not isinstance(value, str):
+            raise InvalidQuery("context", "has a value that is no text; give a number as its digits")
+    return dict(context)
+
+
+def _checked_fields(fields: object) -> dict[str, str | tuple[str, ...]]:
+    """Return what was given as `fields`, as a dictionary of its own; raises `InvalidQuery`."""
+    if not isinstance(fields, Mapping):
+        raise InvalidQuery("fields", 'is no mapping of paths to texts, such as {"actor.user_id": "alice"}')
+    checked: dict[str, str | tuple[str, ...]] = {}
+    for path, value in fields.items():
+        _require_text("fields", path)
+        if path.count(".") > _MOST_DOTS:
+            raise InvalidQuery("fields", f"has a path with more than {_MOST_DOTS} dots")
+        values = tuple(value) if isinstance(value, list | tuple | set | frozenset) else (value,)
+        if not values or not all(isinstance(one, str) for one in values):
+            raise InvalidQuery(
+                "fields", "has a value that is no text; give a number as its digits, or true, false, null"
+            )
+        checked[path] = values[0] if len(values) == 1 else values
+    return checked
+
+
+def _require_address(ip: str | None) -> None:
+    """Refuse what looks like a network and is none. Anything else may have been recorded as an address."""
+    if ip is not None and "/" in ip:
+        try:
+            ip_network(ip, strict=False)
+        except ValueError:
+            raise InvalidQuery("ip", "is neither an address nor a network such as 203.0.113.0/24") from None
+
+
+def _require_status(status: object) -> None:
+    if status is None:
+        return
+    if not isinstance(status, int | str) or isinstance(status, bool):
+        raise InvalidQuery("status", f"is a {type(status).__name__}, neither a number nor a text such as 5xx")
+    statuses_asked(status)
 
 
 def _require_text(field: str, value: object, *, or_none: bool = False) -> None:

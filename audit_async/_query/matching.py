@@ -1,132 +1,63 @@
-r"""Deciding whether a record is wanted: first by the bytes of its line, then by what the line says.
+"""Deciding whether a record is wanted: first by the bytes of its line, then by what the line says.
 
-The bytes only decide whether a line can be wanted: every text that is looked for is in it as msgspec encodes
-it, so a line without those bytes is left out unread, at the speed of a byte search. JSON has other spellings of the
-same text, with `\u` or `\/`, which the library never writes but another program may: a line with such an escape is
-always read.
+The bytes only decide whether a line can be wanted (`needles`); what it says is read of those lines alone
+(`recorded_members`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import MAXYEAR, UTC, datetime, timedelta
 from fnmatch import translate
-from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final, NamedTuple
 
-import msgspec
-
-from audit_async._query.audit_query import AuditQuery
+from audit_async._query import needles
+from audit_async._query.audit_query import AuditQuery, Glob, statuses_asked
+from audit_async._query.needles import Needles
+from audit_async._query.recorded_members import (
+    COMPLETED,
+    FAILURE,
+    HTTP_FAILED,
+    OUTCOME_OF_TYPE,
+    SUCCESS,
+    TYPES_WITH_DEFAULT_OUTCOME,
+    MemberPath,
+    Said,
+    actors_of,
+    as_json_text,
+    as_text,
+    ips_of,
+    outcomes_of,
+    paths_of,
+    read_said,
+    resources_of,
+    statuses_of,
+    texts_in,
+    type_of,
+)
 from audit_async._sanitize.unsafe_text import escape
 from audit_async.events.recorded import recorded_time
 from audit_async.events.registry import known_types
 
-#: Members of an event whose text says who did it, or tried to.
-_ACTING: Final = frozenset({"attempted_user", "requester", "set_by", "lifted_by"})
-#: The same in an event that has no `actor`.
-_ACTING_WITHOUT_ACTOR: Final = frozenset({"user_id", "actor_id"})
-#: Members of an event, besides those that end in `_id`, that say what it was done to.
-_ACTED_ON: Final = frozenset({"subject", "model_ref", "segment"})
-#: The same of its `resource`.
-_RESOURCE: Final = frozenset({"resource_id", "parent_id"})
-
-#: More spellings of a text than the library's own begin with one of these.
-_OTHER_SPELLINGS: Final = (b"\\u", b"\\/")
-_WHOLE_NUMBER: Final = re.compile(r"-?[0-9]+", re.ASCII)
-#: At most so many needles are looked for one by one; more of them by one regular expression.
-_FEW: Final = 4
+#: A range of time is looked for by at most so many beginnings of a timestamp.
+_FEW_TIMES: Final = 4
 
 
-class Said(msgspec.Struct):
-    """What a line says, as far as a query may ask for it."""
+class Condition(NamedTuple):
+    """One part of a query that an event, or the context, has to fulfil. An index knows some by their kind."""
 
-    event: dict[str, object]
-    context: dict[str, object] = {}
-    timestamp: str = ""
+    kind: str  #: what an index calls it
+    values_of: Callable[[Said], Iterable[str]]  #: what a record says of it
+    accepts: Callable[[str], bool]  #: whether one such value is wanted
+    values: frozenset[str] = frozenset()  #: the values that are wanted; empty if they can't be listed
+    needles: Needles | None = None  #: None if no bytes are in every such line
 
-
-#: Decode what a line says; raises as msgspec does.
-read_said: Final[Callable[[bytes], Said]] = msgspec.json.Decoder(Said).decode
-
-
-def actors_of(event: dict[str, object]) -> Iterator[str]:
-    """Yield the names of those who act in an event, as `AuditQuery` defines it."""
-    # Asked of every record that is indexed: most name an actor in one way or in none.
-    if "actor" in event:
-        actor = event["actor"]
-        if (named := as_text(actor.get("user_id") if isinstance(actor, dict) else actor)) is not None:
-            yield named
-    elif not _ACTING_WITHOUT_ACTOR.isdisjoint(event):
-        yield from _texts_of(event, _ACTING_WITHOUT_ACTOR)
-    if not _ACTING.isdisjoint(event):
-        yield from _texts_of(event, _ACTING)
-
-
-def resources_of(event: dict[str, object]) -> Iterator[str]:
-    """Yield what an event was done to or with, as `AuditQuery` defines it."""
-    resource = event.get("resource")
-    if isinstance(resource, dict):
-        yield from _texts_of(resource, _RESOURCE)
-    for member, value in event.items():
-        if is_resource(member) and (named := as_text(value)) is not None:
-            yield named
-
-
-def is_resource(member: str) -> bool:
-    """Return whether a member of an event says, by its name, what it was done to or with."""
-    return member.endswith("_id") or member in _ACTED_ON
-
-
-def _texts_of(members: dict[str, object], wanted: frozenset[str]) -> Iterator[str]:
-    for member, value in members.items():
-        if member in wanted and (named := as_text(value)) is not None:
-            yield named
-
-
-def type_of(event: dict[str, object]) -> str:
-    """Return an event's type; empty if it has none."""
-    event_type = event.get("event_type")
-    return event_type if isinstance(event_type, str) else ""
-
-
-class Needles(NamedTuple):
-    """Byte strings of which at least one is in every line that is wanted."""
-
-    any_of: tuple[bytes, ...]
-    spelled: bool = True  #: they are texts, which JSON can spell in other ways
-
-    def may_be_in(self, line: bytes) -> bool:
-        """False if `line` is certainly not wanted."""
-        return any(needle in line for needle in self.any_of) or (
-            self.spelled and any(spelling in line for spelling in _OTHER_SPELLINGS)
-        )
-
-    def hits(self, data: bytes) -> Iterator[int]:
-        """Yield places in `data` such that every line that may be wanted has one; in order."""
-        needles = self.any_of
-        if self.spelled and b"\\" in data:
-            needles += tuple(spelling for spelling in _OTHER_SPELLINGS if spelling in data)
-        if len(needles) == 1:
-            return _places(data, needles[0])
-        if len(needles) <= _FEW:
-            return iter(sorted(place for needle in needles for place in _places(data, needle)))
-        return (match.start() for match in _pattern(needles).finditer(data))
-
-
-def _places(data: bytes, needle: bytes) -> Iterator[int]:
-    find = data.find
-    place = find(needle)
-    while place >= 0:
-        yield place
-        # The next one is looked for in the next line: one hit a line is enough.
-        line_end = find(b"\n", place)
-        place = find(needle, line_end) if line_end >= 0 else -1
-
-
-@lru_cache(maxsize=16)
-def _pattern(needles: tuple[bytes, ...]) -> re.Pattern[bytes]:
-    return re.compile(b"|".join(map(re.escape, needles)))
+    def holds(self, said: Said) -> bool:
+        """Whether the record says a value that is wanted."""
+        return any(map(self.accepts, self.values_of(said)))
 
 
 class Filter:
@@ -134,10 +65,9 @@ class Filter:
 
     def __init__(self, query: AuditQuery, *, audit_id: str | None = None) -> None:
         """`audit_id` leaves out lines without it; a line may have it elsewhere than in its place, too."""
-        self._actor = _spellings(query.actor)
-        self._resource = _spellings(query.resource_id)
-        self._text = _spellings(query.text)
-        self._context = {name: _spellings(value) for name, value in query.context.items()}
+        self._conditions = tuple(_conditions(query))
+        self._fields = tuple(_FieldCondition.all_of(query))
+        self._text = _spellings(query.text) if query.text is not None else frozenset()
         self.start: Final = recorded_time(query.start) if query.start is not None else None
         self.end: Final = recorded_time(query.end) if query.end is not None else None
         self._types = re.compile("|".join(map(translate, query.event_types))) if query.event_types else None
@@ -145,20 +75,13 @@ class Filter:
         # Asked for once, so that a class that is defined meanwhile changes nothing half-way.
         self._critical_types = frozenset(tag for tag, cls in known_types().items() if cls.critical)
         self.is_open: Final = not (
-            self._actor or self._resource or self._text or self._context or self._types or self._critical is not None
+            self._conditions or self._fields or self._text or self._types or self._critical is not None
         )
         #: Sets of needles, each of which a wanted line must pass, the most selective first.
         self.needles: Final = tuple(self._all_needles(query, audit_id))
-        #: What an index can look up: for each, the kind of term and its values, any of which will do.
-        self.terms: Final = tuple(
-            (kind, values)
-            for kind, values in (
-                ("actor", self._actor),
-                ("resource", self._resource),
-                *((f"context.{name}", values) for name, values in self._context.items()),
-            )
-            if values
-        )
+        #: What an index can look up: for each, the kind of term and its values, any of which will do. The kinds are
+        #: `actor`, `resource`, `ip`, `path`, `status`, `outcome`, and `context.` with the name of the member.
+        self.terms: Final = tuple((one.kind, one.values) for one in self._conditions if one.values)
 
     @property
     def asks_for_times(self) -> bool:
@@ -189,13 +112,11 @@ class Filter:
         if self.is_open:
             return True
         said = read_said(line)
-        event = said.event
         return (
-            self.wants_type(type_of(event))
-            and (not self._actor or not self._actor.isdisjoint(actors_of(event)))
-            and (not self._resource or not self._resource.isdisjoint(resources_of(event)))
-            and all(as_text(said.context.get(name)) in values for name, values in self._context.items())
-            and (not self._text or any(self._holds_text(text) for text in _texts((event, said.context))))
+            self.wants_type(type_of(said.event))
+            and all(condition.holds(said) for condition in self._conditions)
+            and all(field.holds(said) for field in self._fields)
+            and (not self._text or any(self._holds_text(text) for text in texts_in((said.event, said.context))))
         )
 
     def _holds_text(self, text: str) -> bool:
@@ -204,11 +125,11 @@ class Filter:
     def _all_needles(self, query: AuditQuery, audit_id: str | None) -> Iterator[Needles]:
         if audit_id is not None:
             yield Needles((b'"audit_id":"%s"' % audit_id.encode(),), spelled=False)
-        for values in (self._resource, self._actor, *self._context.values()):
-            if values:
-                yield Needles(tuple(_encoded(value) for value in sorted(values)))
+        yield from (one.needles for one in self._conditions if one.needles is not None)
+        for field in self._fields:
+            yield from field.needles()
         if self._text:
-            yield Needles(tuple(msgspec.json.encode(value)[1:-1] for value in sorted(self._text)))
+            yield Needles(tuple(map(needles.inside, sorted(self._text))))
         if query.event_types and all(beginnings := [re.split(r"[*?\[]", t)[0] for t in query.event_types]):
             yield Needles(tuple(sorted({_beginning(t, b) for t, b in zip(query.event_types, beginnings, strict=True)})))
         elif self._critical and self._critical_types:
@@ -217,10 +138,164 @@ class Filter:
             yield Needles(tuple(b'"timestamp":"' + time.encode() for time in times), spelled=False)
 
 
-def _spellings(value: str | None) -> frozenset[str]:
-    """Return a text and its harmless form, in which the library would have recorded it; nothing for None."""
-    if value is None:
-        return frozenset()
+# -- the parts of a query -----------------------------------------------------------------------------------------
+
+
+def _conditions(query: AuditQuery) -> Iterator[Condition]:
+    """Yield what the event and the context have to fulfil, the most selective first."""
+    if query.resource_id is not None:
+        yield _named("resource", lambda said: resources_of(said.event), query.resource_id)
+    if query.actor is not None:
+        yield _named("actor", lambda said: actors_of(said.event), query.actor)
+    if query.ip is not None:
+        yield _from_address(query.ip)
+    for name, value in query.context.items():
+        yield _named(f"context.{name}", _context_member(name), value)
+    if query.path is not None:
+        yield _named("path", lambda said: paths_of(said.event), query.path)
+    if query.status is not None:
+        statuses = statuses_asked(query.status)
+        pattern = needles.for_numbers("status", statuses)
+        yield Condition(
+            "status",
+            lambda said: statuses_of(said.event),
+            statuses.__contains__,
+            statuses,
+            Needles((), pattern=pattern),
+        )
+    if query.outcome is not None:
+        outcomes = _spellings(query.outcome)
+        pattern = b"|".join(_outcome_patterns(outcomes))
+        yield Condition(
+            "outcome",
+            lambda said: outcomes_of(said.event),
+            outcomes.__contains__,
+            outcomes,
+            Needles((), pattern=pattern),
+        )
+
+
+def _context_member(name: str) -> Callable[[Said], Iterable[str]]:
+    def values_of(said: Said) -> Iterable[str]:
+        value = as_text(said.context.get(name))
+        return () if value is None else (value,)
+
+    return values_of
+
+
+def _named(kind: str, values_of: Callable[[Said], Iterable[str]], asked: str | Glob) -> Condition:
+    """Return the condition for a text that is asked for whole, or by a pattern."""
+    if isinstance(asked, str) or not any(piece is None for piece in asked.pieces()):
+        values = _spellings(asked if isinstance(asked, str) else "".join(piece or "" for piece in asked.pieces()))
+        return Condition(kind, values_of, values.__contains__, values, needles.for_values(values))
+    patterns = [Glob(spelling) for spelling in sorted(_spellings(asked.pattern))]
+    matches = re.compile("|".join(pattern.regex() for pattern in patterns)).match
+    found = [_needle_of(pattern) for pattern in patterns]
+    any_of = tuple(needle for needle in found if needle)
+    return Condition(
+        kind,
+        values_of,
+        lambda text: matches(text) is not None,
+        needles=Needles(any_of) if len(any_of) == len(found) else None,
+    )
+
+
+def _needle_of(pattern: Glob) -> bytes:
+    """Return the bytes that are in every line with a text of this pattern: its longest literal; may be empty."""
+    first, *others = list(pattern.pieces())
+    longest = max((piece for piece in others if piece), key=len, default="")
+    # A text begins after a quotation mark, an integer does not.
+    if first and len(first) >= len(longest):
+        return (b"" if first.strip("-0123456789") == "" else b'"') + needles.inside(first)
+    return needles.inside(longest)
+
+
+def _from_address(asked: str) -> Condition:
+    """Return the condition for an address, or for all addresses of a network."""
+
+    def values_of(said: Said) -> Iterable[str]:
+        return ips_of(said.event)
+
+    if "/" in asked:
+        network = ip_network(asked, strict=False)
+        return Condition("ip", values_of, _contains(network), needles=_needles_of_network(network))
+    values = set(_spellings(asked))
+    with suppress(ValueError):
+        address = ip_address(asked)
+        mapped = address if address.version == 4 else address.ipv4_mapped
+        values.update({str(address), address.exploded})
+        if mapped is not None:
+            values.update({str(mapped), f"{_MAPPED}{mapped}"})
+    wanted = frozenset(values)
+    return Condition("ip", values_of, wanted.__contains__, wanted, needles.for_values(wanted))
+
+
+#: How an IPv4 address is spelled that came over an IPv6 socket.
+_MAPPED: Final = "::ffff:"
+
+
+def _contains(network: IPv4Network | IPv6Network) -> Callable[[str], bool]:
+    def contains(text: str) -> bool:
+        if network.version == 4 and text.lower().startswith(_MAPPED):
+            text = text[len(_MAPPED) :]
+        try:
+            return ip_address(text) in network
+        except ValueError:
+            return False
+
+    return contains
+
+
+def _needles_of_network(network: IPv4Network | IPv6Network) -> Needles | None:
+    """Return needles for the octets that all IPv4 addresses of a network share; an IPv6 address has many spellings."""
+    octets = network.prefixlen // 8
+    if network.version == 6 or not octets:
+        return None
+    beginning = ".".join(str(network.network_address).split(".")[:octets])
+    return Needles((beginning.encode() + (b"." if octets < 4 else b""),))
+
+
+def _outcome_patterns(outcomes: frozenset[str]) -> Iterator[bytes]:
+    """Yield patterns, one of which is in every line with such an outcome."""
+    for outcome in sorted(outcomes):
+        yield re.escape(needles.encoded(outcome))
+        yield from (re.escape(b'"%s"' % tag.encode()) for tag, stated in OUTCOME_OF_TYPE.items() if stated == outcome)
+    if COMPLETED in outcomes:
+        yield from (re.escape(b'"%s"' % tag.encode()) for tag in sorted(TYPES_WITH_DEFAULT_OUTCOME))
+    if FAILURE in outcomes:
+        yield b'"%s"' % HTTP_FAILED.encode()
+        yield rb'"status"%s[45]' % needles.BETWEEN
+    if SUCCESS in outcomes:
+        yield rb'"status"%s[1-3]' % needles.BETWEEN
+
+
+class _FieldCondition(NamedTuple):
+    """A value that has to be at a member's path."""
+
+    path: MemberPath
+    values: frozenset[str]  #: any of these
+
+    @classmethod
+    def all_of(cls, query: AuditQuery) -> Iterator[_FieldCondition]:
+        """Yield those of a query: all of them have to hold."""
+        for path, asked in query.fields.items():
+            for value in (asked,) if isinstance(asked, str) else asked:
+                yield cls(MemberPath.parse(path), _spellings(value))
+
+    def holds(self, said: Said) -> bool:
+        """Whether one of the values is there."""
+        return any(as_json_text(value) in self.values for value in self.path.values(said))
+
+    def needles(self) -> Iterator[Needles]:
+        """Yield needles for the value, and for the end of the member's name."""
+        if (found := needles.for_json_values(self.values)) is not None:
+            yield found
+        if not (last := self.path.names[-1]).isdecimal():
+            yield Needles((needles.inside(last) + b'"',))
+
+
+def _spellings(value: str) -> frozenset[str]:
+    """Return a text and its harmless form, in which the library would have recorded it."""
     # A lone surrogate has no UTF-8, so it can't be in any record.
     return frozenset(text for text in (value, escape(value)) if text.isascii() or not _holds_surrogate(text))
 
@@ -229,40 +304,13 @@ def _holds_surrogate(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _encoded(value: str) -> bytes:
-    """Return the bytes that are in a line whose member is this text, or the integer with these digits."""
-    return value.encode() if _WHOLE_NUMBER.fullmatch(value) else msgspec.json.encode(value)
-
-
 def _beginning(pattern: str, beginning: str) -> bytes:
-    encoded = msgspec.json.encode(beginning)
-    return encoded if beginning == pattern else encoded[:-1]
-
-
-def as_text(value: object) -> str | None:
-    """Return a text, or an integer's digits; None for anything else."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 64:
-        return str(value)
-    return None
-
-
-def _texts(values: Iterable[object]) -> Iterator[str]:
-    """Yield every text at any depth, without recursion: a line may nest deeper than the stack is."""
-    waiting = list(values)
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
+    encoded = b'"' + needles.inside(beginning)
+    return encoded + b'"' if beginning == pattern else encoded
 
 
 def _common_times(start: datetime, end: datetime) -> list[str]:
-    """Return up to `_FEW` beginnings of a timestamp, one of which every time from `start` to `end` has; or none."""
+    """Return a few beginnings of a timestamp, one of which every time from `start` to `end` has; or none."""
     first, last = start.astimezone(UTC), end.astimezone(UTC) - timedelta(microseconds=1)
     if last.year == MAXYEAR:
         return []
@@ -273,7 +321,7 @@ def _common_times(start: datetime, end: datetime) -> list[str]:
         (timedelta(hours=1), 13),
         (timedelta(days=1), 10),
     ):
-        if last - first < step * (_FEW - 1):
-            times = [recorded_time(first + step * n)[:length] for n in range(_FEW) if first + step * n <= last]
+        if last - first < step * (_FEW_TIMES - 1):
+            times = [recorded_time(first + step * n)[:length] for n in range(_FEW_TIMES) if first + step * n <= last]
             return sorted({*times, recorded_time(last)[:length]})
     return []

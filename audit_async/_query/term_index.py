@@ -34,11 +34,14 @@ from audit_async._query.index_file import (
     term_of,
     write_index,
 )
-from audit_async._query.matching import Filter, actors_of, as_text, is_resource, read_said, resources_of, type_of
+from audit_async._query.matching import Filter
+from audit_async._query.recorded_members import actors_of, as_text, is_resource, read_said, resources_of, type_of
 from audit_async._query.segment_scan import Damage, open_part
 from audit_async._trail.log_files import DAMAGED_ARCHIVE, Lines, Log, read_lines
 from audit_async._trail.segment_parts import Part
 
+#: The kinds of terms that are in an index file, besides `type` and `context.` with a member's name.
+_KINDS: Final = frozenset({"actor", "resource"})
 _LOG_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -115,6 +118,8 @@ def candidates(index: SegmentIndex, wanted: Filter) -> Sequence[int] | None:
     """
     found: set[int] | None = None
     for kind, values in wanted.terms:
+        if kind not in _KINDS and not kind.startswith("context."):
+            continue  # not in the file: the lines that are found otherwise are read, or the segment is scanned
         found = _both(found, (offset for value in values for offset in index.offsets(kind, value)))
     if wanted.asks_for_types:
         types = [tag for tag in index.header.types if wanted.wants_type(tag)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from audit_async._query.audit_query import AuditQuery, InvalidQuery
+from audit_async._query.audit_query import AuditQuery, Glob, InvalidQuery
 from audit_async.cli.arguments import parse_time
 from audit_async.cli.event_types import recorded_type
 
@@ -31,8 +32,31 @@ Until = Annotated[
 class EventFilters:
     """What the event and its context must say."""
 
-    actor: Annotated[str | None, typer.Option("--actor", metavar="NAME", help="Who did it, or tried to.")] = None
+    actor: Annotated[
+        str | None,
+        typer.Option(
+            "--actor",
+            metavar="NAME",
+            help="Who did it, or tried to. In NAME, ID and PATH '*' is any text and '?' any character; '[*]' is a '*'.",
+        ),
+    ] = None
     resource: Annotated[str | None, typer.Option("--resource", metavar="ID", help="What it was done to.")] = None
+    ip: Annotated[
+        str | None, typer.Option("--ip", metavar="ADDRESS", help="From this address, or network: 203.0.113.0/24.")
+    ] = None
+    path: Annotated[
+        str | None, typer.Option("--path", metavar="PATH", help="The path, route or endpoint of a request.")
+    ] = None
+    status: Annotated[
+        str | None,
+        typer.Option("--status", metavar="STATUS", help="HTTP status: 404, 5xx, 400-499, or several: 401,403,5xx."),
+    ] = None
+    outcome: Annotated[
+        str | None,
+        typer.Option(
+            "--outcome", metavar="OUTCOME", help="How it ended, if the record says so: success, failure, cancelled ..."
+        ),
+    ] = None
     types: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,6 +73,15 @@ class EventFilters:
         list[str] | None,
         typer.Option("--context", metavar="NAME=VALUE", help="What the record's context holds; may be repeated."),
     ] = None
+    fields: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--field",
+            metavar="PATH=VALUE",
+            help="The value of a member: actor.role=admin, changes.email.after=x@y.z, context.tenant=acme; "
+            "may be repeated, and all must hold.",
+        ),
+    ] = None
     text: Annotated[
         str | None, typer.Option("--text", metavar="TEXT", help="What some text of the event or context contains.")
     ] = None
@@ -64,11 +97,16 @@ class EventFilters:
     def _members(self) -> dict[str, Any]:
         """Return the members of the query."""
         return {
-            "actor": self.actor,
-            "resource_id": self.resource,
+            "actor": _text_or_pattern(self.actor),
+            "resource_id": _text_or_pattern(self.resource),
+            "ip": self.ip,
+            "path": _text_or_pattern(self.path),
+            "status": self.status,
+            "outcome": self.outcome,
             "event_types": tuple(map(recorded_type, self.types or ())),
             "critical": self.critical,
-            "context": dict(map(_name_and_value, self.context or ())),
+            "context": _context(self.context or ()),
+            "fields": _fields(self.fields or ()),
             "text": self.text,
         }
 
@@ -108,11 +146,31 @@ class Filters(PeriodFilters):
         }
 
 
-_OPTIONS = {"resource_id": "resource", "event_types": "type", "start": "since", "end": "until"}
+_OPTIONS = {"resource_id": "resource", "event_types": "type", "start": "since", "end": "until", "fields": "field"}
 
 
-def _name_and_value(text: str) -> tuple[str, str]:
+def _text_or_pattern(text: str | None) -> str | Glob | None:
+    """Return a text with a wildcard in it as a pattern, any other as it is."""
+    return Glob(text) if text is not None and not {"*", "?"}.isdisjoint(text) else text
+
+
+def _context(options: Iterable[str]) -> dict[str, str]:
+    context: dict[str, str] = {}
+    for name, value in (_name_and_value("--context", option) for option in options):
+        if context.setdefault(name, value) != value:
+            raise typer.BadParameter(f"--context: {name[:80]!a} is given twice, and can't have both values")
+    return context
+
+
+def _fields(options: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    fields: dict[str, tuple[str, ...]] = {}
+    for path, value in (_name_and_value("--field", option) for option in options):
+        fields[path] = (*fields.get(path, ()), value)
+    return fields
+
+
+def _name_and_value(option: str, text: str) -> tuple[str, str]:
     name, found, value = text.partition("=")
     if not found or not name:
-        raise typer.BadParameter(f"--context: {text[:80]!a} is not NAME=VALUE")
+        raise typer.BadParameter(f"{option}: {text[:80]!a} is not NAME=VALUE")
     return name, value

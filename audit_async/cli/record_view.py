@@ -12,7 +12,7 @@ import anyio.to_thread
 import typer
 
 from audit_async._query.lookup import PlacedRecord
-from audit_async._query.matching import actors_of, type_of
+from audit_async._query.recorded_members import actors_of, type_of
 from audit_async.cli.terminal import Cell, Column, Output, json_line
 from audit_async.events import Record
 from audit_async.events.recorded import event_members, recorded_time

@@ -61,6 +61,70 @@ def test_query(options: list[str], expected: list[int], chain: Chain, tmp_path: 
     assert seqs(ended.rows) == expected
 
 
+#: Events with what the options of a query ask for, as JSON.
+WEB = [
+    {"event_type": "http.request", "path": "/a/1", "route": "/a/{n}", "status": 200, "actor": {"user_id": "ann"}},
+    {"event_type": "http.request", "path": "/a/2", "status": 404, "ip": "203.0.113.9"},
+    {"event_type": "http.request", "path": "/b*", "status": 503, "ip": "203.0.113.77", "outcome": "failed"},
+    {"event_type": "auth.failure", "attempted_user": "ann*", "reason": "bad", "ip": "2001:db8::1", "path": "/login"},
+    {"event_type": "user.updated", "actor": {"user_id": "bob"}, "changes": {"e.mail": {"before": 1, "after": "x=y"}}},
+    {"event_type": "task.completed", "task_id": "svc-7", "worker_id": "w", "result": {"status": "success"}},
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--ip", "203.0.113.9"], [1]),
+        (["--ip", "203.0.113.0/24"], [1, 2]),
+        (["--ip", "2001:0db8::1"], [3]),
+        (["--path", "/a/1"], [0]),
+        (["--path", "/a/{n}"], [0]),
+        (["--path", "/a/*"], [0, 1]),
+        (["--path", "/b[*]"], [2]),
+        (["--status", "200"], [0]),
+        (["--status", "4xx,503"], [1, 2]),
+        (["--status", "400-499"], [1]),
+        (["--outcome", "success"], [0, 5]),
+        (["--outcome", "failure"], [1, 2, 3]),
+        (["--outcome", "completed"], [0, 1]),
+        (["--actor", "a*"], [0, 3]),
+        (["--actor", "ann"], [0]),
+        (["--actor", "ann[*]"], [3]),
+        (["--resource", "svc-?"], [5]),
+        (["--field", "changes.e.mail.after=x=y"], [4]),
+        (["--field", "event.changes.e.mail.before=1", "--field", "actor.user_id=bob"], [4]),
+        (["--field", "actor.user_id=bob", "--field", "actor.user_id=ann"], []),
+        (["--outcome", "failure", "--ip", "203.0.113.0/24", "--status", "5xx"], [2]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_query_by_what_a_request_says(options: list[str], expected: list[int], tmp_path: Path, audit: Audit) -> None:
+    """Address, path, status, outcome and any member are asked for by an option each; all of them must hold."""
+    make_trail(tmp_path / "t", [json.dumps(event).encode() for event in WEB])
+    ended = audit("query", tmp_path / "t", *options, "--json")
+    assert ended.status == 0
+    assert seqs(ended.rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--status", "teapot"], "--status is none such as 404, 5xx or 400-499"),
+        (["--ip", "203.0.113.0/99"], "--ip is neither an address nor a network"),
+        (["--field", "actor"], "--field: 'actor' is not NAME=VALUE"),
+        (["--context", "tenant=a", "--context", "tenant=b"], "--context: 'tenant' is given twice"),
+    ],
+)
+def test_a_question_that_cannot_be_meant(
+    options: list[str], words: str, chain: Chain, tmp_path: Path, audit: Audit
+) -> None:
+    """A value that no record can have is wrong usage, and the message names the option."""
+    ended = audit("query", tmp_path / "t", *options)
+    assert ended.status == 2
+    assert words in " ".join(ended.err.replace("│", " ").split())
+
+
 def test_query_for_a_program(chain: Chain, tmp_path: Path, audit: Audit) -> None:
     """A line of NDJSON has all that was recorded, in its order, and the log's name."""
     (row,) = audit("query", tmp_path / "t", "--limit", "1", "--json").rows

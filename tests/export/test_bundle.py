@@ -22,7 +22,7 @@ import pytest
 from audit_async import standalone
 from audit_async._export.bundle import write_bundle
 from audit_async._export.export_file import ExportFailed
-from audit_async._query.audit_query import AuditQuery
+from audit_async._query.audit_query import AuditQuery, Glob
 from audit_async._query.matching import Filter
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage, Found
@@ -252,6 +252,20 @@ QUERIES = [
     AuditQuery(context={"tenant": "7", "n": "1"}),
     AuditQuery(text="/1"),
     AuditQuery(text="\x1b[2J"),
+    AuditQuery(ip="203.0.113.9"),
+    AuditQuery(ip="203.0.113.0/24"),
+    AuditQuery(ip="2001:0db8::1"),
+    AuditQuery(path="/1"),
+    AuditQuery(path=Glob("/1*")),
+    AuditQuery(actor=Glob("evil\x1b*")),
+    AuditQuery(status="4xx,200"),
+    AuditQuery(outcome="success"),
+    AuditQuery(outcome="failure"),
+    AuditQuery(outcome="completed"),
+    AuditQuery(fields={"deep.a": "1.5", "actor_id": "7"}),
+    AuditQuery(fields={"deep.a": ("true", "null")}),
+    AuditQuery(fields={"context.tenant": "null"}),
+    AuditQuery(fields={"attempted_user": "evil\x1b[2J"}),
     AuditQuery(after_seq=4),
     AuditQuery(after_seq=2, event_types=("auth.*",), limit=3),
 ]
@@ -266,6 +280,10 @@ EVENTS = [
     b'{"event_type":"x.u","user_id":true,"b_id":-7,"requester":"bob"},"context":{"tenant":null}',
     failure("evil\\x1b[2J"),
     failure("alice", 10),
+    b'{"event_type":"http.request","path":"/1","status":200,"ip":"::ffff:203.0.113.9","route":"/{n}"}',
+    b'{"event_type":"http.request","path":"/2","status":404,"actor":{"user_id":"bob","ip":"2001:db8::1"}}',
+    b'{"event_type":"http.websocket_closed","path":"/3","status":101,"outcome":"failed"}',
+    b'{"event_type":"task.completed","task_id":"t","result":{"status":"success"}}',
 ]
 
 

@@ -46,7 +46,7 @@ from audit_async.integrations.logging import AuditHandler
 from audit_async.integrations.opentelemetry import AuditMeters
 from audit_async.integrations.prometheus import AuditCollector
 from audit_async.integrations.structlog import AuditProcessor
-from audit_async.reader import AuditQuery, AuditReader, ExportReport, Page, PlacedRecord, VerifyReport
+from audit_async.reader import AuditQuery, AuditReader, ExportReport, Glob, Page, PlacedRecord, VerifyReport
 from audit_async.testing import AuditTrail
 
 
@@ -145,6 +145,9 @@ async def read() -> None:
     assert_type(await reader.record(audit_id="5f0c1e9b7a3d2c48-1"), PlacedRecord)
     assert_type(await reader.export("evidence.zip", "bundle", query), ExportReport)
     assert_type(decode_record(b"{}"), Record)
+    AuditQuery(ip="203.0.113.0/24", path=Glob("/admin/*"), status="5xx", outcome="failure", actor=Glob("svc-*"))
+    AuditQuery(status=404, fields={"actor.role": "admin", "scope": ("read", "write")})
+    AuditQuery(status=40.4)  # type: ignore[arg-type]
     AuditQuery(actors=("mallory",))  # type: ignore[call-arg]
 
 

@@ -12,7 +12,8 @@ import msgspec
 import typer
 
 from audit_async._query.audit_query import AuditQuery
-from audit_async._query.matching import Filter, actors_of, read_said, type_of
+from audit_async._query.matching import Filter
+from audit_async._query.recorded_members import actors_of, read_said, type_of
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage
 from audit_async._trail.log_files import Log
