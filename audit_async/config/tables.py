@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from audit_async.config.setting import GIB, KIB, MIB, TIB, Group, Settings, allowed, groups_of
 from audit_async.config.transparency import Transparency
@@ -59,9 +60,9 @@ def _build_group(name: str, groups: list[type[Group]], given: object, *, from_te
 
 def _read(given: object, type_: object, *, from_text: bool) -> object:
     """Return the value that a text means; a text that means none is returned as it is."""
-    if not isinstance(given, str) or get_origin(type_) is not Annotated:
+    if not isinstance(given, str):
         return given
-    base, *metas = get_args(type_)
+    base, metas = _bare(type_)
     if any(meta.extra for meta in metas):
         return _bytes_of(given)
     if from_text and base in {int, float, bool}:
@@ -72,6 +73,20 @@ def _read(given: object, type_: object, *, from_text: bool) -> object:
     if from_text and get_origin(base) is tuple:
         return [part.strip() for part in given.split(",")]
     return given
+
+
+def _bare(type_: object) -> tuple[object, list[Meta]]:
+    """Return a setting's type without what constrains it, and without None if it may be left out."""
+    metas: list[Meta] = []
+    while True:
+        choices = [choice for choice in get_args(type_) if choice is not NoneType]
+        if get_origin(type_) is Annotated:
+            type_, *found = get_args(type_)
+            metas += [meta for meta in found if isinstance(meta, Meta)]
+        elif get_origin(type_) in {Union, UnionType} and len(choices) == 1:
+            (type_,) = choices
+        else:
+            return type_, metas
 
 
 def _bytes_of(text: str) -> int | str:
