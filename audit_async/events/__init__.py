@@ -36,6 +36,7 @@ from audit_async.events.lifecycle import (
     AuditSegmentSealed,
 )
 from audit_async.events.log import LogRecorded
+from audit_async.events.personal import Personal
 from audit_async.events.recorded import NotARecord, Record, decode_event, decode_record
 from audit_async.events.registry import EventKind, GenericEvent, describe
 from audit_async.events.resources import (
@@ -113,6 +114,7 @@ __all__ = [
     "PartialSuccess",
     "PathTraversalAttempt",
     "PermissionChanged",
+    "Personal",
     "PolicyViolation",
     "PoolCreated",
     "PoolDeleted",

@@ -6,9 +6,10 @@ Never a whole token: a fingerprint, `token:` and the first 6 hex digits of its S
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from audit_async.events.base import ActorInfo, AuditEvent, AuthMethod, IPAddress, require_aware
+from audit_async.events.personal import Personal
 
 
 class AuthSuccess(AuditEvent, tag="auth.success"):
@@ -16,18 +17,23 @@ class AuthSuccess(AuditEvent, tag="auth.success"):
 
     actor: ActorInfo
     method: AuthMethod
-    path: str
+    path: Annotated[str, Personal("actor.user_id", when="path")]
 
 
 class AuthFailure(AuditEvent, tag="auth.failure"):
-    """Somebody tried to log in and could not. Critical."""
+    """Somebody tried to log in and could not. Critical.
+
+    `known` says whether the service has such a user. What strangers type is not attributed to the user whose name it
+    may be: only with `known=True` is the record personal to `attempted_user`.
+    """
 
     critical: ClassVar[bool] = True
 
-    attempted_user: str | None = None
+    attempted_user: Annotated[str | None, Personal("attempted_user", confirmed_by="known")] = None
     reason: str
-    ip: IPAddress
-    path: str
+    ip: Annotated[IPAddress, Personal("attempted_user")]
+    path: Annotated[str, Personal("attempted_user", when="path")]
+    known: bool | None = None
 
 
 class TokenCreated(AuditEvent, tag="token.created"):

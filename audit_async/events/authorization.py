@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from audit_async.events.base import ActorInfo, AuditEvent, ResourceInfo
+from audit_async.events.personal import Personal
 
 
 class AuthorizationGranted(AuditEvent, tag="authz.granted"):
@@ -26,6 +29,6 @@ class PermissionChanged(AuditEvent, tag="authz.permission_changed"):
     """An actor changed what a subject may do; both lists are complete."""
 
     actor: ActorInfo
-    subject: str
+    subject: Annotated[str, Personal("subject")]
     old_permissions: list[str]
     new_permissions: list[str]

@@ -13,13 +13,14 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import PurePath
 from types import MethodType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, cast, dataclass_transform
 
 import msgspec
 
 from audit_async.errors import InvalidEvent
 from audit_async.events.class_rules import check_definition, check_fields
 from audit_async.events.field_types import check_fields_precisely, learn_quick_check, quick_checks
+from audit_async.events.personal import Personal
 
 __all__ = [
     "ActorInfo",
@@ -208,15 +209,15 @@ class ActorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         kind: Whether it is a user, a service, an agent, or the system itself.
     """
 
-    user_id: str
-    ip: IPAddress | None = None
+    user_id: Annotated[str, Personal("user_id", account_kind="kind")]
+    ip: Annotated[IPAddress | None, Personal("user_id")] = None
     auth_method: AuthMethod | None = None
-    session_id: str | None = None
+    session_id: Annotated[str | None, Personal("user_id")] = None
     # After the members that existed before: the order in the record of those does not change.
     role: str | None = None
     tenant: str | None = None
-    display_name: str | None = None
-    on_behalf_of: str | None = None
+    display_name: Annotated[str | None, Personal("user_id")] = None
+    on_behalf_of: Annotated[str | None, Personal("on_behalf_of")] = None
     kind: ActorKind | None = None
 
 
@@ -224,7 +225,7 @@ class ResourceInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """What it was done to."""
 
     resource_type: str
-    resource_id: str
+    resource_id: Annotated[str, Personal("resource_id", when="resource")]
     parent_id: str | None = None
 
 

@@ -17,6 +17,7 @@ from weakref import WeakSet, WeakValueDictionary
 import msgspec
 
 from audit_async.errors import InvalidEvent
+from audit_async.events.personal import personal_members
 
 __all__ = ["LIFECYCLE_MODULE", "check_definition", "check_fields", "class_of", "is_abstract", "is_recordable"]
 
@@ -49,6 +50,12 @@ def check_definition(cls: type[Any], *, abstract: bool) -> None:
     if "critical" in cls.__struct_fields__ or not isinstance(cls.critical, bool):
         reason = "belongs to the class, not to each event: write `critical: ClassVar[bool] = True`"
         raise InvalidEvent(name, "critical", reason)
+    try:
+        personal_members(cls)
+    except InvalidEvent:
+        raise
+    except Exception:  # noqa: BLE001, S110 - an annotation that can't be resolved yet; `describe` looks again
+        pass
     with _lock:
         if abstract:
             _abstract.add(cls)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from audit_async.events.base import AuditEvent, require_aware
+from audit_async.events.personal import Personal
 
 
 class HoldInForce(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -123,8 +124,8 @@ class AuditHoldLifted(AuditEvent, tag="audit.hold_lifted"):
 class AuditLogAccessed(AuditEvent, tag="audit.log_accessed"):
     """Somebody queried the log; `query` is what was asked, `records` how many were returned."""
 
-    actor: str
-    query: Mapping[str, Any]
+    actor: Annotated[str, Personal("actor")]
+    query: Annotated[Mapping[str, Any], Personal("actor")]
     records: int | None = None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from audit_async.events.base import AuditEvent
+from audit_async.events.personal import Personal
 
 
 class LogRecorded(AuditEvent, tag="log.recorded"):
@@ -16,6 +17,6 @@ class LogRecorded(AuditEvent, tag="log.recorded"):
 
     logger: str
     level: str
-    message: str
+    message: Annotated[str, Personal()]
     exception: str | None = None
-    data: dict[str, Any] | None = None
+    data: Annotated[dict[str, Any] | None, Personal()] = None

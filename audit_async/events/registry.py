@@ -15,6 +15,7 @@ from msgspec import inspect
 from audit_async.errors import InvalidEvent
 from audit_async.events.base import AuditEvent, Reduced
 from audit_async.events.class_rules import LIFECYCLE_MODULE, class_of, is_abstract, is_recordable
+from audit_async.events.personal import PersonalMember, personal_members
 
 __all__ = ["EventKind", "GenericEvent", "describe", "known_types"]
 
@@ -26,6 +27,7 @@ class EventKind(NamedTuple):
     critical: bool  #: made durable at once in hybrid mode, refused last
     free_form: bool  #: its annotations have room for a float, so NaN or infinity may hide in it
     internal: bool  #: one of the library's own `audit.*` events
+    personal: tuple[PersonalMember, ...] | None  #: None if the annotations can't be resolved
 
 
 class GenericEvent(AuditEvent, abstract=True, tag="generic", rename={"event_type": "type"}):
@@ -86,7 +88,16 @@ def _learn(cls: type[AuditEvent]) -> EventKind:
     internal = cls.__module__ == LIFECYCLE_MODULE
     tag = cls.__struct_config__.tag
     assert isinstance(tag, str)  # noqa: S101 - its definition was checked
-    return EventKind(tag, cls.critical, _free_form(cls, name), internal)
+    return EventKind(tag, cls.critical, _free_form(cls, name), internal, _personal(cls))
+
+
+def _personal(cls: type[AuditEvent]) -> tuple[PersonalMember, ...] | None:
+    try:
+        return personal_members(cls)
+    except InvalidEvent:
+        raise
+    except Exception:  # noqa: BLE001 - annotations that can't be resolved may mean anything
+        return None
 
 
 def _free_form(cls: type[AuditEvent], name: str) -> bool:

@@ -8,13 +8,14 @@ from msgspec import Meta
 
 from audit_async.errors import InvalidEvent
 from audit_async.events.base import ActorInfo, AuditEvent, IPAddress
+from audit_async.events.personal import Personal
 
 
 class RateLimitExceeded(AuditEvent, tag="security.rate_limit_exceeded"):
     """More requests came than are allowed in a window of `window_seconds`; what is not known is left out."""
 
-    ip: IPAddress
-    endpoint: str
+    ip: Annotated[IPAddress, Personal()]
+    endpoint: Annotated[str, Personal(when="path")]
     limit: int | None = None
     actual: int | None = None
     window_seconds: int | None = None
@@ -26,8 +27,8 @@ class PathTraversalAttempt(AuditEvent, tag="security.path_traversal_attempt"):
     critical: ClassVar[bool] = True
 
     actor: ActorInfo
-    attempted_path: str
-    endpoint: str
+    attempted_path: Annotated[str, Personal("actor.user_id", when="path")]
+    endpoint: Annotated[str, Personal("actor.user_id", when="path")]
 
 
 class InvalidTokenUsed(AuditEvent, tag="security.invalid_token_used"):
@@ -35,9 +36,9 @@ class InvalidTokenUsed(AuditEvent, tag="security.invalid_token_used"):
 
     critical: ClassVar[bool] = True
 
-    ip: IPAddress
+    ip: Annotated[IPAddress, Personal()]
     token_prefix: str
-    endpoint: str
+    endpoint: Annotated[str, Personal(when="path")]
 
 
 class PolicyViolation(AuditEvent, tag="security.policy_violation"):
@@ -60,7 +61,7 @@ class SuspiciousActivity(AuditEvent, tag="security.suspicious_activity"):
 
     actor: ActorInfo
     activity_type: str
-    details: str
+    details: Annotated[str, Personal("actor.user_id")]
     risk_score: Annotated[int, Meta(ge=0, le=100)]
 
     def __post_init__(self) -> None:

@@ -7,10 +7,12 @@ request takes the plain path into the trail. Headers and bodies are lists of tex
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
 from audit_async.events.base import ActorInfo, AuditEvent, IPAddress
+from audit_async.events.personal import Personal
 
 
 class HttpOutcome(StrEnum):
@@ -33,7 +35,7 @@ class CapturedBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     content_type: str = ""
     bytes: int  #: of the whole body, as far as it passed
     truncated: bool = False  #: more passed than was kept
-    text: list[str] = []
+    text: Annotated[list[str], Personal("actor.user_id", joined=True)] = []
     left_out: str | None = None
 
 
@@ -49,21 +51,21 @@ class HttpRequest(AuditEvent, tag="http.request"):
 
     actor: ActorInfo | None = None
     method: str
-    path: str
+    path: Annotated[str, Personal("actor.user_id", when="path")]
     route: str | None = None
     status: int | None = None
     duration_ms: int
     bytes_in: int
     bytes_out: int
-    ip: IPAddress | None = None
-    user_agent: str | None = None
+    ip: Annotated[IPAddress | None, Personal("actor.user_id")] = None
+    user_agent: Annotated[str | None, Personal("actor.user_id")] = None
     outcome: HttpOutcome = HttpOutcome.COMPLETED
     error: str | None = None
     note: str | None = None
-    query: str | None = None
-    request_headers: list[str] | None = None
+    query: Annotated[str | None, Personal("actor.user_id")] = None
+    request_headers: Annotated[list[str] | None, Personal("actor.user_id")] = None
     request_body: CapturedBody | None = None
-    response_headers: list[str] | None = None
+    response_headers: Annotated[list[str] | None, Personal("actor.user_id")] = None
     response_body: CapturedBody | None = None
 
 
@@ -75,9 +77,9 @@ class HttpRequestStarted(AuditEvent, tag="http.request_started"):
     """
 
     method: str
-    path: str
-    ip: IPAddress | None = None
-    user_agent: str | None = None
+    path: Annotated[str, Personal(when="path")]
+    ip: Annotated[IPAddress | None, Personal()] = None
+    user_agent: Annotated[str | None, Personal()] = None
 
 
 class WebSocketClosed(AuditEvent, tag="http.websocket_closed"):
@@ -88,7 +90,7 @@ class WebSocketClosed(AuditEvent, tag="http.websocket_closed"):
     """
 
     actor: ActorInfo | None = None
-    path: str
+    path: Annotated[str, Personal("actor.user_id", when="path")]
     route: str | None = None
     status: int | None = None
     duration_ms: int
@@ -98,8 +100,8 @@ class WebSocketClosed(AuditEvent, tag="http.websocket_closed"):
     messages_out: int | None = None
     bytes_in: int | None = None
     bytes_out: int | None = None
-    ip: IPAddress | None = None
-    user_agent: str | None = None
+    ip: Annotated[IPAddress | None, Personal("actor.user_id")] = None
+    user_agent: Annotated[str | None, Personal("actor.user_id")] = None
     outcome: HttpOutcome = HttpOutcome.COMPLETED
     error: str | None = None
     note: str | None = None

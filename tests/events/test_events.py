@@ -35,7 +35,7 @@ from tests.trails import read_events
 #: Critical or not, class, type and fields of every built-in event, as documented.
 TABLE = """
 - AuthSuccess auth.success actor method path
-* AuthFailure auth.failure attempted_user? reason ip path
+* AuthFailure auth.failure attempted_user? reason ip path known?
 - TokenCreated token.created actor token_fingerprint scope expires_at?
 * TokenRevoked token.revoked actor token_fingerprint reason
 - AuthorizationGranted authz.granted actor resource action
@@ -89,6 +89,8 @@ def values(info: msgspec.inspect.Type, texts: st.SearchStrategy[str], anything: 
             return texts
         case msgspec.inspect.IntType(ge=low, le=high):
             return st.integers(-(2**63) if low is None else low, 2**63 if high is None else high)
+        case msgspec.inspect.BoolType():
+            return st.booleans()
         case msgspec.inspect.NoneType():
             return st.none()
         case msgspec.inspect.AnyType():
@@ -213,7 +215,7 @@ class InvoicePaid(AuditEvent, tag="test.invoice_paid"):
 
 def test_a_service_may_define_its_own_event() -> None:
     """A subclass with a tag is described and encoded like a built-in event."""
-    assert describe(InvoicePaid) == ("test.invoice_paid", True, False, False)
+    assert describe(InvoicePaid)[:4] == ("test.invoice_paid", True, False, False)
     event = InvoicePaid(actor=ActorInfo(user_id="u", auth_method=AuthMethod.API_KEY), invoice_id="7", cents=100)
     assert encode(event).startswith(b'{"event_type":"test.invoice_paid","actor":')
     assert event.event_type == "test.invoice_paid"
@@ -341,7 +343,7 @@ def test_raw_bytes_are_refused() -> None:
 def test_a_redefined_class_takes_its_tag_over() -> None:
     """A class that is defined again under the same name, as by a reload, is accepted, and so is the older one."""
     first, second = (defevent("Again", [("n", int)], tag="my.again") for _ in range(2))
-    assert describe(first) == describe(second) == ("my.again", False, False, False)
+    assert describe(first) == describe(second) == ("my.again", False, False, False, ())
     assert type(events.decode_event(b'{"event_type":"my.again","n":1}')) is second
     with pytest.raises(InvalidEvent, match=r"my\.again"):
         defevent("Other", [("n", int)], tag="my.again")

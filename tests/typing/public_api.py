@@ -39,7 +39,7 @@ from audit_async import (
     bind_context,
     unbind_context,
 )
-from audit_async.events import AuthFailure, DataDeleted, Record, decode_record
+from audit_async.events import AuthFailure, DataDeleted, Personal, Record, decode_record
 from audit_async.integrations.fastapi import Audit, AuditMiddleware, Policy, Rule, audit_lifespan, get_audit
 from audit_async.integrations.health import readiness
 from audit_async.integrations.logging import AuditHandler
@@ -57,6 +57,7 @@ class RefundForced(AuditEvent, tag="typing.refund_forced"):
 
     actor: ActorInfo
     invoice_id: str
+    email: Annotated[str | None, Personal(subject="actor.user_id")] = None
     amount_cents: int = 0
 
 
