@@ -10,6 +10,7 @@ file.
 | --- | --- |
 | `audit_config` | all settings of one log, and how they fit together |
 | `mode`, `flush_mode`, `segments`, `redaction` | the groups of settings, each with what it promises |
+| `privacy_settings`, `key_store_settings` | personal data: what is sealed, where its keys are |
 | `presets`, `overrides` | starting points, and what replaces their settings |
 | `toml_file`, `environment` | the sources, each read into a table |
 | `tables` | making settings of a table |
@@ -20,6 +21,7 @@ from audit_async.config.audit_config import AuditConfig
 from audit_async.config.flush_mode import Batched, FlushMode, Hybrid, Immediate
 from audit_async.config.mode import Disabled, Local, Mode
 from audit_async.config.presets import PresetName
+from audit_async.config.privacy_settings import Privacy
 from audit_async.config.redaction import Redaction
 from audit_async.config.segments import RetentionPolicy, RotationPolicy
 from audit_async.config.transparency import ExternalKey, KeySource, SecretSource, SignFunction, Transparency
@@ -36,6 +38,7 @@ __all__ = [
     "Local",
     "Mode",
     "PresetName",
+    "Privacy",
     "Redaction",
     "RetentionPolicy",
     "RotationPolicy",

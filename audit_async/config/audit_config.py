@@ -15,6 +15,7 @@ from audit_async.config.flush_mode import Batched, FlushMode, Hybrid, Immediate
 from audit_async.config.mode import Disabled, Local, Mode
 from audit_async.config.overrides import Overrides
 from audit_async.config.presets import PRESETS, PresetName
+from audit_async.config.privacy_settings import Privacy
 from audit_async.config.redaction import Redaction
 from audit_async.config.segments import RetentionPolicy, RotationPolicy
 from audit_async.config.setting import KIB, MIB, TIB, Flag, Seconds, Settings, byte_size, whole_number
@@ -55,6 +56,7 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
         max_event_bytes: The largest event, in bytes of JSON, with what is bound for its task.
         redaction: What is taken out of free-form data before it is recorded.
         transparency: Sign checkpoints of the log, as a transparency log does; needs the extra `tlog`.
+        privacy: Seal what is personal under keys that can be destroyed; needs the extra `privacy`.
         drain_timeout: How long an orderly end waits for the disk, in seconds.
         handle_signals: Drain on SIGTERM and SIGINT before they take their ordinary course.
         allow_insecure_dir: Write also below a base directory that other users can write to.
@@ -80,6 +82,7 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
     max_event_bytes: Annotated[int, byte_size(KIB, 64 * MIB)] = 64 * KIB
     redaction: Annotated[Redaction, Meta(description="a Redaction")] = Redaction()
     transparency: Annotated[Transparency | None, Meta(description="left out, or a Transparency")] = None
+    privacy: Annotated[Privacy | None, Meta(description="left out, or a Privacy")] = None
     drain_timeout: Seconds = 10.0
     handle_signals: Flag = True
     allow_insecure_dir: Flag = False
@@ -95,6 +98,7 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
             )
         self._check_event_fits()
         self._check_batch_fits()
+        self._check_forgetting()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **overrides: Unpack[Overrides]) -> Self:
@@ -115,8 +119,8 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
             interval = 1.0
 
         A relative `base_dir` counts from the file's directory, not from the current one, and so do the paths of
-        `transparency`: a service that is started from elsewhere must go on with the same chain, not begin a second
-        one unnoticed.
+        `transparency` and `privacy`: a service that is started from elsewhere must go on with the same chain, not begin
+        a second one unnoticed.
 
         Args:
             path: The file.
@@ -137,6 +141,8 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
             config = msgspec.structs.replace(config, mode=mode)
         if config.transparency is not None and "transparency" not in overrides:
             config = msgspec.structs.replace(config, transparency=config.transparency.below(here))
+        if config.privacy is not None and "privacy" not in overrides:
+            config = msgspec.structs.replace(config, privacy=config.privacy.below(here))
         return config
 
     @classmethod
@@ -235,6 +241,18 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
                 name,
                 f"a batch of {size} is never full: buffer_events = {self.buffer_events} holds {fits} ordinary "
                 f"events; give at most {fits}, or a larger buffer",
+            )
+
+    def _check_forgetting(self) -> None:
+        """Refuse to forget what is personal before the records that it is in may be deleted, unless that is meant."""
+        privacy, kept_days = self.privacy, self.retention.min_retention_days
+        if privacy is None or privacy.forget_after_days is None or privacy.forget_before_retention:
+            return
+        if privacy.forget_after_days < kept_days:
+            raise ConfigError(
+                "privacy.forget_after_days",
+                f"{privacy.forget_after_days} days is less than retention.min_retention_days = {kept_days}: records "
+                "would be kept and what is personal in them would not; forget later, or set forget_before_retention",
             )
 
 

@@ -6,6 +6,7 @@ from typing import Literal, TypedDict
 
 from audit_async.config.flush_mode import FlushMode
 from audit_async.config.mode import Mode
+from audit_async.config.privacy_settings import Privacy
 from audit_async.config.redaction import Redaction
 from audit_async.config.segments import RetentionPolicy, RotationPolicy
 from audit_async.config.transparency import Transparency
@@ -27,6 +28,7 @@ class Overrides(TypedDict, total=False):
     max_event_bytes: int
     redaction: Redaction
     transparency: Transparency | None
+    privacy: Privacy | None
     drain_timeout: float
     handle_signals: bool
     allow_insecure_dir: bool
