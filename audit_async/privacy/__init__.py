@@ -10,6 +10,7 @@ Everything that applications need is imported from this package; its modules are
 | `subjects` | who a key belongs to, and the pseudonym that the store knows him by |
 | `data_keys` | keys and their ids |
 | `key_store` | what a key store does for a log |
+| `sealed_text` | the format of a sealed member |
 | `store_failures` | the errors |
 
 It needs `cryptography`, which the extra `privacy` installs: `pip install 'audit-async[privacy]'`.
@@ -19,7 +20,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from audit_async.config import Privacy
     from audit_async.config.key_store_settings import ExternalMasterKey, MasterKeySource, Normalization, WrapFunction
+    from audit_async.events import Personal
     from audit_async.privacy.data_keys import KeyMaker, NewKey, key_id_bytes, key_id_text
     from audit_async.privacy.key_store import Changes, Destroyed, Erasure, Forgotten, HeldBy, KeySession, KeyStore
     from audit_async.privacy.store_failures import (
@@ -56,6 +59,8 @@ __all__ = [
     "MasterKeySource",
     "NewKey",
     "Normalization",
+    "Personal",
+    "Privacy",
     "Subject",
     "WrapFunction",
     "key_id_bytes",
@@ -66,12 +71,14 @@ __all__ = [
 _HOMES: Final = {
     name: module
     for module, names in {
+        "audit_async.config": ("Privacy",),
         "audit_async.config.key_store_settings": (
             "ExternalMasterKey",
             "MasterKeySource",
             "Normalization",
             "WrapFunction",
         ),
+        "audit_async.events": ("Personal",),
         "audit_async.privacy.data_keys": ("KeyMaker", "NewKey", "key_id_bytes", "key_id_text"),
         "audit_async.privacy.key_store": (
             "Changes",

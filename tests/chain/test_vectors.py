@@ -26,7 +26,7 @@ Check = Callable[[bytes, int | None, bytes | None], tuple[int, bytes] | None]
 @pytest.fixture(scope="module")
 def printed_check() -> Check:
     """The function that docs/format.md prints."""
-    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "format.md").read_text(encoding="utf-8"), re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", (DOCS / "format.md").read_text(encoding="utf-8"), re.DOTALL)
     namespace: dict[str, Any] = {"__name__": "printed"}
     exec(code, namespace)  # noqa: S102 - it is ours, and running it is the point
     check: Check = namespace["check"]
