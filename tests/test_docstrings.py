@@ -17,7 +17,7 @@ from contextlib import aclosing
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import litestar
 import pytest
@@ -124,6 +124,7 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
         for name in getattr(home, "__all__", ())
     }
     return offered | {
+        "Annotated": Annotated,
         "ClassVar": ClassVar,
         "FastAPI": FastAPI,
         "JSONRenderer": structlog.processors.JSONRenderer,
