@@ -11,6 +11,7 @@ Everything that applications need is imported from this package; its modules are
 | `data_keys` | keys and their ids |
 | `key_store` | what a key store does for a log |
 | `sealed_text` | the format of a sealed member |
+| `opening_sealed` | opening the sealed members of records, and saying why one stays closed |
 | `store_failures` | the errors |
 
 It needs `cryptography`, which the extra `privacy` installs: `pip install 'audit-async[privacy]'`.

@@ -1,0 +1,233 @@
+"""Opening sealed members of records, with the keys of a key store, and saying of the others why they stay closed.
+
+A record is a JSON object, and its sealed members are texts in it, wherever they are: the key id is in the text, and
+the associated data of the encryption names the place, so what was put into another member does not open. Nothing here
+decides whether a record is genuine; the caller has checked its hash.
+
+| shown | meaning |
+| --- | --- |
+| `[sealed]` | nobody gave a key store |
+| `[erased 2026-11-28]` | the key was destroyed that day |
+| `[key missing]` | the store never knew the key: it is another log's, older than the record, or damaged |
+| `[forged]` | the key is there, and this text was not sealed under it for this place |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
+
+import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from audit_async.privacy.data_keys import key_id_bytes
+from audit_async.privacy.key_store import Destroyed, KeyStore
+from audit_async.privacy.sealed_text import (
+    Cipher,
+    Forged,
+    Opened,
+    SealedText,
+    context_place,
+    event_place,
+    key_prefix,
+    open_sealed,
+    parse_sealed,
+    unescape_plain,
+)
+
+__all__ = ["ERASED", "FORGED", "KEY_MISSING", "SEALED", "MemberOpened", "OpenedRecord", "Opener", "sealed_members"]
+
+SEALED: Final = "[sealed]"
+ERASED: Final = "[erased {:%Y-%m-%d}]"
+KEY_MISSING: Final = "[key missing]"
+FORGED: Final = "[forged]"
+
+#: Whether such a text is sealed is not certain: only a key that the store knows says so.
+_IN_DOUBT: Final = frozenset({SEALED, KEY_MISSING})
+
+#: Keys that are kept, each with its cipher: 3 KiB.
+_KEPT_KEYS: Final = 4096
+
+#: Where a member is: `event` or `context`, then the names from there, a position in a list as a decimal number.
+Place = tuple[str, ...]
+
+
+class SealedMember(NamedTuple):
+    """A sealed text, and where in the record it is."""
+
+    place: Place
+    sealed: SealedText
+
+
+class MemberOpened(NamedTuple):
+    """A sealed member after the attempt to open it."""
+
+    place: Place
+    opened: Opened | None  #: None if it stays closed
+    shown: str = ""  #: why, for a person; empty if it is open
+
+
+class OpenedRecord(NamedTuple):
+    """The members of a record, with what could be opened in the clear."""
+
+    event: dict[str, object]
+    context: dict[str, object]
+    members: tuple[MemberOpened, ...]  #: those that were sealed
+
+
+class _EscapedText(NamedTuple):
+    """A plain text that was recorded with `plain:` before it, since it looks sealed."""
+
+    place: Place
+    text: str
+
+
+def sealed_members(event: dict[str, object], context: dict[str, object]) -> Iterator[SealedMember]:
+    """Yield the sealed members of a record in the order in which they are recorded."""
+    for member in _texts_like_sealed(event, context):
+        if isinstance(member, SealedMember):
+            yield member
+
+
+def _texts_like_sealed(event: dict[str, object], context: dict[str, object]) -> Iterator[SealedMember | _EscapedText]:
+    """Yield the sealed members and the escaped ones; without recursion, since a line may nest deeper than the stack."""
+    waiting: list[tuple[Place, object]] = [(("context",), context), (("event",), event)]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, str):
+            if value.startswith("sealed:1:") and (sealed := parse_sealed(value)) is not None:
+                yield SealedMember(place, sealed)
+            elif value.startswith("plain:") and unescape_plain(value) != value:
+                yield _EscapedText(place, value)
+        elif isinstance(value, dict):
+            waiting.extend([((*place, name), of) for name, of in reversed(value.items())])
+        elif isinstance(value, list):
+            waiting.extend([((*place, str(at)), of) for at, of in reversed([*enumerate(value)])])
+
+
+class Opener:
+    """Opens the sealed members of records. Used by one thread at a time; blocks for the key store's disk."""
+
+    def __init__(self, store: KeyStore | None) -> None:
+        """Take the keys of `store`; without one everything stays `[sealed]`."""
+        self._store: Final = store
+        self._ciphers: Final[dict[str, Cipher | Destroyed | None]] = {}
+
+    def open(
+        self,
+        log_id: str,
+        event: dict[str, object],
+        context: dict[str, object],
+        *,
+        is_sealing: Callable[[], bool] = lambda: True,
+    ) -> OpenedRecord:
+        """Return the members of a record, opened as far as there are keys.
+
+        What can't be opened is replaced by the text that says why. The given members are not changed.
+
+        Args:
+            log_id: The id of the log that the record is in.
+            event: The recorded event, decoded, with its `event_type`.
+            context: The recorded context; empty if there is none.
+            is_sealing: Whether the record is of a session that seals. Asked only if that is in doubt: a session without
+                privacy may have recorded a text that looks sealed, which is then left as it is.
+
+        Raises:
+            KeyStoreUnavailable: The store can't be read now.
+        """
+        texts = list(_texts_like_sealed(event, context))
+        found = [member for member in texts if isinstance(member, SealedMember)]
+        self._fetch(member.sealed.key_id for member in found)
+        opened = [self._opened(log_id, event, member) for member in found]
+        clear: dict[Place, object] = {
+            one.place: unescape_plain(one.text) for one in texts if isinstance(one, _EscapedText)
+        }
+        if (clear or any(one.shown in _IN_DOUBT for one in opened)) and not is_sealing():
+            clear.clear()
+            opened = [one for one in opened if one.shown not in _IN_DOUBT]
+        clear.update((one.place, _value_of(one)) for one in opened)
+        event, context = _replaced(event, ("event",), clear), _replaced(context, ("context",), clear)
+        return OpenedRecord(event, context, tuple(opened))
+
+    def _opened(self, log_id: str, event: dict[str, object], member: SealedMember) -> MemberOpened:
+        place, sealed = member
+        if self._store is None:
+            return MemberOpened(place, None, SEALED)
+        cipher = self._ciphers.get(sealed.key_id)
+        if cipher is None:
+            return MemberOpened(place, None, KEY_MISSING)
+        if isinstance(cipher, Destroyed):
+            return MemberOpened(place, None, ERASED.format(cipher.at))
+        try:
+            return MemberOpened(place, open_sealed(sealed, cipher, associated_data(log_id, event, member)))
+        except Forged:
+            return MemberOpened(place, None, FORGED)
+
+    def _fetch(self, key_ids: Iterable[str]) -> None:
+        """Take the keys with these ids out of the store, as far as they are not here."""
+        ciphers = self._ciphers
+        missing = {text for text in key_ids if text not in ciphers}
+        if self._store is None or not missing:
+            return
+        if len(ciphers) + len(missing) > _KEPT_KEYS:
+            ciphers.clear()
+        by_id = {text: _bytes_of(text) for text in missing}
+        keys = self._store.keys([key_id for key_id in by_id.values() if key_id is not None])
+        for text, key_id in by_id.items():
+            key = keys.get(key_id) if key_id is not None else None
+            ciphers[text] = AESGCM(key) if isinstance(key, bytes) else key
+
+
+def associated_data(log_id: str, event: dict[str, object], member: SealedMember) -> bytes:
+    """Return the associated data of a sealed member: what says where its text belongs."""
+    where, *path = member.place
+    if where == "context":
+        place = context_place(path[0])
+    else:
+        event_type = event.get("event_type")
+        place = event_place(event_type if isinstance(event_type, str) else "", path)
+    return key_prefix(log_id, member.sealed.key_id) + place
+
+
+def _bytes_of(text: str) -> bytes | None:
+    try:
+        return key_id_bytes(text)
+    except ValueError:
+        return None
+
+
+def _value_of(member: MemberOpened) -> object:
+    if member.opened is None:
+        return member.shown
+    try:
+        value: object = msgspec.json.decode(member.opened.text)
+    except msgspec.DecodeError:  # sealed under the right key by something else than this library
+        return FORGED
+    return value
+
+
+def _replaced(members: dict[str, object], place: Place, clear: dict[Place, object]) -> dict[str, object]:
+    """Return a copy of an object with the values in `clear`, along their paths alone."""
+    copy = dict(members)
+    copies: dict[Place, dict[str, object] | list[object]] = {place: copy}
+    for path, value in clear.items():
+        if path[: len(place)] != place:
+            continue
+        inner: dict[str, object] | list[object] = copy
+        for depth in range(len(place) + 1, len(path)):
+            name = path[depth - 1]
+            there = copies.get(path[:depth])
+            if there is None:
+                of = inner[int(name)] if isinstance(inner, list) else inner[name]
+                there = copies[path[:depth]] = list(of) if isinstance(of, list) else dict(of)  # type: ignore[call-overload]
+                _put(inner, name, there)
+            inner = there
+        _put(inner, path[-1], value)
+    return copy
+
+
+def _put(into: dict[str, object] | list[object], name: str, value: object) -> None:
+    if isinstance(into, list):
+        into[int(name)] = value
+    else:
+        into[name] = value

@@ -1,0 +1,184 @@
+"""Opening the sealed members of records: what opens, where, and what is shown of the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from typing import cast
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit_async.privacy import Destroyed, KeyMaker, KeyStore, key_id_text
+from audit_async.privacy.opening_sealed import FORGED, KEY_MISSING, SEALED, Opener, sealed_members
+from audit_async.privacy.sealed_text import (
+    RANDOM_BYTES,
+    context_place,
+    escape_plain,
+    event_place,
+    key_prefix,
+    seal_text,
+)
+
+LOG_ID = "0123456789abcdef0123456789abcdef"
+
+
+class Keys:
+    """The one call of a key store that reading makes; it counts what it is asked for."""
+
+    def __init__(self) -> None:
+        self.maker = KeyMaker()
+        self.known: dict[bytes, bytes | Destroyed] = {}
+        self.asked: list[bytes] = []
+
+    def keys(self, key_ids: list[bytes]) -> dict[bytes, bytes | Destroyed]:
+        """Return the keys that are known."""
+        self.asked += key_ids
+        return {key_id: self.known[key_id] for key_id in key_ids if key_id in self.known}
+
+    def seal(self, value: object, place: bytes, *, log_id: str = LOG_ID, store: bool = True) -> str:
+        """Return a value sealed under a key of its own."""
+        made = self.maker.make(bytes(16), 20_000, 0)
+        if store:
+            self.known[made.key_id] = made.key
+        text = key_id_text(made.key_id)
+        associated = key_prefix(log_id, text) + place
+        return seal_text(AESGCM(made.key), text, associated, msgspec.json.encode(value), os.urandom(RANDOM_BYTES))
+
+    def opener(self) -> Opener:
+        """Return what opens with these keys."""
+        return Opener(cast("KeyStore", self))
+
+
+def test_members_at_any_depth_are_opened() -> None:
+    """In objects, lists, mappings and the context; what was not sealed stays, and the given members are not changed."""
+    keys = Keys()
+    event: dict[str, object] = {
+        "event_type": "t",
+        "actor": {"user_id": keys.seal("alice", event_place("t", ("actor", "user_id"))), "kind": "user"},
+        "names": ["plain", keys.seal("bob", event_place("t", ("names", "1")))],
+        "details": {"a.b": keys.seal({"x": [1, None]}, event_place("t", ("details", "a.b"))), "n": 7},
+    }
+    context: dict[str, object] = {"ip": keys.seal("203.0.113.9", context_place("ip")), "request_id": "r"}
+    before = json.dumps([event, context])
+    opened = keys.opener().open(LOG_ID, event, context)
+    assert opened.event == {
+        "event_type": "t",
+        "actor": {"user_id": "alice", "kind": "user"},
+        "names": ["plain", "bob"],
+        "details": {"a.b": {"x": [1, None]}, "n": 7},
+    }
+    assert opened.context == {"ip": "203.0.113.9", "request_id": "r"}
+    assert json.dumps([event, context]) == before
+    assert [member.place for member in opened.members] == [
+        ("event", "actor", "user_id"),
+        ("event", "names", "1"),
+        ("event", "details", "a.b"),
+        ("context", "ip"),
+    ]
+    assert all(member.opened is not None and not member.shown for member in opened.members)
+    assert [member.place for member in sealed_members(event, context)] == [one.place for one in opened.members]
+
+
+@pytest.mark.parametrize("state", [SEALED, "[erased 2026-11-28]", KEY_MISSING, FORGED])
+def test_what_stays_closed_says_why(state: str) -> None:
+    """No store, a destroyed key, an unknown key, and a text that is not from this place are four states."""
+    keys = Keys()
+    place = event_place("t", ("ip" if state == FORGED else "name",))
+    sealed = keys.seal("alice", place, store=state != KEY_MISSING)
+    if state.startswith("[erased"):
+        keys.known = dict.fromkeys(keys.known, Destroyed(datetime(2026, 11, 28, 23, tzinfo=UTC)))
+    opener = Opener(None) if state == SEALED else keys.opener()
+    opened = opener.open(LOG_ID, {"event_type": "t", "name": sealed}, {})
+    assert opened.event == {"event_type": "t", "name": state}
+    (member,) = opened.members
+    assert (member.opened, member.shown) == (None, state)
+
+
+@pytest.mark.parametrize("elsewhere", ["log", "type", "member", "context", "list"])
+def test_a_text_from_elsewhere_does_not_open(elsewhere: str) -> None:
+    """What was moved to another log, type or member is shown as forged."""
+    keys = Keys()
+    sealed = keys.seal("alice", event_place("t", ("name",)))
+    event: dict[str, object] = {"event_type": "t"}
+    context: dict[str, object] = {}
+    log_id = LOG_ID
+    match elsewhere:
+        case "log":
+            log_id, event["name"] = "f" * 32, sealed
+        case "type":
+            event = {"event_type": "u", "name": sealed}
+        case "member":
+            event["ip"] = sealed
+        case "context":
+            context["name"] = sealed
+        case "list":
+            event["name"] = [sealed]
+    opened = keys.opener().open(log_id, event, context)
+    assert [member.shown for member in opened.members] == [FORGED]
+    assert "alice" not in json.dumps([opened.event, opened.context])
+
+
+def test_a_session_without_privacy_may_have_recorded_anything() -> None:
+    """A plain text that looks sealed, or escaped, is left as it is; one whose key is known is sealed all the same."""
+    keys = Keys()
+    known = keys.seal("alice", event_place("t", ("name",)))
+    unknown = keys.seal("bob", event_place("t", ("other",)), store=False)
+    event: dict[str, object] = {"event_type": "t", "name": known, "other": unknown, "third": "plain:sealed:x"}
+    asked: list[int] = []
+
+    def is_sealing() -> bool:
+        asked.append(1)
+        return False
+
+    opened = keys.opener().open(LOG_ID, event, {}, is_sealing=is_sealing)
+    assert opened.event == {**event, "name": "alice"}
+    assert asked == [1]
+    opened = keys.opener().open(LOG_ID, event, {})
+    assert opened.event == {"event_type": "t", "name": "alice", "other": KEY_MISSING, "third": "sealed:x"}
+
+
+def test_only_what_is_in_doubt_asks_for_the_session() -> None:
+    """A record that is open, and one without anything sealed, needs no look at the session."""
+    keys = Keys()
+    event: dict[str, object] = {"event_type": "t", "name": keys.seal("alice", event_place("t", ("name",)))}
+
+    def is_sealing() -> bool:
+        raise AssertionError("asked")
+
+    assert keys.opener().open(LOG_ID, event, {}, is_sealing=is_sealing).event["name"] == "alice"
+    assert keys.opener().open(LOG_ID, {"event_type": "t", "n": "x"}, {}, is_sealing=is_sealing).members == ()
+
+
+def test_a_key_is_fetched_once() -> None:
+    """The store is asked for each key at its first member alone, all keys of a record in one call."""
+    keys = Keys()
+    first, second = (keys.seal("x", event_place("t", (name,))) for name in ("a", "b"))
+    opener = keys.opener()
+    for _ in range(3):
+        opener.open(LOG_ID, {"event_type": "t", "a": first, "b": second}, {})
+    assert len(keys.asked) == 2
+
+
+@given(st.text())
+def test_escaped_texts_come_back(text: str) -> None:
+    """Whatever a caller's text is, reading a session that seals gives it back."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return
+    for plain in (text, f"sealed:{text}", f"plain:sealed:{text}", f"plain:plain:sealed:1:{text}"):
+        recorded = escape_plain(plain)
+        opened = Opener(None).open(LOG_ID, {"event_type": "t", "name": recorded}, {"n": recorded})
+        assert opened.event["name"] == opened.context["n"] == plain
+        assert opened.members == ()
+
+
+def test_deep_members_take_no_recursion() -> None:
+    """A line may nest deeper than the stack is."""
+    value: object = "sealed:1:x"
+    for _ in range(50_000):
+        value = [value]
+    assert Opener(None).open(LOG_ID, {"event_type": "t", "deep": value}, {}).members == ()
