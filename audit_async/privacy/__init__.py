@@ -12,6 +12,11 @@ Everything that applications need is imported from this package; its modules are
 | `key_store` | what a key store does for a log |
 | `sealed_text` | the format of a sealed member |
 | `opening_sealed` | opening the sealed members of records, and saying why one stays closed |
+| `master_key` | where the master key comes from, and what it wraps |
+| `sqlite_key_store` | the key store of one host |
+| `main_file`, `month_file`, `sqlite_file` | its files: the keys of the days, the keys of the members, SQLite |
+| `store_directory`, `process_sessions` | its directory and locks; who uses it at the moment |
+| `store_creation`, `store_copy` | making one; copying one that is in use |
 | `store_failures` | the errors |
 
 It needs `cryptography`, which the extra `privacy` installs: `pip install 'audit-async[privacy]'`.
@@ -26,6 +31,10 @@ if TYPE_CHECKING:
     from audit_async.events import Personal
     from audit_async.privacy.data_keys import KeyMaker, NewKey, key_id_bytes, key_id_text
     from audit_async.privacy.key_store import Changes, Destroyed, Erasure, Forgotten, HeldBy, KeySession, KeyStore
+    from audit_async.privacy.master_key import new_master_key
+    from audit_async.privacy.sqlite_key_store import SqliteKeyStore, SqliteSession, open_key_store
+    from audit_async.privacy.store_copy import StoreCopy, copy_key_store
+    from audit_async.privacy.store_creation import create_key_store
     from audit_async.privacy.store_failures import (
         ErasureRefused,
         KeyStoreDamaged,
@@ -62,10 +71,17 @@ __all__ = [
     "Normalization",
     "Personal",
     "Privacy",
+    "SqliteKeyStore",
+    "SqliteSession",
+    "StoreCopy",
     "Subject",
     "WrapFunction",
+    "copy_key_store",
+    "create_key_store",
     "key_id_bytes",
     "key_id_text",
+    "new_master_key",
+    "open_key_store",
 ]
 
 # Imported at first use: a configuration that names `Privacy` does not wait for `cryptography`.
@@ -90,6 +106,10 @@ _HOMES: Final = {
             "KeySession",
             "KeyStore",
         ),
+        "audit_async.privacy.master_key": ("new_master_key",),
+        "audit_async.privacy.sqlite_key_store": ("SqliteKeyStore", "SqliteSession", "open_key_store"),
+        "audit_async.privacy.store_copy": ("StoreCopy", "copy_key_store"),
+        "audit_async.privacy.store_creation": ("create_key_store",),
         "audit_async.privacy.store_failures": (
             "ErasureRefused",
             "KeyStoreDamaged",

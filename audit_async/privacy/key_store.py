@@ -93,7 +93,11 @@ class KeySession(Protocol):
         """
 
     def passed(self, epoch: int) -> None:
-        """Say that this process holds no key any more that was destroyed up to this epoch."""
+        """Say that this process holds no key any more that was destroyed up to this epoch, and makes none.
+
+        Only after every key that was made under an older epoch went to `insert`: once all have passed, the store
+        forgets whom the erasure was about, and refuses whatever was made before it.
+        """
 
     def close(self) -> None:
         """End the registration; safe to call twice."""
@@ -122,7 +126,10 @@ class KeyStore(Protocol):
         """Return the ids of a subject's keys, the oldest day first."""
 
     def keys(self, key_ids: Iterable[bytes]) -> dict[bytes, bytes | Destroyed]:
-        """Return the keys with these ids, or when they were destroyed; an id that the store never knew is absent."""
+        """Return the keys with these ids, or when they were destroyed.
+
+        An id that the store never knew, or whose key is damaged there, is absent.
+        """
 
     def begin_erasure(self, subject: Subject, erasure_id: str, *, force: bool = False) -> Erasure:
         """Begin to erase a subject: from now on no key is stored that was made for it before.

@@ -85,7 +85,7 @@ def load_signer(source: KeySource, *, origin: str, passphrase: SecretSource | No
     if isinstance(source, ExternalKey):
         return Signer(VerifierKey.of(origin, source.public_key), source.sign)
     secret = None if passphrase is None else read_secret(passphrase).rstrip(b"\r\n")
-    where = _place(source)
+    where = place_of_secret(source)
     private = _private_key(read_secret(source), secret, where)
     return Signer(VerifierKey.of(origin, private.public_key().public_bytes_raw()), private.sign)
 
@@ -107,7 +107,7 @@ def read_secret(source: SecretSource) -> bytes:
     systemd sets their modes.
     """
     kind, name = secret_kind(source)
-    where = _place(source)
+    where = place_of_secret(source)
     if kind == "env":
         value = os.environ.get(name)
         if not value:
@@ -194,6 +194,7 @@ def _read_private_file(path: str, where: str, *, only_owner: bool) -> bytes:
         disk.close(file)
 
 
-def _place(source: SecretSource) -> str:
+def place_of_secret(source: SecretSource) -> str:
+    """Return what messages call the source of a secret; never what is in it."""
     kind, name = secret_kind(source)
     return {"env": f"the environment variable {name}", "credential": f"the credential {name}", "file": name}[kind]

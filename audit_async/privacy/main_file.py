@@ -1,0 +1,333 @@
+"""The main file of a key store: the wrapped keys of the days, erasures, holds, and who the store is.
+
+| table | row |
+| --- | --- |
+| `meta` | name, value: who the store is, its epoch, what it has forgotten, its master key's name and canary |
+| `wraps` | number, day (-1: the key of the pseudonyms), a wrapped key after its length (2), the same for escrow |
+| `forgotten` | day, when it was forgotten in milliseconds since 1970, how many keys it had |
+| `erasures` | erasure id, pseudonym, epoch, whether it was forced, whether it has ended |
+| `holds` | log id, hold id |
+
+A row of `wraps` holds a key, so it is overwritten in place by as many bytes and never removed (see `sqlite_file`): a
+forgotten day leaves zeros.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from audit_async.privacy.data_keys import date_of
+from audit_async.privacy.key_store import HeldBy
+from audit_async.privacy.master_key import LONGEST_WRAPPED, EscrowKey, EscrowRecipient, MasterKey
+from audit_async.privacy.sqlite_file import SqliteFile
+from audit_async.privacy.store_failures import KeyStoreDamaged, MasterKeyError
+
+FORMAT: Final = 1
+PSEUDONYMS: Final = -1  # the "day" whose key makes the pseudonyms
+
+_KEY_BYTES: Final = 32
+_LONGEST_ESCROWED: Final = 512  # RSA with 4096 bits
+_SCHEMA: Final = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE wraps (n INTEGER PRIMARY KEY, day INTEGER UNIQUE, wrapped BLOB, escrowed BLOB);
+CREATE TABLE forgotten (day INTEGER PRIMARY KEY, at_ms INTEGER, keys INTEGER);
+CREATE TABLE erasures (erasure_id TEXT PRIMARY KEY, subject BLOB, epoch INTEGER, forced INTEGER, ended INTEGER);
+CREATE TABLE holds (log_id TEXT, hold_id TEXT, PRIMARY KEY (log_id, hold_id)) WITHOUT ROWID;
+"""
+
+
+class View(NamedTuple):
+    """What the main file said when it was looked at: all that a commit needs to know."""
+
+    epoch: int
+    purged_epoch: int  #: erasures up to this epoch are no longer known one by one
+    forgotten_before: int
+    erased: dict[bytes, int]  #: pseudonym to the epoch of its latest erasure
+    forgotten: dict[int, int]  #: day to the time in milliseconds
+    master_version: int
+
+
+class WrapRow(NamedTuple):
+    """A row of `wraps`."""
+
+    day: int
+    wrapped: bytes
+    escrowed: bytes
+
+
+class ErasureRow(NamedTuple):
+    """An erasure that has begun."""
+
+    erasure_id: str
+    subject: bytes
+    epoch: int
+    forced: bool
+    ended: bool
+
+
+class MainFile:
+    """The main file; the caller has the store's lock if it writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = SqliteFile(path)
+        self._view: tuple[int, View] | None = None
+
+    # -- what it says ---------------------------------------------------------------------------------------------
+
+    def view(self) -> View:
+        """Return what every commit looks at; a few microseconds if nothing was written since."""
+        with self.file.reading() as connection:
+            version = connection.execute("PRAGMA data_version").fetchone()[0]
+            if self._view is None or self._view[0] != version:
+                self._view = version, _read_view(connection)
+            return self._view[1]
+
+    def meta(self, name: str) -> object:
+        """Return a value of the table `meta`; None if there is none."""
+        with self.file.reading() as connection:
+            row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+            return None if row is None else row[0]
+
+    def wrapped(self, day: int) -> bytes | None:
+        """Return a day's wrapped key; None if there is none, or none any more."""
+        with self.file.reading() as connection:
+            row = connection.execute("SELECT wrapped FROM wraps WHERE day = ?", (day,)).fetchone()
+            return None if row is None else _unpadded(row[0])
+
+    def days(self) -> list[int]:
+        """Return the days that have a key, the oldest first."""
+        with self.file.reading() as connection:
+            rows = connection.execute("SELECT day, wrapped FROM wraps WHERE day >= 0 ORDER BY day")
+            return [day for day, wrapped in rows if _unpadded(wrapped) is not None]
+
+    def erasures(self) -> list[ErasureRow]:
+        """Return the erasures that the store still knows, in their order."""
+        with self.file.reading() as connection:
+            rows = connection.execute("SELECT erasure_id, subject, epoch, forced, ended FROM erasures ORDER BY epoch")
+            return [ErasureRow(row[0], row[1], row[2], bool(row[3]), bool(row[4])) for row in rows]
+
+    def holds(self) -> list[HeldBy]:
+        """Return the holds in force."""
+        with self.file.reading() as connection:
+            return [HeldBy(*row) for row in connection.execute("SELECT log_id, hold_id FROM holds ORDER BY 1, 2")]
+
+    # -- changes --------------------------------------------------------------------------------------------------
+
+    def add_day(self, day: int, key: bytes, master: MasterKey) -> None:
+        """Store a day's new key, wrapped."""
+        row = wrap_row(day, key, master, self.escrow())
+        with self.file.writing() as connection:
+            _append_wrap(connection, row)
+        self._view = None
+
+    def begin_erasure(self, erasure_id: str, subject: bytes, *, forced: bool) -> int:
+        """Begin an erasure, and return its epoch; that of an id that has begun is what it was."""
+        with self.file.writing() as connection:
+            self._view = None
+            row = connection.execute("SELECT epoch FROM erasures WHERE erasure_id = ?", (erasure_id,)).fetchone()
+            if row is not None:
+                return int(row[0])
+            epoch = _number(connection, "epoch") + 1
+            _set(connection, "epoch", epoch)
+            connection.execute("INSERT INTO erasures VALUES (?, ?, ?, ?, 0)", (erasure_id, subject, epoch, forced))
+            return epoch
+
+    def end_erasure(self, erasure_id: str) -> None:
+        """Note that an erasure has ended."""
+        with self.file.writing() as connection:
+            connection.execute("UPDATE erasures SET ended = 1 WHERE erasure_id = ?", (erasure_id,))
+
+    def purge_erasures(self, up_to_epoch: int) -> None:
+        """Forget whom the ended erasures up to an epoch were about."""
+        with self.file.writing() as connection:
+            self._view = None
+            last = connection.execute(
+                "SELECT max(epoch) FROM erasures WHERE ended = 1 AND epoch <= ?", (up_to_epoch,)
+            ).fetchone()[0]
+            if last is None:
+                return
+            connection.execute("DELETE FROM erasures WHERE ended = 1 AND epoch <= ?", (up_to_epoch,))
+            _set(connection, "purged_epoch", max(last, _number(connection, "purged_epoch")))
+        self.file.scrub()
+
+    def raise_epoch(self, epoch: int) -> None:
+        """Raise the epoch to at least this; who had a cache before drops all of it."""
+        with self.file.writing() as connection:
+            self._view = None
+            now = _number(connection, "epoch")
+            if epoch > now:
+                _set(connection, "epoch", epoch)
+                _set(connection, "purged_epoch", epoch)
+
+    def lower_epoch(self, epoch: int) -> None:
+        """Say an older epoch, in a copy that may hold keys which were destroyed since."""
+        with self.file.writing() as connection:
+            self._view = None
+            _set(connection, "epoch", epoch)
+
+    def forget(self, before: int, counts: dict[int, int]) -> None:
+        """Destroy the keys of the days before one, and note how many data keys each had."""
+        now_ms = time.time_ns() // 1_000_000
+        with self.file.writing() as connection:
+            self._view = None
+            for day, keys in counts.items():
+                connection.execute(
+                    "UPDATE wraps SET wrapped = ?, escrowed = ? WHERE day = ?",
+                    (_padded(None, LONGEST_WRAPPED), _padded(None, _LONGEST_ESCROWED), day),
+                )
+                connection.execute("INSERT OR IGNORE INTO forgotten VALUES (?, ?, ?)", (day, now_ms, keys))
+            _set(connection, "forgotten_before", max(before, _number(connection, "forgotten_before")))
+        self.file.scrub()
+
+    def set_hold(self, log_id: str, hold_id: str) -> None:
+        """Copy a hold."""
+        with self.file.writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO holds VALUES (?, ?)", (log_id, hold_id))
+
+    def lift_hold(self, log_id: str, hold_id: str) -> None:
+        """Remove a hold."""
+        with self.file.writing() as connection:
+            connection.execute("DELETE FROM holds WHERE log_id = ? AND hold_id = ?", (log_id, hold_id))
+
+    # -- the master key -------------------------------------------------------------------------------------------
+
+    def salt(self) -> bytes:
+        """Return the salt of a passphrase."""
+        salt = self.meta("salt")
+        if not isinstance(salt, bytes):
+            raise KeyStoreDamaged(f"{self.file.path} has no salt; restore the key store from its backup")
+        return salt
+
+    def unwrap(self, day: int, master: MasterKey) -> bytes | None:
+        """Return a day's key; None if there is none, or none any more."""
+        wrapped = self.wrapped(day)
+        return None if wrapped is None else master.unwrap(wrapped, _purpose(day))
+
+    def pseudonym_key(self, master: MasterKey) -> bytes:
+        """Return the key of the pseudonyms; raises `MasterKeyError` if the master key is not this store's."""
+        key = self.unwrap(PSEUDONYMS, master)
+        canary = self.meta("canary")
+        if key is None or not isinstance(canary, bytes):
+            raise KeyStoreDamaged(f"{self.file.path} has no pseudonym key; restore the key store from its backup")
+        if not hmac.compare_digest(_canary_of(key), canary):  # what a KMS returns is checked as well
+            raise MasterKeyError(f"{master.name} is not the master key of the key store {self.file.path.parent}")
+        return key
+
+    def escrow(self) -> EscrowRecipient | None:
+        """Return who else can open the keys of the days; None if nobody can."""
+        pem = self.meta("escrow")
+        return EscrowRecipient(pem) if isinstance(pem, bytes) else None
+
+    def unwrap_by_escrow(self, day: int, escrow: EscrowKey) -> bytes | None:
+        """Return a day's key by the escrow key; None if there is none, or it was not escrowed."""
+        with self.file.reading() as connection:
+            row = connection.execute("SELECT escrowed FROM wraps WHERE day = ?", (day,)).fetchone()
+        escrowed = None if row is None else _unpadded(row[0])
+        return None if escrowed is None else escrow.unwrap(escrowed)
+
+    def rewrap(self, rows: list[WrapRow], master_name: str, salt: bytes) -> int:
+        """Put other wraps in the place of these days' in one transaction; return the master key's new version.
+
+        The old wraps are overwritten, so that with the old master key nothing of this file can be opened.
+        """
+        with self.file.writing() as connection:
+            self._view = None
+            connection.executemany(
+                "UPDATE wraps SET wrapped = ?, escrowed = ? WHERE day = ?",
+                [(row.wrapped, row.escrowed, row.day) for row in rows],
+            )
+            version = _number(connection, "master_version") + 1
+            _set(connection, "salt", salt)
+            _set(connection, "master_name", master_name)
+            _set(connection, "master_version", version)
+        self.file.scrub()
+        return version
+
+
+def wrap_row(day: int, key: bytes, master: MasterKey, recipient: EscrowRecipient | None) -> WrapRow:
+    """Return what the file has of a day's key."""
+    escrowed = None if recipient is None else recipient.wrap(key)
+    wrapped = master.wrap(key, _purpose(day))
+    return WrapRow(day, _padded(wrapped, LONGEST_WRAPPED), _padded(escrowed, _LONGEST_ESCROWED))
+
+
+def create_main_file(path: Path, master: MasterKey, salt: bytes, escrow: bytes | None) -> None:
+    """Fill the main file of a new store.
+
+    Args:
+        path: An empty file that has another name yet, so a crash leaves no half of a store.
+        master: The master key.
+        salt: Of its passphrase, random in any case.
+        escrow: The public key of the escrow recipient as PEM, if there is one.
+    """
+    key = os.urandom(_KEY_BYTES)
+    recipient = None if escrow is None else EscrowRecipient(escrow)
+    row = wrap_row(PSEUDONYMS, key, master, recipient)
+    file = SqliteFile(path, journal_mode="MEMORY")
+    with file.reading() as connection:
+        connection.executescript(_SCHEMA)
+    with file.writing() as connection:
+        values: dict[str, object] = {
+            "format": FORMAT,
+            "store_id": os.urandom(16).hex(),
+            "epoch": 0,
+            "purged_epoch": 0,
+            "forgotten_before": 0,
+            "master_version": 1,
+            "master_name": master.name,
+            "salt": salt,
+            "canary": _canary_of(key),
+            "escrow": escrow,
+        }
+        for name, value in values.items():
+            _set(connection, name, value)
+        _append_wrap(connection, row)
+    file.close()
+
+
+def _read_view(connection: sqlite3.Connection) -> View:
+    connection.execute("BEGIN")  # one moment for all of it
+    try:
+        meta = dict(connection.execute("SELECT name, value FROM meta"))
+        erased = dict(connection.execute("SELECT subject, epoch FROM erasures ORDER BY epoch"))  # the latest counts
+        forgotten = dict(connection.execute("SELECT day, at_ms FROM forgotten"))
+    finally:
+        connection.execute("COMMIT")
+    return View(
+        meta["epoch"], meta["purged_epoch"], meta["forgotten_before"], erased, forgotten, meta["master_version"]
+    )
+
+
+def _number(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()[0])
+
+
+def _set(connection: sqlite3.Connection, name: str, value: object) -> None:
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+
+def _append_wrap(connection: sqlite3.Connection, row: WrapRow) -> None:
+    connection.execute("INSERT INTO wraps (day, wrapped, escrowed) VALUES (?, ?, ?)", row)
+
+
+def _padded(data: bytes | None, room: int) -> bytes:
+    data = data or b""
+    return (len(data).to_bytes(2, "big") + data).ljust(room + 2, b"\0")
+
+
+def _unpadded(slot: bytes) -> bytes | None:
+    length = int.from_bytes(slot[:2], "big")
+    return slot[2 : 2 + length] if length else None
+
+
+def _purpose(day: int) -> str:
+    return "audit-async pseudonyms" if day == PSEUDONYMS else f"audit-async day {date_of(day).isoformat()}"
+
+
+def _canary_of(key: bytes) -> bytes:
+    return hmac.digest(key, b"audit-async canary 1", "sha256")

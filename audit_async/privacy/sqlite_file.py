@@ -1,0 +1,136 @@
+"""One SQLite file of a key store: opened so that what is deleted is gone, and what is committed is durable.
+
+- `journal_mode=PERSIST`: the journal keeps its blocks and is overwritten in place. Deleted or truncated, as the other
+  modes do it, the pages in it would stay in freed blocks of the disk, which nobody can overwrite any more. A commit is
+  durable: with `synchronous=FULL` the header's zeroing, which commits, is synced
+  (https://www.sqlite.org/pragma.html#pragma_journal_mode).
+- No WAL: it can't be emptied while another process reads.
+- `secure_delete=ON`: what is deleted is overwritten in the file (https://www.sqlite.org/pragma.html#pragma_secure_delete).
+  That does not reach copies of a row that SQLite left when it moved the row to another page, so rows that hold keys are
+  only appended, and overwritten in place by as many bytes: they never move.
+- `temp_store=MEMORY`: no temporary file outside of the store.
+
+After a transaction that destroys something, `scrub` overwrites the journal, which has the pages as they were before.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from audit_async.privacy.store_directory import overwrite
+from audit_async.privacy.store_failures import KeyStoreDamaged, KeyStoreUnavailable
+
+_BUSY_TIMEOUT_S: Final = 10.0
+_CACHE_KIB: Final = 16_384
+_PRAGMAS: Final = (
+    "trusted_schema=OFF",
+    "secure_delete=ON",
+    "temp_store=MEMORY",
+    "synchronous=FULL",
+    f"cache_size=-{_CACHE_KIB}",
+)
+#: SQLite's primary result codes (https://www.sqlite.org/rescode.html), and what they mean for a writer.
+_ERRNOS: Final = {
+    sqlite3.SQLITE_BUSY: errno.EAGAIN,
+    sqlite3.SQLITE_LOCKED: errno.EAGAIN,
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+    sqlite3.SQLITE_CANTOPEN: errno.EIO,
+    sqlite3.SQLITE_NOMEM: errno.ENOMEM,
+}
+_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+
+#: Connections of a parent, kept for ever in its child: closing one there would roll back the parent's transaction.
+_inherited: Final[list[sqlite3.Connection]] = []
+
+
+class SqliteFile:
+    """A connection to one file, opened when it is needed, and again after an error of the disk."""
+
+    def __init__(self, path: Path, *, journal_mode: str = "PERSIST") -> None:
+        self.path = path
+        self._journal_mode = journal_mode
+        self._connection: sqlite3.Connection | None = None
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection; a statement in it sees what was committed before.
+
+        Raises:
+            KeyStoreUnavailable: The file can't be read now.
+            KeyStoreDamaged: It is no database, or a damaged one.
+        """
+        try:
+            yield self._open()
+        except sqlite3.Error as error:
+            self.close()  # after an error of the disk its cache is not to be believed
+            raise self._translated(error) from error
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection in a transaction, which is committed and durable at the end; see `reading`."""
+        with self.reading() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                raise
+
+    def scrub(self) -> None:
+        """Overwrite the journal with zeros, durably. The caller has the store's lock, so nobody writes to it.
+
+        A journal of zeros is none: SQLite rolls back only one whose first byte is not zero
+        (https://www.sqlite.org/atomiccommit.html#_hot_rollback_journals).
+        """
+        overwrite(self.path.with_name(f"{self.path.name}-journal"))
+
+    def close(self) -> None:
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def give_up(self) -> None:
+        """Leave the connection to the parent that this process was forked from."""
+        if self._connection is not None:
+            _inherited.append(self._connection)
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            # rw: a file that is not there is an error, never a new and empty one
+            uri = f"{self.path.as_uri()}?mode=rw"
+            connection = sqlite3.connect(
+                uri, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, uri=True
+            )
+            try:
+                for pragma in _PRAGMAS:
+                    connection.execute(f"PRAGMA {pragma}")
+                connection.execute(f"PRAGMA journal_mode={self._journal_mode}")
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _translated(self, error: sqlite3.Error) -> KeyStoreUnavailable | KeyStoreDamaged:
+        code = getattr(error, "sqlite_errorcode", None)
+        name = getattr(error, "sqlite_errorname", type(error).__name__)
+        primary = code & 0xFF if isinstance(code, int) else None
+        if primary in _DAMAGE or not isinstance(error, sqlite3.OperationalError):
+            return KeyStoreDamaged(
+                f"the key store's file {self.path} is damaged ({name}); restore the key store from its backup"
+            )
+        number = errno.EIO if primary is None else _ERRNOS.get(primary, errno.EIO)
+        return KeyStoreUnavailable(number, f"the key store can't be used now: {error} ({name})", str(self.path))

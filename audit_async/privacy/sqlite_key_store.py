@@ -1,0 +1,529 @@
+"""The key store of one host: SQLite files in a directory outside the trail, for any number of processes.
+
+Two kinds of step need an order between two files, which the store's lock gives (`store_directory`): keys are inserted
+after it was read, under the lock, that nobody erased their subject; and an erasure begins under the lock, so what it
+finds in the months' files is everything that was ever stored for the subject before.
+
+A step that destroys is durable, and overwritten in the journals, when its call returns. Killed in between it is done
+again: an erasure by whoever opens the log next, forgetting by the next call.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from typing import Final
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from audit_async.config.key_store_settings import MasterKeySource, Normalization
+from audit_async.privacy.data_keys import NewKey, date_of, day_number, day_of
+from audit_async.privacy.key_store import Changes, Destroyed, Erasure, Forgotten, HeldBy
+from audit_async.privacy.main_file import FORMAT, PSEUDONYMS, MainFile, View, WrapRow, wrap_row
+from audit_async.privacy.master_key import EscrowRecipient, MasterKey, load_master_key
+from audit_async.privacy.month_file import MonthFile, opened
+from audit_async.privacy.process_sessions import RegisteredSession, lagging_sessions
+from audit_async.privacy.store_directory import MAIN, SESSIONS, StoreDirectory, month_of, overwrite, remove, unavailable
+from audit_async.privacy.store_failures import (
+    ErasureRefused,
+    KeyStoreDamaged,
+    KeyStoreForked,
+    KeyStoreUnavailable,
+)
+from audit_async.privacy.subjects import UNATTRIBUTED, Subject, pseudonym_of
+
+_OPEN_MONTHS: Final = 6  # files that stay open; each is two descriptors while it is written to
+_DAY_KEYS: Final = 400  # in memory; a reader of several years asks again
+#: How many keys one transaction destroys: other processes wait for it.
+_DESTROYED_AT_ONCE: Final = 20_000
+
+_stores: Final[weakref.WeakSet[SqliteKeyStore]] = weakref.WeakSet()
+
+
+class SqliteKeyStore:
+    """A key store in a directory of this host; see `KeyStore` for what the calls promise."""
+
+    def __init__(
+        self, directory: StoreDirectory, master_key: MasterKeySource, *, normalize: Normalization = "NFC"
+    ) -> None:
+        self._directory = directory
+        self._source = master_key
+        self._normalize = normalize
+        self._lock = threading.RLock()
+        self._main = MainFile(directory.file(MAIN, required=True))
+        if self._main.meta("format") != FORMAT:
+            raise KeyStoreDamaged(f"{self._main.file.path} has a format that this version does not know; upgrade")
+        self._master_version = self._main.view().master_version
+        self._master: MasterKey = load_master_key(master_key, self._main.salt())
+        self._pseudonym_key = self._main.pseudonym_key(self._master)
+        self._store_id = str(self._main.meta("store_id"))
+        self._months: dict[str, MonthFile] = {}
+        self._day_keys: dict[int, AESGCM] = {}
+        self._sessions: list[SqliteSession] = []
+        self._state = "open"
+        _stores.add(self)
+
+    @property
+    def store_id(self) -> str:
+        """The store's own id, made once."""
+        return self._store_id
+
+    def pseudonym(self, subject: Subject) -> bytes:
+        """Return what the store knows a subject by."""
+        return pseudonym_of(subject, self._pseudonym_key, self._normalize)
+
+    # -- looked at by those who write --------------------------------------------------------------------------------
+
+    def epoch(self) -> int:
+        """Return the number of erasures that have begun."""
+        with self._used():
+            return self._main.view().epoch
+
+    def changes_since(self, epoch: int) -> Changes:
+        """Return who was erased after that epoch."""
+        with self._used():
+            view = self._main.view()
+        if epoch < view.purged_epoch:
+            return Changes(view.epoch, None, view.forgotten_before)
+        subjects = frozenset(subject for subject, erased_at in view.erased.items() if erased_at > epoch)
+        return Changes(view.epoch, subjects, view.forgotten_before)
+
+    def open_session(self, name: str) -> SqliteSession:
+        """Register a log of this process."""
+        with self._changed():
+            directory = self._directory.path / SESSIONS
+            epoch = self._main.view().epoch
+            try:
+                lagging_sessions(directory, 0)  # removes the files of the dead
+                session = SqliteSession(self, RegisteredSession(directory, name, epoch))
+            except OSError as error:
+                raise unavailable(error, directory) from error
+            self._sessions.append(session)
+            return session
+
+    def insert(self, keys: Sequence[NewKey]) -> list[bytes]:
+        """Store new keys; see `KeySession.insert`."""
+        if not keys:
+            return []
+        with self._changed():
+            view = self._main.view()
+            unique = {key.key_id: key for key in keys}
+            gone = {key_id for key_id in unique if day_of(key_id) < view.forgotten_before}
+            stored = [key for key in unique.values() if day_of(key.key_id) >= view.forgotten_before]
+            refused = frozenset(key.key_id for key in stored if view.erased.get(key.subject, -1) > key.epoch)
+            if view.purged_epoch:
+                # Whom those erasures were about is forgotten, and no session held a key from before them.
+                refused |= frozenset(key.key_id for key in stored if key.epoch < view.purged_epoch)
+            gone |= refused
+            by_month: dict[str, list[NewKey]] = {}
+            for key in stored:
+                by_month.setdefault(month_of(day_of(key.key_id)), []).append(key)
+            for month, group in by_month.items():
+                day_keys = {day: self._day_key_for_writing(day) for day in {day_of(key.key_id) for key in group}}
+                gone.update(self._month(month).insert(group, refused, day_keys))
+        return [key_id for key_id in unique if key_id in gone]
+
+    # -- looked up by those who read ---------------------------------------------------------------------------------
+
+    def find(self, subject: Subject) -> list[bytes]:
+        """Return the ids of a subject's keys, the oldest day first."""
+        pseudonym = self.pseudonym(subject)
+        with self._used():
+            return self._find(pseudonym)
+
+    def keys(self, key_ids: Iterable[bytes]) -> dict[bytes, bytes | Destroyed]:
+        """Return the keys with these ids, or when they were destroyed."""
+        wanted = dict.fromkeys(key_ids)
+        with self._used():
+            try:
+                return self._keys(wanted)
+            except KeyStoreDamaged:
+                # Another process may have forgotten the month while we read it; if it did, the view says so now.
+                self._close_months()
+                return self._keys(wanted)
+
+    # -- erasure ----------------------------------------------------------------------------------------------------
+
+    def begin_erasure(self, subject: Subject, erasure_id: str, *, force: bool = False) -> Erasure:
+        """Begin to erase a subject."""
+        if subject == UNATTRIBUTED:
+            raise ErasureRefused("members of nobody in particular can't be erased; they are forgotten by age")
+        pseudonym = self.pseudonym(subject)
+        with self._changed():
+            if not force:
+                self._refuse_if_held("erased")
+            epoch = self._main.begin_erasure(erasure_id, pseudonym, forced=force)
+            return Erasure(erasure_id, epoch, self._find(pseudonym))
+
+    def destroy(self, key_ids: Iterable[bytes], *, erasure_id: str, force: bool = False) -> int:
+        """Destroy keys."""
+        by_month: dict[str, list[bytes]] = {}
+        for key_id in dict.fromkeys(key_ids):
+            by_month.setdefault(month_of(day_of(key_id)), []).append(key_id)
+        alive = 0
+        for month, group in sorted(by_month.items()):
+            for at in range(0, len(group), _DESTROYED_AT_ONCE):
+                with self._changed():
+                    forced = force or any(row.forced for row in self._main.erasures() if row.erasure_id == erasure_id)
+                    if not forced:
+                        self._refuse_if_held("destroyed")
+                    before = self._main.view().forgotten_before
+                    chunk = [key_id for key_id in group[at : at + _DESTROYED_AT_ONCE] if day_of(key_id) >= before]
+                    if chunk:
+                        alive += self._month(month).destroy(chunk)
+        return alive
+
+    def lagging(self, epoch: int) -> list[str]:
+        """Return the names of living sessions that have not passed an epoch."""
+        with self._changed():
+            return self._lagging(epoch)
+
+    def end_erasure(self, erasure_id: str) -> None:
+        """Forget whom an erasure was about, as soon as no session lags."""
+        with self._changed():
+            self._main.end_erasure(erasure_id)
+            ended = 0
+            for row in self._main.erasures():  # in the order of their epochs; one that goes on keeps those after it
+                if not row.ended or self._lagging(row.epoch):
+                    break
+                ended = row.epoch
+            if ended:
+                self._main.purge_erasures(ended)
+
+    def unfinished_erasures(self) -> list[str]:
+        """Return the ids of the erasures that have begun and not ended."""
+        with self._used():
+            return [row.erasure_id for row in self._main.erasures() if not row.ended]
+
+    def catch_up(self, epoch: int) -> None:
+        """Raise the epoch of a store that came back from a backup."""
+        with self._changed():
+            self._main.raise_epoch(epoch)
+
+    def forget(self, before: date, *, force: bool = False) -> list[Forgotten]:
+        """Destroy all keys of the UTC days before a date."""
+        limit = day_number(before)
+        with self._changed():
+            if not force:
+                self._refuse_if_held("forgotten")
+            counts = {day: self._count(day) for day in self._main.days() if day < limit}
+            if counts or limit > self._main.view().forgotten_before:
+                self._main.forget(limit, counts)  # from here on nothing of these days can be opened
+            for day in counts:
+                self._day_keys.pop(day, None)
+            self._remove_forgotten(self._main.view())
+        return [Forgotten(date_of(day), keys) for day, keys in counts.items()]
+
+    # -- holds --------------------------------------------------------------------------------------------------------
+
+    def set_hold(self, log_id: str, hold_id: str) -> None:
+        """Copy a legal hold into the store."""
+        with self._changed():
+            self._main.set_hold(log_id, hold_id)
+
+    def lift_hold(self, log_id: str, hold_id: str) -> None:
+        """Lift a legal hold."""
+        with self._changed():
+            self._main.lift_hold(log_id, hold_id)
+
+    def holds(self) -> list[HeldBy]:
+        """Return the holds in force."""
+        with self._used():
+            return self._main.holds()
+
+    # -- the master key ----------------------------------------------------------------------------------------------
+
+    def rotate_master_key(self, new: MasterKeySource) -> int:
+        """Wrap the keys of all days by another master key; the data keys stay as they are.
+
+        One transaction: after a crash the store has the old master key or the new one, as `status` of the command line
+        says. Services that run go on; before they wrap the key of the next day they read their source again, which has
+        to have the new key by then.
+
+        Args:
+            new: The source of the new master key.
+
+        Returns:
+            The number of days.
+
+        Raises:
+            MasterKeyError: The new key is not there, or is none.
+            KeyStoreUnavailable: It failed, and nothing was changed.
+        """
+        salt = os.urandom(16)
+        master = load_master_key(new, salt)
+        with self._used():  # a KMS takes its time: not under the lock that other processes wait for
+            self._follow_rotation()
+            escrow = self._main.escrow()
+            ready = {day: self._rewrapped(day, master, escrow) for day in (PSEUDONYMS, *self._main.days())}
+            with self._directory.locked():
+                self._follow_rotation()
+                for day in self._main.days():
+                    if day not in ready:
+                        ready[day] = self._rewrapped(day, master, escrow)
+                living = {PSEUDONYMS, *self._main.days()}
+                version = self._main.rewrap([row for row in ready.values() if row.day in living], master.name, salt)
+            self._source, self._master, self._master_version = new, master, version
+            return len(living) - 1
+
+    def _rewrapped(self, day: int, master: MasterKey, escrow: EscrowRecipient | None) -> WrapRow:
+        key = self._main.unwrap(day, self._master)
+        if key is None:
+            raise KeyStoreUnavailable(errno.EAGAIN, "a day was forgotten during the rotation; rotate again")
+        return wrap_row(day, key, master, escrow)
+
+    # -- the store itself ---------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the store and its sessions, and forget its keys."""
+        with self._lock:
+            if self._state != "open":
+                return
+            self._state = "closed"
+            for session in list(self._sessions):
+                session.close()
+            self._close_months()
+            self._main.file.close()
+            self._directory.close()
+            self._day_keys.clear()
+
+    def __repr__(self) -> str:
+        return f"<SqliteKeyStore {str(self._directory.path)!r} {self._state}>"
+
+    def forked(self) -> None:
+        """Give up everything in a child: connections and locks are the parent's."""
+        self._state = "forked"
+        self._lock = threading.RLock()  # another thread of the parent may have had it
+        self._main.file.give_up()
+        for month in self._months.values():
+            month.file.give_up()
+        for session in self._sessions:
+            session.give_up()
+        self._directory.close()
+        self._day_keys.clear()
+
+    def discard(self, session: SqliteSession) -> None:
+        """Leave a session that is closed out of what `close` closes."""
+        with self._lock:
+            if session in self._sessions:
+                self._sessions.remove(session)
+
+    @contextmanager
+    def _used(self) -> Iterator[None]:
+        """Keep the other threads out."""
+        with self._lock:
+            if self._state == "forked":
+                raise KeyStoreForked("this key store was opened before a fork; open it again in the child")
+            if self._state == "closed":
+                raise ValueError("this key store is closed")
+            yield
+
+    @contextmanager
+    def _changed(self) -> Iterator[None]:
+        """Keep the other threads and the other processes out."""
+        with self._used(), self._directory.locked():
+            yield
+
+    def _month(self, month: str, *, make: bool = True) -> MonthFile:
+        """Return a month's file, opened; made if it is not there unless not `make`."""
+        path = self._directory.month_file(month)
+        file = self._months.pop(month, None)
+        if not path.exists():
+            if file is not None:
+                file.file.close()
+                file = None
+            if make:
+                self._directory.create(path.name)
+        if file is None:
+            file = MonthFile(path)
+        self._months[month] = file  # the newest is the last
+        while len(self._months) > _OPEN_MONTHS:
+            self._months.pop(next(iter(self._months))).file.close()
+        return file
+
+    def _close_months(self) -> None:
+        for month in self._months.values():
+            month.file.close()
+        self._months.clear()
+
+    def _day_key(self, day: int) -> AESGCM | None:
+        """Return a day's key; None if there is none."""
+        cipher = self._day_keys.get(day)
+        if cipher is None:
+            self._follow_rotation()
+            key = self._main.unwrap(day, self._master)
+            if key is None:
+                return None
+            cipher = self._remember(day, key)
+        return cipher
+
+    def _day_key_for_writing(self, day: int) -> AESGCM:
+        cipher = self._day_key(day)
+        if cipher is None:
+            key = AESGCM.generate_key(256)
+            self._main.add_day(day, key, self._master)
+            cipher = self._remember(day, key)
+        return cipher
+
+    def _remember(self, day: int, key: bytes) -> AESGCM:
+        while len(self._day_keys) >= _DAY_KEYS:
+            del self._day_keys[next(iter(self._day_keys))]
+        cipher = self._day_keys[day] = AESGCM(key)
+        return cipher
+
+    def _follow_rotation(self) -> None:
+        """Read the master key again if another process has rotated it: no key may be wrapped by the old one."""
+        version = self._main.view().master_version
+        if version != self._master_version:
+            master = load_master_key(self._source, self._main.salt())
+            self._main.pseudonym_key(master)
+            self._master, self._master_version = master, version
+
+    def _find(self, pseudonym: bytes) -> list[bytes]:
+        before = self._main.view().forgotten_before
+        found: list[bytes] = []
+        for month in self._directory.months():
+            if month < month_of(before):
+                continue
+            file = self._month(month, make=False)
+            found += [key_id for key_id in file.find(pseudonym) if day_of(key_id) >= before]
+        return found
+
+    def _keys(self, key_ids: Iterable[bytes]) -> dict[bytes, bytes | Destroyed]:
+        view = self._main.view()
+        found: dict[bytes, bytes | Destroyed] = {}
+        by_month: dict[str, list[bytes]] = {}
+        for key_id in key_ids:
+            day = day_of(key_id)
+            if day >= view.forgotten_before:
+                by_month.setdefault(month_of(day), []).append(key_id)
+            elif day in view.forgotten:
+                found[key_id] = Destroyed(datetime.fromtimestamp(view.forgotten[day] / 1000, UTC))
+        there = set(self._directory.months())
+        for month, group in by_month.items():
+            if month in there:
+                for key_id, state in self._month(month, make=False).states(group).items():
+                    key = opened(state, key_id, self._day_key)
+                    if key is not None:
+                        found[key_id] = key
+        return found
+
+    def _count(self, day: int) -> int:
+        month = month_of(day)
+        return self._month(month, make=False).count(day) if month in self._directory.months() else 0
+
+    def _remove_forgotten(self, view: View) -> None:
+        """Remove what is left of forgotten days: their tables, and whole months."""
+        limit = month_of(view.forgotten_before)
+        for month in self._directory.months():
+            if month > limit:
+                break
+            if month < limit:
+                self._remove_month(month)
+            elif gone := [day for day in self._month(month, make=False).days() if day < view.forgotten_before]:
+                self._month(month).drop(gone)
+
+    def _remove_month(self, month: str) -> None:
+        file = self._months.pop(month, None)
+        if file is not None:
+            file.file.close()
+        path = self._directory.month_file(month)
+        journal = path.with_name(f"{path.name}-journal")
+        for part in (path, journal):
+            overwrite(part)
+        for part in (journal, path):  # the file last: it is what the next call looks for
+            remove(part)
+
+    def _refuse_if_held(self, what: str) -> None:
+        holds = tuple(self._main.holds())
+        if holds:
+            named = ", ".join(f"{hold.hold_id} of log {hold.log_id}" for hold in holds[:5])
+            raise ErasureRefused(
+                f"no key can be {what}: {len(holds)} legal hold(s) are in force: {named}; lift them first", holds=holds
+            )
+
+    def _lagging(self, epoch: int) -> list[str]:
+        directory = self._directory.path / SESSIONS
+        try:
+            return lagging_sessions(directory, epoch)
+        except OSError as error:
+            raise unavailable(error, directory) from error
+
+
+class SqliteSession:
+    """A log of this process in a `SqliteKeyStore`; see `KeySession`."""
+
+    def __init__(self, store: SqliteKeyStore, registered: RegisteredSession) -> None:
+        self._store = store
+        self._registered = registered
+
+    def insert(self, keys: Sequence[NewKey]) -> list[bytes]:
+        """Store new keys; durable on return."""
+        if not self._registered.is_open:
+            raise ValueError("this session of the key store is closed")
+        return self._store.insert(keys)
+
+    def passed(self, epoch: int) -> None:
+        """Say that this process holds no key any more that was destroyed up to this epoch."""
+        try:
+            self._registered.passed(epoch)
+        except OSError as error:
+            raise KeyStoreUnavailable(error.errno, f"the key store: {error.strerror}", error.filename) from error
+
+    def close(self) -> None:
+        """End the registration."""
+        self._registered.close()
+        self._store.discard(self)
+
+    def give_up(self) -> None:
+        """Leave the registration to the parent."""
+        self._registered.give_up()
+
+    def __repr__(self) -> str:
+        return f"<SqliteSession {self._registered.name!r} {'open' if self._registered.is_open else 'closed'}>"
+
+
+def open_key_store(
+    path: str | os.PathLike[str],
+    master_key: MasterKeySource,
+    *,
+    normalize: Normalization = "NFC",
+    trail: str | os.PathLike[str] | None = None,
+) -> SqliteKeyStore:
+    """Open the key store in a directory.
+
+    Blocks; a passphrase takes some 0.3 s. Several processes and several logs may have it open.
+
+    Args:
+        path: Its directory, which belongs to this process's account and to which nobody else has access.
+        master_key: The source of the master key.
+        normalize: How ids are normalised; the same for as long as there is the store.
+        trail: The base directory of the trail, which must not hold the store.
+
+    Returns:
+        The store; close it.
+
+    Raises:
+        KeyStoreMissing: There is none; it is never made silently.
+        KeyStoreRefused: Its place can't be trusted with keys.
+        KeyStoreDamaged: A file of it is damaged.
+        MasterKeyError: The master key is not there, or is not this store's.
+        KeyStoreUnavailable: It can't be read now.
+        ConfigError: The source of the master key names no place.
+    """
+    return SqliteKeyStore(StoreDirectory(path, trail=trail), master_key, normalize=normalize)
+
+
+def _after_fork_in_child() -> None:
+    for store in list(_stores):
+        store.forked()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork_in_child)
