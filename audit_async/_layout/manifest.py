@@ -6,6 +6,7 @@ or deleted, so the rest of the chain still verifies. It is replaced as a whole, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -54,7 +55,21 @@ class ManifestFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def encode(self) -> bytes:
         """Return the bytes of the file."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+        return self.encode_with([encode_entries(self.segments)] if self.segments else [])
+
+    def encode_with(self, entries: list[bytes]) -> bytes:
+        """Return the bytes of the file with these entries, made by `encode_entries`, in the place of its own."""
+        head = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(self, segments=())), indent=1)
+        if not entries:
+            return head + b"\n"
+        before, after = head.rsplit(b"[]", 1)
+        return b"".join((before, b"[\n", b",\n".join(entries), b"\n ]", after, b"\n"))
+
+
+def encode_entries(entries: Sequence[SealedSegment]) -> bytes:
+    """Return entries, one or more, as they are in the file: without what comes before the first and after the last."""
+    listed = msgspec.json.format(msgspec.json.encode({"segments": entries}), indent=1)
+    return listed[listed.index(b"[") + 2 : -len(b"\n ]\n}")]
 
 
 def decode_manifest(content: bytes, log_id: str | None) -> tuple[SealedSegment, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -94,30 +94,36 @@ def compress_segment(
         disk.close(log_fd)
 
 
-def archive_segment(directory: LogDirectory, manifest: Manifest, archive: Archive) -> None:
-    """Take a live segment out of the log directory, now that its compressed copy takes its place.
+def archive_segments(directory: LogDirectory, manifest: Manifest, archives: Iterable[Archive]) -> None:
+    """Take live segments out of the log directory, now that their compressed copies take their places.
 
-    The chain says so, durably, and no hold is in force: these are the caller's duties. In order: the copy is the file
-    that `compress_segment` has checked, untouched since; the manifest says `archived`, durably; only then is the live
-    file removed. Does nothing for a segment that is archived already. The copy is not read again, so that the
+    The chain says so, durably, and no hold is in force: these are the caller's duties. In order: each copy is the file
+    that `compress_segment` has checked, untouched since; the manifest says `archived`, durably; only then are the live
+    files removed. Does nothing for a segment that is archived already. The copies are not read again, so that the
     writer, whose thread this is, waits for a few system calls only.
 
-    Raises `RetentionRefused` if the segment can't be archived, `LogCorrupted` if the copy is missing or was touched,
-    `OSError`; until the manifest is written the segment is live.
+    Raises `RetentionRefused` if a segment can't be archived, `LogCorrupted` if a copy is missing or was touched,
+    `OSError`; until the manifest is written all of the segments are live.
     """
-    entry = manifest.find_sealed(archive.segment)
-    if entry.state != "archived":
-        if entry.state != "live":
-            raise RetentionRefused(f"{archive.segment} is {entry.state}, so it can't be archived")
-        try:
-            status = os.stat(archive.file, dir_fd=directory.fd, follow_symlinks=False)
-        except FileNotFoundError as error:
-            raise LogCorrupted(archive.file, None, entry.first_seq, "somebody removed it just now") from error
-        if _identity(status) != archive.identity:
-            raise LogCorrupted(archive.file, None, entry.first_seq, "somebody changed it just now")
-        entry = msgspec.structs.replace(entry, state="archived")
-        manifest.write(directory, manifest.with_changed(entry))
-    remove_leftovers(directory, [entry])
+    entries = [_with_archive(directory, manifest.find_sealed(archive.segment), archive) for archive in archives]
+    if any(entry != manifest.find_sealed(entry.segment) for entry in entries):
+        manifest.write(directory, manifest.with_changed(entries))
+    remove_leftovers(directory, entries)
+
+
+def _with_archive(directory: LogDirectory, entry: SealedSegment, archive: Archive) -> SealedSegment:
+    """Return the entry of a segment whose archive is in its place, and is what was checked; raises if it is not."""
+    if entry.state == "archived":
+        return entry
+    if entry.state != "live":
+        raise RetentionRefused(f"{archive.segment} is {entry.state}, so it can't be archived")
+    try:
+        status = os.stat(archive.file, dir_fd=directory.fd, follow_symlinks=False)
+    except FileNotFoundError as error:
+        raise LogCorrupted(archive.file, None, entry.first_seq, "somebody removed it just now") from error
+    if _identity(status) != archive.identity:
+        raise LogCorrupted(archive.file, None, entry.first_seq, "somebody changed it just now")
+    return msgspec.structs.replace(entry, state="archived")
 
 
 def _write_compressed(

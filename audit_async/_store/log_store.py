@@ -390,17 +390,25 @@ class LogStore:
             with without_backup(directory):
                 removal.remove_leftovers(directory, left)
 
-    def archive_segment(self, archive: Archive) -> None:
-        """Let the copy that `compress_segment` made take a segment's place; see `archiving.archive_segment`."""
-        self._holds.refuse(archive.segment)
-        with without_backup(self._log_directory):
-            archiving.archive_segment(self._log_directory, self._manifest, archive)
+    @property
+    def steps_at_once(self) -> int:
+        """How many steps of retention to take together: 1, but more for a long manifest, which each call replaces.
 
-    def delete_segment(self, segment: str) -> None:
-        """Delete a segment whose time is over; see `removal.delete_segment`."""
-        self._holds.refuse(segment)
+        So a step writes at most some 64 KiB of manifest, and the time for all steps grows with their number only.
+        """
+        return max(1, len(self._manifest.segments) // 128)
+
+    def archive_segments(self, archives: Sequence[Archive]) -> None:
+        """Let the copies that `compress_segment` made take the segments' places; see `archiving.archive_segments`."""
+        self._holds.refuse(archives[0].segment)
         with without_backup(self._log_directory):
-            removal.delete_segment(self._log_directory, self._manifest, segment)
+            archiving.archive_segments(self._log_directory, self._manifest, archives)
+
+    def delete_segments(self, segments: Sequence[str]) -> None:
+        """Delete segments whose time is over; see `removal.delete_segments`."""
+        self._holds.refuse(segments[0])
+        with without_backup(self._log_directory):
+            removal.delete_segments(self._log_directory, self._manifest, segments)
 
     def refuse_during_backup(self) -> None:
         """Raise `BackupRunning` if a backup of the log is being taken: no step of retention is recorded then."""

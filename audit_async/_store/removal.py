@@ -6,7 +6,7 @@ What is gone stays provable: the manifest keeps the entry with the hashes at the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 import msgspec
@@ -19,18 +19,18 @@ from audit_async._store.manifest_file import OR_A_COPY, Manifest
 from audit_async.errors import LogCorrupted
 
 
-def delete_segment(directory: LogDirectory, manifest: Manifest, segment: str) -> None:
-    """Delete a segment whose time is over, live or archived; the manifest keeps its entry and its hashes.
+def delete_segments(directory: LogDirectory, manifest: Manifest, segments: Iterable[str]) -> None:
+    """Delete segments whose time is over, live or archived; the manifest keeps their entries and hashes.
 
     The chain says so, durably, no hold is in force, and the policy was asked (`plan_retention`): these are the
     caller's duties. In order: the manifest says `deleted`, durably; then the files are removed. Does nothing more for
-    one that is deleted already. Raises `OSError`.
+    those that are deleted already. Raises `RetentionRefused` if one is not sealed, and then deletes none; `OSError`.
     """
-    entry = manifest.find_sealed(segment)
-    if entry.state != "deleted":
-        entry = msgspec.structs.replace(entry, state="deleted")
-        manifest.write(directory, manifest.with_changed(entry))
-    remove_leftovers(directory, [entry])
+    entries = [manifest.find_sealed(segment) for segment in segments]
+    gone = [msgspec.structs.replace(entry, state="deleted") for entry in entries]
+    if gone != entries:
+        manifest.write(directory, manifest.with_changed(gone))
+    remove_leftovers(directory, gone)
 
 
 def leftovers(directory: LogDirectory, names: set[str], segments: Iterable[SealedSegment]) -> list[SealedSegment]:
@@ -58,23 +58,31 @@ def leftovers(directory: LogDirectory, names: set[str], segments: Iterable[Seale
     return left
 
 
-def remove_leftovers(directory: LogDirectory, segments: Iterable[SealedSegment]) -> None:
+def remove_leftovers(directory: LogDirectory, segments: Collection[SealedSegment]) -> None:
     """Remove the files that these segments' states, `archived` or `deleted`, say are gone; durably."""
+    deleted = [entry for entry in segments if entry.state == "deleted"]
     for entry in segments:
         for name in (entry.segment, entry.segment + CHECKSUM):
             with suppress(FileNotFoundError):
                 disk.unlink(name, dir_fd=directory.fd)
-        if entry.state == "deleted":
-            with suppress(FileNotFoundError):
-                disk.unlink(OLD_INDEX_FILE, dir_fd=directory.fd)
-            with suppress(FileNotFoundError):
-                disk.unlink(f"{INDEX}/{entry.segment}{INDEX_ENDING}", dir_fd=directory.fd)
-            with suppress(FileNotFoundError):
-                archive_fd = disk.open_directory(ARCHIVE, dir_fd=directory.fd)
-                try:
-                    with suppress(FileNotFoundError):
-                        disk.unlink(entry.segment + COMPRESSED, dir_fd=archive_fd)
-                    disk.sync_directory(archive_fd)
-                finally:
-                    disk.close(archive_fd)
+    for entry in deleted:
+        with suppress(FileNotFoundError):
+            disk.unlink(f"{INDEX}/{entry.segment}{INDEX_ENDING}", dir_fd=directory.fd)
+    if deleted:
+        with suppress(FileNotFoundError):
+            disk.unlink(OLD_INDEX_FILE, dir_fd=directory.fd)
+        with suppress(FileNotFoundError):
+            _remove_archives(directory, deleted)
+    if segments:
         directory.sync()
+
+
+def _remove_archives(directory: LogDirectory, deleted: Iterable[SealedSegment]) -> None:
+    archive_fd = disk.open_directory(ARCHIVE, dir_fd=directory.fd)
+    try:
+        for entry in deleted:
+            with suppress(FileNotFoundError):
+                disk.unlink(entry.segment + COMPRESSED, dir_fd=archive_fd)
+        disk.sync_directory(archive_fd)
+    finally:
+        disk.close(archive_fd)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from threading import Event
@@ -43,6 +43,8 @@ _FIRST_RUN_S: Final = 60.0
 _DAY_S: Final = 86_400.0
 #: While a backup is being taken, seconds to the next try.
 _AFTER_BACKUP_S: Final = 60.0
+#: Segments of so many bytes are compressed before the first of them is taken out of the log directory.
+_MOST_BYTES_AT_ONCE: Final = 128 << 20
 #: A clock that was set forward by more than this since the opening is not trusted with deleting evidence.
 _LARGEST_JUMP_S: Final = 86_400.0
 
@@ -134,7 +136,10 @@ class Upkeep:
                 await self._in_disk_thread(self._store.finish_retention)
             hold = await self._in_disk_thread(lambda: self._store.hold)
             due = await self._in_disk_thread(self._store.plan_retention, self._policy, at or self._now())
-            outcomes = [await self._take(step) if not dry_run else RetentionOutcome.of(step) for step in due]
+            if dry_run:
+                outcomes = [RetentionOutcome.of(step) for step in due]
+            else:
+                outcomes = [done for steps in self._groups(due) for done in await self._take(steps)]
         return RetentionReport(steps=tuple(outcomes), hold=hold, dry_run=dry_run)
 
     async def run_daily(self) -> None:
@@ -156,35 +161,44 @@ class Upkeep:
         """Have the step that is under way end soon, and no other begin: the log is being closed."""
         self._stopped.set()
 
-    async def _take(self, step: RetentionStep) -> RetentionOutcome:
-        """Record one step, then take it; a failure is part of the outcome, so that others get their turn."""
-        if step.action == "delete":
-            try:
-                await self._cover(step.segment.last_seq)
-            except (AuditError, OSError) as error:
-                why = f"the signed tree does not cover it yet, and must before it goes: {describe_error(error)}"
-                return RetentionOutcome.of(step, error=why)
-        try:
-            await (self._archive(step.segment) if step.action == "archive" else self._delete(step))
-        except LogCorrupted as damage:
-            await self._record_damage(step.segment, damage)
-            return RetentionOutcome.of(step, error=describe_error(damage))
-        except (AuditError, OSError) as error:
-            return RetentionOutcome.of(step, error=describe_error(error))
-        return RetentionOutcome.of(step, done=True)
+    def _groups(self, due: list[RetentionStep]) -> Iterator[list[RetentionStep]]:
+        """Yield the steps in their order, together those that are taken together: of one action, and not too many."""
+        most, group, group_bytes = self._store.steps_at_once, list[RetentionStep](), 0
+        for step in due:
+            is_full = len(group) >= most or group_bytes >= _MOST_BYTES_AT_ONCE
+            if group and (is_full or step.action != group[0].action):
+                yield group
+                group, group_bytes = [], 0
+            group.append(step)
+            group_bytes += step.segment.bytes
+        if group:
+            yield group
 
-    async def _archive(self, segment: SealedSegment) -> None:
-        archive = await self._compress(segment)
+    async def _take(self, steps: list[RetentionStep]) -> list[RetentionOutcome]:
+        """Record steps, then take them; a failure is part of the outcome, so that others get their turn."""
+        try:
+            await (self._archive(steps) if steps[0].action == "archive" else self._delete(steps))
+        except (AuditError, OSError) as error:
+            if len(steps) > 1:  # one of them may be the reason, and the others can still be taken
+                return [outcome for step in steps for outcome in await self._take([step])]
+            if isinstance(error, LogCorrupted):
+                await self._record_damage(steps[0].segment, error)
+            return [RetentionOutcome.of(steps[0], error=describe_error(error))]
+        return [RetentionOutcome.of(step, done=True) for step in steps]
+
+    async def _archive(self, steps: list[RetentionStep]) -> None:
+        archives = [await self._compress(step.segment) for step in steps]
         await self._in_disk_thread(self._store.refuse_during_backup)
         await self._record(
             AuditSegmentArchived(
-                segment=segment.segment,
+                segment=archive.segment,
                 archive=archive.file,
                 sha256=archive.sha256,
                 archive_sha256=archive.archive_sha256,
             )
+            for archive in archives
         )
-        await self._in_disk_thread(self._store.archive_segment, archive)
+        await self._in_disk_thread(self._store.archive_segments, archives)
 
     async def _compress(self, segment: SealedSegment) -> Archive:
         """Compress a segment in a thread; a cancelled call has stopped before this raises, so no other runs with it."""
@@ -207,23 +221,34 @@ class Upkeep:
                 call.exception()  # asked for, or asyncio would report an error that nobody saw
             raise
 
-    async def _delete(self, step: RetentionStep) -> None:
-        # Asked again for each segment: the hold may have come while the one before was being archived.
+    async def _delete(self, steps: list[RetentionStep]) -> None:
+        for step in steps:
+            await self._wait_covered(step.segment)
+        # Asked again for each group: the hold may have come while the one before was being archived.
         if (hold := await self._in_disk_thread(lambda: self._store.hold)) is not None:
             raise RetentionRefused(f"a legal hold is in force since {hold.since}")
         await self._in_disk_thread(self._store.refuse_during_backup)
-        segment = step.segment
         await self._record(
             AuditSegmentDeleted(
-                segment=segment.segment,
-                first_seq=segment.first_seq,
-                last_seq=segment.last_seq,
-                sha256=segment.sha256,
-                hash=segment.hash,
+                segment=step.segment.segment,
+                first_seq=step.segment.first_seq,
+                last_seq=step.segment.last_seq,
+                sha256=step.segment.sha256,
+                hash=step.segment.hash,
                 reason=f"{step.age_days} days old, to be kept for {self._policy.delete_after_days}",
             )
+            for step in steps
         )
-        await self._in_disk_thread(self._store.delete_segment, segment.segment)
+        await self._in_disk_thread(self._store.delete_segments, [step.segment.segment for step in steps])
+
+    async def _wait_covered(self, segment: SealedSegment) -> None:
+        """Return when the signed tree no longer needs a segment, or raise."""
+        try:
+            await self._cover(segment.last_seq)
+        except (AuditError, OSError) as error:
+            raise RetentionRefused(
+                f"the signed tree does not cover it yet, and must before it goes: {describe_error(error)}"
+            ) from error
 
     async def _record_damage(self, segment: SealedSegment, damage: LogCorrupted) -> None:
         """Put into the chain, once a session, that a sealed segment or its archive is not what was sealed."""
@@ -231,7 +256,7 @@ class Upkeep:
             return
         self._recorded_damage.add(segment.segment)
         try:
-            await self._record(AuditSegmentDamaged(segment=damage.segment, reason=damage.reason))
+            await self._record([AuditSegmentDamaged(segment=damage.segment, reason=damage.reason)])
         except AuditError:
             return  # the log is closing: the next session's first run will find it again
 
@@ -253,7 +278,7 @@ class Upkeep:
         """Put a hold in force; see `AuditLogger.set_hold`."""
         # The hold comes first: between it and its record nothing is deleted, the other way round something might be.
         hold = await self._in_disk_thread(self._store.set_hold, reason=reason, set_by=set_by, now=self._now())
-        await self._record(self._holds.set_by(hold, reason=reason, set_by=set_by))
+        await self._record([self._holds.set_by(hold, reason=reason, set_by=set_by)])
         return hold
 
     async def lift_hold(self, *, reason: str, lifted_by: str) -> None:
@@ -261,7 +286,7 @@ class Upkeep:
         await self._record_holds()
         holds = await self._in_disk_thread(lambda: self._store.holds)
         for hold in holds:
-            await self._record(self._holds.lifted_by(hold, reason=reason, lifted_by=lifted_by))
+            await self._record([self._holds.lifted_by(hold, reason=reason, lifted_by=lifted_by)])
         if holds:
             await self._in_disk_thread(self._store.lift_holds, holds, self._now())
 
@@ -272,15 +297,15 @@ class Upkeep:
     async def _record_holds(self) -> None:
         """Put those holds into the chain that another process has placed since the opening, next to this writer."""
         for hold in await self._in_disk_thread(self._store.check_holds, self._now()):
-            await self._record(self._holds.set_by(hold, reason=hold.reason, set_by=hold.set_by))
+            await self._record([self._holds.set_by(hold, reason=hold.reason, set_by=hold.set_by)])
 
     # Both.
 
-    async def _record(self, event: AuditEvent) -> None:
-        """Return when `event` is durable."""
-        receipt = self._intake.emit_on_record(event)
+    async def _record(self, events: Iterable[AuditEvent]) -> None:
+        """Return when these events, one or more, are durable."""
+        receipts = [self._intake.emit_on_record(event) for event in events]
         await self._writer.flush()
-        await receipt.durable()
+        await receipts[-1].durable()
 
     async def _in_disk_thread(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await self._thread.call(call, *args, **kwargs)

@@ -354,7 +354,7 @@ def test_a_file_that_does_not_belong_is_found(trail: Path) -> None:
 def archive_all(store: LogStore) -> None:
     """Archive every sealed segment of an open log."""
     for step in store.plan_retention(RetentionPolicy(archive_after_days=0), NOW + timedelta(days=1)):
-        store.archive_segment(compress_segment(store.directory, step.segment))
+        store.archive_segments([compress_segment(store.directory, step.segment)])
 
 
 def test_archived_segments_are_in_it(trail: Path) -> None:

@@ -70,7 +70,7 @@ class RunningLog:
             segment=entry.segment, archive=archive.file, sha256=archive.sha256, archive_sha256=archive.archive_sha256
         )
         self.store.commit(self.chain.batch_of([encode(event)]), sync=True)
-        self.store.archive_segment(archive)
+        self.store.archive_segments([archive])
 
     def delete(self, entry: SealedSegment) -> None:
         """Delete a segment; the chain says so before."""
@@ -84,7 +84,7 @@ class RunningLog:
             reason="its time is over",
         )
         self.store.commit(self.chain.batch_of([encode(event)]), sync=True)
-        self.store.delete_segment(entry.segment)
+        self.store.delete_segments([entry.segment])
 
 
 def opened(base_dir: Path) -> Head:
@@ -321,13 +321,13 @@ def test_retention_waits_for_a_backup(tmp_path: Path) -> None:
     with holding_back_retention(fd) as held:
         assert held
         with pytest.raises(BackupRunning, match="backup"):
-            log.store.archive_segment(archive)
+            log.store.archive_segments([archive])
         with pytest.raises(BackupRunning, match="backup"):
-            log.store.delete_segment(first.segment)
+            log.store.delete_segments([first.segment])
         with pytest.raises(BackupRunning, match="backup"):
             log.store.refuse_during_backup()
     os.close(fd)
-    log.store.archive_segment(archive)
+    log.store.archive_segments([archive])
     assert next(e for e in read_manifest(log.directory) if e.segment == first.segment).state == "archived"
     log.store.close()
 
@@ -339,7 +339,7 @@ def test_a_copy_without_its_newest_live_segment_is_rebuilt_from_the_archive(tmp_
     for _ in range(8):
         store.commit(chain.batch(2), sync=True)
     for entry in store.sealed_segments:
-        store.archive_segment(compress_segment(store.directory, entry))
+        store.archive_segments([compress_segment(store.directory, entry)])
     store.close()
     copied = log_path(tmp_path / "copy")
     shutil.copytree(store.directory, copied)

@@ -213,7 +213,7 @@ def test_an_archive_that_inflates_without_an_end_is_stopped(tmp_path: Path) -> N
     for _ in range(6):
         store.commit(chain.batch(2), sync=True)
     first, second = store.sealed_segments[:2]
-    store.archive_segment(compress_segment(store.directory, first))
+    store.archive_segments([compress_segment(store.directory, first)])
     bomb = zstd.compress(b"\0" * (256 << 20))
     path = store.directory / "archive" / f"{first.segment}.zst"
     path.chmod(0o600)

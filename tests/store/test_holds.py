@@ -219,7 +219,7 @@ def test_a_trail_of_a_release_without_ids_is_understood(tmp_path: Path) -> None:
     assert (hold.id, hold.reason, hold.set_by) == ("", "case 4711", "legal")
     assert read_hold(log_path(tmp_path)) == hold, "the file is restored"
     with pytest.raises(RetentionRefused, match="legal hold"):
-        store.delete_segment(first)
+        store.delete_segments([first])
     store.commit(chain.batch_of([b'{"event_type":"audit.hold_lifted","reason":"x","lifted_by":"legal"}']), sync=True)
     store.lift_holds([hold], datetime.fromtimestamp(chain.now_ns / 1e9, UTC))
     store.close()

@@ -58,10 +58,10 @@ def apply(store: LogStore, policy: RetentionPolicy, now: datetime, chain: Chain 
         if step.action == "archive":
             archive = compress_segment(store.directory, step.segment)
             record(store, chain, archived(archive))
-            store.archive_segment(archive)
+            store.archive_segments([archive])
         else:
             record(store, chain, deleted(step.segment))
-            store.delete_segment(step.segment.segment)
+            store.delete_segments([step.segment.segment])
         done.append((step.action, step.segment.segment))
     return done
 
@@ -250,15 +250,15 @@ def test_a_hold_stops_everything(tmp_path: Path) -> None:
     assert store.hold == hold
     assert store.plan_retention(POLICY, now) == []
     with pytest.raises(RetentionRefused, match="legal hold"):
-        store.archive_segment(archive)
+        store.archive_segments([archive])
     with pytest.raises(RetentionRefused, match="legal hold"):
-        store.delete_segment(first.segment)
+        store.delete_segments([first.segment])
     assert (log_path(tmp_path) / first.segment).exists()
     store.lift_holds(store.holds, at(chain))
     store.lift_holds(store.holds, at(chain))
     assert store.hold is None
     assert store.plan_retention(POLICY, now) != []
-    store.archive_segment(archive)
+    store.archive_segments([archive])
     store.close()
 
 
@@ -277,7 +277,7 @@ def test_a_hold_keeps_also_what_a_crash_has_left(tmp_path: Path, monkeypatch: py
         patch.setattr(disk, "unlink", lambda name, *, dir_fd: os.unlink(name, dir_fd=dir_fd) if "unfin" in name
                       else crash(name, dir_fd=dir_fd))  # fmt: skip
         with pytest.raises(OSError, match=first.name):
-            store.delete_segment(first.name)
+            store.delete_segments([first.name])
     if hold == "unreadable":
         (log_path(tmp_path) / "hold.json").write_bytes(b"{")
     else:
@@ -312,7 +312,7 @@ def test_a_hold_that_nobody_can_read_is_no_permission(tmp_path: Path, content: b
     with pytest.raises(LogCorrupted, match=r"hold\.json"):
         store.plan_retention(POLICY, at(chain))
     with pytest.raises(LogCorrupted, match=r"hold\.json"):
-        store.delete_segment(store.sealed_segments[0].segment)
+        store.delete_segments([store.sealed_segments[0].segment])
     store.close()
 
 
@@ -357,12 +357,12 @@ def test_a_live_segment_goes_only_when_its_archive_is_good(tmp_path: Path, flip:
     path.chmod(0o600)
     path.write_bytes(content)
     with pytest.raises(LogCorrupted, match="archive/"):
-        store.archive_segment(archive)
+        store.archive_segments([archive])
     with pytest.raises(LogCorrupted, match="archive/"):
         compress_segment(store.directory, first)
     path.unlink()
     with pytest.raises(LogCorrupted, match="archive/"):
-        store.archive_segment(archive)
+        store.archive_segments([archive])
     assert (log_path(tmp_path) / first.segment).exists()
     assert read_manifest(log_path(tmp_path))[0].state == "live"
     store.close()
@@ -375,7 +375,7 @@ def test_a_missing_archive_is_found_at_opening(tmp_path: Path) -> None:
     write_days(store, chain, 3)
     first = store.sealed_segments[0]
     archive = compress_segment(store.directory, first)
-    store.archive_segment(archive)
+    store.archive_segments([archive])
     store.close()
     (log_path(tmp_path) / archive.file).unlink()
     with pytest.raises(LogCorrupted) as caught:
@@ -390,17 +390,17 @@ def test_steps_may_be_repeated_and_only_forward(tmp_path: Path) -> None:
     write_days(store, chain, 4)
     first = store.sealed_segments[0]
     archive = compress_segment(store.directory, first)
-    store.archive_segment(archive)
-    store.archive_segment(archive)
+    store.archive_segments([archive])
+    store.archive_segments([archive])
     archived = store.sealed_segments[0]
     with pytest.raises(RetentionRefused, match="archived"):
         compress_segment(store.directory, archived)
-    store.delete_segment(first.segment)
-    store.delete_segment(first.segment)
+    store.delete_segments([first.segment])
+    store.delete_segments([first.segment])
     with pytest.raises(RetentionRefused, match="is deleted"):
-        store.archive_segment(archive)
+        store.archive_segments([archive])
     with pytest.raises(RetentionRefused, match="no sealed segment"):
-        store.delete_segment(segments(tmp_path)[-1])
+        store.delete_segments([segments(tmp_path)[-1]])
     with pytest.raises(FileNotFoundError, match="deleted"):
         open_segment_for_reading(log_path(tmp_path), store.sealed_segments[0])
     with open_segment_for_reading(log_path(tmp_path), store.sealed_segments[1]) as file:
@@ -415,7 +415,7 @@ def test_a_reader_follows_a_segment_into_the_archive(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     write_days(store, chain, 3)
     seen = read_manifest(log_path(tmp_path))[0]
-    store.archive_segment(compress_segment(store.directory, seen))
+    store.archive_segments([compress_segment(store.directory, seen)])
     with open_segment_for_reading(log_path(tmp_path), seen) as file:
         assert file.read() == b"".join(chain.lines[: seen.records])
     store.close()
@@ -434,8 +434,8 @@ def test_every_crash_point_of_retention() -> None:
         begin = len(recorder.calls)
         first, second = store.sealed_segments[:2]
         for segment in (first, second):
-            store.archive_segment(compress_segment(store.directory, segment))
-        store.delete_segment(first.segment)
+            store.archive_segments([compress_segment(store.directory, segment)])
+        store.delete_segments([first.segment])
         store.close()
 
     def intact(base_dir: Path) -> list[bytes]:
@@ -487,12 +487,12 @@ def test_each_call_of_retention_fails_in_turn(in_memory: Path) -> None:
 
 def archive(store: LogStore, segment: SealedSegment) -> None:
     """Take the first step of a segment's way."""
-    store.archive_segment(compress_segment(store.directory, segment))
+    store.archive_segments([compress_segment(store.directory, segment)])
 
 
 def delete(store: LogStore, segment: SealedSegment) -> None:
     """Take the last step of a segment's way."""
-    store.delete_segment(segment.segment)
+    store.delete_segments([segment.segment])
 
 
 def failing_at(number: int, calls: list[int], real: object) -> object:

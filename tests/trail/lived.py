@@ -73,7 +73,7 @@ class LivedLog:
                 archive_sha256=archive.archive_sha256,
             )
             store.commit(self.chain.batch_of([encode(told)]), sync=True)
-            store.archive_segment(archive)
+            store.archive_segments([archive])
         for entry in store.sealed_segments[:deleted]:
             told_ = AuditSegmentDeleted(
                 segment=entry.segment,
@@ -84,7 +84,7 @@ class LivedLog:
                 reason="age",
             )
             store.commit(self.chain.batch_of([encode(told_)]), sync=True)
-            store.delete_segment(entry.segment)
+            store.delete_segments([entry.segment])
         store.close()
         return self
 

@@ -54,12 +54,12 @@ class WrittenLog:
         """Archive these segments, as far as they are not."""
         entries = {entry.segment: entry for entry in self.store.sealed_segments if entry.state == "live"}
         for name in entries.keys() & set(names):
-            self.store.archive_segment(compress_segment(self.directory, entries[name]))
+            self.store.archive_segments([compress_segment(self.directory, entries[name])])
 
     def delete(self, name: str) -> None:
         """Delete a segment, and forget its lines."""
         entry = next(entry for entry in self.store.sealed_segments if entry.segment == name)
-        self.store.delete_segment(name)
+        self.store.delete_segments([name])
         for seq in range(entry.first_seq, entry.last_seq + 1):
             self.lines[seq] = b""
 

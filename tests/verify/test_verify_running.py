@@ -53,14 +53,14 @@ def write():
         event = AuditSegmentArchived(segment=entry.segment, archive=archive.file, sha256=archive.sha256,
                                      archive_sha256=archive.archive_sha256)
         store.commit(chain.batch_of([encode(event)]), sync=True)
-        store.archive_segment(archive)
+        store.archive_segments([archive])
     if rounds % 32 == 0:
         entry = next((entry for entry in store.sealed_segments if entry.state == "archived"), None)
         if entry is not None:
             event = AuditSegmentDeleted(segment=entry.segment, first_seq=entry.first_seq, last_seq=entry.last_seq,
                                         sha256=entry.sha256, hash=entry.hash, reason="age")
             store.commit(chain.batch_of([encode(event)]), sync=True)
-            store.delete_segment(entry.segment)
+            store.delete_segments([entry.segment])
 
 for asked in sys.stdin:
     for _ in range(int(asked)):

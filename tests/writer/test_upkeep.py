@@ -6,7 +6,7 @@ import asyncio
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -154,23 +154,25 @@ async def test_a_step_is_durable_in_the_chain_before_it_is_taken(
     """When a segment is about to go, the record that says so is on the disk."""
     config = config_for(retention=POLICY)
     seen: list[tuple[str, str]] = []
-    archive_segment, delete_segment = LogStore.archive_segment, LogStore.delete_segment
+    archive_segments, delete_segments = LogStore.archive_segments, LogStore.delete_segments
 
     def says(kind: str, segment: str) -> bool:
         return any(event["segment"] == segment for event in told(config, kind))
 
-    def archive(log_store: LogStore, archive: Archive) -> None:
-        assert says("audit.segment_archived", archive.segment)
-        seen.append(("archive", archive.segment))
-        archive_segment(log_store, archive)
+    def archive(log_store: LogStore, archives: Sequence[Archive]) -> None:
+        for archive in archives:
+            assert says("audit.segment_archived", archive.segment)
+            seen.append(("archive", archive.segment))
+        archive_segments(log_store, archives)
 
-    def delete(log_store: LogStore, segment: str) -> None:
-        assert says("audit.segment_deleted", segment)
-        seen.append(("delete", segment))
-        delete_segment(log_store, segment)
+    def delete(log_store: LogStore, segments: Sequence[str]) -> None:
+        for segment in segments:
+            assert says("audit.segment_deleted", segment)
+            seen.append(("delete", segment))
+        delete_segments(log_store, segments)
 
-    monkeypatch.setattr(LogStore, "archive_segment", archive)
-    monkeypatch.setattr(LogStore, "delete_segment", delete)
+    monkeypatch.setattr(LogStore, "archive_segments", archive)
+    monkeypatch.setattr(LogStore, "delete_segments", delete)
     async with AuditLogger(config) as audit:
         believe(audit, clock)
         await write_days(audit, clock, 2)
@@ -216,17 +218,17 @@ async def test_a_hold_set_while_retention_runs_stops_what_is_left(
 ) -> None:
     """Between two segments retention asks again whether there is a hold."""
     config = config_for(retention=POLICY)
-    delete_segment = LogStore.delete_segment
+    delete_segments = LogStore.delete_segments
     async with AuditLogger(config) as audit:
         believe(audit, clock)
         await write_days(audit, clock, 4)
         clock.days += 400
 
-        def delete_and_hold(log_store: LogStore, segment: str) -> None:
-            delete_segment(log_store, segment)
+        def delete_and_hold(log_store: LogStore, segments: Sequence[str]) -> None:
+            delete_segments(log_store, segments)
             log_store.set_hold(reason="just now", set_by="legal", now=clock.now())
 
-        monkeypatch.setattr(LogStore, "delete_segment", delete_and_hold)
+        monkeypatch.setattr(LogStore, "delete_segments", delete_and_hold)
         report = await audit.apply_retention()
         assert [step.done for step in report.steps] == [True] + [False] * (len(report.steps) - 1)
         assert all("legal hold" in step.error for step in report.steps if step.error is not None)
