@@ -5,7 +5,7 @@ neither files nor the event loop, and what an event means is not its business.
 """
 
 from audit_async._chain.framer import Batch, Entry, Framer
-from audit_async._chain.record_check import BadRecord, CheckedRecord, check_readable, check_record
+from audit_async._chain.record_check import BadRecord, CheckedRecord, check_record
 from audit_async._chain.record_format import FORMAT_VERSION, GENESIS_HASH, START, Head
 
 __all__ = [
@@ -18,6 +18,5 @@ __all__ = [
     "Entry",
     "Framer",
     "Head",
-    "check_readable",
     "check_record",
 ]

@@ -78,8 +78,8 @@ def check_record(line: bytes, after: Head | None) -> CheckedRecord:
     `prev_hash` pass, as for the first line of a segment whose predecessor is not at hand.
 
     Raises `BadRecord` with the first reason found: not a record of this format, a hash that is not the line's own,
-    or a link or sequence number that does not follow `after`. What the event says is not judged; `check_readable`
-    finds the one thing that JSON's grammar allows and no reader can take.
+    or a link or sequence number that does not follow `after`. What the event says is not judged; JSON has no
+    bound for numbers (RFC 8259, section 6), so a record with one that no reader can take passes, too.
     """
     if len(line) < _SHORTEST or not line.endswith(LINE_END):
         raise BadRecord("not a whole record")
@@ -118,17 +118,3 @@ def check_record(line: bytes, after: Head | None) -> CheckedRecord:
 def is_object(json: msgspec.Raw) -> bool:
     """Return whether JSON, whose grammar was checked, is an object."""
     return bytes(json).startswith(b"{")
-
-
-def check_readable(line: bytes) -> None:
-    """Raise `BadRecord` if a line that `check_record` has accepted holds a number that is too large to be read.
-
-    JSON has no bound for numbers (RFC 8259, section 6), so the chain vouches for such a record like for any other.
-    """
-    try:
-        _decode_values(line)
-    except msgspec.MsgspecError as error:
-        raise BadRecord("it holds a number that is too large to be read") from error
-
-
-_decode_values = msgspec.json.Decoder(dict[str, object]).decode

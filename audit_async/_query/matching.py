@@ -109,10 +109,11 @@ class Filter:
 
     def wants(self, line: bytes) -> bool:
         """Whether a line, a genuine record, is wanted for what it says; time and place are the caller's to look at."""
-        if self.is_open:
-            return True
-        said = read_said(line)
-        return (
+        return self.is_open or self.wants_said(read_said(line))
+
+    def wants_said(self, said: Said) -> bool:
+        """The same of what the line says, already read."""
+        return self.is_open or (
             self.wants_type(type_of(said.event))
             and all(condition.holds(said) for condition in self._conditions)
             and all(field.holds(said) for field in self._fields)
@@ -150,18 +151,17 @@ def _conditions(query: AuditQuery) -> Iterator[Condition]:
     if query.ip is not None:
         yield _from_address(query.ip)
     for name, value in query.context.items():
-        yield _named(f"context.{name}", _context_member(name), value)
+        yield _named(f"context.{name}", _context_member(name), value, member=name)
     if query.path is not None:
         yield _named("path", lambda said: paths_of(said.event), query.path)
     if query.status is not None:
         statuses = statuses_asked(query.status)
-        pattern = needles.for_numbers("status", statuses)
         yield Condition(
             "status",
             lambda said: statuses_of(said.event),
             statuses.__contains__,
             statuses,
-            Needles((), pattern=pattern),
+            needles.for_numbers("status", statuses),
         )
     if query.outcome is not None:
         outcomes = _spellings(query.outcome)
@@ -183,11 +183,11 @@ def _context_member(name: str) -> Callable[[Said], Iterable[str]]:
     return values_of
 
 
-def _named(kind: str, values_of: Callable[[Said], Iterable[str]], asked: str | Glob) -> Condition:
-    """Return the condition for a text that is asked for whole, or by a pattern."""
+def _named(kind: str, values_of: Callable[[Said], Iterable[str]], asked: str | Glob, *, member: str = "") -> Condition:
+    """Return the condition for a text that is asked for whole, or by a pattern; `member` is where it has to be."""
     if isinstance(asked, str) or not any(piece is None for piece in asked.pieces()):
         values = _spellings(asked if isinstance(asked, str) else "".join(piece or "" for piece in asked.pieces()))
-        return Condition(kind, values_of, values.__contains__, values, needles.for_values(values))
+        return Condition(kind, values_of, values.__contains__, values, needles.for_values(values, member))
     patterns = [Glob(spelling) for spelling in sorted(_spellings(asked.pattern))]
     matches = re.compile("|".join(pattern.regex() for pattern in patterns)).match
     found = [_needle_of(pattern) for pattern in patterns]
@@ -218,7 +218,7 @@ def _from_address(asked: str) -> Condition:
 
     if "/" in asked:
         network = ip_network(asked, strict=False)
-        return Condition("ip", values_of, _contains(network), needles=_needles_of_network(network))
+        return Condition("ip", values_of, _contains(network), needles=needles.for_network(network))
     values = set(_spellings(asked))
     with suppress(ValueError):
         address = ip_address(asked)
@@ -227,7 +227,10 @@ def _from_address(asked: str) -> Condition:
         if mapped is not None:
             values.update({str(mapped), f"{_MAPPED}{mapped}"})
     wanted = frozenset(values)
-    return Condition("ip", values_of, wanted.__contains__, wanted, needles.for_values(wanted))
+    # With an address also `::ffff:` and the address is wanted: one search finds both.
+    ends = {value.removeprefix(_MAPPED) for value in wanted}
+    found = Needles(tuple(needles.inside(end) + b'"' for end in sorted(ends)))
+    return Condition("ip", values_of, wanted.__contains__, wanted, found)
 
 
 #: How an IPv4 address is spelled that came over an IPv6 socket.
@@ -246,19 +249,10 @@ def _contains(network: IPv4Network | IPv6Network) -> Callable[[str], bool]:
     return contains
 
 
-def _needles_of_network(network: IPv4Network | IPv6Network) -> Needles | None:
-    """Return needles for the octets that all IPv4 addresses of a network share; an IPv6 address has many spellings."""
-    octets = network.prefixlen // 8
-    if network.version == 6 or not octets:
-        return None
-    beginning = ".".join(str(network.network_address).split(".")[:octets])
-    return Needles((beginning.encode() + (b"." if octets < 4 else b""),))
-
-
 def _outcome_patterns(outcomes: frozenset[str]) -> Iterator[bytes]:
     """Yield patterns, one of which is in every line with such an outcome."""
     for outcome in sorted(outcomes):
-        yield re.escape(needles.encoded(outcome))
+        yield b'"%s"' % re.escape(needles.inside(outcome))
         yield from (re.escape(b'"%s"' % tag.encode()) for tag, stated in OUTCOME_OF_TYPE.items() if stated == outcome)
     if COMPLETED in outcomes:
         yield from (re.escape(b'"%s"' % tag.encode()) for tag in sorted(TYPES_WITH_DEFAULT_OUTCOME))
@@ -288,10 +282,8 @@ class _FieldCondition(NamedTuple):
 
     def needles(self) -> Iterator[Needles]:
         """Yield needles for the value, and for the end of the member's name."""
-        if (found := needles.for_json_values(self.values)) is not None:
-            yield found
-        if not (last := self.path.names[-1]).isdecimal():
-            yield Needles((needles.inside(last) + b'"',))
+        last = self.path.names[-1]
+        return needles.for_field(self.values, None if last.isdecimal() else last)
 
 
 def _spellings(value: str) -> frozenset[str]:

@@ -9,47 +9,50 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final, NamedTuple
 
 import msgspec
 
-#: Other spellings of a text than the library's own begin with one of these.
-_OTHER_SPELLINGS: Final = (b"\\u", b"\\/")
-_WHOLE_NUMBER: Final = re.compile(r"-?[0-9]+", re.ASCII)
+#: A text that is spelled otherwise than the library does it: an escape `\u` or `\/`, not the `\\u` of a text that has a
+#: backslash. It begins with a literal, so that a chunk without a backslash costs a tenth of searching for both.
+_OTHER_SPELLING: Final = re.compile(rb"\\(?<!\\\\)(?:\\\\)*[u/]")
+_WHOLE_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
+#: Shorter numbers are found in every second hash; they are looked for with what is around a member's value.
+_SHORT_NUMBER: Final = 5
 #: At most so many needles are looked for one by one; more of them by one regular expression.
 _FEW: Final = 4
 #: What JSON allows between a member's name and its value.
 BETWEEN: Final = rb"[ \t\r]*:[ \t\r]*"
+#: What may follow a number that is a member's value, or a text with these digits.
+_AFTER_NUMBER: Final = rb'["\s,}]'
 
 
 class Needles(NamedTuple):
     """Byte strings of which at least one is in every line that is wanted; or a pattern that each of them has."""
 
     any_of: tuple[bytes, ...]
-    spelled: bool = True  #: they are texts, which JSON can spell in other ways
     pattern: bytes = b""  #: a regular expression, instead of `any_of`
+    spelled: bool = True  #: they are texts, which JSON can spell in other ways
 
     def may_be_in(self, line: bytes) -> bool:
         """False if `line` is certainly not wanted."""
         return (
             any(needle in line for needle in self.any_of)
             or bool(self.pattern and _compiled(self.pattern).search(line))
-            or (self.spelled and any(spelling in line for spelling in _OTHER_SPELLINGS))
+            or (self.spelled and _OTHER_SPELLING.search(line) is not None)
         )
 
     def hits(self, data: bytes) -> Iterator[int]:
         """Yield places in `data` such that every line that may be wanted has one; in order."""
-        needles = self.any_of
-        if self.spelled and b"\\" in data:
-            needles += tuple(spelling for spelling in _OTHER_SPELLINGS if spelling in data)
-        if self.pattern:
-            pattern = b"|".join((self.pattern, *map(re.escape, needles)))
-            return (match.start() for match in _compiled(pattern).finditer(data))
-        if len(needles) == 1:
-            return _places(data, needles[0])
-        if len(needles) <= _FEW:
-            return iter(sorted(place for needle in needles for place in _places(data, needle)))
-        return (match.start() for match in _compiled(b"|".join(map(re.escape, needles))).finditer(data))
+        other = [match.start() for match in _OTHER_SPELLING.finditer(data)] if self.spelled and b"\\" in data else []
+        if len(self.any_of) == 1 and not other:
+            return _places(data, self.any_of[0])
+        if not self.pattern and len(self.any_of) <= _FEW:
+            return iter(sorted([*other, *(place for needle in self.any_of for place in _places(data, needle))]))
+        pattern = self.pattern or b"|".join(map(re.escape, self.any_of))
+        places = (match.start() for match in _compiled(pattern).finditer(data))
+        return iter(sorted([*other, *places])) if other else places
 
 
 def _places(data: bytes, needle: bytes) -> Iterator[int]:
@@ -67,32 +70,45 @@ def _compiled(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(pattern)
 
 
-def encoded(value: str) -> bytes:
-    """Return the bytes that are in a line whose member is this text, or the integer with these digits."""
-    return value.encode() if _WHOLE_NUMBER.fullmatch(value) else msgspec.json.encode(value)
-
-
 def inside(text: str) -> bytes:
     """Return the bytes of a part of a text."""
     return msgspec.json.encode(text)[1:-1]
 
 
-def for_values(values: Iterable[str]) -> Needles:
-    """Return the needles for lines with one of these texts, or the integer with these digits."""
-    return Needles(tuple(map(encoded, sorted(values))))
+def for_values(values: Iterable[str], member: str = "") -> Needles:
+    """Return the needles for lines with a member that is one of these texts, or the integer with these digits.
 
-
-def for_json_values(values: Iterable[str]) -> Needles | None:
-    """Return the same for what may also be a fraction, true, false or null; None if JSON has many spellings of it."""
-    found = []
+    Args:
+        values: the texts.
+        member: the name of the member, if there is but one.
+    """
+    found, patterns = list[bytes](), list[bytes]()
+    name = re.escape(msgspec.json.encode(member)) if member else b""
     for value in sorted(values):
-        if value in {"true", "false", "null"}:
-            found.append(value.encode())
-        elif value[:1] in set("-0123456789") and not _WHOLE_NUMBER.fullmatch(value) and _is_number(value):
-            return None
+        if not _WHOLE_NUMBER.fullmatch(value):
+            found.append(msgspec.json.encode(value))
+        elif len(value) < _SHORT_NUMBER:
+            minus = b"-?" if value == "0" else b""
+            patterns.append(name + BETWEEN + b'"?' + minus + value.encode() + _AFTER_NUMBER)
         else:
-            found.append(encoded(value))
+            found.append(value.encode())
+    if patterns:
+        return Needles((), b"|".join([*patterns, *map(re.escape, found)]))
     return Needles(tuple(found))
+
+
+def for_field(values: Iterable[str], member: str | None) -> Iterator[Needles]:
+    """Yield the needles for lines that have one of these values, of any JSON type, at a member's path.
+
+    Args:
+        values: the texts of the values.
+        member: the end of the member's name; None if it is not known.
+    """
+    # Of numbers, true, false and null there are several spellings, or they are everywhere.
+    if not any(value in {"true", "false", "null"} or _is_number(value) for value in values):
+        yield for_values(values)
+    if member is not None:
+        yield Needles((inside(member) + b'"',))
 
 
 def _is_number(text: str) -> bool:
@@ -103,6 +119,27 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def for_numbers(member: str, numbers: Iterable[str]) -> bytes:
-    """Return a pattern of lines whose member of this name is one of these numbers, perhaps as a text."""
-    return rb'"%s"%s"?(?:%s)' % (member.encode(), BETWEEN, b"|".join(sorted(number.encode() for number in numbers)))
+def for_numbers(member: str, numbers: Iterable[str]) -> Needles:
+    """Return the needles for lines whose member of this name is one of these numbers, perhaps as a text."""
+    digits = b"|".join(sorted(number.encode() for number in numbers))
+    return Needles((), rb'%s%s"?(?:%s)%s' % (msgspec.json.encode(member), BETWEEN, digits, _AFTER_NUMBER))
+
+
+def for_network(network: IPv4Network | IPv6Network) -> Needles | None:
+    """Return needles for the octets that all addresses of a network share; None if there are none.
+
+    An IPv6 address has many spellings, so there are none for it.
+    """
+    octets, bits = divmod(network.prefixlen, 8)
+    if network.version == 6 or not (octets or bits):
+        return None
+    pattern = b"".join(b"%d\\." % octet for octet in network.network_address.packed[:octets])
+    # It is the beginning of an address, not the end of an octet or of a time; checked after a literal, which is faster.
+    first_dot = pattern.find(b"\\.")
+    if octets:
+        pattern = pattern[:first_dot] + b'(?<=[":]%s)' % pattern[:first_dot] + pattern[first_dot:]
+    if bits:
+        first = network.network_address.packed[octets]
+        pattern += b"(?:%s)" % b"|".join(b"%d" % octet for octet in range(first, first + (1 << (8 - bits))))
+        pattern += b"\\." if octets < 3 else b'"'
+    return Needles((), pattern.removesuffix(b"\\."))

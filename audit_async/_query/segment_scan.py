@@ -12,9 +12,12 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-from audit_async._chain import BadRecord, check_readable, check_record
+import msgspec
+
+from audit_async._chain import BadRecord, check_record
 from audit_async._query.matching import Filter
 from audit_async._query.open_files import OpenFiles
+from audit_async._query.recorded_members import read_said
 from audit_async._trail.line_search import bisect_lines, line_from, size_of
 from audit_async._trail.log_files import (
     CHUNK_BYTES,
@@ -161,8 +164,11 @@ def check(line: bytes, offset: int, part: Part, wanted: Filter, seqs: Range) -> 
     if opening is not None and not (seqs.holds(int(opening[1])) and wanted.wants_time(opening[2].decode())):
         return None
     checked = check_record(line, None)
-    check_readable(line)
-    if not wanted.wants(line):
+    try:
+        said = read_said(line)
+    except msgspec.MsgspecError as error:
+        raise BadRecord("it holds a number that is too large to be read") from error
+    if not wanted.wants_said(said):
         return None
     return Found(checked.timestamp, part.segment.log, checked.seq, line, part.segment.name, offset)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from heapq import heapify, heappop, heapreplace
 
 from audit_async._query.segment_scan import Found
 
@@ -43,24 +44,46 @@ def merge(streams: Sequence[Stream], *, newest_first: bool = False) -> Generator
     """Yield the records of the streams: of their next ones always the oldest, or the newest; and None as they do.
 
     Each stream's own order stays as it is, whatever its clock said. Of equal times the log whose name comes first is
-    first; with `newest_first` it is last.
+    first; with `newest_first` it is last. A record costs a few comparisons, however many streams there are.
     """
-    pick = max if newest_first else min
-    running = list(streams)
+    ranked = _Newest if newest_first else _Oldest
     try:
-        while running:
-            for stream in running:
-                yield from stream.fill()
-            running = [stream for stream in running if stream.next is not None]
-            if len(running) == 1:
-                yield running[0].take()
-            elif running:
-                yield pick(running, key=_order).take()
+        waiting: list[_Oldest] = []
+        for stream in streams:
+            yield from stream.fill()
+            if stream.next is not None:
+                waiting.append(ranked(stream, stream.next))
+        heapify(waiting)
+        while waiting:
+            stream = waiting[0].stream
+            yield stream.take()
+            yield from stream.fill()
+            if stream.next is None:
+                heappop(waiting)
+            elif len(waiting) > 1:
+                heapreplace(waiting, ranked(stream, stream.next))
     finally:
         for stream in streams:
             stream.close()
 
 
-def _order(stream: Stream) -> tuple[str, str]:
-    assert stream.next is not None  # noqa: S101 - only those that have one are compared
-    return stream.next.timestamp, stream.log_name
+class _Oldest:
+    """A stream whose next record was found, among others: the oldest comes first."""
+
+    __slots__ = ("order", "stream")
+
+    def __init__(self, stream: Stream, found: Found) -> None:
+        self.stream = stream
+        self.order = (found.timestamp, stream.log_name)
+
+    def __lt__(self, other: _Oldest) -> bool:
+        return self.order < other.order
+
+
+class _Newest(_Oldest):
+    """The same if the newest comes first."""
+
+    __slots__ = ()
+
+    def __lt__(self, other: _Oldest) -> bool:
+        return other.order < self.order

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import aclosing
+from itertools import chain
 from pathlib import Path
 
 import anyio
@@ -13,6 +14,9 @@ import pytest
 
 from audit_async._query import open_files
 from audit_async._query.open_files import OpenFiles, ReopenedFile
+from audit_async._query.segment_scan import Found
+from audit_async._query.time_merge import Stream, _Newest, _Oldest, merge
+from audit_async._trail.log_files import Log
 from audit_async.reader import AuditQuery, AuditReader, Record
 from tests.trail.written import WrittenLog, ask
 
@@ -54,6 +58,39 @@ def build_index(base_dir: Path) -> None:
 def descriptors() -> int:
     """Return how many descriptors this process has."""
     return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_merging_compares_few(newest_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many logs a record costs some comparisons, not one for each log."""
+    compared = 0
+
+    def counted(self: _Oldest, other: _Oldest) -> bool:
+        nonlocal compared
+        compared += 1
+        return plain(self, other)
+
+    ranked: type[_Oldest] = _Newest if newest_first else _Oldest
+    plain = ranked.__lt__
+    monkeypatch.setattr(ranked, "__lt__", counted)
+    log = Log(tmp_path, "orders", "00", "")
+    logs = [[Found(f"{n * 331 % 257 + m:04d}", log, m, b"", "", 0) for m in range(10)] for n in range(256)]
+    if newest_first:
+        logs = [found[::-1] for found in logs]
+    merged = list(
+        merge([Stream(f"{n:03d}", iter_of(found)) for n, found in enumerate(logs)], newest_first=newest_first)
+    )
+    assert [found.timestamp for found in merged if found] == sorted(
+        (found.timestamp for found in chain(*logs)), reverse=newest_first
+    )
+    assert compared < 2560 * 20
+
+
+def iter_of(found: list[Found]) -> Generator[Found | None, None, None]:
+    """Yield what a log has, and None before it."""
+    for one in found:
+        yield None
+        yield one
 
 
 def test_a_thousand_logs_in_the_order_of_time(tmp_path: Path, few_descriptors: None) -> None:

@@ -132,7 +132,17 @@ def queries(draw: st.DrawFn, times: list[str]) -> AuditQuery:
         )
     if "ip" in members:
         asked["ip"] = draw(
-            st.sampled_from([*ADDRESSES, "203.0.113.0/24", "203.0.113.9/32", "2001:db8::/32", "0.0.0.0/0"])
+            st.sampled_from(
+                [
+                    *ADDRESSES,
+                    "203.0.113.0/24",
+                    "203.0.113.9/32",
+                    "203.0.113.80/28",
+                    "200.0.0.0/5",
+                    "2001:db8::/32",
+                    "0.0.0.0/0",
+                ]
+            )
         )
     if "path" in members:
         asked["path"] = draw(st.sampled_from(["/a/b", "/a/*", "7", *map(Glob, ["/a*", "/a/[*]", "*b", "/zo*", "?"])]))
