@@ -29,6 +29,7 @@ from audit_async._query.cursor import decode_cursor
 from audit_async._query.follow import Follower
 from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
 from audit_async._query.matching import Filter
+from audit_async._query.opened_records import Decode, OpeningDecoder, as_recorded
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage
 from audit_async._query.term_index import IndexedSegment, build_index
@@ -45,6 +46,7 @@ from audit_async.logger import AuditLogger
 from audit_async.status import Position
 
 if TYPE_CHECKING:
+    from audit_async.privacy.key_store import KeyStore  # needs an extra
     from audit_async.tlog.policy import Policy  # needs an extra
 
 __all__ = [
@@ -96,7 +98,12 @@ class AuditReader:
     """
 
     def __init__(
-        self, base_dir: str | os.PathLike[str], *, service: str | None = None, instance: str | None = None
+        self,
+        base_dir: str | os.PathLike[str],
+        *,
+        service: str | None = None,
+        instance: str | None = None,
+        key_store: KeyStore | None = None,
     ) -> None:
         """Read nothing yet.
 
@@ -104,10 +111,19 @@ class AuditReader:
             base_dir: The base directory that the services were configured with, or a directory below it.
             service: Read only the logs of this service.
             instance: Read only the logs of this instance.
+            key_store: Where the keys of sealed members are (`audit_async.privacy.open_key_store`): records are then
+                returned with what is sealed in the clear, or `[erased DATE]`, `[key missing]`, `[forged]` instead.
+                Without it a sealed member is the text that was recorded. It stays the caller's to close. Exports
+                are sealed whatever is given here.
         """
         self.base_dir: Final = Path(base_dir)
         self.service: Final = service
         self.instance: Final = instance
+        self._key_store: Final = key_store
+
+    def _decoder(self) -> Decode:
+        """Return what makes records of lines, for one query."""
+        return as_recorded if self._key_store is None else OpeningDecoder(self._key_store)
 
     def __repr__(self) -> str:
         only = "".join(
@@ -233,7 +249,7 @@ class AuditReader:
         given = 0
         try:
             logs = await self._logs_for(query)
-            found = records_of(Search(logs, query, damage, use_index=use_index).run(), query.limit)
+            found = records_of(Search(logs, query, damage, use_index=use_index).run(), query.limit, self._decoder())
             async with aclosing(in_pieces(found)) as pieces:
                 async for piece in pieces:
                     for record in piece:
@@ -302,7 +318,7 @@ class AuditReader:
         try:
             logs = await self._logs_for(query)
             search = Search(logs, query, damage, reached=reached, use_index=use_index)
-            page = await only_one(page_of(search, query, query.limit or _PAGE_SIZE))
+            page = await only_one(page_of(search, query, query.limit or _PAGE_SIZE, self._decoder()))
             given = len(page.records)
             return page
         finally:
@@ -342,7 +358,7 @@ class AuditReader:
                 logs = [one for one in logs if one.name == log]
                 if not logs:
                     raise InvalidQuery("log", f"there is no such log here; there is {names}")
-            placed = await only_one(look_up(logs, seq=seq, audit_id=audit_id))
+            placed = await only_one(look_up(logs, seq=seq, audit_id=audit_id, decode=self._decoder()))
             given = 1
             return placed
         finally:
@@ -414,6 +430,7 @@ class AuditReader:
         damage = Damage(skip=on_damage == "skip")
         follower = Follower(Filter(query), damage, _durable_in(audit))
         has_news = aiofiles.os.wrap(follower.has_news)
+        decode = self._decoder()
         given = polls = 0
         try:
             logs = await self._logs_for(query)
@@ -423,7 +440,7 @@ class AuditReader:
             if last:
                 before = msgspec.structs.replace(query, newest_first=True, limit=None)
                 found = Search(logs, before, damage, reached=follower.next_seqs, use_index=False).run()
-                async with aclosing(in_pieces(records_of(found, last))) as pieces:
+                async with aclosing(in_pieces(records_of(found, last, decode))) as pieces:
                     newest = [record async for piece in pieces for record in piece]
                 for record in newest[::-1][: query.limit]:
                     given += 1
@@ -431,7 +448,7 @@ class AuditReader:
             while query.limit is None or given < query.limit:
                 if await has_news():
                     left = query.limit - given if query.limit is not None else None
-                    async with aclosing(in_pieces(records_of(follower.poll(), left))) as pieces:
+                    async with aclosing(in_pieces(records_of(follower.poll(), left, decode))) as pieces:
                         async for piece in pieces:
                             for record in piece:
                                 given += 1

@@ -7,9 +7,10 @@ from contextlib import closing
 
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.cursor import encode_cursor
+from audit_async._query.opened_records import Decode, as_recorded
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Found
-from audit_async.events import Record, decode_record
+from audit_async.events import Record
 from audit_async.events.plain_data import PlainData
 
 
@@ -30,7 +31,9 @@ class Page(PlainData, frozen=True, kw_only=True):
         return {"records": records, "cursor": self.cursor, "resume": self.resume}
 
 
-def records_of(found: Generator[Found | None, None, None], limit: int | None) -> Generator[Record | None, None, None]:
+def records_of(
+    found: Generator[Found | None, None, None], limit: int | None, decode: Decode = as_recorded
+) -> Generator[Record | None, None, None]:
     """Decode what is found, up to a limit; None stays None."""
     given = 0
     with closing(found):
@@ -38,13 +41,15 @@ def records_of(found: Generator[Found | None, None, None], limit: int | None) ->
             if one is None:
                 yield None
                 continue
-            yield decode_record(one.line, log=one.log.name)
+            yield decode(one)
             given += 1
             if given == limit:
                 return
 
 
-def page_of(search: Search, query: AuditQuery, size: int) -> Generator[Page | None, None, None]:
+def page_of(
+    search: Search, query: AuditQuery, size: int, decode: Decode = as_recorded
+) -> Generator[Page | None, None, None]:
     """Yield one page at the end, None before."""
     records: list[Record] = []
     reached: dict[str, int] | None = None
@@ -55,7 +60,7 @@ def page_of(search: Search, query: AuditQuery, size: int) -> Generator[Page | No
                 continue
             if len(records) == size:
                 break  # there is more; it is not given, so it is not what was reached
-            records.append(decode_record(one.line, log=one.log.name))
+            records.append(decode(one))
             if len(records) == size:
                 reached = search.reached
         else:

@@ -10,6 +10,7 @@ from audit_async._chain.record_format import HASH_AT, PREV_AT
 from audit_async._query.audit_query import AuditQuery, InvalidQuery
 from audit_async._query.counted_ids import find_counted
 from audit_async._query.matching import Filter
+from audit_async._query.opened_records import Decode, as_recorded
 from audit_async._query.segment_scan import Damage, Found, scan
 from audit_async._trail.log_files import Log, list_segments
 from audit_async._trail.segment_parts import Part, Range, parts_of
@@ -49,7 +50,7 @@ class PlacedRecord(PlainData, frozen=True, kw_only=True):
 
 
 def look_up(
-    logs: Sequence[Log], *, seq: int | None, audit_id: str | None
+    logs: Sequence[Log], *, seq: int | None, audit_id: str | None, decode: Decode = as_recorded
 ) -> Generator[PlacedRecord | None, None, None]:
     """Yield the one record, and None while it is looked for; raises `RecordNotFound` at the end if there is none.
 
@@ -59,7 +60,7 @@ def look_up(
         if found is None:
             yield None
         else:
-            yield _placed(decode_record(found.line, log=found.log.name), found, parts_of(found.log))
+            yield _placed(decode(found), found, parts_of(found.log))
 
 
 def find_record(logs: Sequence[Log], *, seq: int | None, audit_id: str | None) -> Generator[Found | None, None, None]:

@@ -3,60 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
-from typing import cast
 
-import msgspec
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_async.privacy import Destroyed, KeyMaker, KeyStore, key_id_text
+from audit_async.privacy import Destroyed
 from audit_async.privacy.opening_sealed import FORGED, KEY_MISSING, SEALED, Opener, sealed_members
-from audit_async.privacy.sealed_text import (
-    RANDOM_BYTES,
-    context_place,
-    escape_plain,
-    event_place,
-    key_prefix,
-    seal_text,
-)
-
-LOG_ID = "0123456789abcdef0123456789abcdef"
-
-
-class Keys:
-    """The one call of a key store that reading makes; it counts what it is asked for."""
-
-    def __init__(self) -> None:
-        self.maker = KeyMaker()
-        self.known: dict[bytes, bytes | Destroyed] = {}
-        self.asked: list[bytes] = []
-
-    def keys(self, key_ids: list[bytes]) -> dict[bytes, bytes | Destroyed]:
-        """Return the keys that are known."""
-        self.asked += key_ids
-        return {key_id: self.known[key_id] for key_id in key_ids if key_id in self.known}
-
-    def seal(self, value: object, place: bytes, *, log_id: str = LOG_ID, store: bool = True) -> str:
-        """Return a value sealed under a key of its own."""
-        made = self.maker.make(bytes(16), 20_000, 0)
-        if store:
-            self.known[made.key_id] = made.key
-        text = key_id_text(made.key_id)
-        associated = key_prefix(log_id, text) + place
-        return seal_text(AESGCM(made.key), text, associated, msgspec.json.encode(value), os.urandom(RANDOM_BYTES))
-
-    def opener(self) -> Opener:
-        """Return what opens with these keys."""
-        return Opener(cast("KeyStore", self))
+from audit_async.privacy.sealed_text import context_place, escape_plain, event_place
+from tests.privacy.known_keys import LOG_ID, KnownKeys
 
 
 def test_members_at_any_depth_are_opened() -> None:
     """In objects, lists, mappings and the context; what was not sealed stays, and the given members are not changed."""
-    keys = Keys()
+    keys = KnownKeys()
     event: dict[str, object] = {
         "event_type": "t",
         "actor": {"user_id": keys.seal("alice", event_place("t", ("actor", "user_id"))), "kind": "user"},
@@ -87,7 +48,7 @@ def test_members_at_any_depth_are_opened() -> None:
 @pytest.mark.parametrize("state", [SEALED, "[erased 2026-11-28]", KEY_MISSING, FORGED])
 def test_what_stays_closed_says_why(state: str) -> None:
     """No store, a destroyed key, an unknown key, and a text that is not from this place are four states."""
-    keys = Keys()
+    keys = KnownKeys()
     place = event_place("t", ("ip" if state == FORGED else "name",))
     sealed = keys.seal("alice", place, store=state != KEY_MISSING)
     if state.startswith("[erased"):
@@ -102,7 +63,7 @@ def test_what_stays_closed_says_why(state: str) -> None:
 @pytest.mark.parametrize("elsewhere", ["log", "type", "member", "context", "list"])
 def test_a_text_from_elsewhere_does_not_open(elsewhere: str) -> None:
     """What was moved to another log, type or member is shown as forged."""
-    keys = Keys()
+    keys = KnownKeys()
     sealed = keys.seal("alice", event_place("t", ("name",)))
     event: dict[str, object] = {"event_type": "t"}
     context: dict[str, object] = {}
@@ -125,7 +86,7 @@ def test_a_text_from_elsewhere_does_not_open(elsewhere: str) -> None:
 
 def test_a_session_without_privacy_may_have_recorded_anything() -> None:
     """A plain text that looks sealed, or escaped, is left as it is; one whose key is known is sealed all the same."""
-    keys = Keys()
+    keys = KnownKeys()
     known = keys.seal("alice", event_place("t", ("name",)))
     unknown = keys.seal("bob", event_place("t", ("other",)), store=False)
     event: dict[str, object] = {"event_type": "t", "name": known, "other": unknown, "third": "plain:sealed:x"}
@@ -144,7 +105,7 @@ def test_a_session_without_privacy_may_have_recorded_anything() -> None:
 
 def test_only_what_is_in_doubt_asks_for_the_session() -> None:
     """A record that is open, and one without anything sealed, needs no look at the session."""
-    keys = Keys()
+    keys = KnownKeys()
     event: dict[str, object] = {"event_type": "t", "name": keys.seal("alice", event_place("t", ("name",)))}
 
     def is_sealing() -> bool:
@@ -156,7 +117,7 @@ def test_only_what_is_in_doubt_asks_for_the_session() -> None:
 
 def test_a_key_is_fetched_once() -> None:
     """The store is asked for each key at its first member alone, all keys of a record in one call."""
-    keys = Keys()
+    keys = KnownKeys()
     first, second = (keys.seal("x", event_place("t", (name,))) for name in ("a", "b"))
     opener = keys.opener()
     for _ in range(3):

@@ -17,7 +17,7 @@ import pytest
 from audit_async import AuditLogger, Local, LogClosed, LogCorrupted, Position
 from audit_async import reader as reader_module
 from audit_async._export.record_export import ExportFailed
-from audit_async._query import answers
+from audit_async._query import opened_records
 from audit_async._query import segment_scan as scan
 from audit_async._trail import off_loop as pieces
 from audit_async.events import AuditLogAccessed, AuthFailure, GenericEvent, Record, decode_record
@@ -263,7 +263,7 @@ async def test_the_loop_is_never_blocked_for_long(tmp_path: Path, monkeypatch: p
     log.write(*map(numbered, range(500)))
     log.close()
     threads: set[int] = set()
-    for module, name in ((answers, "decode_record"), (scan, "check_record"), (reader_module, "find_logs")):
+    for module, name in ((opened_records, "decode_record"), (scan, "check_record"), (reader_module, "find_logs")):
         plain = getattr(module, name)
 
         def noted(*arguments: Any, plain: Any = plain, **more: Any) -> Any:
@@ -319,7 +319,7 @@ async def test_a_query_reads_no_further_than_somebody_wants(tmp_path: Path, monk
         decoded += 1
         return plain(line, **more)
 
-    monkeypatch.setattr(answers, "decode_record", count)
+    monkeypatch.setattr(opened_records, "decode_record", count)
     given = 0
     async with aclosing(AuditReader(tmp_path).query()) as records:
         async for _ in records:
