@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -15,6 +15,9 @@ from audit_async.cli.arguments import Directory, Instance, Service
 from audit_async.cli.run import Refused
 from audit_async.config import AuditConfig, Local
 from audit_async.reader import AuditReader, PlacedRecord
+
+if TYPE_CHECKING:
+    from audit_async.privacy.key_store import KeyStore  # needs an extra
 
 __all__ = ["ConfiguredLogs", "LogsAt", "RecordAt", "load_config"]
 
@@ -29,9 +32,9 @@ class LogsAt:
     service: Service = None
     instance: Instance = None
 
-    def reader(self) -> AuditReader:
-        """Return a reader of these logs; nothing is read yet."""
-        return AuditReader(self.directory, service=self.service, instance=self.instance)
+    def reader(self, key_store: KeyStore | None = None) -> AuditReader:
+        """Return a reader of these logs, which opens what is sealed if there is a key store; nothing is read yet."""
+        return AuditReader(self.directory, service=self.service, instance=self.instance, key_store=key_store)
 
 
 @dataclass(frozen=True, kw_only=True)

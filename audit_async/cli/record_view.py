@@ -14,9 +14,10 @@ import typer
 from audit_async._query.lookup import PlacedRecord
 from audit_async._query.recorded_members import actors_of, type_of
 from audit_async.cli.terminal import Cell, Column, Output, json_line
-from audit_async.events import Record
+from audit_async.events import AuditEvent, Record
 from audit_async.events.recorded import event_members, recorded_time
 from audit_async.events.registry import known_types
+from audit_async.privacy.sealed_text import is_sealed
 from audit_async.reader import AuditReader, OnDamage
 
 __all__ = ["OnDamageChoice", "RecordLines", "write_record"]
@@ -76,7 +77,7 @@ class RecordLines:
         if self._output.as_json:
             self._output.json_row(record.to_dict())
             return
-        event = event_members(record.event)
+        event = readable_members(record.event)
         event_type = type_of(event)
         shown = Cell(event_type, "red" if event_type in self._critical else "cyan")
         actor = next(actors_of(event), "")
@@ -118,6 +119,28 @@ class RecordLines:
         )
 
 
+def readable_members(event: AuditEvent) -> dict[str, object]:
+    """Return an event's members as a person reads them: `[sealed]` in place of each sealed text."""
+    return without_sealed(event_members(event))
+
+
+def without_sealed(members: dict[str, object]) -> dict[str, object]:
+    """Return members with `[sealed]` in place of each sealed text, at the depths that are shown in full."""
+    return {name: _readable(value) for name, value in members.items()}
+
+
+def _readable(value: object, depth: int = 0) -> object:
+    if isinstance(value, str):
+        return "[sealed]" if is_sealed(value) else value
+    if depth > _DEEPEST:
+        return value
+    if isinstance(value, dict):
+        return {name: _readable(of, depth + 1) for name, of in value.items()}
+    if isinstance(value, list):
+        return [_readable(of, depth + 1) for of in value]
+    return value
+
+
 def _details(event: dict[str, object], actor: str) -> Iterator[str]:
     """Yield what an event says besides its type and its actor, as `name=value`."""
     for name, value in event.items():
@@ -146,8 +169,8 @@ def write_record(output: Output, placed: PlacedRecord) -> None:
         ("timestamp", recorded_time(record.timestamp)),
         ("service_id", record.service_id),
     ]
-    rows += _members("event", event_members(record.event))
-    rows += _members("context", record.context)
+    rows += _members("event", readable_members(record.event))
+    rows += _members("context", without_sealed(record.context))
     output.table([Column("member"), Column("value")], rows)
     output.line()
     # Below the table, so that hashes fit a terminal of eighty columns and can be copied.

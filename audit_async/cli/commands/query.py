@@ -10,11 +10,13 @@ from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
 from audit_async.cli.event_types import check_types
 from audit_async.cli.filters import Filters
+from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import LogsAt
 from audit_async.cli.record_view import OnDamageChoice, RecordLines
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Output, count_of
+from audit_async.reader import AuditReader
 
 __all__ = ["register"]
 
@@ -35,6 +37,7 @@ def query(
     filters: Filters,
     no_index: Annotated[bool, typer.Option("--no-index", help="Read the records alone, and make no index.")] = False,
     damage: OnDamageChoice,
+    keys: KeyOptions,
     access: Access,
     as_json: Json = False,
 ) -> None:
@@ -47,7 +50,10 @@ def query(
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
-        reader = logs.reader()
+        with keys.opened(logs.directory) as key_store:
+            return await show(logs.reader(key_store))
+
+    async def show(reader: AuditReader) -> ExitStatus:
         lines = await RecordLines.of(reader, output)
         async with access.recording(reader) as audit:
             await check_types(reader, wanted, output)

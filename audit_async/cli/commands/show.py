@@ -6,6 +6,7 @@ import typer
 
 from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
+from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import RecordAt
 from audit_async.cli.record_view import write_record
@@ -24,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 @with_option_groups
-def show(choice: RecordAt, *, access: Access, as_json: Json = False) -> None:
+def show(choice: RecordAt, *, keys: KeyOptions, access: Access, as_json: Json = False) -> None:
     """Show one record whole: every member, where it is, and the hashes of the records next to it.
 
     Exit status 1 if a record next to it does not fit.
@@ -33,7 +34,8 @@ def show(choice: RecordAt, *, access: Access, as_json: Json = False) -> None:
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
-        placed = await choice.look_up(AuditReader(choice.directory), access)
+        with keys.opened(choice.directory) as key_store:
+            placed = await choice.look_up(AuditReader(choice.directory, key_store=key_store), access)
         if as_json:
             output.document(placed.to_dict())
         else:

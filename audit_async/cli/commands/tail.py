@@ -14,6 +14,7 @@ from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
 from audit_async.cli.event_types import check_types
 from audit_async.cli.filters import EventFilters
+from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import LogsAt
 from audit_async.cli.record_view import OnDamageChoice, RecordLines
@@ -40,6 +41,7 @@ def tail(
     number: Annotated[int, typer.Option("-n", "--number", min=0, metavar="N", help="How many old ones to show.")] = 10,
     filters: EventFilters,
     damage: OnDamageChoice,
+    keys: KeyOptions,
     access: Access,
     as_json: Json = False,
 ) -> None:
@@ -53,7 +55,10 @@ def tail(
     on_damage = damage.on_damage
 
     async def run() -> ExitStatus:
-        reader = logs.reader()
+        with keys.opened(logs.directory) as key_store:
+            return await show(logs.reader(key_store))
+
+    async def show(reader: AuditReader) -> ExitStatus:
         lines = await RecordLines.of(reader, output)
         async with access.recording(reader) as audit:
             await check_types(reader, wanted, output, may_come=follow)

@@ -1,0 +1,67 @@
+"""The options that say where the keys of sealed members are, for commands that show them in the clear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from audit_async.cli.run import Refused
+
+if TYPE_CHECKING:
+    from audit_async.privacy.sqlite_key_store import SqliteKeyStore  # needs an extra
+
+__all__ = ["KeyOptions", "KeyStoreAt", "MasterKey"]
+
+KeyStoreAt = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-store",
+        metavar="DIR",
+        envvar="AUDIT_KEY_STORE",
+        readable=False,
+        help="The key store of the trail: sealed members are shown in the clear.",
+    ),
+]
+MasterKey = Annotated[
+    str | None,
+    typer.Option(
+        "--master-key",
+        metavar="SOURCE",
+        envvar="AUDIT_MASTER_KEY",
+        help="The key of the key store: file:PATH, env:NAME, credential:NAME, each also after passphrase:.",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyOptions:
+    """A key store, or none."""
+
+    key_store: KeyStoreAt = None
+    master_key: MasterKey = None
+
+    @contextmanager
+    def opened(self, trail: Path) -> Iterator[SqliteKeyStore | None]:
+        """Open the key store of a trail; None if no options say where one is.
+
+        Raises `typer.BadParameter` for a store without a master key, `Refused` without the extra, `KeyStoreError`.
+        """
+        if self.key_store is None:
+            yield None
+            return
+        if self.master_key is None:
+            raise typer.BadParameter("--key-store needs --master-key, the source of the key that the store is under")
+        try:
+            from audit_async.privacy.sqlite_key_store import open_key_store  # noqa: PLC0415 - needs an extra
+        except ModuleNotFoundError as error:
+            raise Refused("--key-store needs cryptography; run: pip install 'audit-async[privacy]'") from error
+        store = open_key_store(self.key_store, self.master_key, trail=trail)
+        try:
+            yield store
+        finally:
+            store.close()
