@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from audit_async._chain.record_check import BadRecord, CheckedRecord, Members, check_record, is_object
-from audit_async._chain.record_format import BODY_END, HASH_AT, HASH_MEMBER, LINE_END, PREV_AT, Head
+from audit_async._chain.record_format import BODY_END, GENESIS_HASH, HASH_AT, HASH_MEMBER, LINE_END, PREV_AT, Head
 
 #: Lines that are checked one by one if a longer run deviates.
 _FEW: Final = 8
@@ -28,6 +28,7 @@ _MOST_PLACES: Final = 8
 
 _LONGEST_SEQ: Final = 10**18
 _HEX64: Final = re.compile(rb"[0-9a-f]{64}")
+_HEX_DIGITS: Final = bytes.maketrans(b"123456789abcdef", b"0" * 15)
 _BRACE: Final = {ord("{")}
 # What `check_record` asks of an audit_id and a timestamp, for a column of them. Possessive, so without backtracking;
 # and a timestamp with each digit made 0, a quarter of what a regular expression takes.
@@ -140,35 +141,20 @@ class ChainChecker:
         first_seq, prev_hash = self._places[0]
         assert first_seq is not None  # noqa: S101 - it is certain
         assert prev_hash is not None  # noqa: S101 - as well
-        try:
-            records = _decode_lines(data)
-            if _encode_lines(records) != data:
-                return None
-            if not data.isascii():
-                data.decode()  # of what is raw only the grammar was checked
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        columns = _columns_of(data)
+        if columns is None:
             return None
+        records, hashes = columns.records, columns.hashes
         end_seq = first_seq + len(records)
-        if first_seq < 0 or end_seq > _LONGEST_SEQ or not _HEX64.fullmatch(prev_hash):
-            return None
-        lines = data.split(b"\n")
-        lines.pop()
-        # Of a line without its "\n" the body ends one byte nearer to the end; a brace takes the place of a comma.
-        hashes = [sha256(line[: BODY_END + 1] + b"}").hexdigest() for line in lines]
-        audit_ids = "\n".join([*[record.audit_id for record in records], ""])
-        timestamps = [record.timestamp for record in records]
-        in_lines = "\n".join([*timestamps, ""]).encode()
         if (
-            [record.hash for record in records] != hashes
+            first_seq < 0
+            or end_seq > _LONGEST_SEQ
+            or not _HEX64.fullmatch(prev_hash)
             or [record.prev_hash for record in records] != [prev_hash.decode(), *hashes[:-1]]
             or [record.seq for record in records] != list(range(first_seq, end_seq))
-            or audit_ids.count("\n") != len(records)
-            or not _AUDIT_IDS.fullmatch(audit_ids)
-            or in_lines.translate(_ZEROS) != _TIMESTAMP * len(records)
-            or not _have_objects(records, lines)
         ):
             return None
-        good = Good(self.line, self.offset, data, records, audit_ids, timestamps)
+        good = Good(self.line, self.offset, data, records, columns.audit_ids, columns.timestamps)
         self.line += len(records)
         self.offset += len(data)
         self._places = (_Place(end_seq, hashes[-1].encode()),)
@@ -221,6 +207,81 @@ class ChainChecker:
         return tuple(sorted(places, key=lambda place: (place.seq is None, place.seq or 0, place.prev_hash or b"")))
 
 
+class _Columns(NamedTuple):
+    """Lines that are records of this format, each with a hash that is its own; their links and seqs are not checked."""
+
+    records: list[Members]
+    hashes: list[str]
+    audit_ids: str  #: in order, each followed by a line feed
+    timestamps: list[str]
+
+
+def _columns_of(data: bytes) -> _Columns | None:
+    """Return whole lines as columns if they are spelled as the format says; None if any may not be."""
+    try:
+        records = _decode_lines(data)
+        if _encode_lines(records) != data:
+            return None
+        if not data.isascii():
+            data.decode()  # of what is raw only the grammar was checked
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    lines = data.split(b"\n")
+    lines.pop()
+    # Of a line without its "\n" the body ends one byte nearer to the end; a brace takes the place of a comma.
+    hashes = [sha256(line[: BODY_END + 1] + b"}").hexdigest() for line in lines]
+    audit_ids = "\n".join([*[record.audit_id for record in records], ""])
+    timestamps = [record.timestamp for record in records]
+    in_lines = "\n".join([*timestamps, ""]).encode()
+    if (
+        [record.hash for record in records] != hashes
+        or audit_ids.count("\n") != len(records)
+        or not _AUDIT_IDS.fullmatch(audit_ids)
+        or in_lines.translate(_ZEROS) != _TIMESTAMP * len(records)
+        or not _have_objects(records, lines)
+    ):
+        return None
+    return _Columns(records, hashes, audit_ids, timestamps)
+
+
+def check_unlinked(data: bytes) -> list[Members] | None:
+    r"""Return the records of whole lines, each with its `\n`, if `check_record` accepts each of them by itself.
+
+    None if any line deviates, which may still be a record in another spelling: then each is to be checked by itself.
+    Links and sequence numbers are not compared, so the lines need not follow each other in the chain.
+    """
+    # The hot path of exporting.
+    if not data.endswith(LINE_END):
+        return None
+    columns = _columns_of(data)
+    if columns is None:
+        return None
+    records = columns.records
+    links = "\n".join([*[record.prev_hash for record in records], ""]).encode()
+    if links.translate(_HEX_DIGITS) != (GENESIS_HASH + b"\n") * len(records):
+        return None
+    return records if all(0 <= record.seq < _LONGEST_SEQ for record in records) else None
+
+
+def are_readable(records: list[Members]) -> bool:
+    """Return whether the values of records that were checked can certainly be read; False if `check_readable` decides.
+
+    It raises for a float beyond the largest and for an integer of thousands of digits.
+    """
+    raw = b"\n".join([record.event for record in records])
+    contexts = [record.context for record in records if record.context is not msgspec.UNSET]
+    if contexts:
+        raw = b"\n".join([raw, *contexts])
+    shape = raw.translate(_NUMBERS, b"+")
+    return _EXPONENT not in shape and _LONG_NUMBER not in shape
+
+
+#: Digits as zeros and `E` as `e`: an exponent of three digits, or so many digits, are needed to leave the range.
+_NUMBERS: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_EXPONENT: Final = b"0e000"
+_LONG_NUMBER: Final = b"0" * 300
+
+
 def _have_objects(records: list[Members], lines: list[bytes]) -> bool:
     """Return whether each event and context is an object; of several services' records nothing is said.
 
@@ -230,8 +291,9 @@ def _have_objects(records: list[Members], lines: list[bytes]) -> bool:
     if {record.service_id for record in records} != {service_id}:
         return False
     fixed = _BEFORE_EVENT + len(_encode(service_id))
-    digits = len(str(records[0].seq))
-    if len(str(records[-1].seq)) == digits:
+    seqs = [record.seq for record in records]
+    digits = len(str(min(seqs)))
+    if len(str(max(seqs))) == digits:
         begins = {line[fixed + digits + len(record.audit_id)] for line, record in zip(lines, records, strict=True)}
     else:
         begins = {

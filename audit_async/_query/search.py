@@ -43,7 +43,7 @@ class Search:
     ) -> None:
         """`reached` is how far a page before this one came, as its search said; None for the first."""
         self._newest_first = query.newest_first
-        self._ranges = [_still_wanted(log, query, reached) for log in logs]
+        self._ranges = [still_wanted(log, query, reached) for log in logs]
         wanted = Filter(query)
         # A merge reads from all logs at once; fewer logs than files may be open need no watching of their files.
         self._files = OpenFiles(len(logs)) if len(logs) > open_file_limit() else None
@@ -92,7 +92,8 @@ class Search:
         return 0 if stream.is_exhausted else seqs.before
 
 
-def _still_wanted(log: Log, query: AuditQuery, reached: Mapping[str, int] | None) -> Range:
+def still_wanted(log: Log, query: AuditQuery, reached: Mapping[str, int] | None) -> Range:
+    """Return what a query wants of a log, by sequence number; `reached` is how far pages before this one came."""
     after = query.after_seq if query.after_seq is not None else -1
     if reached is None:
         return Range(after)
@@ -123,9 +124,9 @@ def _search_log(
         left = seqs
         if index is not None and part.segment.sealed is not None:
             try:
-                offsets = yield from _look_up(index, part, wanted)
+                offsets = yield from look_up_lines(index, part, wanted)
                 if offsets is not None:
-                    for found in _read_hits(
+                    for found in read_hits(
                         part, offsets, wanted, seqs, damage, newest_first=newest_first, files=files
                     ):
                         yield found
@@ -141,7 +142,7 @@ def _beyond(seqs: Range, seq: int, *, newest_first: bool) -> Range:
     return Range(seqs.after, seq) if newest_first else Range(seq, seqs.before)
 
 
-def _look_up(index: LogIndex, part: Part, wanted: Filter) -> Generator[None, None, Sequence[int] | None]:
+def look_up_lines(index: LogIndex, part: Part, wanted: Filter) -> Generator[None, None, Sequence[int] | None]:
     """Return the offsets of the lines of a sealed segment that may be wanted; None if it has to be scanned."""
     with index.opened(part) as opened:
         if opened is None or not (yield from index.is_current(part, opened)):
@@ -151,7 +152,7 @@ def _look_up(index: LogIndex, part: Part, wanted: Filter) -> Generator[None, Non
         return candidates(opened, wanted)
 
 
-def _read_hits(
+def read_hits(
     part: Part,
     offsets: Sequence[int],
     wanted: Filter,

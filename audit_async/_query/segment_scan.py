@@ -122,6 +122,25 @@ def scan(
     None comes after each chunk, whether something was found or not, so that the caller can stop there. With `files` the
     segment is closed and opened again as they need it.
     """
+    for chunk in chunks_of(part, seqs, damage, newest_first=newest_first, files=files):
+        if chunk is not None:
+            yield from wanted_in(chunk, part, wanted, seqs, damage, newest_first=newest_first)
+        yield None
+
+
+def chunks_of(
+    part: Part,
+    seqs: Range,
+    damage: Damage,
+    *,
+    newest_first: bool = False,
+    files: OpenFiles | None = None,
+) -> Iterator[Lines | None]:
+    """Yield the lines of a segment that are the chain's, unchecked, in chunks: about those in `seqs`, and maybe more.
+
+    None says that time has passed. With `newest_first` the chunks come from the end; within one the lines are in the
+    order of the chain.
+    """
     file = open_part(part, damage, files)
     if file is None:
         return
@@ -130,9 +149,7 @@ def scan(
     try:
         if newest_first and not file.seekable():
             file = yield from unpacked(file, files)
-        for chunk in chunks(file, part, seqs, damage, chunk_bytes):
-            yield from wanted_in(chunk, part, wanted, seqs, damage, newest_first=newest_first)
-            yield None
+        yield from chunks(file, part, seqs, damage, chunk_bytes)
     except DAMAGED_ARCHIVE:
         damage.found(part, None, "the archive can't be decompressed")
     except SegmentDeleted:
@@ -147,7 +164,7 @@ def wanted_in(
     chunk: Lines, part: Part, wanted: Filter, seqs: Range, damage: Damage, *, newest_first: bool = False
 ) -> Iterator[Found]:
     """Yield the records that are wanted among lines."""
-    places = _candidates(chunk.data, wanted)
+    places = candidate_lines(chunk.data, wanted)
     for begin, end in reversed(list(places)) if newest_first else places:
         try:
             found = check(chunk.data[begin:end], chunk.offset + begin, part, wanted, seqs)
@@ -160,8 +177,7 @@ def wanted_in(
 
 def check(line: bytes, offset: int, part: Part, wanted: Filter, seqs: Range) -> Found | None:
     """Return the record in a line if it is wanted, None if it is not; raises `BadRecord` for no record."""
-    opening = _OPENING.match(line)
-    if opening is not None and not (seqs.holds(int(opening[1])) and wanted.wants_time(opening[2].decode())):
+    if is_elsewhere(line, wanted, seqs):
         return None
     checked = check_record(line, None)
     try:
@@ -171,6 +187,12 @@ def check(line: bytes, offset: int, part: Part, wanted: Filter, seqs: Range) -> 
     if not wanted.wants_said(said):
         return None
     return Found(checked.timestamp, part.segment.log, checked.seq, line, part.segment.name, offset)
+
+
+def is_elsewhere(line: bytes, wanted: Filter, seqs: Range) -> bool:
+    """Return whether a line claims a place or a time that is not wanted, so that it needs no check."""
+    opening = _OPENING.match(line)
+    return opening is not None and not (seqs.holds(int(opening[1])) and wanted.wants_time(opening[2].decode()))
 
 
 def seq_of(line: bytes) -> int | None:
@@ -197,7 +219,7 @@ def last_seq_of(part: Part, damage: Damage) -> int | None:
 _SEQ: Final = re.compile(rb'\{"seq":([0-9]{1,18}),')
 
 
-def _candidates(data: bytes, wanted: Filter) -> Iterator[tuple[int, int]]:
+def candidate_lines(data: bytes, wanted: Filter) -> Iterator[tuple[int, int]]:
     """Yield the beginning and end of each line that may be wanted."""
     find, size = data.find, len(data)
     if not wanted.needles:
