@@ -35,6 +35,10 @@ _BRACE: Final = {ord("{")}
 _AUDIT_IDS: Final = re.compile(r"(?:[0-9a-f]{16}-[0-9a-f]{1,16}+\n)*+")
 _TIMESTAMP: Final = b"0000-00-00T00:00:00.000000Z\n"
 _ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
+# Digits as zeros and `E` as `e`: to leave the range a number needs an exponent of three digits, or so many digits.
+_NUMBERS: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_EXPONENT: Final = b"0e000"
+_LONG_NUMBER: Final = b"0" * 200
 # What precedes a record's event, besides the digits of its seq, its audit_id and its service_id.
 _BEFORE_EVENT: Final = len('{"seq":,"audit_id":"","timestamp":"","service_id":,"event":') + len(_TIMESTAMP) - 1
 
@@ -264,9 +268,9 @@ def check_unlinked(data: bytes) -> list[Members] | None:
 
 
 def are_readable(records: list[Members]) -> bool:
-    """Return whether the values of records that were checked can certainly be read; False if `check_readable` decides.
+    """Return whether the values of records that were checked can certainly be read; False if decoding them decides.
 
-    It raises for a float beyond the largest and for an integer of thousands of digits.
+    That fails for a float beyond the largest and for an integer of thousands of digits.
     """
     raw = b"\n".join([record.event for record in records])
     contexts = [record.context for record in records if record.context is not msgspec.UNSET]
@@ -274,12 +278,6 @@ def are_readable(records: list[Members]) -> bool:
         raw = b"\n".join([raw, *contexts])
     shape = raw.translate(_NUMBERS, b"+")
     return _EXPONENT not in shape and _LONG_NUMBER not in shape
-
-
-#: Digits as zeros and `E` as `e`: an exponent of three digits, or so many digits, are needed to leave the range.
-_NUMBERS: Final = bytes.maketrans(b"123456789E", b"000000000e")
-_EXPONENT: Final = b"0e000"
-_LONG_NUMBER: Final = b"0" * 300
 
 
 def _have_objects(records: list[Members], lines: list[bytes]) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
@@ -18,6 +17,7 @@ import anyio.to_thread
 from audit_async._export import formats
 from audit_async._export.bundle import write_bundle
 from audit_async._export.export_file import ExportFailed, new_file
+from audit_async._export.record_blocks import RecordBlock, blocks_of
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage, Found
@@ -65,11 +65,12 @@ async def export(
 
     def write() -> ExportReport:
         with new_file(target, overwrite=overwrite) as new:
-            found = _found(logs, query, use_index=use_index, progress=progress)
             if format == "bundle":
+                found = _found(logs, query, use_index=use_index, progress=progress)
                 records = write_bundle(found, query, new.file)
             else:
-                records = _write_table(found, format, new.file, raw_cells=raw_cells)
+                blocks = _blocks(logs, query, use_index=use_index, progress=progress)
+                records = _write_table(blocks, format, new.file, raw_cells=raw_cells)
             size, digest = new.finish()
         return ExportReport(path=str(target), format=format, records=records, bytes=size, sha256=digest)
 
@@ -94,8 +95,23 @@ def _found(
                 return
 
 
+def _blocks(
+    logs: Sequence[Log], query: AuditQuery, *, use_index: bool, progress: Callable[[int], None] | None
+) -> Iterator[RecordBlock]:
+    """Yield the same in blocks."""
+    number = 0
+    with closing(blocks_of(logs, query, Damage(skip=False), use_index=use_index)) as blocks:
+        for block in blocks:
+            anyio.from_thread.check_cancelled()
+            if block is not None:
+                yield block
+                number += len(block.lines)
+                if progress is not None:
+                    progress(number)
+
+
 def _write_table(
-    found: Iterable[Found],
+    blocks: Iterable[RecordBlock],
     format: Literal["ndjson", "csv", "parquet"],  # noqa: A002
     file: BinaryIO,
     *,
@@ -106,11 +122,10 @@ def _write_table(
     except ImportError as error:
         raise ExportFailed("Parquet needs pyarrow; install it with: pip install 'audit-async[parquet]'") from error
     records = 0
-    rest = iter(found)
     try:
-        while batch := list(islice(rest, _RECORDS_A_TIME)):
-            table.write(batch)
-            records += len(batch)
+        for block in blocks:
+            table.write(block)
+            records += len(block.lines)
     except BaseException:
         with suppress(Exception):
             table.close()

@@ -126,9 +126,7 @@ def _search_log(
             try:
                 offsets = yield from look_up_lines(index, part, wanted)
                 if offsets is not None:
-                    for found in read_hits(
-                        part, offsets, wanted, seqs, damage, newest_first=newest_first, files=files
-                    ):
+                    for found in read_hits(part, offsets, wanted, seqs, damage, newest_first=newest_first, files=files):
                         yield found
                         if found is not None:
                             left = _beyond(left, found.seq, newest_first=newest_first)
