@@ -154,7 +154,7 @@ class AuditLogger:
         if self._inbox:
             buffer.empty_inbox()
         if buffer.free_events <= 0 or buffer.free_bytes < cost:
-            self._intake.refuse_unless_room(event, kind, cost)
+            self._intake.refuse_unless_room(event, kind, encoded)
         chunk = buffer.chunk
         if chunk is None:
             chunk = buffer.open_chunk()

@@ -56,11 +56,16 @@ def _step(path: Path) -> str:
 class Reductions:
     """The members that were cut or taken out, by path; beyond `max_listed` of them only their number and a hash."""
 
-    def __init__(self, max_listed: int) -> None:
+    def __init__(self, max_listed: int, *, salt: bytes = b"") -> None:
         self._max_listed = max_listed
         self._listed: dict[str, dict[str, Any]] = {}
         self._more = 0
-        self._digests = sha256()
+        self._digests = sha256(salt)  # with a salt nobody finds a personal text again by the digest of the rest
+
+    @property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """The entries that are listed, by path."""
+        return self._listed
 
     def add(self, path: str, unit: Literal["chars", "bytes"], size: int, digest: str) -> None:
         """Note that a member was reduced. A member that is listed already keeps its first entry: the original's."""

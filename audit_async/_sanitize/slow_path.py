@@ -6,27 +6,31 @@ bytes, and returned untouched. Only if something is found is the event walked ov
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from math import isfinite
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
 from audit_async._sanitize.fitting import fit
-from audit_async._sanitize.plain_json import MAX_DEPTH, PlainWalk
+from audit_async._sanitize.plain_json import MAX_DEPTH, PlainWalk, encode_plain
 from audit_async._sanitize.reductions import Reductions
 from audit_async._sanitize.unsafe_text import is_unsafe_json
 from audit_async.errors import InvalidEvent
 from audit_async.events import AuditEvent, describe
 
-__all__ = ["OnUnsafe", "holds_plain_values", "make_harmless"]
+__all__ = ["OnUnsafe", "Seal", "holds_plain_values", "make_harmless", "seal_plain"]
 
 #: What becomes of unsafe text: recorded in a harmless form, or refused.
 OnUnsafe = Literal["escape", "reject"]
+
+#: Seals what is personal in an event's plain data, and in the list of what was cut of it; called before it is fitted.
+Seal = Callable[[dict[str, Any], Reductions | None], object]
 
 # At most this many entries, of 330 bytes each, list what was reduced; and at most a third of the event.
 _MAX_LISTED: Final = 32
@@ -46,12 +50,15 @@ def make_harmless(
     on_unsafe: OnUnsafe,
     max_field_chars: int,
     max_event_bytes: int,
+    seal: Seal | None = None,
 ) -> bytes:
     """Return the JSON to be recorded for an event: one object on one line, its type first, with no unsafe text.
 
     `encoded` is what `encode(event)` returned, None if it raised; it is returned as it is if nothing is found in it.
     No text is longer than `max_field_chars` characters (at least 64), the whole never longer than `max_event_bytes`
     bytes (at least 1024).
+
+    With `seal` what is personal is sealed after it was made harmless, and before the event is cut to its size.
 
     Raises `InvalidEvent`, which names the field and the reason and never the text: for what JSON can't hold, for data
     that contains itself, if a value's own code raises, and with `on_unsafe="reject"` for all that would have to be
@@ -63,16 +70,31 @@ def make_harmless(
         and len(encoded) <= max_event_bytes
         and _nothing_found(encoded, free_form=kind.free_form, max_field_chars=max_field_chars)
     ):
-        return encoded
+        if seal is None:
+            return encoded
+        sealed = seal_plain(encoded, seal)
+        if len(sealed) <= max_event_bytes:
+            return sealed
+        # The walk knows which mappings must stay; what was sealed here is never recorded, its keys' count is too high.
     reject = on_unsafe == "reject"
-    reductions = Reductions(min(_MAX_LISTED, max_event_bytes // _BYTES_A_LISTED_ENTRY))
+    salt = b"" if seal is None else os.urandom(16)
+    reductions = Reductions(min(_MAX_LISTED, max_event_bytes // _BYTES_A_LISTED_ENTRY), salt=salt)
     walk = PlainWalk(kind.tag, reductions, reject=reject, max_field_chars=max_field_chars)
     data = walk.event(event, kind.tag)
+    if seal is not None:
+        seal(data, reductions)
     try:
         return fit(data, reductions, walk.fixed, reject=reject, max_event_bytes=max_event_bytes)
     except RecursionError:
         pass  # the caller's own stack is all but used up
     raise InvalidEvent(kind.tag, "", "nests too deep for the stack that is left here; emit it from a shallower call")
+
+
+def seal_plain(encoded: bytes, seal: Seal) -> bytes:
+    """Return a harmless event with what is personal in it sealed."""
+    data = msgspec.json.decode(encoded)
+    seal(data, None)
+    return encode_plain(data)
 
 
 def holds_plain_values(event: AuditEvent) -> bool:

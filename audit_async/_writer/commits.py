@@ -14,12 +14,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from audit_async._chain import Batch
 from audit_async._store.log_store import Committed, LogStore
 from audit_async._writer.disk_thread import DiskThread, Done, in_loop
 from audit_async.status import Commit, Measurements
+
+if TYPE_CHECKING:  # it needs the extra `privacy`
+    from audit_async._writer.key_commits import KeyCommits
 
 #: Waits between tries while the disk fails, in seconds: doubled from the first to the last.
 _FIRST_RETRY_S: Final = 0.1
@@ -79,6 +82,7 @@ class Commits:
         measurements: Measurements,
         ended: Callable[[CommitEnded], object],
         retry_due: Callable[[], object],
+        keys: KeyCommits | None = None,
     ) -> None:
         """`ended` and `retry_due` are called in the running loop: a commit has ended, a pause is over."""
         self.counters: Final = CommitCounters()
@@ -95,6 +99,7 @@ class Commits:
         self._retry_s = _FIRST_RETRY_S
         self._pause: asyncio.TimerHandle | None = None
         # Owned by the disk thread.
+        self._keys: Final = keys
         self._space_looked_at = 0.0
         self._was_refused = False
 
@@ -163,7 +168,10 @@ class Commits:
         """Hand `batch` to the store, which keeps it until it is durable; once in a while, look at the space left."""
         began = time.monotonic()
         try:
-            committed = self._store.commit(batch, sync=sync)
+            if self._keys is None:
+                committed = self._store.commit(batch, sync=sync)
+            else:
+                committed = self._keys.commit(batch, sync=sync, write=self._store.commit)
         except OSError:
             self._was_refused = True
             self._look_at_space()  # what is reported while the disk is full must not be what was left before

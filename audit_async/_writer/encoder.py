@@ -9,29 +9,40 @@ by four searches in the encoded bytes. What fails that check, or may hold a secr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from audit_async._redact.free_form import free_form_members
 from audit_async._redact.redactor import MAX_CHARS, Redactor
 from audit_async._sanitize.context_member import context_member
-from audit_async._sanitize.slow_path import OnUnsafe, holds_plain_values, make_harmless
+from audit_async._sanitize.plain_json import encode_plain
+from audit_async._sanitize.reductions import Reductions
+from audit_async._sanitize.slow_path import OnUnsafe, holds_plain_values, make_harmless, seal_plain
 from audit_async.config import AuditConfig
-from audit_async.context import Bound, bound_here
+from audit_async.context import Bound, ContextValue, bound_here
 from audit_async.errors import InvalidEvent
 from audit_async.events import AuditEvent, AuditLogAccessed, describe
 from audit_async.events.base import encode
+from audit_async.privacy.personal_plan import Plan
+from audit_async.privacy.sealed_text import escape_all
+
+if TYPE_CHECKING:  # it needs the extra `privacy`
+    from audit_async.privacy.sealer import Sealer
 
 #: What is known of an event's class, learned at its first event: bits of its kind.
 CRITICAL: Final = 1
 _FREE_FORM: Final = 2  # it has room for a float, or for anything
 _SEARCHED: Final = 4  # it has members in which secrets are searched for
+_SEALED: Final = 8  # the log seals: all events of it are of this kind, so those of other logs pay nothing
 #: An event of such a kind is looked into, however harmless its bytes are.
-LOOKED_INTO: Final = _FREE_FORM | _SEARCHED
+LOOKED_INTO: Final = _FREE_FORM | _SEARCHED | _SEALED
 
 #: Bytes that encoded JSON may not hold on the plain path: an escape, and DEL.
 BACKSLASH: Final = 0x5C
 DEL: Final = 0x7F
+
+_SEALED_WORD: Final = b"sealed:"
 
 #: An event of more bytes takes the slow path, however long a text may be: there it is copied to its size.
 _LARGEST_PLAIN: Final = 2048
@@ -51,7 +62,10 @@ class Encoder:
         self._config: Final = config
         self._redactor: Final = Redactor(config.redaction, max_chars=max(MAX_CHARS, 2 * config.max_event_bytes))
         self._free_form_members: Final[dict[type, tuple[str, ...]]] = {}
-        self._context_key: Final = _next_context_key()
+        self._context_key = _next_context_key()
+        #: Seals what is personal; there from the opening on if the log has `Privacy`.
+        self.sealer: Sealer | None = None
+        self._plans: Final[dict[type, Plan]] = {}
         self._max_context_bytes: Final = min(_MAX_CONTEXT_BYTES, config.max_event_bytes // 4)
         #: The largest event that may take the plain path. An event and its context together are never larger than the
         #: largest event: the slow path sees to it, and an event that may not leave room takes that.
@@ -85,6 +99,9 @@ class Encoder:
                 described.tag, "", "audit.* events are about the log itself, and only the log emits them"
             )
         kind = (CRITICAL if described.critical else 0) | (_FREE_FORM if described.free_form else 0)
+        if self._config.privacy is not None:
+            kind |= _SEALED
+            self._plan_of(event)
         members = free_form_members(event.__class__) if self._config.redaction.enabled else ()
         if members:
             kind |= _SEARCHED
@@ -105,17 +122,28 @@ class Encoder:
                     encoded = encode(event)
                 except Exception:  # noqa: BLE001 - as in `encode`
                     encoded = None
+        if self.sealer is not None:
+            self.sealer.look_at_day()
         if encoded is None or (kind & _FREE_FORM and not holds_plain_values(event)):
             return self.harmless(event, None)
         if len(encoded) > self.plain_bytes or not encoded.isascii() or BACKSLASH in encoded or DEL in encoded:
+            return self.harmless(event, encoded)
+        if kind & _SEALED and (_SEALED_WORD in encoded or self._plan_of(event)):
+            sealed = seal_plain(encoded, self._seal_of(event))
+            if len(sealed) <= self._room():
+                return sealed
+            self.refused(sealed)  # it has grown too large, and is sealed again where it can be cut
             return self.harmless(event, encoded)
         return encoded
 
     def harmless(self, event: AuditEvent, encoded: bytes | None) -> bytes:
         """Return the bytes of an event, made harmless and cut to fit; raises `InvalidEvent` if it may not be."""
+        return self._fitted(event, encoded, self._config.on_unsafe, self._room())
+
+    def _room(self) -> int:
+        """Return how many bytes an event may have besides its context."""
         config, bound = self._config, bound_here()
-        room = config.max_event_bytes if bound is None else config.max_event_bytes - len(self.context_text(bound))
-        return self._fitted(event, encoded, config.on_unsafe, room)
+        return config.max_event_bytes if bound is None else config.max_event_bytes - len(self.context_text(bound))
 
     def encode_internal(self, event: AuditEvent) -> bytes:
         """Return the bytes of one of the library's own events: no task's, and never refused."""
@@ -126,25 +154,109 @@ class Encoder:
     def context_text(self, bound: Bound) -> bytes:
         """Return the record's member `context` for what is bound; made at the first event, and kept in the binding."""
         texts = bound.texts  # once: if the binding is extended meanwhile, an older text must not stay in the new one
-        text = texts.get(self._context_key)
+        key = self._context_key  # once: if keys are dropped meanwhile, this text is of the time before
+        text = texts.get(key)
         if text is None:
-            text = texts[self._context_key] = context_member(
-                bound.values,
+            values = bound.values
+            text = texts[key] = context_member(
+                values,
                 redactor=self._redactor,
                 on_unsafe=self._config.on_unsafe,
                 max_field_chars=self._config.max_field_chars,
                 max_bytes=self._max_context_bytes,
+                seal=self._seal_of_context(values),
             )
         return text
 
+    # Sealing.
+
+    def seal_with(self, sealer: Sealer) -> None:
+        """Seal from now on; before the log takes events."""
+        self.sealer = sealer
+
+    def forget_context_texts(self) -> None:
+        """Make the context of every binding again: keys were dropped that it may be sealed under; from any thread."""
+        self._context_key = _next_context_key()
+
+    def refused(self, encoded: bytes) -> None:
+        """Note that an encoded event is not recorded after all, so that it leaves no key in the key store."""
+        if self.sealer is not None:
+            self.sealer.refused(encoded)
+
+    def _plan_of(self, event: AuditEvent) -> Plan:
+        """Return what is sealed of events of this class; raises `InvalidEvent` if that can't be known."""
+        cls, settings = event.__class__, self._config.privacy
+        plan = self._plans.get(cls)
+        if plan is None:
+            described = describe(cls)
+            if described.personal is None:
+                raise InvalidEvent(
+                    described.tag,
+                    "",
+                    "its annotations can't be resolved, so it is not known what is personal; import what they name",
+                )
+            assert settings is not None  # noqa: S101 - only a log that seals asks
+            plan = self._plans[cls] = Plan(described.tag, described.personal, settings)
+        return plan
+
+    def _seal_of(self, event: AuditEvent) -> _EventSeal:
+        bound = bound_here()
+        assert self.sealer is not None  # noqa: S101 - the log is open
+        return _EventSeal(self.sealer, self._plan_of(event), None if bound is None else bound.values)
+
+    def _seal_of_context(
+        self, values: Mapping[str, ContextValue]
+    ) -> Callable[[dict[str, object], Reductions], object] | None:
+        """Return what seals a context, None if nothing of it is concerned."""
+        sealer = self.sealer
+        if sealer is None or not sealer.is_concerned(values):
+            return None
+        return lambda shown, reductions: sealer.seal_context(shown, values, reductions)
+
     def _fitted(self, event: AuditEvent, encoded: bytes | None, on_unsafe: OnUnsafe, max_event_bytes: int) -> bytes:
-        harmless = make_harmless(
-            event,
-            encoded,
-            on_unsafe=on_unsafe,
-            max_field_chars=self._config.max_field_chars,
-            max_event_bytes=max_event_bytes,
-        )
+        seal = None
+        if self.sealer is not None:
+            self.sealer.look_at_day()
+            if encoded is None or _SEALED_WORD in encoded or self._plan_of(event):
+                seal = self._seal_of(event)
+        try:
+            harmless = make_harmless(
+                event,
+                encoded,
+                on_unsafe=on_unsafe,
+                max_field_chars=self._config.max_field_chars,
+                max_event_bytes=max_event_bytes,
+                seal=seal,
+            )
+        except InvalidEvent:
+            if seal is not None:
+                seal.undo()
+            raise
         # A copy, since msgspec returns its whole output buffer, of which a third may be unused: a buffer of 4 MiB
         # that was full of large events held 5.3 (tests/writer/test_real_faults.py).
         return memoryview(harmless).tobytes()
+
+
+class _EventSeal:
+    """Seals one event, and escapes what only looks sealed in it; called again, it undoes what it did before."""
+
+    def __init__(self, sealer: Sealer, plan: Plan, context: Mapping[str, ContextValue] | None) -> None:
+        self._sealer: Final = sealer
+        self._plan: Final = plan
+        self._context: Final = context
+        self._sealed: dict[str, Any] | None = None
+
+    def __call__(self, data: dict[str, Any], reductions: Reductions | None) -> None:
+        """Seal an event's plain data."""
+        self.undo()
+        for name, value in data.items():
+            if name != "event_type":
+                data[name] = escape_all(value)
+        self._sealer.seal_event(self._plan, data, reductions, self._context)
+        self._sealed = data
+
+    def undo(self) -> None:
+        """Note that what was sealed is not recorded."""
+        if self._sealed is not None:
+            self._sealer.refused(encode_plain(self._sealed))
+            self._sealed = None

@@ -44,7 +44,7 @@ class Intake:
         kind, encoded = self.encoder.encode(event)
         with buffer.inbox.lock:
             buffer.check_open()  # it may have been closed since
-            self.refuse_unless_room(event, kind, len(encoded) + RECORD_OVERHEAD)
+            self.refuse_unless_room(event, kind, encoded)
             return buffer.accept_elsewhere(encoded, urgent=bool(kind & buffer.urgent_kinds))
 
     async def emit_durably(self, event: AuditEvent) -> Receipt:
@@ -52,14 +52,19 @@ class Intake:
         buffer = self.buffer
         buffer.check_open()
         kind, encoded = self.encoder.encode(event)
-        await buffer.wait_for_room(len(encoded) + RECORD_OVERHEAD, critical=bool(kind & CRITICAL))
+        try:
+            await buffer.wait_for_room(len(encoded) + RECORD_OVERHEAD, critical=bool(kind & CRITICAL))
+        except BaseException:
+            self.encoder.refused(encoded)
+            raise
         return buffer.accept(encoded, urgent=True)
 
-    def refuse_unless_room(self, event: AuditEvent, kind: int, cost: int) -> None:
+    def refuse_unless_room(self, event: AuditEvent, kind: int, encoded: bytes) -> None:
         """Raise `BufferFull`, and count the event as lost, unless there is room for it."""
         buffer = self.buffer
-        if buffer.has_room(cost, critical=bool(kind & CRITICAL)):
+        if buffer.has_room(len(encoded) + RECORD_OVERHEAD, critical=bool(kind & CRITICAL)):
             return
+        self.encoder.refused(encoded)
         event_type = describe(event.__class__).tag
         self.drops.count(event_type, "buffer_full")
         raise BufferFull(

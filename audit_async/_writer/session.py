@@ -46,10 +46,14 @@ from audit_async.events import AuditEvent, AuditLogClosed, AuditLogOpened, Audit
 from audit_async.status import Condition, HealthStatus, Measurements, describe_error
 from audit_async.tlog.guard import refuse_uncovered
 
-if TYPE_CHECKING:  # it needs the extra `tlog`
+if TYPE_CHECKING:  # they need the extras `tlog` and `privacy`
     from audit_async._writer.checkpoint_task import CheckpointLog
+    from audit_async._writer.opened_keys import OpenedKeys
 
 _log = logging.getLogger("audit_async")
+
+#: The version of the format of sealed members.
+SEALING_VERSION: Final = 1
 
 _T = TypeVar("_T")
 
@@ -66,6 +70,7 @@ class Session:
         measurements: Measurements,
         store: LogStore,
         thread: DiskThread,
+        keys: OpenedKeys | None,
     ) -> None:
         self.home: Final = HomeLoop()
         self.store: Final = store
@@ -76,7 +81,7 @@ class Session:
         # 64 bits of the OS's randomness an opening: no audit_id is ever given twice, also not after a crash that
         # took records with it whose audit_id somebody knows.
         self.acknowledgements: Final = Acknowledgements(self.home, os.urandom(8).hex(), store.head.seq)
-        self._schedule: Final = SyncSchedule(config.flush_mode)
+        self._keys: Final = keys
         self._holds: Final = StatedHolds(store.opening.holds)
         self.writer: Final = Writer(
             store=store,
@@ -84,11 +89,12 @@ class Session:
             framer=Framer(store.head, audit_prefix=self.acknowledgements.audit_prefix, service_id=config.service_id),
             intake=intake,
             acknowledgements=self.acknowledgements,
-            schedule=self._schedule,
+            schedule=SyncSchedule(config.flush_mode),
             condition=condition,
             measurements=measurements,
             low_disk_bytes=config.low_disk_bytes,
             holds=self._holds,
+            keys=None if keys is None else keys.commits,
         )
         self.upkeep: Final = Upkeep(
             store=store,
@@ -120,8 +126,19 @@ class Session:
         try:
             store = await _open_store(thread, config, base_dir)
             condition.where = f"audit log {store.directory}"
+            try:
+                keys = None if config.privacy is None else await _open_keys(thread, config, base_dir, store, intake)
+            except BaseException:
+                await _wait_done(thread.call(store.close), 1.0)
+                raise
             session = cls(
-                config, intake=intake, condition=condition, measurements=measurements, store=store, thread=thread
+                config,
+                intake=intake,
+                condition=condition,
+                measurements=measurements,
+                store=store,
+                thread=thread,
+                keys=keys,
             )
             try:
                 if config.transparency is not None:
@@ -132,7 +149,7 @@ class Session:
                 if session.checkpoints is not None:
                     thread.call(session.checkpoints.abandon)
                 # Waited for, so that the next try finds the log unlocked, and takes no other slot for it.
-                await _wait_done(thread.call(store.close), 1.0)
+                await _wait_done(thread.call(session.close_files), 1.0)
                 raise
         except BaseException:
             thread.stop()
@@ -176,7 +193,7 @@ class Session:
             ) from error
         if self._condition.status is HealthStatus.NOT_STARTED:  # else the first commit has found the disk nearly full
             self._condition.set_status(HealthStatus.OK)
-        self._intake.open(self.acknowledgements, self.writer.outlet, critical_at_once=self._schedule.critical_at_once)
+        self._intake.open(self.acknowledgements, self.writer.outlet, critical_at_once=self.writer.critical_at_once)
         process_exit.drain_at_exit(self)
         create_task = self.home.loop.create_task
         self._task = WriterTask(
@@ -189,7 +206,7 @@ class Session:
         await asyncio.sleep(0)  # so that the writer waits for its first message before there is one
 
     def _opening_events(self) -> list[AuditEvent]:
-        config, store = self._config, self.store
+        config, store, keys = self._config, self.store, self._keys
         opening = store.opening
         return [
             *(
@@ -205,10 +222,21 @@ class Session:
                 pid=os.getpid(),
                 flush_mode=str(config.flush_mode),
                 holds=self._holds.stated(),
+                privacy=None if keys is None else SEALING_VERSION,
+                key_store=None if keys is None else keys.store.store_id,
+                erasure_epoch=None if keys is None else keys.sealer.epoch,
             ),
             *(self._holds.set_by(hold, reason=hold.reason, set_by=hold.set_by) for hold in opening.unrecorded_holds),
             *events_of(Committed(store.head, store.head, opening.sealed, opening.damaged), self._holds),
         ]
+
+    def close_files(self) -> None:
+        """Unlock the log and leave its key store; in the disk thread."""
+        try:
+            if self._keys is not None:
+                self._keys.commits.close()
+        finally:
+            self.store.close()
 
     # The life of it, and its end.
 
@@ -226,7 +254,7 @@ class Session:
                 finishing.cancel()
                 await _wait_done(finishing, 1.0)
         # A disk thread that hangs in a system call can't be waited for; the store is closed when it returns.
-        await _wait_done(self._thread.call(self.store.close), 1.0)
+        await _wait_done(self._thread.call(self.close_files), 1.0)
         self._thread.stop()
         process_exit.forget(self)
         forks.forget(self)  # not before: a child that is forked during the drain must not keep the lock
@@ -306,7 +334,7 @@ class Session:
         self.writer.drain_here(self._thread, AuditLogClosed(), self._config.drain_timeout)
         if self.checkpoints is not None:
             self._thread.wait(self.checkpoints.abandon, 1.0)
-        self._thread.wait(self.store.close, 1.0)
+        self._thread.wait(self.close_files, 1.0)
         self._thread.stop()
         self.writer.discard()
         for task in self._other_tasks:
@@ -393,6 +421,26 @@ async def _open_store(thread: DiskThread, config: AuditConfig, base_dir: Path) -
         raise
     (store,) = opened
     return store
+
+
+async def _open_keys(
+    thread: DiskThread, config: AuditConfig, base_dir: Path, store: LogStore, intake: Intake
+) -> OpenedKeys:
+    """Open the key store of a log that seals."""
+    try:
+        from audit_async._writer.opened_keys import open_keys  # noqa: PLC0415 - only logs that seal need it
+    except ImportError as error:
+        raise ConfigError("privacy", "needs the extra: pip install 'audit-async[privacy]'") from error
+    assert config.privacy is not None  # noqa: S101 - open has asked
+    name = f"{config.service_id}/{store.directory.name}"
+    opening = thread.call(open_keys, config.privacy, base_dir, name, store.log_id, intake.encoder)
+    try:
+        return await opening
+    except OSError as error:
+        raise WriteFailed(f"the key store of {store.directory} could not be opened: {error}") from error
+    except asyncio.CancelledError:  # the disk thread goes on
+        thread.call(lambda: opening.result().commits.close() if not opening.cancelled() else None)
+        raise
 
 
 async def _wait_done(future: asyncio.Future[_T], timeout_s: float | None) -> bool:

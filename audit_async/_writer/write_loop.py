@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from enum import Enum
 from functools import partial
 from types import BuiltinFunctionType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
@@ -37,8 +37,11 @@ from audit_async._writer.stated_holds import StatedHolds
 from audit_async._writer.sync_schedule import SyncSchedule
 from audit_async._writer.writer_health import WriterHealth
 from audit_async.errors import WriteFailed
-from audit_async.events import AuditEvent
+from audit_async.events import AuditErasedInFlight, AuditEvent
 from audit_async.status import Condition, Measurements, describe_error
+
+if TYPE_CHECKING:  # it needs the extra `privacy`
+    from audit_async._writer.key_commits import KeyCommits
 
 #: As short as it goes: the kernel makes about 60 us of it.
 _NAP_S: Final = 1e-6
@@ -83,6 +86,7 @@ class Writer:
         measurements: Measurements,
         low_disk_bytes: int,
         holds: StatedHolds,
+        keys: KeyCommits | None = None,
     ) -> None:
         self.first_seq: Final = framer.head.seq + 1  #: of this session
         self.phase = Phase.RUNNING
@@ -91,6 +95,7 @@ class Writer:
         self._acknowledgements: Final = acknowledgements
         self._schedule: Final = schedule
         self._holds: Final = holds
+        self._keys: Final = keys
         self._health: Final = WriterHealth(condition, str(store.directory), low_disk_bytes)
         # The intake bounds what waits, in events and bytes; the stream itself has no bound.
         self._mailbox_in, self._mailbox = anyio.create_memory_object_stream[_Message](math.inf)
@@ -100,6 +105,7 @@ class Writer:
             measurements=measurements,
             ended=self._commit_ended,
             retry_due=partial(self._notify, _Notice.LOOK),
+            keys=keys,
         )
         self._framing: Final = Framing(framer, intake.buffer, schedule, self._loop.time)
         self._idle: asyncio.Future[None] | None = None  # what the task waits for while its mailbox is empty
@@ -110,6 +116,11 @@ class Writer:
     def head_seq(self) -> int:
         """The last sequence number given out."""
         return self._framing.head.seq
+
+    @property
+    def critical_at_once(self) -> bool:
+        """Whether a critical event is made durable at once."""
+        return self._schedule.critical_at_once
 
     @property
     def counters(self) -> CommitCounters:
@@ -269,6 +280,8 @@ class Writer:
             self._health.committed(outcome)
             if outcome.committed.sealed or outcome.committed.damaged:
                 self._record_segments(outcome.committed)
+            if self._keys is not None and self._keys.erased:
+                self.record_erased()
 
     def _give_room_back(self, durable_seq: int) -> None:
         """Let new events take the room of those that are durable, and record what was refused for lack of it."""
@@ -281,6 +294,14 @@ class Writer:
         if self._intake.state is State.OPEN:
             for event in events_of(committed, self._holds):
                 self._intake.emit_internal(event)
+
+    def record_erased(self) -> None:
+        """Put into the chain how many records were sealed under keys that were gone before they were durable."""
+        while self._keys is not None and self._keys.erased and self._intake.state is State.OPEN:
+            erased = self._keys.take_erased()
+            self._intake.emit_internal(
+                AuditErasedInFlight(epoch=erased.epoch, records=erased.records, key_ids=list(erased.key_ids) or None)
+            )
 
     # What others ask for.
 

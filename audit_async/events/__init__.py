@@ -23,9 +23,13 @@ from audit_async.events.base import (
 from audit_async.events.compliance import GdprDataAccessRequest, GdprDataExport, GdprRightToErasure
 from audit_async.events.data_access import DataDeleted, InferenceExecuted, ModelAccessed
 from audit_async.events.lifecycle import (
+    AuditErasedInFlight,
+    AuditErasureStarted,
     AuditEventsDropped,
     AuditHoldLifted,
     AuditHoldSet,
+    AuditKeysForgotten,
+    AuditKeyStoreRestored,
     AuditLogAccessed,
     AuditLogClosed,
     AuditLogOpened,
@@ -34,6 +38,7 @@ from audit_async.events.lifecycle import (
     AuditSegmentDamaged,
     AuditSegmentDeleted,
     AuditSegmentSealed,
+    AuditSubjectErased,
 )
 from audit_async.events.log import LogRecorded
 from audit_async.events.personal import Personal
@@ -72,10 +77,14 @@ from audit_async.events.web import CapturedBody, HttpOutcome, HttpRequest, HttpR
 __all__ = [
     "ActorInfo",
     "ActorKind",
+    "AuditErasedInFlight",
+    "AuditErasureStarted",
     "AuditEvent",
     "AuditEventsDropped",
     "AuditHoldLifted",
     "AuditHoldSet",
+    "AuditKeyStoreRestored",
+    "AuditKeysForgotten",
     "AuditLogAccessed",
     "AuditLogClosed",
     "AuditLogOpened",
@@ -85,6 +94,7 @@ __all__ = [
     "AuditSegmentDamaged",
     "AuditSegmentDeleted",
     "AuditSegmentSealed",
+    "AuditSubjectErased",
     "AuthFailure",
     "AuthMethod",
     "AuthSuccess",

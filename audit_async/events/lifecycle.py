@@ -25,7 +25,11 @@ class HoldInForce(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class AuditLogOpened(AuditEvent, tag="audit.log_opened"):
-    """A writer opened the log; `holds` are all legal holds that are in force."""
+    """A writer opened the log; `holds` are all legal holds that are in force.
+
+    `privacy` is the version of the format of sealed members, if the session seals; `key_store` is the id of the key
+    store, and `erasure_epoch` how many erasures it has seen.
+    """
 
     library_version: str
     format_version: int
@@ -33,6 +37,9 @@ class AuditLogOpened(AuditEvent, tag="audit.log_opened"):
     pid: int
     flush_mode: str
     holds: list[HoldInForce] | None = None
+    privacy: int | None = None
+    key_store: str | None = None
+    erasure_epoch: int | None = None
 
 
 class AuditLogClosed(AuditEvent, tag="audit.log_closed"):
@@ -127,6 +134,64 @@ class AuditLogAccessed(AuditEvent, tag="audit.log_accessed"):
     actor: Annotated[str, Personal("actor")]
     query: Annotated[Mapping[str, Any], Personal("actor")]
     records: int | None = None
+
+
+class AuditErasureStarted(AuditEvent, tag="audit.erasure_started"):
+    """Somebody is being erased: these keys are destroyed next. Several records if there are many, with one id.
+
+    `part` counts them from 1, and `parts` is how many there are. Who it is about is not recorded.
+    """
+
+    erasure_id: str
+    epoch: int
+    key_ids: list[str]
+    part: int
+    parts: int
+    reason: Annotated[str, Personal("requested_by")]
+    requested_by: Annotated[str, Personal("requested_by")]
+    approved_by: Annotated[str | None, Personal("approved_by")] = None
+    forced: bool | None = None  #: a legal hold was in force
+
+
+class AuditSubjectErased(AuditEvent, tag="audit.subject_erased"):
+    """The keys of an erasure are destroyed, `keys` of them; `resumed` if a later session completed it.
+
+    `waiting_for` is how many processes had not said in time that they hold none of them in memory any more.
+    """
+
+    erasure_id: str
+    epoch: int
+    keys: int
+    waiting_for: int | None = None
+    resumed: bool | None = None
+
+
+class AuditErasedInFlight(AuditEvent, tag="audit.erased_in_flight"):
+    """`records` of this session were not durable yet when a key that they are sealed under was destroyed.
+
+    `key_ids` are those that were destroyed before they were stored.
+    """
+
+    epoch: int
+    records: int
+    key_ids: list[str] | None = None
+
+
+class AuditKeysForgotten(AuditEvent, tag="audit.keys_forgotten"):
+    """The keys of all UTC days before `before` were destroyed by age, whoever they were about."""
+
+    before: str  #: YYYY-MM-DD
+    days: int
+    keys: int
+
+
+class AuditKeyStoreRestored(AuditEvent, tag="audit.key_store_restored"):
+    """The key store was older than this log: `keys` that the log records as destroyed were destroyed again."""
+
+    key_store: str
+    epoch: int  #: that it had
+    expected_epoch: int  #: that the log states
+    keys: int
 
 
 class AuditCheckpoint(AuditEvent, tag="audit.checkpoint"):

@@ -229,15 +229,18 @@ class _Search:
                 names.append(field.encode_name)
             else:
                 own = _unwrapped(field.type)[0] or Personal()
+                siblings = _fields(holder)
                 for sibling in filter(None, (own.confirmed_by, own.account_kind)):
-                    if sibling not in holder.__struct_fields__:
+                    if sibling not in siblings:
                         raise self._invalid(path, f"depends on {sibling!r}, which {holder.__name__} does not have")
+                confirmed_by = own.confirmed_by and siblings[own.confirmed_by].encode_name
+                account_kind = own.account_kind and siblings[own.account_kind].encode_name
                 if _shape_of(_unwrapped(field.type)[2]) is not Shape.TEXT:
                     raise self._invalid(
                         path, f"has the subject {marker.subject!r}, which is no text; name a text member"
                     )
                 kind = marker.kind or own.kind or "user"
-                return SubjectMember(len(level.path), tuple(names), kind, own.confirmed_by, own.account_kind)
+                return SubjectMember(len(level.path), tuple(names), kind, confirmed_by, account_kind)
         raise self._invalid(
             path, f"has the subject {marker.subject!r}, which is no member here; name one, or leave it out"
         )

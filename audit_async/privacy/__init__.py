@@ -10,6 +10,8 @@ Everything that applications need is imported from this package; its modules are
 | `subjects` | who a key belongs to, and the pseudonym that the store knows him by |
 | `data_keys` | keys and their ids |
 | `key_store` | what a key store does for a log |
+| `personal_plan` | which members of an event are sealed, and whose they are |
+| `sealer` | sealing them, with a fresh key for whoever is new |
 | `sealed_text` | the format of a sealed member |
 | `opening_sealed` | opening the sealed members of records, and saying why one stays closed |
 | `master_key` | where the master key comes from, and what it wraps |

@@ -182,7 +182,7 @@ def associated_data(log_id: str, event: dict[str, object], member: SealedMember)
     """Return the associated data of a sealed member: what says where its text belongs."""
     where, *path = member.place
     if where == "context":
-        place = context_place(path[0])
+        place = context_place(*path)
     else:
         event_type = event.get("event_type")
         place = event_place(event_type if isinstance(event_type, str) else "", path)

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterable
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from audit_async.errors import AuditError
 
@@ -31,6 +31,7 @@ __all__ = [
     "Opened",
     "SealedText",
     "context_place",
+    "escape_all",
     "escape_plain",
     "event_place",
     "is_sealed",
@@ -112,9 +113,10 @@ def event_place(event_type: str, path: Iterable[str]) -> bytes:
     return _prefixed(b"event") + _prefixed(event_type.encode()) + _prefixed(parts)
 
 
-def context_place(name: str) -> bytes:
+def context_place(*path: str) -> bytes:
     """Return the part of the associated data that names a value of a record's context."""
-    return _prefixed(b"context") + _prefixed(b"") + _prefixed(_prefixed(name.encode()))
+    parts = b"".join([_prefixed(part.encode()) for part in path])
+    return _prefixed(b"context") + _prefixed(b"") + _prefixed(parts)
 
 
 def _prefixed(part: bytes) -> bytes:
@@ -201,6 +203,17 @@ def _decoded(text: str) -> bytes | None:
 def escape_plain(text: str) -> str:
     """Return how a plain text is recorded in a log that seals: one that would pass for sealed begins with `plain:`."""
     return f"plain:{text}" if _TO_ESCAPE.match(text) else text
+
+
+def escape_all(value: object) -> Any:  # noqa: ANN401 - plain JSON data
+    """Return plain data in which no text looks sealed."""
+    if isinstance(value, str):
+        return escape_plain(value)
+    if isinstance(value, dict):
+        return {escape_plain(key): escape_all(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [escape_all(member) for member in value]
+    return value
 
 
 def unescape_plain(text: str) -> str:

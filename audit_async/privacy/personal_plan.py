@@ -1,0 +1,205 @@
+"""Which members of one event are sealed, and under whose key: what a class declares, applied to an event's plain data.
+
+Made once a class and log; knows no keys. Whatever the data holds, nothing here raises: a member that is not what its
+class declares, as the slow path leaves of an event that is too large, is sealed as it is, or is not there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+from audit_async._sanitize.reductions import IN_LIST, Path, render
+from audit_async.config import Privacy
+from audit_async.events.personal import EACH_ITEM, EACH_VALUE, PersonalMember, Shape, Variant
+from audit_async.privacy.sealed_text import event_place
+
+__all__ = ["Plan", "Target"]
+
+#: Accounts that are no persons.
+_NO_PERSONS: Final = frozenset({"service", "system"})
+
+#: The members of a query that are the ids of persons, and their kinds: who asked is not the one that was asked about.
+_ASKED_ABOUT: Final = {"actor": "user", "user_id": "user", "subject": "user", "customer_id": "customer"}
+_QUERY: Final = ("audit.log_accessed", "query")
+
+#: A subject: its kind and id, None if nobody can be named.
+_Whose = tuple[str, str] | None
+
+_Step = str | int
+_PathMatcher = Callable[[str], re.Match[str] | None]
+
+
+class Target(NamedTuple):
+    """One text to be sealed, and where it goes."""
+
+    container: Any
+    key: _Step
+    value: object
+    path: tuple[str, ...]  #: as the associated data has it
+    whose: _Whose
+    place: bytes | None = None  #: the path, encoded, if it is always the same
+    own_steps: int | None = None  #: how many steps of the path name the member, if not all
+
+
+class _Member(NamedTuple):
+    """A member that is sealed."""
+
+    declared: PersonalMember
+    names: tuple[str, ...] | None  #: the path, if it has nothing but names
+    place: bytes | None  #: of a text at such a path
+
+
+class Plan:
+    """What is sealed of the events of one class."""
+
+    __slots__ = ("_members", "_path_matcher", "_resources", "event_type")
+
+    def __init__(self, event_type: str, personal: tuple[PersonalMember, ...], settings: Privacy) -> None:
+        self.event_type: Final = event_type
+        self._path_matcher: Final[_PathMatcher | None] = settings.path_matcher()
+        self._resources: Final = frozenset(settings.resources)
+        self._members: Final = [
+            _member(event_type, declared)
+            for declared in personal
+            if settings.seals(".".join(step for step in declared.path if isinstance(step, str) and _is_name(step)))
+            and self._may_be_due(declared)
+        ]
+
+    def __bool__(self) -> bool:
+        """Whether anything may have to be sealed."""
+        return bool(self._members)
+
+    def _may_be_due(self, declared: PersonalMember) -> bool:
+        if declared.when == "path":
+            return self._path_matcher is not None
+        return declared.when == "always" or bool(self._resources)
+
+    def targets(self, data: dict[str, Any]) -> list[Target]:
+        """Return what is to be sealed of an event; `data` is its plain data, which is not changed."""
+        targets: list[Target] = []
+        for member in self._members:
+            declared = member.declared
+            if member.names is None:
+                for containers, path in _places(data, declared.path):
+                    self._add(targets, declared, containers, path, None)
+                continue
+            containers = [data]
+            for name in member.names[:-1]:
+                inner = containers[-1].get(name)
+                if not isinstance(inner, dict):
+                    break
+                containers.append(inner)
+            else:
+                if containers[-1].get(member.names[-1]) is not None:
+                    self._add(targets, declared, containers, member.names, member.place)
+        return targets
+
+    def _add(
+        self,
+        targets: list[Target],
+        declared: PersonalMember,
+        containers: list[Any],
+        path: tuple[_Step, ...],
+        place: bytes | None,
+    ) -> None:
+        """Add what is to be sealed of one member; `containers` are those on the way, one a step of its path."""
+        container, key = containers[-1], path[-1]
+        value = container[key]
+        whose, is_due = self._whose(declared, containers, value)
+        if not is_due:
+            return
+        texts = tuple(map(str, path))
+        if declared.shape is Shape.TEXT:
+            targets.append(Target(container, key, value, texts, whose, place))
+        elif declared.shape is Shape.PIECES:
+            if isinstance(value, list) and value:
+                joined = ["".join(map(str, value))]
+                container[key] = joined
+                targets.append(Target(joined, 0, joined[0], (*texts, "0"), whose, own_steps=len(texts)))
+        elif isinstance(value, list):
+            targets += [Target(value, n, text, (*texts, str(n)), whose) for n, text in enumerate(value)]
+        elif isinstance(value, dict):
+            asked = _ASKED_ABOUT if (self.event_type, texts[0]) == _QUERY else {}
+            for name, text in value.items():
+                own = (asked[name], text) if name in asked and isinstance(text, str) else whose
+                targets.append(Target(value, name, text, (*texts, name), own))
+
+    def _whose(self, declared: PersonalMember, containers: list[Any], value: object) -> tuple[_Whose, bool]:
+        """Return whose a member is, and whether it is sealed at all."""
+        whose: _Whose = None
+        subject = declared.subject
+        if subject is not None:
+            holder = containers[subject.depth]
+            for name in subject.names[:-1]:
+                holder = holder.get(name) if isinstance(holder, dict) else None
+            if isinstance(holder, dict):
+                if subject.account_kind is not None and holder.get(subject.account_kind) in _NO_PERSONS:
+                    return None, False
+                id_ = holder.get(subject.names[-1])
+                confirmed = subject.confirmed_by is None or holder.get(subject.confirmed_by) is True
+                if isinstance(id_, str) and id_ and confirmed:
+                    whose = subject.kind, id_
+        if declared.when == "path":
+            match = self._path_matcher(value) if self._path_matcher is not None and isinstance(value, str) else None
+            if match is None:
+                return None, False
+            if match.lastgroup is not None:
+                whose = match.lastgroup.rpartition("_")[0], match[match.lastgroup]
+        elif declared.when == "resource":
+            kind = containers[-1].get("resource_type")
+            if kind not in self._resources:
+                return None, False
+            whose = (kind, value) if isinstance(value, str) else None
+        return whose, True
+
+
+def rendered_path(data: dict[str, Any], path: tuple[str, ...]) -> str:
+    """Return a path as the list of what was reduced writes it."""
+    at: Path | None = None
+    container: Any = data
+    for step in path:
+        if isinstance(container, list):
+            at = Path(at, int(step), IN_LIST)
+            container = container[int(step)] if int(step) < len(container) else None
+        else:
+            position = list(container).index(step) if isinstance(container, dict) and step in container else 0
+            at = Path(at, position, step)
+            container = container.get(step) if isinstance(container, dict) else None
+    return render(at)
+
+
+def _member(event_type: str, declared: PersonalMember) -> _Member:
+    if all(map(_is_name, declared.path)):
+        names = tuple(step for step in declared.path if isinstance(step, str))
+        place = event_place(event_type, names) if declared.shape is Shape.TEXT else None
+        return _Member(declared, names, place)
+    return _Member(declared, None, None)
+
+
+def _is_name(step: str | Variant) -> bool:
+    return isinstance(step, str) and step not in {EACH_ITEM, EACH_VALUE}
+
+
+def _places(data: dict[str, Any], path: tuple[str | Variant, ...]) -> Iterator[tuple[list[Any], tuple[_Step, ...]]]:
+    """Yield each place that a path leads to: the containers on the way, one a step, and the path with its indexes."""
+    waiting: list[tuple[list[Any], tuple[_Step, ...], int]] = [([data], (), 0)]
+    while waiting:
+        containers, taken, at = waiting.pop()
+        container, step = containers[-1], path[at]
+        if isinstance(step, Variant):
+            if isinstance(container, dict) and container.get(step.tag_field) == step.tag:
+                waiting.append(([*containers, container], taken, at + 1))
+            continue
+        keys: list[_Step] = []
+        if step == EACH_ITEM:
+            keys = list(range(len(container))) if isinstance(container, list) else []
+        elif isinstance(container, dict):
+            keys = list(container) if step == EACH_VALUE else [step] if step in container else []
+        for key in reversed(keys):
+            if at + 1 == len(path):
+                if container[key] is not None:
+                    yield containers, (*taken, key)
+            else:
+                waiting.append(([*containers, container[key]], (*taken, key), at + 1))
