@@ -28,8 +28,7 @@ from audit_async._query.audit_query import AuditQuery, Glob, InvalidQuery
 from audit_async._query.cursor import decode_cursor
 from audit_async._query.follow import Follower
 from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
-from audit_async._query.matching import Filter
-from audit_async._query.opened_records import Decode, OpeningDecoder, as_recorded
+from audit_async._query.opened_records import SealedReading
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage
 from audit_async._query.term_index import IndexedSegment, build_index
@@ -121,9 +120,8 @@ class AuditReader:
         self.instance: Final = instance
         self._key_store: Final = key_store
 
-    def _decoder(self) -> Decode:
-        """Return what makes records of lines, for one query."""
-        return as_recorded if self._key_store is None else OpeningDecoder(self._key_store)
+    def _reading(self, query: AuditQuery) -> SealedReading:
+        return SealedReading(query, self._key_store)
 
     def __repr__(self) -> str:
         only = "".join(
@@ -207,6 +205,7 @@ class AuditReader:
         accessed_by: str | None = None,
         use_index: bool = True,
         on_damage: OnDamage = "raise",
+        on_undecided: Callable[[int], None] | None = None,
     ) -> AsyncGenerator[Record, None]:
         """Yield the records that are wanted, one by one, in constant memory.
 
@@ -226,6 +225,8 @@ class AuditReader:
             use_index: Use an SQLite file in each log's directory, or in the user's cache, that makes this query and
                 the next ones faster. What is found is the same without it, unless somebody tampered with that file.
             on_damage: `"raise"`, or `"skip"` to leave damaged records out and warn at the end.
+            on_undecided: Called at the end if there are records that may be wanted or not, with their number: what was
+                asked for is sealed in them, and its key is not here. By default a warning is logged.
 
         Raises:
             InvalidQuery: The question makes no sense for these logs.
@@ -234,7 +235,9 @@ class AuditReader:
         """
         _require_asker(audit, accessed_by)
         _require_on_damage(on_damage)
-        return self._query(query, audit, accessed_by, use_index=use_index, on_damage=on_damage)
+        return self._query(
+            query, audit, accessed_by, use_index=use_index, on_damage=on_damage, on_undecided=on_undecided
+        )
 
     async def _query(
         self,
@@ -244,12 +247,15 @@ class AuditReader:
         *,
         use_index: bool,
         on_damage: OnDamage,
+        on_undecided: Callable[[int], None] | None,
     ) -> AsyncGenerator[Record, None]:
         damage = Damage(skip=on_damage == "skip")
+        reading = self._reading(query)
         given = 0
         try:
             logs = await self._logs_for(query)
-            found = records_of(Search(logs, query, damage, use_index=use_index).run(), query.limit, self._decoder())
+            search = Search(logs, query, damage, use_index=use_index, wanted=reading.wanted)
+            found = records_of(search.run(), query.limit, reading.decode)
             async with aclosing(in_pieces(found)) as pieces:
                 async for piece in pieces:
                     for record in piece:
@@ -257,6 +263,7 @@ class AuditReader:
                         yield record
         finally:
             _warn_of(damage)
+            _report_undecided(reading.undecided, on_undecided)
             _record_access(audit, accessed_by, query, given)
 
     def build_index(self, *, again: bool = False) -> AsyncGenerator[IndexedSegment, None]:
@@ -291,6 +298,7 @@ class AuditReader:
         accessed_by: str | None = None,
         use_index: bool = True,
         on_damage: OnDamage = "raise",
+        on_undecided: Callable[[int], None] | None = None,
     ) -> Page:
         """Return a page of what `query` would yield: `query.limit` records, or 100.
 
@@ -304,6 +312,7 @@ class AuditReader:
             accessed_by: As for `query`.
             use_index: As for `query`.
             on_damage: As for `query`.
+            on_undecided: As for `query`, for this page.
 
         Raises:
             InvalidQuery: As for `query`, and if the cursor is of another query.
@@ -314,15 +323,17 @@ class AuditReader:
         _require_on_damage(on_damage)
         reached = decode_cursor(cursor, query) if cursor is not None else None
         damage = Damage(skip=on_damage == "skip")
+        reading = self._reading(query)
         given = 0
         try:
             logs = await self._logs_for(query)
-            search = Search(logs, query, damage, reached=reached, use_index=use_index)
-            page = await only_one(page_of(search, query, query.limit or _PAGE_SIZE, self._decoder()))
+            search = Search(logs, query, damage, reached=reached, use_index=use_index, wanted=reading.wanted)
+            page = await only_one(page_of(search, query, query.limit or _PAGE_SIZE, reading.decode))
             given = len(page.records)
             return page
         finally:
             _warn_of(damage)
+            _report_undecided(reading.undecided, on_undecided)
             _record_access(audit, accessed_by, query, given)
 
     async def record(
@@ -358,7 +369,9 @@ class AuditReader:
                 logs = [one for one in logs if one.name == log]
                 if not logs:
                     raise InvalidQuery("log", f"there is no such log here; there is {names}")
-            placed = await only_one(look_up(logs, seq=seq, audit_id=audit_id, decode=self._decoder()))
+            placed = await only_one(
+                look_up(logs, seq=seq, audit_id=audit_id, decode=self._reading(AuditQuery()).decode)
+            )
             given = 1
             return placed
         finally:
@@ -428,9 +441,9 @@ class AuditReader:
         on_damage: OnDamage,
     ) -> AsyncGenerator[Record, None]:
         damage = Damage(skip=on_damage == "skip")
-        follower = Follower(Filter(query), damage, _durable_in(audit))
+        reading = self._reading(query)
+        follower = Follower(reading.wanted, damage, _durable_in(audit))
         has_news = aiofiles.os.wrap(follower.has_news)
-        decode = self._decoder()
         given = polls = 0
         try:
             logs = await self._logs_for(query)
@@ -439,8 +452,10 @@ class AuditReader:
             await anyio.to_thread.run_sync(lambda: follower.begin(logs, from_now=from_now, reached=reached))
             if last:
                 before = msgspec.structs.replace(query, newest_first=True, limit=None)
-                found = Search(logs, before, damage, reached=follower.next_seqs, use_index=False).run()
-                async with aclosing(in_pieces(records_of(found, last, decode))) as pieces:
+                found = Search(
+                    logs, before, damage, reached=follower.next_seqs, use_index=False, wanted=reading.wanted
+                ).run()
+                async with aclosing(in_pieces(records_of(found, last, reading.decode))) as pieces:
                     newest = [record async for piece in pieces for record in piece]
                 for record in newest[::-1][: query.limit]:
                     given += 1
@@ -448,7 +463,7 @@ class AuditReader:
             while query.limit is None or given < query.limit:
                 if await has_news():
                     left = query.limit - given if query.limit is not None else None
-                    async with aclosing(in_pieces(records_of(follower.poll(), left, decode))) as pieces:
+                    async with aclosing(in_pieces(records_of(follower.poll(), left, reading.decode))) as pieces:
                         async for piece in pieces:
                             for record in piece:
                                 given += 1
@@ -462,6 +477,7 @@ class AuditReader:
         finally:
             follower.close()
             _warn_of(damage)
+            _report_undecided(reading.undecided, None)
             if accessed_by is not None:
                 _record_access(audit, accessed_by, query, given)
 
@@ -570,6 +586,19 @@ def _record_access(
 ) -> None:
     if audit is not None and accessed_by is not None:
         audit.record_access(accessed_by, query.asked() | how, given)
+
+
+def _report_undecided(records: int, report: Callable[[int], None] | None) -> None:
+    if not records:
+        return
+    if report is not None:
+        report(records)
+    else:
+        _log.warning(
+            "%d records could not be searched: what was asked for is sealed in them; give the key store that has their "
+            "keys",
+            records,
+        )
 
 
 def _warn_of(damage: Damage) -> None:

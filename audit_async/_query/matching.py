@@ -81,7 +81,11 @@ class Filter:
         self.needles: Final = tuple(self._all_needles(query, audit_id))
         #: What an index can look up: for each, the kind of term and its values, any of which will do. The kinds are
         #: `actor`, `resource`, `ip`, `path`, `status`, `outcome`, and `context.` with the name of the member.
-        self.terms: Final = tuple((one.kind, one.values) for one in self._conditions if one.values)
+        self.terms: Final = tuple((one.kind, one.values) for one in self._conditions if self._is_indexed(one))
+
+    def _is_indexed(self, condition: Condition) -> bool:
+        """Whether an index knows all lines that fulfil a condition."""
+        return bool(condition.values)
 
     @property
     def asks_for_times(self) -> bool:
@@ -111,8 +115,8 @@ class Filter:
         """Whether a line, a genuine record, is wanted for what it says; time and place are the caller's to look at."""
         return self.is_open or self.wants_said(read_said(line))
 
-    def wants_said(self, said: Said) -> bool:
-        """The same of what the line says, already read."""
+    def wants_said(self, said: Said, log_id: str = "") -> bool:  # noqa: ARG002 - for filters that open what is sealed
+        """The same of what the line says, already read, in the log with this id."""
         return self.is_open or (
             self.wants_type(type_of(said.event))
             and all(condition.holds(said) for condition in self._conditions)
@@ -126,17 +130,21 @@ class Filter:
     def _all_needles(self, query: AuditQuery, audit_id: str | None) -> Iterator[Needles]:
         if audit_id is not None:
             yield Needles((b'"audit_id":"%s"' % audit_id.encode(),), spelled=False)
-        yield from (one.needles for one in self._conditions if one.needles is not None)
-        for field in self._fields:
-            yield from field.needles()
-        if self._text:
-            yield Needles(tuple(map(needles.inside, sorted(self._text))))
+        yield from self._value_needles()
         if query.event_types and all(beginnings := [re.split(r"[*?\[]", t)[0] for t in query.event_types]):
             yield Needles(tuple(sorted({_beginning(t, b) for t, b in zip(query.event_types, beginnings, strict=True)})))
         elif self._critical and self._critical_types:
             yield Needles(tuple(sorted(b'"%s"' % tag.encode() for tag in self._critical_types)))
         if query.start is not None and query.end is not None and (times := _common_times(query.start, query.end)):
             yield Needles(tuple(b'"timestamp":"' + time.encode() for time in times), spelled=False)
+
+    def _value_needles(self) -> Iterator[Needles]:
+        """Yield those for what the event and the context have to say."""
+        yield from (one.needles for one in self._conditions if one.needles is not None)
+        for field in self._fields:
+            yield from field.needles()
+        if self._text:
+            yield Needles(tuple(map(needles.inside, sorted(self._text))))
 
 
 # -- the parts of a query -----------------------------------------------------------------------------------------

@@ -35,6 +35,12 @@ class Needles(NamedTuple):
     pattern: bytes = b""  #: a regular expression, instead of `any_of`
     spelled: bool = True  #: they are texts, which JSON can spell in other ways
 
+    def or_also(self, needle: bytes) -> Needles:
+        """Return the needles of more lines: those that hold this one, too."""
+        if self.pattern:
+            return self._replace(pattern=b"%s|%s" % (self.pattern, re.escape(needle)))
+        return self._replace(any_of=(*self.any_of, needle))
+
     def may_be_in(self, line: bytes) -> bool:
         """False if `line` is certainly not wanted."""
         return (

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from audit_async._query.audit_query import AuditQuery
+from audit_async._query.matching import Filter
 from audit_async._query.recorded_members import read_said
+from audit_async._query.sealed_filter import SealedFilter, may_ask_for_sealed
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage, Found
 from audit_async._trail.log_files import Log
 from audit_async.events import Record, decode_event, decode_record
 from audit_async.events.base import encode
+from audit_async.privacy.opening_sealed import Opener
 
 if TYPE_CHECKING:
     from audit_async.privacy.key_store import KeyStore
-    from audit_async.privacy.opening_sealed import MemberOpened, OpenedRecord
 
 #: Makes the record of a line that was found.
 Decode = Callable[[Found], Record]
@@ -62,35 +64,30 @@ def _sealing_sessions(log: Log) -> Iterator[bytes]:
                 yield _session_of(found.line)
 
 
-class OpeningDecoder:
-    """Makes records with their sealed members opened. Used by one thread at a time; blocks for the key store."""
+class SealedReading:
+    """How one query treats what is sealed: what is wanted, and what is returned. Used by one thread at a time."""
 
-    def __init__(self, key_store: KeyStore) -> None:
-        """Open with the keys of this store, which stays the caller's."""
-        from audit_async.privacy.opening_sealed import Opener  # noqa: PLC0415 - needs the extra privacy
-
+    def __init__(self, query: AuditQuery, key_store: KeyStore | None) -> None:
+        """Open with the keys of this store, which stays the caller's; None leaves everything as recorded."""
         self._opener: Final = Opener(key_store)
         self._sessions: Final = SealingSessions()
+        self.wanted: Final = SealedFilter(query, self._opener) if may_ask_for_sealed(query) else Filter(query)
 
-    def __call__(self, found: Found) -> Record:
-        """Return the record of a line, opened; a member that stays closed says why.
+    @property
+    def undecided(self) -> int:
+        """How many records so far may be wanted or not: what was asked for is in a member that can't be opened."""
+        return self.wanted.undecided if isinstance(self.wanted, SealedFilter) else 0
+
+    def decode(self, found: Found) -> Record:
+        """Return the record of a line, opened if there are keys; a member that stays closed says why.
 
         The hashes are those of the recorded line. Raises `KeyStoreUnavailable`.
         """
-        return self.decode(found)[0]
-
-    def decode(self, found: Found) -> tuple[Record, tuple[MemberOpened, ...]]:
-        """Return the record, and what became of each of its sealed members."""
         record = as_recorded(found)
-        if b"sealed:" not in found.line:
-            return record, ()
-        opened = self.open(found)
-        event = decode_event(encode(opened.event))
-        return msgspec.structs.replace(record, event=event, context=opened.context), opened.members
-
-    def open(self, found: Found) -> OpenedRecord:
-        """Return the members of a line, opened."""
+        if not self._opener.has_keys or b"sealed:" not in found.line:
+            return record
         said = read_said(found.line)
-        return self._opener.open(
+        opened = self._opener.open(
             found.log.log_id, said.event, said.context, is_sealing=lambda: self._sessions.has(found)
         )
+        return msgspec.structs.replace(record, event=decode_event(encode(opened.event)), context=opened.context)

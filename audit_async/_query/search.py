@@ -40,11 +40,15 @@ class Search:
         *,
         reached: Mapping[str, int] | None = None,
         use_index: bool = True,
+        wanted: Filter | None = None,
     ) -> None:
-        """`reached` is how far a page before this one came, as its search said; None for the first."""
+        """Put `query` to these logs, as `wanted` understands it.
+
+        `reached` is how far a page before this one came, as its search said; None for the first.
+        """
         self._newest_first = query.newest_first
         self._ranges = [still_wanted(log, query, reached) for log in logs]
-        wanted = Filter(query)
+        wanted = wanted if wanted is not None else Filter(query)
         # A merge reads from all logs at once; fewer logs than files may be open need no watching of their files.
         self._files = OpenFiles(len(logs)) if len(logs) > open_file_limit() else None
         self._streams = [

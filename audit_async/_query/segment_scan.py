@@ -184,7 +184,7 @@ def check(line: bytes, offset: int, part: Part, wanted: Filter, seqs: Range) -> 
         said = read_said(line)
     except msgspec.MsgspecError as error:
         raise BadRecord("it holds a number that is too large to be read") from error
-    if not wanted.wants_said(said):
+    if not wanted.wants_said(said, part.segment.log.log_id):
         return None
     return Found(checked.timestamp, part.segment.log, checked.seq, line, part.segment.name, offset)
 

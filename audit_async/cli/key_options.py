@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audit_async.cli.run import Refused
+from audit_async.cli.terminal import count_of
 
 if TYPE_CHECKING:
     from audit_async.privacy.sqlite_key_store import SqliteKeyStore  # needs an extra
 
-__all__ = ["KeyOptions", "KeyStoreAt", "MasterKey"]
+__all__ = ["KeyOptions", "KeyStoreAt", "MasterKey", "could_not_search"]
 
 KeyStoreAt = Annotated[
     Path | None,
@@ -36,6 +37,14 @@ MasterKey = Annotated[
         help="The key of the key store: file:PATH, env:NAME, credential:NAME, each also after passphrase:.",
     ),
 ]
+
+
+def could_not_search(records: int) -> str:
+    """Return what to say of records that may be wanted or not."""
+    return (
+        f"{count_of(records, 'record')} could not be searched, because what was asked for is sealed in them; give "
+        "the key store that has their keys, with --key-store and --master-key"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

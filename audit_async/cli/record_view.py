@@ -17,7 +17,7 @@ from audit_async.cli.terminal import Cell, Column, Output, json_line
 from audit_async.events import AuditEvent, Record
 from audit_async.events.recorded import event_members, recorded_time
 from audit_async.events.registry import known_types
-from audit_async.privacy.sealed_text import is_sealed
+from audit_async.privacy.sealed_text import SEALED, is_sealed
 from audit_async.reader import AuditReader, OnDamage
 
 __all__ = ["OnDamageChoice", "RecordLines", "write_record"]
@@ -131,7 +131,7 @@ def without_sealed(members: dict[str, object]) -> dict[str, object]:
 
 def _readable(value: object, depth: int = 0) -> object:
     if isinstance(value, str):
-        return "[sealed]" if is_sealed(value) else value
+        return SEALED if is_sealed(value) else value
     if depth > _DEEPEST:
         return value
     if isinstance(value, dict):

@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from audit_async.privacy.data_keys import key_id_bytes
 from audit_async.privacy.key_store import Destroyed, KeyStore
 from audit_async.privacy.sealed_text import (
+    ERASED,
+    FORGED,
+    KEY_MISSING,
+    SEALED,
     Cipher,
     Forged,
     Opened,
@@ -36,11 +39,6 @@ from audit_async.privacy.sealed_text import (
 )
 
 __all__ = ["ERASED", "FORGED", "KEY_MISSING", "SEALED", "MemberOpened", "OpenedRecord", "Opener", "sealed_members"]
-
-SEALED: Final = "[sealed]"
-ERASED: Final = "[erased {:%Y-%m-%d}]"
-KEY_MISSING: Final = "[key missing]"
-FORGED: Final = "[forged]"
 
 #: Whether such a text is sealed is not certain: only a key that the store knows says so.
 _IN_DOUBT: Final = frozenset({SEALED, KEY_MISSING})
@@ -113,6 +111,11 @@ class Opener:
         self._store: Final = store
         self._ciphers: Final[dict[str, Cipher | Destroyed | None]] = {}
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether there is a key store."""
+        return self._store is not None
+
     def open(
         self,
         log_id: str,
@@ -120,10 +123,12 @@ class Opener:
         context: dict[str, object],
         *,
         is_sealing: Callable[[], bool] = lambda: True,
+        closed_as: Callable[[str], str] = str,
     ) -> OpenedRecord:
         """Return the members of a record, opened as far as there are keys.
 
-        What can't be opened is replaced by the text that says why. The given members are not changed.
+        What can't be opened is replaced by the text that says why, or what `closed_as` makes of it. The given members
+        are not changed.
 
         Args:
             log_id: The id of the log that the record is in.
@@ -131,6 +136,7 @@ class Opener:
             context: The recorded context; empty if there is none.
             is_sealing: Whether the record is of a session that seals. Asked only if that is in doubt: a session without
                 privacy may have recorded a text that looks sealed, which is then left as it is.
+            closed_as: Returns what takes the place of a closed member, given the text that says why it is closed.
 
         Raises:
             KeyStoreUnavailable: The store can't be read now.
@@ -145,7 +151,7 @@ class Opener:
         if (clear or any(one.shown in _IN_DOUBT for one in opened)) and not is_sealing():
             clear.clear()
             opened = [one for one in opened if one.shown not in _IN_DOUBT]
-        clear.update((one.place, _value_of(one)) for one in opened)
+        clear.update((one.place, _value_of(one, closed_as)) for one in opened)
         event, context = _replaced(event, ("event",), clear), _replaced(context, ("context",), clear)
         return OpenedRecord(event, context, tuple(opened))
 
@@ -169,6 +175,8 @@ class Opener:
         missing = {text for text in key_ids if text not in ciphers}
         if self._store is None or not missing:
             return
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - needs the extra privacy
+
         if len(ciphers) + len(missing) > _KEPT_KEYS:
             ciphers.clear()
         by_id = {text: _bytes_of(text) for text in missing}
@@ -196,13 +204,13 @@ def _bytes_of(text: str) -> bytes | None:
         return None
 
 
-def _value_of(member: MemberOpened) -> object:
+def _value_of(member: MemberOpened, closed_as: Callable[[str], str]) -> object:
     if member.opened is None:
-        return member.shown
+        return closed_as(member.shown)
     try:
         value: object = msgspec.json.decode(member.opened.text)
     except msgspec.DecodeError:  # sealed under the right key by something else than this library
-        return FORGED
+        return closed_as(FORGED)
     return value
 
 

@@ -26,7 +26,11 @@ from typing import Any, Final, NamedTuple, Protocol
 from audit_async.errors import AuditError
 
 __all__ = [
+    "ERASED",
+    "FORGED",
+    "KEY_MISSING",
     "RANDOM_BYTES",
+    "SEALED",
     "Forged",
     "Opened",
     "SealedText",
@@ -42,6 +46,12 @@ __all__ = [
     "unescape_plain",
     "verify_disclosure",
 ]
+
+# What a reader shows in place of a sealed text that stays closed; see docs/format.md.
+SEALED: Final = "[sealed]"
+ERASED: Final = "[erased {:%Y-%m-%d}]"  #: with the time when the key was destroyed
+KEY_MISSING: Final = "[key missing]"
+FORGED: Final = "[forged]"
 
 #: What `seal_text` needs of the system's randomness: a nonce and a salt.
 RANDOM_BYTES: Final = 28

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_async.privacy import Destroyed
-from audit_async.privacy.opening_sealed import FORGED, KEY_MISSING, SEALED, Opener, sealed_members
-from audit_async.privacy.sealed_text import context_place, escape_plain, event_place
+from audit_async.privacy.opening_sealed import Opener, sealed_members
+from audit_async.privacy.sealed_text import FORGED, KEY_MISSING, SEALED, context_place, escape_plain, event_place
 from tests.privacy.known_keys import LOG_ID, KnownKeys
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from audit_async._query.audit_query import Glob
 from audit_async.events import AuthSuccess
-from audit_async.privacy.opening_sealed import KEY_MISSING
-from audit_async.privacy.sealed_text import context_place, event_place
-from audit_async.reader import AuditReader, Record
+from audit_async.privacy import Destroyed
+from audit_async.privacy.sealed_text import KEY_MISSING, context_place, event_place
+from audit_async.reader import AuditQuery, AuditReader, Record
 from tests.privacy.known_keys import KnownKeys
 from tests.trail.written import WrittenLog, hashes
 
@@ -92,3 +94,105 @@ async def test_whether_a_session_seals_is_looked_up(tmp_path: Path) -> None:
         assert isinstance(sealed.event, AuthSuccess)
         assert sealed.event.actor.user_id == (KEY_MISSING if sealing else event["actor"]["user_id"])
         assert escaped.to_dict()["event"] == {"event_type": "t", "name": "sealed:x" if sealing else "plain:sealed:x"}
+
+
+QUERIES = (
+    AuditQuery(actor="alice"),
+    AuditQuery(actor=Glob("ali*")),
+    AuditQuery(actor="bob", event_types=("auth.*",)),
+    AuditQuery(ip="203.0.113.9"),
+    AuditQuery(ip="203.0.113.0/24"),
+    AuditQuery(path="/users/alice"),
+    AuditQuery(text="lic"),
+    AuditQuery(fields={"actor.user_id": "alice"}),
+    AuditQuery(fields={"names.1": "alice"}),
+    AuditQuery(context={"client_ip": "203.0.113.9"}),
+    AuditQuery(actor="alice", path="/plain", newest_first=True),
+    AuditQuery(actor="alice", ip="198.51.100.1"),
+    AuditQuery(actor="nobody"),
+)
+
+
+def two_logs(tmp_path: Path) -> tuple[SealedLog, Path]:
+    """Write the same events twice: personal members sealed, and plain; with a rotation, an archive and a torn tail."""
+    log, plain = SealedLog(tmp_path / "sealed"), SealedLog(tmp_path / "plain", sealing=False)
+    for number in range(40):
+        name, ip = ("alice", "bob", "carol")[number % 3], f"203.0.113.{number % 10}"
+        path = "/plain" if number % 2 else f"/users/{name}"
+        for of in (log, plain):
+
+            def personal(value: str, *place: str, of: SealedLog = of) -> str:
+                return of.seal(value, event_place("auth.success", place)) if of is log else value
+
+            actor = {"user_id": personal(name, "actor", "user_id"), "ip": personal(ip, "actor", "ip")}
+            names = ["x", personal(name, "names", "1")]
+            event = {"event_type": "auth.success", "n": number, "actor": actor, "names": names}
+            event["path"] = personal(path, "path") if path != "/plain" else path
+            bound = of.seal(ip, context_place("client_ip")) if of is log else ip
+            line = json.dumps(event, separators=(",", ":")).encode()
+            of.written.write(line + b',"context":' + json.dumps({"client_ip": bound}, separators=(",", ":")).encode())
+    for of in (log, plain):
+        of.written.archive(of.written.sealed()[:2])
+        of.written.close()
+        newest = max(of.written.directory.glob("*.audit"))
+        newest.chmod(0o600)
+        with newest.open("ab") as file:
+            file.write(b'{"seq":')
+    return log, plain.base_dir
+
+
+async def test_plain_values_are_found_among_sealed_ones(tmp_path: Path) -> None:
+    """With the keys each question finds in the sealed log what it finds in the plain one, also with an index there."""
+    log, plain = two_logs(tmp_path)
+    for indexed in (False, True):
+        if indexed:
+            for base_dir in (log.base_dir, plain):
+                assert [done.problem async for done in AuditReader(base_dir).build_index()]
+        for query in QUERIES:
+            found = [record async for record in log.reader().query(query)]
+            expected = [record async for record in AuditReader(plain).query(query)]
+            assert [record.to_dict()["event"] for record in found] == [r.to_dict()["event"] for r in expected], query
+    assert expected == []
+
+
+async def test_without_keys_what_can_not_be_searched_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is left out silently: records in which the asked member is sealed are counted, if the rest fits."""
+    log, plain = two_logs(tmp_path)
+    reader = AuditReader(log.base_dir)
+    expected = [
+        (AuditQuery(actor="alice"), 40),
+        (AuditQuery(actor="alice", event_types=("audit.*",)), 0),
+        (AuditQuery(actor="alice", path="/plain"), 40),
+        (AuditQuery(ip="203.0.113.0/24"), 40),
+        (AuditQuery(path="/plain"), 20),
+        (AuditQuery(status=200), 0),
+        (AuditQuery(fields={"n": "7"}), 0),
+        (AuditQuery(fields={"actor.user_id": "alice", "n": "7"}), 1),
+        (AuditQuery(context={"client_ip": "203.0.113.9"}), 40),
+        (AuditQuery(text="auth.success"), 0),
+    ]
+    for query, undecided in expected:
+        said: list[int] = []
+        found = [record async for record in reader.query(query, use_index=False, on_undecided=said.append)]
+        assert (sum(said), query) == (undecided, query)
+        if query.path is not None and query.actor is None:
+            assert len(found) == 20
+    assert caplog.text == ""
+    assert (await reader.page(AuditQuery(actor="alice"), use_index=False)).records == ()
+    assert "40 records could not be searched" in caplog.text
+    said = []
+    assert [record async for record in AuditReader(plain).query(AuditQuery(actor="x"), on_undecided=said.append)] == []
+    assert said == []
+
+
+async def test_a_missing_key_is_counted_and_a_destroyed_one_is_not(tmp_path: Path) -> None:
+    """What is erased can't be meant; what has no key may be."""
+    log = SealedLog(tmp_path)
+    log.written.write(log.log_in("alice"), log.log_in("alice", store=False))
+    log.written.close()
+    log.keys.known = dict.fromkeys(log.keys.known, Destroyed(datetime(2026, 11, 28, tzinfo=UTC)))
+    said: list[int] = []
+    found = [record async for record in log.reader().query(AuditQuery(actor="alice"), on_undecided=said.append)]
+    assert (found, said) == ([], [1])

@@ -10,7 +10,7 @@ from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
 from audit_async.cli.event_types import check_types
 from audit_async.cli.filters import Filters
-from audit_async.cli.key_options import KeyOptions
+from audit_async.cli.key_options import KeyOptions, could_not_search
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import LogsAt
 from audit_async.cli.record_view import OnDamageChoice, RecordLines
@@ -48,6 +48,7 @@ def query(
     """
     wanted = filters.query()
     output = Output(as_json=as_json)
+    undecided: list[int] = []
 
     async def run() -> ExitStatus:
         with keys.opened(logs.directory) as key_store:
@@ -63,11 +64,14 @@ def query(
                 accessed_by=access.as_name,
                 use_index=not no_index,
                 on_damage=damage.on_damage,
+                on_undecided=undecided.append,
             )
             await lines.write_all(records)
         if not as_json:
             output.flush()
             output.message(count_of(lines.written, "record"), "dim")
-        return ExitStatus.OK
+        for number in undecided:
+            output.message(f"audit-async: {could_not_search(number)}", "yellow")
+        return ExitStatus.UNREADABLE if undecided else ExitStatus.OK
 
     perform(output, run)

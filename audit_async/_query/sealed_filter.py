@@ -1,0 +1,86 @@
+"""Looking for plain values among sealed ones: with the keys by opening them, without by counting what stays closed.
+
+A sealed text differs each time, so nothing but its key says what it is. With a key store every line with a sealed text
+is read, and opened if what it says otherwise is wanted. Without one such a line can't be decided, and an answer that
+left it out silently would be wrong, so those lines are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from audit_async._query.audit_query import AuditQuery
+from audit_async._query.matching import Condition, Filter
+from audit_async._query.needles import Needles
+from audit_async._query.recorded_members import Said, texts_in, type_of
+from audit_async.privacy.opening_sealed import Opener
+from audit_async.privacy.sealed_text import KEY_MISSING, SEALED
+
+#: What each line with a sealed text holds.
+_SEALED: Final = b'"sealed:1:'
+
+#: Conditions on what is never sealed.
+_NEVER_SEALED: Final = frozenset({"status", "outcome"})
+
+
+def may_ask_for_sealed(query: AuditQuery) -> bool:
+    """Return whether a query asks for a value that may be sealed."""
+    asked = (query.actor, query.resource_id, query.ip, query.path, query.text)
+    return any(value is not None for value in asked) or bool(query.context or query.fields)
+
+
+# What is compared in place of a member that stays closed: no text of a record or a query holds a surrogate.
+_CLOSED: Final = "\ud800"  # whose key may be elsewhere
+_GONE: Final = "\udc00"  # erased, or forged
+
+#: By why a member is closed.
+_COMPARED: Final = {SEALED: _CLOSED, KEY_MISSING: _CLOSED}
+
+
+class SealedFilter(Filter):
+    """A filter that finds plain values also if they are sealed. Used by one thread at a time."""
+
+    def __init__(self, query: AuditQuery, opener: Opener) -> None:
+        """`opener` opens sealed members, as far as it has keys."""
+        self._opener: Final = opener
+        #: How many records may be wanted or not: what was asked for is in a member that can't be opened.
+        self.undecided = 0
+        super().__init__(query)
+
+    def _is_indexed(self, condition: Condition) -> bool:
+        return super()._is_indexed(condition) and (not self._opener.has_keys or condition.kind in _NEVER_SEALED)
+
+    def _value_needles(self) -> Iterator[Needles]:
+        for wanted in super()._value_needles():
+            yield wanted.or_also(_SEALED)
+
+    def wants_said(self, said: Said, log_id: str = "") -> bool:
+        """Whether what a line says is wanted, sealed or not. Raises `KeyStoreUnavailable`."""
+        if not self.wants_type(type_of(said.event)):
+            return False
+        opened = self._opener.open(
+            log_id, said.event, said.context, closed_as=lambda shown: _COMPARED.get(shown, _GONE)
+        )
+        clear = Said(opened.event, opened.context, said.timestamp)
+        if super().wants_said(clear, log_id) or (not opened.members and super().wants_said(said, log_id)):
+            return True
+        if any(member.shown in _COMPARED for member in opened.members):
+            self.undecided += self._may_want(clear)
+        return False
+
+    def _may_want(self, said: Said) -> bool:
+        """Whether the line is wanted if each text that is closed is taken for what is looked for."""
+
+        def holds(values: Iterable[object], accepts: Callable[[str], bool]) -> bool:
+            return any(isinstance(value, str) and (value == _CLOSED or accepts(value)) for value in values)
+
+        return (
+            all(holds(one.values_of(said), one.accepts) for one in self._conditions)
+            and all(field.holds(said) or holds(field.path.values(said), _nothing) for field in self._fields)
+            and (not self._text or holds(texts_in((said.event, said.context)), self._holds_text))
+        )
+
+
+def _nothing(_: str) -> bool:
+    return False
