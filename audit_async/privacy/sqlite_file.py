@@ -15,6 +15,7 @@ After a transaction that destroys something, `scrub` overwrites the journal, whi
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import sqlite3
 from collections.abc import Iterator
@@ -45,9 +46,6 @@ _ERRNOS: Final = {
     sqlite3.SQLITE_NOMEM: errno.ENOMEM,
 }
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
-
-#: Connections of a parent, kept for ever in its child: closing one there would roll back the parent's transaction.
-_inherited: Final[list[sqlite3.Connection]] = []
 
 
 class SqliteFile:
@@ -82,7 +80,7 @@ class SqliteFile:
                 connection.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):
-                    if connection.in_transaction:
+                    if self._connection is connection and connection.in_transaction:  # no more so in a child
                         connection.execute("ROLLBACK")
                 raise
 
@@ -102,10 +100,15 @@ class SqliteFile:
                 connection.close()
 
     def give_up(self) -> None:
-        """Leave the connection to the parent that this process was forked from."""
-        if self._connection is not None:
-            _inherited.append(self._connection)
-            self._connection = None
+        """Leave the connection to the parent that this process was forked from.
+
+        It is never closed here, not even by the interpreter at its end: SQLite would roll back a transaction that the
+        parent is in the middle of, in the file that both have open
+        (https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_).
+        """
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:

@@ -170,6 +170,32 @@ def test_a_fork_in_the_middle_of_a_transaction_harms_nothing(tmp_path: Path) -> 
     store.close()
 
 
+def test_a_child_that_ends_in_the_ordinary_way_rolls_nothing_back(tmp_path: Path) -> None:
+    """Its interpreter closes what it finds; a connection of the parent, in a transaction, is not among it."""
+    path = make_store(tmp_path)
+    code = (
+        "import os, sys; from audit_async.privacy import open_key_store\n"
+        "store = open_key_store(sys.argv[1], sys.argv[2])\n"
+        "with store._directory.locked(), store._main.file.writing() as connection:\n"
+        "    connection.execute('PRAGMA cache_size=2')  # so that pages are in the file before the commit\n"
+        "    for n in range(2000): connection.execute('INSERT INTO holds VALUES (?, ?)', ('log', f'hold {n}'))\n"
+        "    child = os.fork()\n"
+        "    if child == 0: sys.exit(0)\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+        "    connection.execute('INSERT INTO holds VALUES (?, ?)', ('log', 'last'))\n"
+        "assert len(store.holds()) == 2001\n"
+        "store.close()"
+    )
+    command = [sys.executable, "-c", code, str(path), f"file:{tmp_path / 'master.key'}"]
+    done = subprocess.run(command, capture_output=True, timeout=DEADLINE_S, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    store = open_store(path)
+    assert len(store.holds()) == 2001
+    with store._main.file.reading() as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    store.close()
+
+
 def test_a_dead_parent_is_not_kept_alive_by_its_child(tmp_path: Path) -> None:
     """The session's lock is the parent's alone, so nobody waits for a process that is gone."""
     path = make_store(tmp_path)
