@@ -29,7 +29,7 @@ from audit_async._query.cursor import decode_cursor
 from audit_async._query.follow import Follower
 from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
 from audit_async._query.opened_records import SealedReading
-from audit_async._query.search import Search
+from audit_async._query.search import Search, count_wanted
 from audit_async._query.segment_scan import Damage
 from audit_async._query.term_index import IndexedSegment, build_index
 from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
@@ -215,15 +215,13 @@ class AuditReader:
 
             async with aclosing(reader.query(query)) as records: ...
 
-        `use_index` uses the index of the segments that have one (`build_index`) and scans the others; what is found is
-        the same with it and without, unless somebody tampered with its files. A query never waits for an index.
         Args:
             query: Which records are wanted; all of them by default.
             audit: A running logger, which gets an `audit.log_accessed` at the end, also if it ends early: by whom,
                 what was asked, and how many records were returned.
             accessed_by: Who is asking; needed with `audit`.
-            use_index: Use an SQLite file in each log's directory, or in the user's cache, that makes this query and
-                the next ones faster. What is found is the same without it, unless somebody tampered with that file.
+            use_index: Use the index of the segments that have one (`build_index`), and scan the others. What is found
+                is the same without it, unless somebody tampered with its files. A query never waits for an index.
             on_damage: `"raise"`, or `"skip"` to leave damaged records out and warn at the end.
             on_undecided: Called at the end if there are records that may be wanted or not, with their number: what was
                 asked for is sealed in them, and its key is not here. By default a warning is logged.
@@ -265,6 +263,51 @@ class AuditReader:
             _warn_of(damage)
             _report_undecided(reading.undecided, on_undecided)
             _record_access(audit, accessed_by, query, given)
+
+    async def count(
+        self,
+        query: AuditQuery = AuditQuery(),  # noqa: B008
+        *,
+        audit: AuditLogger | None = None,
+        accessed_by: str | None = None,
+        use_index: bool = True,
+        on_damage: OnDamage = "raise",
+        on_undecided: Callable[[int], None] | None = None,
+    ) -> dict[str, int]:
+        """Return how many records of each log `query` would yield, by the log's name; 0 for a log without any.
+
+        Each record that is counted is checked as `query` does it, and none is kept, so memory does not grow. The logs
+        are read one after the other.
+
+        Args:
+            query: Which records are wanted; all of them by default. A limit ends the counting.
+            audit: As for `query`.
+            accessed_by: As for `query`.
+            use_index: As for `query`.
+            on_damage: As for `query`.
+            on_undecided: As for `query`.
+
+        Raises:
+            InvalidQuery: As for `query`.
+            TrailUnreadable: As for `query`.
+            LogCorrupted: As for `query`.
+        """
+        _require_asker(audit, accessed_by)
+        _require_on_damage(on_damage)
+        damage = Damage(skip=on_damage == "skip")
+        reading = self._reading(query)
+        counted: dict[str, int] = {}
+        try:
+            logs = await self._logs_for(query)
+            counts = count_wanted(logs, query, reading.wanted, damage, use_index=use_index)
+            async with aclosing(in_pieces(counts)) as pieces:
+                async for piece in pieces:
+                    counted |= piece
+            return counted
+        finally:
+            _warn_of(damage)
+            _report_undecided(reading.undecided, on_undecided)
+            _record_access(audit, accessed_by, query, sum(counted.values()), count=True)
 
     def build_index(self, *, again: bool = False) -> AsyncGenerator[IndexedSegment, None]:
         """Index the sealed segments that have no index yet, and yield what was done with each, oldest first.
@@ -582,7 +625,7 @@ def _require_on_damage(on_damage: str) -> None:
 
 
 def _record_access(
-    audit: AuditLogger | None, accessed_by: str | None, query: AuditQuery, given: int | None, **how: str
+    audit: AuditLogger | None, accessed_by: str | None, query: AuditQuery, given: int | None, **how: object
 ) -> None:
     if audit is not None and accessed_by is not None:
         audit.record_access(accessed_by, query.asked() | how, given)

@@ -12,6 +12,7 @@ seems to lie outside are searched as bytes for the time that is wanted, at some 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import BinaryIO, Final
 
 from audit_async._chain import BadRecord
@@ -94,6 +95,30 @@ class Search:
         if stream.next is not None:
             return stream.next.seq + 1  # what is written from now on is newer than what was yielded
         return 0 if stream.is_exhausted else seqs.before
+
+
+def count_wanted(
+    logs: Sequence[Log], query: AuditQuery, wanted: Filter, damage: Damage, *, use_index: bool = True
+) -> Generator[tuple[str, int] | None, None, None]:
+    """Yield the name of each log, and how many records `query` wants of it as `wanted` understands it; and None.
+
+    One log after the other, so no more than one file is open. A limit holds for all of them together.
+    """
+    left = query.limit
+    for log in logs:
+        counted = 0
+        if left is None or left > 0:
+            search = Search([log], query, damage, use_index=use_index, wanted=wanted)
+            with closing(search.run()) as found:
+                for one in found:
+                    if one is None:
+                        yield None
+                        continue
+                    counted += 1
+                    if counted == left:
+                        break
+            left = left - counted if left is not None else None
+        yield log.name, counted
 
 
 def still_wanted(log: Log, query: AuditQuery, reached: Mapping[str, int] | None) -> Range:

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Final
 
 import anyio.to_thread
 import typer
 
 from audit_async._query.lookup import PlacedRecord
-from audit_async._query.recorded_members import actors_of, type_of
-from audit_async.cli.terminal import Cell, Column, Output, json_line
-from audit_async.events import AuditEvent, Record
+from audit_async.cli.record_columns import (
+    CLOCK,
+    DETAILS,
+    NAMED,
+    PLACE,
+    RESULT,
+    TARGET,
+    RecordColumn,
+    ShownRecord,
+    columns_named,
+    shared_widths,
+    without_sealed,
+)
+from audit_async.cli.terminal import Cell, Column, Output, Style, json_line
+from audit_async.events import Record
 from audit_async.events.recorded import event_members, recorded_time
 from audit_async.events.registry import known_types
-from audit_async.privacy.sealed_text import SEALED, is_sealed
 from audit_async.reader import AuditReader, OnDamage
 
-__all__ = ["OnDamageChoice", "RecordLines", "write_record"]
+__all__ = ["OnDamageChoice", "RecordLines", "RecordView", "write_record"]
 
-#: Members that the line shows in a column of their own, or that say nothing more.
-_SHOWN_ELSEWHERE: Final = frozenset({"event_type", "reduced"})
-#: On a terminal that is narrower a record takes two lines.
+#: On a terminal that is narrower a record takes a second line for what has no column.
 _WIDE: Final = 120
-#: A log's name and a sequence number get no more room than this.
-_WIDEST_PLACE: Final = 28
 #: One that is wider, and a pipe, has room for the longest type.
 _WIDEST: Final = 160
+#: A log's name and a sequence number get no more room than this.
+_WIDEST_PLACE: Final = 28
+#: So much is shown of a value among others on a terminal.
+_MOST_SHOWN: Final = 48
 _DEEPEST: Final = 4
 #: Records that are shown before the output is flushed: often enough for a person who waits, seldom enough for speed.
 _FLUSHED_AFTER: Final = 100
@@ -52,55 +62,110 @@ class OnDamageChoice:
         return "skip" if self.skip_damage else "raise"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordView:
+    """The options that say how records are shown."""
+
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns",
+            metavar="A,B,C",
+            help="Only these: time, timestamp, log, seq, audit_id, service_id, type, actor, resource, ip, path, "
+            "status, outcome, prev_hash, hash, or a member by its path: changes.email.after. Tab-separated in a pipe.",
+        ),
+    ] = None
+    wide: Annotated[bool, typer.Option("--wide", help="Cut nothing, however wide the terminal is.")] = False
+
+    def named(self) -> list[RecordColumn]:
+        """Return the columns that were asked for; empty if none were. Raises `typer.BadParameter`."""
+        if self.columns is None:
+            return []
+        names = [name.strip() for name in self.columns.split(",")]
+        if not all(names):
+            raise typer.BadParameter("--columns has an empty name between its commas")
+        return columns_named(names)
+
+
 class RecordLines:
-    """Writes records, one a line; for a person cut at the terminal's width, for a program as NDJSON."""
+    """Writes records below a head; for a person cut at the terminal's width, for a program as NDJSON."""
 
     @classmethod
-    async def of(cls, reader: AuditReader, output: Output) -> RecordLines:
+    async def of(cls, reader: AuditReader, output: Output, view: RecordView) -> RecordLines:
         """Return the lines for what `reader` reads: they name the log if there are several."""
-        return cls(output, [log.name for log in await anyio.to_thread.run_sync(reader.logs)])
+        return cls(output, [log.name for log in await anyio.to_thread.run_sync(reader.logs)], view)
 
-    def __init__(self, output: Output, logs: Sequence[str]) -> None:
+    def __init__(self, output: Output, logs: Sequence[str], view: RecordView) -> None:
         self._output = output
+        self._chosen = view.named()
+        self._is_cut = output.is_terminal and not view.wide
+        self._is_narrow = self._is_cut and output.width < _WIDE and not self._chosen
         self._several_logs = len(logs) > 1
-        self._critical = frozenset(tag for tag, cls in known_types().items() if cls.critical)
-        self._is_narrow = output.is_terminal and output.width < _WIDE
-        self._place_width = min(max(map(len, logs), default=0) + 7, _WIDEST_PLACE) if self._several_logs else 9
-        self._event_width = max(map(len, known_types())) if output.width >= _WIDEST else 26
-        self._has_head = not output.is_terminal
+        if self._chosen:
+            self._columns, self._widths = self._chosen, shared_widths(self._chosen, output.width)
+        else:
+            self._columns, self._widths = self._overview(max(map(len, logs), default=0))
         self._day = ""  # of the record written last, on a narrow terminal
         self.written = 0
 
+    def _overview(self, log_width: int) -> tuple[list[RecordColumn], list[int]]:
+        """Return the columns if none were asked for, and their widths."""
+        place, result = (NAMED["seq"], 9), 9
+        if self._several_logs:
+            place = (PLACE, min(log_width + 7, _WIDEST_PLACE))
+        if not self._is_narrow:
+            longest = max(map(len, known_types()))
+            event = longest if not self._is_cut or self._output.width >= _WIDEST else 26
+            # Of a wider terminal those with names of any length get half.
+            more = max(self._output.width - _WIDEST, 0) // 4 if self._is_cut else 0
+            widths = [19, place[1], event, 14 + more, 24 + more, result, 0]
+            return [NAMED["time"], place[0], NAMED["type"], NAMED["actor"], TARGET, RESULT, DETAILS], widths
+        # The day is a line of its own, and the rest is below each record.
+        first = [CLOCK] if self._several_logs else [CLOCK, NAMED["seq"]]
+        taken = [8] if self._several_logs else [8, 7]
+        room = max(self._output.width - sum(taken) - 2 * len(taken) - result - 4, 16)
+        event = min(26, room * 3 // 5)
+        return [*first, NAMED["type"], NAMED["actor"], RESULT], [*taken, event, room - event, 0]
+
     def write(self, record: Record) -> None:
-        """Write one record."""
+        """Write one record, and the head before the first."""
         self.written += 1
-        if self._output.as_json:
+        if self._output.as_json and not self._chosen:
             self._output.json_row(record.to_dict())
             return
-        event = readable_members(record.event)
-        event_type = type_of(event)
-        shown = Cell(event_type, "red" if event_type in self._critical else "cyan")
-        actor = next(actors_of(event), "")
-        place = f"{record.log}:{record.seq}" if self._several_logs else str(record.seq)
-        details = " ".join(_details(event, actor))
-        if self._is_narrow:
-            self._write_two_lines(record.timestamp, place, shown, f"{actor}  {details}".strip())
+        shown = ShownRecord.of(record, as_recorded=self._output.as_json)
+        if self._output.as_json:
+            self._output.json_row({column.title: column.plain(shown) for column in self._columns})
             return
-        if not self._has_head:
-            self._has_head = True
-            head = "log:seq" if self._several_logs else "seq"
-            self._write_row(Cell("time (UTC)         ", "bold"), head, Cell("event", "bold"), "actor", "details")
-        self._write_row(Cell(f"{record.timestamp:%Y-%m-%d %H:%M:%S}", "dim"), place, shown, actor or "-", details)
-
-    def _write_two_lines(self, time: datetime, place: str, event: Cell, rest: str) -> None:
-        """Write what happened, and below it who did it and the rest: on one line most of it would be cut off."""
-        day = f"{time:%Y-%m-%d}"
-        if day != self._day:
+        if self.written == 1:
+            self._write_row([column.title for column in self._columns], ["bold"] * len(self._columns))
+            if self._is_narrow:
+                self._write_below([column.title for column in self._below], "bold")
+        if self._is_narrow and (day := f"{record.timestamp:%Y-%m-%d}") != self._day:
             self._day = day
             self._output.line(Cell(f"{day}, UTC", "bold"))
-        self._output.row(Cell(f"{time:%H:%M:%S}", "dim"), f"  {place:<{self._place_width}}  ", event)
-        if rest:
-            self._output.row(f"          {rest}")
+        most = _MOST_SHOWN if self._is_cut else None
+        texts = [column.text(shown, most) for column in self._columns]
+        self._write_row(texts, [column.style(shown) for column in self._columns])
+        if self._is_narrow:
+            self._write_below([column.text(shown, most) for column in self._below], "dim")
+
+    @property
+    def _below(self) -> list[RecordColumn]:
+        """What a narrow terminal has below each record."""
+        return [PLACE, TARGET, DETAILS] if self._several_logs else [TARGET, DETAILS]
+
+    def _write_below(self, texts: Iterable[str], style: Style) -> None:
+        if rest := "  ".join(filter(None, texts)):
+            self._output.row(Cell(f"          {rest}", style))
+
+    def _write_row(self, texts: Sequence[str], styles: Sequence[Style]) -> None:
+        if self._chosen and not self._output.is_terminal:
+            self._output.fields(texts)
+            return
+        cells = [Cell(text or "-", style) for text, style in zip(texts, styles, strict=True)]
+        right = [column.right for column in self._columns]
+        self._output.columns(cells, self._widths, cut=self._is_cut, right=right)
 
     async def write_all(self, records: AsyncGenerator[Record, None], *, at_once: bool = False) -> None:
         """Write records as they come; with `at_once` each of them is shown before the next one is waited for."""
@@ -109,53 +174,6 @@ class RecordLines:
                 self.write(record)
                 if at_once or self.written % _FLUSHED_AFTER == 0:
                     self._output.flush()
-
-    def _write_row(self, time: Cell, place: str, event: Cell, actor: str, details: str) -> None:
-        self._output.row(
-            time,
-            f"  {place:>{self._place_width}}  ",
-            Cell(f"{event.text:<{self._event_width}}", event.style),
-            f"  {actor:<14}  {details}",
-        )
-
-
-def readable_members(event: AuditEvent) -> dict[str, object]:
-    """Return an event's members as a person reads them: `[sealed]` in place of each sealed text."""
-    return without_sealed(event_members(event))
-
-
-def without_sealed(members: dict[str, object]) -> dict[str, object]:
-    """Return members with `[sealed]` in place of each sealed text, at the depths that are shown in full."""
-    return {name: _readable(value) for name, value in members.items()}
-
-
-def _readable(value: object, depth: int = 0) -> object:
-    if isinstance(value, str):
-        return SEALED if is_sealed(value) else value
-    if depth > _DEEPEST:
-        return value
-    if isinstance(value, dict):
-        return {name: _readable(of, depth + 1) for name, of in value.items()}
-    if isinstance(value, list):
-        return [_readable(of, depth + 1) for of in value]
-    return value
-
-
-def _details(event: dict[str, object], actor: str) -> Iterator[str]:
-    """Yield what an event says besides its type and its actor, as `name=value`."""
-    for name, value in event.items():
-        if name in _SHOWN_ELSEWHERE or value == actor:
-            continue
-        if name == "actor" and isinstance(value, dict):
-            yield from (f"{inner}={_short(of)}" for inner, of in value.items() if of != actor)
-        else:
-            yield f"{name}={_short(value)}"
-
-
-def _short(value: object) -> str:
-    if isinstance(value, str):
-        return value if value and " " not in value else f'"{value}"'
-    return json_line(value)
 
 
 def write_record(output: Output, placed: PlacedRecord) -> None:
@@ -169,7 +187,7 @@ def write_record(output: Output, placed: PlacedRecord) -> None:
         ("timestamp", recorded_time(record.timestamp)),
         ("service_id", record.service_id),
     ]
-    rows += _members("event", readable_members(record.event))
+    rows += _members("event", without_sealed(event_members(record.event)))
     rows += _members("context", without_sealed(record.context))
     output.table([Column("member"), Column("value")], rows)
     output.line()

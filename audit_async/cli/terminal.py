@@ -169,6 +169,38 @@ class Output:
             text.truncate(self.width, overflow="ellipsis")
         self._console.print(text, soft_wrap=True)
 
+    def columns(self, cells: Sequence[Cell | str], widths: Sequence[int], *, cut: bool, right: Sequence[bool]) -> None:
+        """Write texts in columns, on one line.
+
+        Args:
+            cells: the texts.
+            widths: how many characters each column has; the last one has what is left.
+            cut: cut what is longer than its column, and the line at the terminal's width; otherwise it moves the rest.
+            right: whether a column's texts end at its right.
+        """
+        line = Text()
+        for number, (cell, width, is_right) in enumerate(zip(cells, widths, right, strict=True)):
+            text = _shown(cell)
+            is_last = number == len(cells) - 1
+            if cut and not is_last:
+                text.truncate(width, overflow="ellipsis")
+            spaces = max(width - text.cell_len, 0)
+            if is_right:
+                text = Text(" " * spaces) + text
+            elif not is_last:
+                text.append(" " * spaces)
+            line += text
+            if not is_last:
+                line.append("  ")
+        if cut:
+            line.truncate(self.width, overflow="ellipsis")
+        line.rstrip()
+        self._console.print(line, soft_wrap=True)
+
+    def fields(self, texts: Iterable[str]) -> None:
+        """Write texts with tabs between them, on one line; a tab in a text is shown as an escape."""
+        sys.stdout.write("\t".join(map(visible, texts)) + "\n")
+
     def whole(self, *cells: Cell | str) -> None:
         """Write texts one after the other without a break, for copying; the terminal itself may wrap them."""
         self._console.print(_joined(cells), soft_wrap=True)

@@ -11,6 +11,7 @@ import threading
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from audit_async.cli.commands.stats import Frequencies
 from audit_async.events.registry import known_types
 from tests.chain.test_chain import resealed
-from tests.cli.commands import COMMAND, Audit, environment, run_on_terminal
+from tests.cli.commands import COMMAND, OWN_SEQUENCES, Audit, environment, run_on_terminal
 from tests.cli.made_trails import erasure, failure, make_trail
 from tests.cli.running_service import running_service
 from tests.store.chained import Chain
@@ -62,7 +63,7 @@ def test_query(options: list[str], expected: list[int], chain: Chain, tmp_path: 
 
 
 #: Events with what the options of a query ask for, as JSON.
-WEB = [
+WEB: list[dict[str, Any]] = [
     {"event_type": "http.request", "path": "/a/1", "route": "/a/{n}", "status": 200, "actor": {"user_id": "ann"}},
     {"event_type": "http.request", "path": "/a/2", "status": 404, "ip": "203.0.113.9"},
     {"event_type": "http.request", "path": "/b*", "status": 503, "ip": "203.0.113.77", "outcome": "failed"},
@@ -134,14 +135,103 @@ def test_query_for_a_program(chain: Chain, tmp_path: Path, audit: Audit) -> None
 
 
 def test_query_for_a_person(chain: Chain, tmp_path: Path, audit: Audit) -> None:
-    """A line for a person has the time, the place, the type, who, and the rest; it is whole where nothing cuts it."""
+    """Below a head, a line has time, place, type, who, on what, the result and the rest; in a pipe it is whole."""
     ended = audit("query", tmp_path / "t", "--limit", "2")
     assert ended.err == "2 records\n"
-    first, second = ended.out.splitlines()
+    head, first, second = ended.out.splitlines()
+    assert head.split() == ["time", "seq", "type", "actor", "target", "result", "details"]
     assert first.split() == [
-        "2026-11-22", "12:00:00", "0", "auth.failure", "bob", "reason=bad", "ip=203.0.113.9", "path=/0"
+        "2026-11-22", "12:00:00", "0", "auth.failure", "bob", "/0", "failure", "ip=203.0.113.9", "reason=bad"
     ]  # fmt: skip
-    assert second.index("auth.failure") == first.index("auth.failure")
+    assert second.index("auth.failure") == first.index("auth.failure") == head.index("type")
+    assert audit("query", tmp_path / "t", "--actor", "nobody").out == ""
+
+
+def test_what_a_line_shows(tmp_path: Path, audit: Audit) -> None:
+    """Method and path, the resource with its type, status and outcome, and a change as before and after are shown."""
+    shown = [*WEB, {"event_type": "x.y", "resource": {"resource_type": "doc", "resource_id": "d1"}, "method": "sso"}]
+    shown[0] = shown[0] | {"method": "GET", "user_agent": "a b" * 40}
+    make_trail(tmp_path / "t", [json.dumps(event).encode() for event in shown])
+    _, *lines = audit("query", tmp_path / "t").out.splitlines()
+    for line, words in zip(
+        lines,
+        [
+            ["ann", "GET /a/1", " 200 ", "a b" * 40],
+            [" - ", "/a/2", " 404 ", "ip=203.0.113.9"],
+            ["/b*", "503, failed"],
+            ["ann*", "/login", "failure", "reason=bad"],
+            ["bob", "e.mail: 1 -> x=y"],
+            ["svc-7", "success", "worker_id=w"],
+            ["doc/d1", "method=sso"],
+        ],
+        strict=True,
+    ):
+        assert [word for word in words if word not in line] == [], line
+
+
+def test_columns(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """`--columns` shows these parts and members only: with tabs in a pipe, aligned on a terminal, or as JSON."""
+    chosen: list[str | Path] = [
+        "query",
+        tmp_path / "t",
+        "--limit",
+        "4",
+        "--columns",
+        "seq,actor,event.path, resource,data_types,timestamp",
+    ]
+    assert audit(*chosen).out.splitlines()[::4] == [
+        "seq\tactor\tevent.path\tresource\tdata_types\ttimestamp",
+        "3\t\t\tc-3\torders\t2026-11-22T12:03:00.000000Z",
+    ]
+    assert audit(*chosen, "--json").rows[::3] == [
+        {"seq": 0, "actor": "bob", "event.path": "/0", "resource": None, "data_types": None,
+         "timestamp": "2026-11-22T12:00:00.000000Z"},
+        {"seq": 3, "actor": None, "event.path": None, "resource": "c-3", "data_types": "orders",
+         "timestamp": "2026-11-22T12:03:00.000000Z"},
+    ]  # fmt: skip
+    assert audit("tail", tmp_path / "t", "-n", "1", "--columns", "seq").out == "seq\n39\n"
+    _, written = run_on_terminal(*chosen, columns=80, NO_COLOR="1")
+    head, *rows = OWN_SEQUENCES.sub(b"", written).decode().splitlines()[:5]
+    assert {row.index("2026-11-22T12:0") for row in rows} == {head.index("timestamp")}
+    ended = audit("query", tmp_path / "t", "--columns", "seq,,actor")
+    assert ended.status == 2
+    assert "empty name" in ended.err
+
+
+def test_wide_cuts_nothing(tmp_path: Path) -> None:
+    """On a terminal a long value is cut with an ellipsis, and with `--wide` shown whole."""
+    make_trail(tmp_path / "t", [failure("bob" * 40)])
+    for columns in (80, 140):
+        cut, whole = (
+            OWN_SEQUENCES.sub(b"", run_on_terminal("query", tmp_path / "t", *wide, columns=columns, NO_COLOR="1")[1])
+            for wide in ([], ["--wide"])
+        )
+        assert "…" in cut.decode()
+        assert b"bob" * 40 in whole
+        assert "…" not in whole.decode()
+
+
+def test_count(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """`--count` says how many records there are of each log and in all, and the access is recorded as such."""
+    trail = tmp_path / "t"
+    assert audit("query", trail, "--count").out == "40 records\n"
+    make_trail(trail, [failure("bob"), failure("eve")], instance="01")
+    make_trail(trail, [erasure("c-1")], instance="02")
+    ended = audit("query", trail, "--service", "orders", "--count", "--actor", "bob", "--as", "joe")
+    assert ended.out == "orders/00: 20 records\norders/01: 1 record\n21 records\n"
+    assert ended.err == "1 log without any\n"
+    document = audit("query", trail, "--service", "orders", "--count", "--actor", "bob", "--json").document
+    assert document == {
+        "records": 21,
+        "logs": [
+            {"name": "orders/00", "records": 20},
+            {"name": "orders/01", "records": 1},
+            {"name": "orders/02", "records": 0},
+        ],
+    }
+    assert accesses(trail, audit) == [{"actor": "joe", "query": {"actor": "bob", "count": True}, "records": 21}]
+    assert audit("query", trail, "--service", "orders", "--count", "--limit", "41", "--json").document["records"] == 41
+    assert audit("query", trail, "--count", "--wide").status == 2
 
 
 def test_the_longest_type_keeps_the_columns(tmp_path: Path, audit: Audit) -> None:
@@ -149,7 +239,7 @@ def test_the_longest_type_keeps_the_columns(tmp_path: Path, audit: Audit) -> Non
     longest = max(known_types(), key=len)
     event = {"event_type": f"foreign.{'x' * (len(longest) - 8)}", "actor": "bob"}
     make_trail(tmp_path / "t", [failure("bob"), json.dumps(event).encode()])
-    first, second = audit("query", tmp_path / "t").out.splitlines()
+    _, first, second = audit("query", tmp_path / "t").out.splitlines()
     assert first.index("bob") == second.index("bob")
 
 
@@ -263,7 +353,7 @@ def test_show_what_is_not_linked(chain: Chain, tmp_path: Path, audit: Audit) -> 
 def test_tail(chain: Chain, tmp_path: Path, audit: Audit) -> None:
     """`tail` shows the last records, the newest at the end."""
     assert seqs(audit("tail", tmp_path / "t", "-n", "3", "--json").rows) == [37, 38, 39]
-    assert len(audit("tail", tmp_path / "t").out.splitlines()) == 10
+    assert len(audit("tail", tmp_path / "t").out.splitlines()) == 11, "ten records below a head"
     assert audit("tail", tmp_path / "t", "-n", "0").out == ""
     assert seqs(audit("tail", tmp_path / "t", "-n", "1", "--actor", "bob", "--json").rows) == [38]
 

@@ -26,7 +26,10 @@ from tests.cli.made_trails import HOSTILE, erasure, failure, make_hostile_trail,
 COMMANDS = [
     "query {trail}",
     "query {trail} --json",
+    "query {trail} --wide",
+    "query {trail} --columns actor,event.attempted_user,type",
     "tail {trail}",
+    "tail {trail} --wide",
     "show 0 {trail}",
     "show 1 {trail}",
     "show 1 {trail} --json",
@@ -83,6 +86,7 @@ def test_a_hostile_record_on_a_terminal(tmp_path: Path) -> None:
         assert foreign_controls(written) == set()
         if command.startswith(("query", "show 0", "tail")) and "--json" not in command:
             assert b"\\x1b[2J" in written
+        if "--wide" in command:
             assert b"[red]markup[/red]" in written
 
 
@@ -92,6 +96,9 @@ def test_a_hostile_record_in_a_pipe(tmp_path: Path, audit: Audit) -> None:
     for command in COMMANDS:
         ended = audit(*shlex.split(command.format(trail=tmp_path / "t")))
         assert ended.status in {0, 1}
+        if "--columns" in command:
+            assert {line.count("\t") for line in ended.out.splitlines()} == {2}
+            ended = ended._replace(out=ended.out.replace("\t", ""))
         assert foreign_controls((ended.out + ended.err).encode()) == set()
         assert "\x1b" not in ended.out + ended.err
         if "--json" in command:
@@ -137,11 +144,14 @@ def test_columns_on_a_narrow_terminal(tmp_path: Path) -> None:
     """On eighty columns a record is two lines under its day, so that nearly all of it is seen; columns stay columns."""
     make_trail(tmp_path / "t", [erasure("c-1"), *(failure("bob", n) for n in range(19))])
     _, written = run_on_terminal("query", tmp_path / "t", columns=80, NO_COLOR="1")
-    day, *lines = OWN_SEQUENCES.sub(b"", written).decode().splitlines()[:41]
+    head, below, day, *lines = OWN_SEQUENCES.sub(b"", written).decode().splitlines()[:43]
+    assert head.split() == ["time", "seq", "type", "actor", "result"]
+    assert below == "          target  details"
     assert day == "2026-11-22, UTC"
-    assert {line.find("auth.failure") for line in lines[2::2]} == {lines[0].index("data.deleted")}
-    assert lines[1] == '          customer_id=c-1 data_types=["orders"] reason=gdpr_art_17'
-    assert lines[3] == "          bob  reason=bad ip=203.0.113.9 path=/0"
+    assert {line.find("auth.failure") for line in lines[2::2]} == {lines[0].index("data.deleted"), head.index("type")}
+    assert lines[1] == '          c-1  data_types=["orders"]  reason=gdpr_art_17'
+    assert lines[2].split() == ["12:00:00", "1", "auth.failure", "bob", "failure"]
+    assert lines[3] == "          /0  ip=203.0.113.9  reason=bad"
     assert len(lines) == 40
 
 

@@ -343,3 +343,32 @@ def test_errors_hold_no_text_of_the_trail(tmp_path: Path) -> None:
     with pytest.raises(LogCorrupted) as caught:
         anyio.run(read)
     assert not re.search("hunter", str(caught.value) + repr(caught.value.__cause__))
+
+
+@pytest.mark.anyio
+async def test_counting_is_a_query_whose_records_are_not_kept(tmp_path: Path) -> None:
+    """`count` gives by log what a query yields, with and without an index, up to the limit, and stops at damage."""
+    logs = [WrittenLog(tmp_path, name, max_bytes=1500) for name in ("00", "01", "02")]
+    for number, log in enumerate(logs):
+        log.write(*({"event_type": "test.counted", "n": n, "user_id": f"u{n % 3}"} for n in range(10 * number)))
+        log.sealed()
+    reader = AuditReader(tmp_path)
+    query = AuditQuery(actor="u1")
+    expected = {"orders/00": 0, "orders/01": 3, "orders/02": 7}
+    assert await reader.count(query, use_index=False) == expected
+    assert [segment.problem async for segment in reader.build_index() if segment.problem] == []
+    assert await reader.count(query) == expected
+    assert sum((await reader.count()).values()) == 30
+    assert await reader.count(AuditQuery(actor="u1", limit=5)) == {"orders/00": 0, "orders/01": 3, "orders/02": 2}
+    assert await reader.count(AuditQuery(actor="u1", limit=3)) == {"orders/00": 0, "orders/01": 3, "orders/02": 0}
+    assert await reader.count(AuditQuery(actor="u1", newest_first=True)) == expected
+    with pytest.raises(InvalidQuery, match=r"^after_seq: "):
+        await reader.count(AuditQuery(after_seq=3))
+    for log in logs:
+        log.close()
+    segment = max(logs[2].directory.glob("*.audit"))
+    segment.write_bytes(segment.read_bytes().replace(b'"user_id":"u1"', b'"user_id": "u1"', 1))
+    with pytest.raises(LogCorrupted):
+        await reader.count(query)
+    skipped = await reader.count(query, on_damage="skip")
+    assert skipped == {"orders/00": 0, "orders/01": 3, "orders/02": 6}

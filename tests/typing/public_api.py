@@ -143,6 +143,7 @@ async def read() -> None:
         if isinstance(record.event, AuthFailure):
             assert_type(record.event.attempted_user, str | None)
     assert_type(await reader.page(query), Page)
+    assert_type(await reader.count(query), dict[str, int])
     assert_type(await reader.record(audit_id="5f0c1e9b7a3d2c48-1"), PlacedRecord)
     assert_type(await reader.export("evidence.zip", "bundle", query), ExportReport)
     assert_type(decode_record(b"{}"), Record)

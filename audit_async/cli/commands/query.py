@@ -13,9 +13,9 @@ from audit_async.cli.filters import Filters
 from audit_async.cli.key_options import KeyOptions, could_not_search
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import LogsAt
-from audit_async.cli.record_view import OnDamageChoice, RecordLines
+from audit_async.cli.record_view import OnDamageChoice, RecordLines, RecordView
 from audit_async.cli.run import ExitStatus, perform
-from audit_async.cli.terminal import Output, count_of
+from audit_async.cli.terminal import Cell, Output, count_of
 from audit_async.reader import AuditReader
 
 __all__ = ["register"]
@@ -35,6 +35,10 @@ def query(
     logs: LogsAt,
     *,
     filters: Filters,
+    view: RecordView,
+    count: Annotated[
+        bool, typer.Option("--count", help="Only say how many there are, of each log and in all.")
+    ] = False,
     no_index: Annotated[bool, typer.Option("--no-index", help="Read the records alone, and make no index.")] = False,
     damage: OnDamageChoice,
     keys: KeyOptions,
@@ -43,19 +47,25 @@ def query(
 ) -> None:
     """Find records. Each one shown was checked by its own hash; whether the chain holds is for verify.
 
-    Several logs are merged by time. With --json each record is a line of NDJSON, in ASCII: the same data, but not the
-    recorded bytes, which export --format ndjson has.
+    Several logs are merged by time. Below a head, a record has its target (what it was done to, or the path), its
+    result (status, outcome) and the rest, cut at the terminal's width; in a pipe nothing is cut. With --json each
+    record is a line of NDJSON, in ASCII: the same data, but not the recorded bytes, which export --format ndjson has.
     """
     wanted = filters.query()
     output = Output(as_json=as_json)
     undecided: list[int] = []
+    if count and (view.columns is not None or view.wide):
+        raise typer.BadParameter("--count shows no records, so --columns and --wide mean nothing with it")
 
     async def run() -> ExitStatus:
         with keys.opened(logs.directory) as key_store:
-            return await show(logs.reader(key_store))
+            await (show_count if count else show)(logs.reader(key_store))
+        for number in undecided:
+            output.message(f"audit-async: {could_not_search(number)}", "yellow")
+        return ExitStatus.UNREADABLE if undecided else ExitStatus.OK
 
-    async def show(reader: AuditReader) -> ExitStatus:
-        lines = await RecordLines.of(reader, output)
+    async def show(reader: AuditReader) -> None:
+        lines = await RecordLines.of(reader, output, view)
         async with access.recording(reader) as audit:
             await check_types(reader, wanted, output)
             records = reader.query(
@@ -70,8 +80,35 @@ def query(
         if not as_json:
             output.flush()
             output.message(count_of(lines.written, "record"), "dim")
-        for number in undecided:
-            output.message(f"audit-async: {could_not_search(number)}", "yellow")
-        return ExitStatus.UNREADABLE if undecided else ExitStatus.OK
+
+    async def show_count(reader: AuditReader) -> None:
+        async with access.recording(reader) as audit:
+            await check_types(reader, wanted, output)
+            counted = await reader.count(
+                wanted,
+                audit=audit,
+                accessed_by=access.as_name,
+                use_index=not no_index,
+                on_damage=damage.on_damage,
+                on_undecided=undecided.append,
+            )
+        _write_counts(output, counted)
 
     perform(output, run)
+
+
+def _write_counts(output: Output, counted: dict[str, int]) -> None:
+    """Write how many records there are in each log, and in all."""
+    total = sum(counted.values())
+    if output.as_json:
+        logs = [{"name": name, "records": records} for name, records in counted.items()]
+        output.document({"records": total, "logs": logs})
+        return
+    if len(counted) > 1:
+        for name, records in counted.items():
+            if records:
+                output.line(f"{name}: {count_of(records, 'record')}")
+        without = sum(not records for records in counted.values())
+        if without:
+            output.message(f"{count_of(without, 'log')} without any", "dim")
+    output.line(Cell(count_of(total, "record"), "bold"))

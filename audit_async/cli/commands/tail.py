@@ -17,7 +17,7 @@ from audit_async.cli.filters import EventFilters
 from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import LogsAt
-from audit_async.cli.record_view import OnDamageChoice, RecordLines
+from audit_async.cli.record_view import OnDamageChoice, RecordLines, RecordView
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Output
 from audit_async.logger import AuditLogger
@@ -40,6 +40,7 @@ def tail(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new records as they are written.")] = False,
     number: Annotated[int, typer.Option("-n", "--number", min=0, metavar="N", help="How many old ones to show.")] = 10,
     filters: EventFilters,
+    view: RecordView,
     damage: OnDamageChoice,
     keys: KeyOptions,
     access: Access,
@@ -59,7 +60,7 @@ def tail(
             return await show(logs.reader(key_store))
 
     async def show(reader: AuditReader) -> ExitStatus:
-        lines = await RecordLines.of(reader, output)
+        lines = await RecordLines.of(reader, output, view)
         async with access.recording(reader) as audit:
             await check_types(reader, wanted, output, may_come=follow)
             # What is written while the old records are looked for is left to the following, so none is lost between.
