@@ -204,12 +204,13 @@ def _check_names(survey: Survey, observed: Observations) -> None:
     """Find files that look like parts of the log and are none."""
     known = {segment.name for segment in survey.segments}
     names = set(os.listdir(survey.log.directory))
+    with_checksum = known | names
     for name in sorted(names):
         if _SEGMENT not in name or name.endswith(UNFINISHED) or SegmentName.parse(name) is not None:
             continue
         if SegmentName.parse(name.removesuffix(CHECKSUM)) is None:
             observed.add(Observation.SEGMENT_FOREIGN, segment=_printable(name))
-        elif name.removesuffix(CHECKSUM) not in known | names:
+        elif name.removesuffix(CHECKSUM) not in with_checksum:
             observed.add(Observation.CHECKSUM_FOREIGN, segment=_printable(name))
     if (survey.log.directory / ARCHIVE).is_symlink():
         observed.add(Observation.ARCHIVE_DIRECTORY_LINKED, segment=ARCHIVE)
