@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
@@ -36,7 +37,9 @@ from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
 from audit_async._trail.off_loop import in_pieces, only_one
 from audit_async._trail.segment_parts import parts_of
 from audit_async._verify.findings import Finding, Note
+from audit_async._verify.state_file import KeptState
 from audit_async._verify.verification import verify_trail
+from audit_async._verify.verified_before import FULL_EVERY
 from audit_async._verify.verify_report import LogReport, Progress, VerifyReport
 from audit_async._verify.verify_scope import Everything, LastRecords, Scope, SeqRange, TimeRange
 from audit_async.errors import LogCorrupted
@@ -148,6 +151,9 @@ class AuditReader:
         policy: Policy | None = None,
         known_checkpoints: Mapping[str, bytes] | None = None,
         published: str | os.PathLike[str] | None = None,
+        state: str | os.PathLike[str] | None = None,
+        full: bool = False,
+        full_every: timedelta = FULL_EVERY,
         processes: int | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> VerifyReport:
@@ -164,36 +170,58 @@ class AuditReader:
                 rewritten up to the last checkpoint is then found. Needs the extra `tlog`.
             known_checkpoints: Signed notes that were kept elsewhere, by a text that says where.
             published: For one log: a directory or URL of what it publishes; `tlog/` in its directory by default.
+            state: A file that keeps what was verified, for the next verification, which then reads what is new and
+                what was changed, and finds a log that was cut off or replaced since. It is made if it is missing, and
+                replaced, durably, for each log in which nothing is found. It must not be in the trail, nor in a place
+                where other users can write. Records before are not read again; the report says so (`verified_before`).
+            full: Read everything in spite of `state`.
+            full_every: Read everything in spite of `state` if the last time is longer ago.
             processes: How many processes share the work; by default one for each core, if there is enough to do.
             progress: Called on the event loop, now and then.
 
         Raises:
             TrailUnreadable: The trail can't be read.
             InvalidQuery: The arguments contradict each other.
-            ConfigError: The policy is wrong.
+            ConfigError: The policy is wrong, or the state can't be used: it is damaged, of a later release, in the
+                trail, or where others can write.
         """
+        if state is None and full:
+            raise InvalidQuery("full", "belongs to a state; without one everything is read")
+        if state is not None and scope not in {None, Everything()}:
+            raise InvalidQuery("state", "is of whole logs; it goes with no scope")
         logs = await anyio.to_thread.run_sync(self.logs)
         heads = dict(expected_heads or {})
         if expected_head is not None:
             if len(logs) > 1 or heads:
                 raise InvalidQuery("expected_head", "belongs to one log; name it in expected_heads")
             heads[logs[0].name] = Position(*expected_head)
+        if policy is None and (known_checkpoints or published is not None):
+            raise InvalidQuery("policy", "is missing; say whose signature counts")
+        kept: KeptState | None = None
+        if state is not None:
+            kept = KeptState(state, logs, base_dir=self.base_dir, service=self.service, instance=self.instance)
+        verified = None if kept is None else await anyio.to_thread.run_sync(kept.read, full, full_every)
         if policy is None:
-            if known_checkpoints or published is not None:
-                raise InvalidQuery("policy", "is missing; say whose signature counts")
-            return await verify_trail(logs, scope, expected_heads=heads, processes=processes, progress=progress)
-        from audit_async._verify.signed_trail import verify_signed_trail  # noqa: PLC0415 - needs the extra tlog
+            report = await verify_trail(
+                logs, scope, expected_heads=heads, verified=verified, processes=processes, progress=progress
+            )
+        else:
+            from audit_async._verify.signed_trail import verify_signed_trail  # noqa: PLC0415 - needs the extra tlog
 
-        return await verify_signed_trail(
-            logs,
-            policy,
-            scope,
-            known_checkpoints=known_checkpoints,
-            published=published,
-            expected_heads=heads,
-            processes=processes,
-            progress=progress,
-        )
+            report = await verify_signed_trail(
+                logs,
+                policy,
+                scope,
+                known_checkpoints=known_checkpoints,
+                published=published,
+                expected_heads=heads,
+                verified=verified,
+                processes=processes,
+                progress=progress,
+            )
+        if kept is not None and verified is not None:
+            await anyio.to_thread.run_sync(kept.write, verified, report)
+        return report
 
     # Asking.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -50,6 +51,7 @@ class Survey:
     writer: int | None  #: the pid that holds the lock
     stamp: tuple[int, int, int] | None  #: changes when the manifest is replaced
     converted: tuple[str, ...] = ()  #: checksum files that are right but for a line end of CR LF
+    unchanged: frozenset[str] = frozenset()  #: segments whose files are those that were verified before
 
     @cached_property
     def sealed(self) -> list[SealedSegment]:
@@ -62,11 +64,21 @@ class Survey:
         return [segment for segment in self.segments if segment.sealed is None]
 
 
-def survey_log(log: Log, observed: Observations) -> Survey:
-    """List a log's directory and judge the files in it; if it can't be read, that is all that is observed."""
+def survey_log(
+    log: Log,
+    observed: Observations,
+    unchanged: Callable[[Sequence[SealedSegment]], frozenset[str]] = lambda _: frozenset(),
+) -> Survey:
+    """List a log's directory and judge the files in it; if it can't be read, that is all that is observed.
+
+    Args:
+        log: The log.
+        observed: Gets what is observed.
+        unchanged: Returns the names of those segments whose files are known, and need not be read.
+    """
     observed_here = Observations(log=log.name)
     try:
-        survey = _survey_log(log, observed_here)
+        survey = _survey_log(log, observed_here, unchanged)
     except OSError as error:
         observed.add(Observation.UNREADABLE, reason=why_unreadable(error))
         return Survey(log, None, [], "unlisted", {}, None, None)
@@ -74,7 +86,9 @@ def survey_log(log: Log, observed: Observations) -> Survey:
     return survey
 
 
-def _survey_log(log: Log, observed: Observations) -> Survey:
+def _survey_log(
+    log: Log, observed: Observations, unchanged: Callable[[Sequence[SealedSegment]], frozenset[str]]
+) -> Survey:
     writer = writer_of(log)
     identity = _check_identity(log, observed)
     log_id = identity.log_id if identity is not None else None
@@ -95,9 +109,14 @@ def _survey_log(log: Log, observed: Observations) -> Survey:
         manifest = "unreadable"
         segments = _by_name(log)  # which raises if it is the directory that can't be read
     survey = Survey(log, identity, segments, manifest, _sizes(log.directory), writer, stamp)
-    converted = [entry.segment + CHECKSUM for entry in survey.sealed if _check_state(survey, entry, observed)]
+    known = unchanged(survey.sealed)
+    converted = [
+        entry.segment + CHECKSUM
+        for entry in survey.sealed
+        if not (entry.state == "live" and entry.segment in known) and _check_state(survey, entry, observed)
+    ]
     _check_names(survey, observed)
-    return replace(survey, converted=tuple(converted))
+    return replace(survey, converted=tuple(converted), unchanged=known)
 
 
 def _check_identity(log: Log, observed: Observations) -> Identity | None:

@@ -49,6 +49,8 @@ FindingKind = Literal[
 #: - `hold_unrecorded`, `hold_lifted`: hold.json states a legal hold that the chain does not have yet, or has lifted
 #: - `not_here`: the log has no record in the part that was to be verified
 #: - `head_not_covered`: the expected head is not in the part that was verified
+#: - `verified_before`: records that an earlier verification has read, and this one did not
+#: - `full_pass`: why everything was read, though much of it was verified before
 #: - `truncation_unseen`: what no chain can show without an expected head or signatures
 #: - `signed`, `not_signed`: how far the records are those that a key has signed; there is no key for the log
 #: - `behind_checkpoint`: records after the last checkpoint, which only the chain protects
@@ -57,7 +59,8 @@ FindingKind = Literal[
 NoteKind = Literal[
     "unclean_end", "in_use", "dropped", "recovered", "torn_tail", "void_copies", "leftover", "damaged", "clock",
     "deleted", "incomplete", "rebuilt", "copy", "hold_unrecorded", "hold_lifted", "not_here", "head_not_covered",
-    "truncation_unseen", "signed", "not_signed", "behind_checkpoint", "publication_behind", "log_absent", "more",
+    "verified_before", "full_pass", "truncation_unseen", "signed", "not_signed",
+    "behind_checkpoint", "publication_behind", "log_absent", "more",
 ]  # fmt: skip
 
 
@@ -213,6 +216,19 @@ class Observation(Enum):
     HEAD_MISSING = _finding("head", "the chain ends {where}: newest records are missing")
     HEAD_OF_NO_LOG = _finding("head", "there is no such log, though a head of it is expected")
 
+    # What was verified before.
+    BEFORE_OTHER_LOG = _finding(
+        "identity", "its log_id is not that of the log that was verified before, at {when}: the log was replaced"
+    )
+    BEFORE_OTHER_ENTRIES = _finding(
+        "manifest", "it does not begin with the entries that were verified before, at {when}"
+    )
+    BEFORE_NO_LOG = _finding("head", "there is no such log, though it was verified before, at {when}")
+    DELETION_UNRECORDED = _finding(
+        "manifest",
+        "the manifest says that it was deleted since the verification before, but the chain does not record it",
+    )
+
     # Signatures. `reason` is what `audit_async.tlog` says of a signed note.
     CHECKPOINT_MISSING = _finding(
         "checkpoint",
@@ -291,6 +307,13 @@ class Observation(Enum):
 
     # What this verification covers.
     NOT_HERE = _note("not_here", "no record of {asked} is in the log; {verified} was verified")
+    VERIFIED_BEFORE = _note(
+        "verified_before",
+        "records up to seq {seq} were verified before, at {when}, and not read again: a change of old bytes that left "
+        "the files' times as they were is not seen before everything is read, as at {full} the last time; "
+        "{changed} segments were read again because their files have changed",
+    )
+    FULL_PASS = _note("full_pass", "everything was read: {why}")
     HEAD_NOT_COVERED = _note("head_not_covered", "the expected head is not in the part that was verified")
     TRUNCATION_UNSEEN = _note(
         "truncation_unseen",

@@ -18,12 +18,15 @@ from audit_async._verify.segment_verdict import LifecycleRecord
 from audit_async.errors import LogCorrupted
 
 
-def check_hold(directory: Path, records: Iterable[LifecycleRecord], observed: Observations) -> None:
-    """Compare the file with the chain, whose newest `audit.*` records are `records`, and add what differs."""
-    chain = ChainHolds()
+def read_holds(chain: ChainHolds, records: Iterable[LifecycleRecord]) -> None:
+    """Add what records state of holds to what those before them state."""
     for record in records:
         event = {"event_type": record.type} | record.event
         chain.read(msgspec.json.encode({"timestamp": record.timestamp, "event": event}))
+
+
+def check_hold(directory: Path, chain: ChainHolds, observed: Observations) -> None:
+    """Compare the file with what the end of the chain states, and add what differs."""
     try:
         stated = read_hold(directory)
     except LogCorrupted as error:

@@ -6,16 +6,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+from audit_async._layout.chain_holds import ChainHolds
 from audit_async._layout.manifest import SealedSegment
 from audit_async._layout.names import CHECKSUM, MANIFEST_FILE
 from audit_async._layout.regular_files import read_bounded
 from audit_async._trail.log_files import SegmentFile, why_unreadable
 from audit_async._verify.directory_survey import Survey
 from audit_async._verify.findings import Observation, Observations
-from audit_async._verify.hold_check import check_hold
-from audit_async._verify.repeated_ids import IdRun
+from audit_async._verify.hold_check import check_hold, read_holds
 from audit_async._verify.segment_check import note_clock
 from audit_async._verify.segment_verdict import Extent, LifecycleRecord, RecordPlace, SegmentVerdict
+from audit_async._verify.verified_before import LifeSoFar, newest_runs
 from audit_async._verify.verify_report import LogReport
 from audit_async._verify.verify_scope import Everything, Scope, SeqRange, TimeRange
 from audit_async.errors import LogCorrupted
@@ -33,6 +34,15 @@ class CheckedSegment(NamedTuple):
 
     segment: SegmentFile
     verdict: SegmentVerdict
+    is_part: bool = False  #: not all of it was read
+    is_new: bool = True  #: what it states is not part of what was verified before
+
+
+class Judged(NamedTuple):
+    """The report on a log, and what its records have stated, for the verification after this one."""
+
+    report: LogReport
+    life: LifeSoFar
 
 
 def judge(
@@ -41,11 +51,22 @@ def judge(
     observed: Observations,
     *,
     scope: Scope,
-    expected: Position | None,
+    expected: Sequence[Position],
+    life: LifeSoFar | None,
     manifest_now: Mapping[str, SealedSegment] | None,
-) -> LogReport:
-    """Judge what was read of a log; `manifest_now` was read after it, None if it is damaged."""
-    judgement = _Judgement(survey, checked, scope, observed)
+) -> Judged:
+    """Judge what was read of a log.
+
+    Args:
+        survey: Its directory.
+        checked: What was read.
+        observed: Gets what is found and noted.
+        scope: What was to be read.
+        expected: Heads that the chain must hold.
+        life: What records that were not read have stated, because they were verified before; None if there are none.
+        manifest_now: The manifest as it was after the reading; None if it is damaged.
+    """
+    judgement = _Judgement(survey, checked, scope, observed, life)
     judgement.take_over()
     judgement.check_line_ends()
     judgement.check_unsealed_checksums()
@@ -57,46 +78,62 @@ def judge(
     judgement.check_hold()
     judgement.note_what_is_not_here()
     judgement.check_expected(expected)
-    return judgement.report()
+    return Judged(judgement.report(), judgement.life_so_far())
 
 
 class _Judgement:
     """One log's judgement."""
 
-    def __init__(self, survey: Survey, checked: Sequence[CheckedSegment], scope: Scope, observed: Observations) -> None:
+    def __init__(
+        self,
+        survey: Survey,
+        checked: Sequence[CheckedSegment],
+        scope: Scope,
+        observed: Observations,
+        life: LifeSoFar | None,
+    ) -> None:
         self._survey = survey
         self._checked = checked
+        self._new = new = [(segment, verdict) for segment, verdict, _, is_new in checked if is_new]
         self._scope = scope
         self._observed = observed
-        self._lifecycle = [record for _, verdict in checked for record in verdict.facts.lifecycle]
+        self._resumes = life is not None
+        self._life = life = life or LifeSoFar()
+        self._open_since = life.open_since
+        self._lifecycle = [record for _, verdict in new for record in verdict.facts.lifecycle]
+        self._holds = ChainHolds()
+        self._holds.in_force = {hold.id: hold for hold in life.holds}
+        self._holds.lifted = dict(life.holds_lifted)
+        read_holds(self._holds, self._lifecycle)
+        self._openings = {run.prefix: run.copy() for run in life.id_runs}
         self._sessions = self._dropped = 0
-        first = [verdict.extent.first for _, verdict in checked if verdict.extent.first is not None]
-        last = [verdict.extent.last for _, verdict in checked if verdict.extent.last is not None]
+        first = [verdict.extent.first for _, verdict in new if verdict.extent.first is not None]
+        last = [verdict.extent.last for _, verdict in new if verdict.extent.last is not None]
         self._first: RecordPlace | None = first[0] if first else None
         self._last: RecordPlace | None = last[-1] if last else None
 
     def take_over(self) -> None:
         """Take over what was observed in the segments, and compare the clocks on both sides of a boundary."""
         before = ""
-        for _, verdict in self._checked:
-            first, last = verdict.extent.first, verdict.extent.last
-            if first is not None and last is not None:
+        for checked in self._checked:
+            first, last = checked.verdict.extent.first, checked.verdict.extent.last
+            if checked.is_new and first is not None and last is not None:
                 note_clock(self._observed, before, first.timestamp, first.seq)
                 before = last.timestamp
-            self._observed.merge(verdict.observed)
+            self._observed.merge(checked.verdict.observed)
 
     def check_line_ends(self) -> None:
         """Find files that were converted to CR LF: one finding for one cause."""
-        names = [segment.name for segment, verdict in self._checked if verdict.extent.converted]
+        names = [checked.segment.name for checked in self._checked if checked.verdict.extent.converted]
         names += self._survey.converted
         if names:
             self._observed.add(Observation.SEGMENT_CONVERTED, segment=names[0], files=len(names))
 
     def check_unsealed_checksums(self) -> None:
         """Compare the checksum files of segments without an entry, which an older manifest does not have."""
-        for segment, verdict in self._checked:
+        for segment, verdict, is_part, _ in self._checked:
             name = segment.name + CHECKSUM
-            if segment.sealed is not None or not verdict.is_sound:
+            if segment.sealed is not None or is_part or not verdict.is_sound:
                 continue
             if verdict.extent.is_cut_short or verdict.extent.converted:
                 continue  # what comes after its records is judged elsewhere
@@ -113,30 +150,29 @@ class _Judgement:
 
     def check_audit_ids(self) -> None:
         """Find audit_ids that are in two segments."""
-        openings: dict[str, IdRun] = {}
-        for segment, verdict in self._checked:
+        openings = self._openings
+        for segment, verdict in self._new:
             for run in verdict.facts.id_runs:
                 known = openings.get(run.prefix)
                 if known is None:
                     if len(openings) < _MOST_OPENINGS:
                         # A copy: a verdict is judged again if the log is surveyed again.
-                        openings[run.prefix] = IdRun(run.prefix, run.first, run.last, list(run.missing))
+                        openings[run.prefix] = run.copy()
                 elif known.merge(run) is not None:
                     self._observed.add(Observation.AUDIT_ID_REPEATED_LATER, segment=segment.name)
 
     def note_life(self) -> None:
         """Note what the log's own records say: how its sessions ended, what was dropped, recovered, damaged."""
         observed = self._observed
-        open_since: int | None = None
         for record in self._lifecycle:
             seq = record.seq
             match record.type:
                 case "audit.log_opened":
                     self._sessions += 1
-                    self._note_unclean(open_since)
-                    open_since = seq
+                    self._note_unclean(self._open_since)
+                    self._open_since = seq
                 case "audit.log_closed":
-                    open_since = None
+                    self._open_since = None
                 case "audit.events_dropped":
                     count = record.number("count")
                     self._dropped += count
@@ -147,14 +183,14 @@ class _Judgement:
                 case "audit.segment_damaged":
                     name, reason = _text(record, "segment"), _text(record, "reason")
                     observed.add(Observation.SEGMENT_CHANGED, seq=seq, name=name, reason=reason)
-        for segment, verdict in self._checked:
+        for segment, verdict in self._new:
             if verdict.facts.more_lifecycle:
                 observed.add(Observation.MORE_LIFECYCLE, name=segment.name, count=verdict.facts.more_lifecycle)
         writer = self._survey.writer
         if writer is not None:
             observed.add(Observation.IN_USE, pid=writer)
         elif self._is_end_read:
-            self._note_unclean(open_since)
+            self._note_unclean(self._open_since)
 
     @property
     def _is_end_read(self) -> bool:
@@ -171,7 +207,11 @@ class _Judgement:
         """Compare the manifest with what the chain records of each sealed segment."""
         observed = self._observed
         unsealed = {segment.name for segment in self._survey.unsealed}
-        here = {segment.name: verdict.extent for segment, verdict in self._checked if verdict.is_sound}
+        here = {
+            segment.name: verdict.extent
+            for segment, verdict, is_part, _ in self._checked
+            if verdict.is_sound and not is_part
+        }
         older: list[LifecycleRecord] = []
         for record in self._lifecycle:
             if record.type != "audit.segment_sealed":
@@ -197,7 +237,7 @@ class _Judgement:
             if record.type == "audit.segment_archived":
                 sums = archives.setdefault(str(record.event.get("segment")), set())
                 sums.add(str(record.event.get("archive_sha256")))
-        for segment, verdict in self._checked:
+        for segment, verdict, _, _ in self._checked:
             known, sha256 = archives.get(segment.name), verdict.extent.archive_sha256
             if known and sha256 and sha256 not in known:
                 observed.add(Observation.ARCHIVE_NOT_RECORDED, segment=segment.name)
@@ -220,13 +260,17 @@ class _Judgement:
             recorded = deletions.get(entry.segment)
             if recorded is not None and _differ(recorded, entry, _DELETED_MEMBERS):
                 observed.add(Observation.MANIFEST_DELETION_WRONG, segment=entry.segment, seq=recorded.seq)
-        if self._is_complete and last.segment not in deletions:
+        if self._resumes:
+            for entry in deleted:
+                if entry.last_seq > self._life.deleted_through and entry.segment not in deletions:
+                    observed.add(Observation.DELETION_UNRECORDED, segment=entry.segment, seq=entry.first_seq)
+        elif self._is_complete and last.segment not in deletions:
             observed.add(Observation.MANIFEST_DELETION_UNRECORDED, segment=last.segment, seq=last.first_seq)
 
     def check_hold(self) -> None:
         """Compare hold.json with the chain, if its end was read: nothing after it can have lifted a hold."""
         if self._is_end_read and not self._observed.unreadable:
-            check_hold(self._survey.log.directory, self._lifecycle, self._observed)
+            check_hold(self._survey.log.directory, self._holds, self._observed)
 
     def note_what_is_not_here(self) -> None:
         """Note that the log has nothing of the part that was to be verified: what was read is nearest to it."""
@@ -238,7 +282,7 @@ class _Judgement:
             case TimeRange(start, stop):
                 asked = "the time asked for"
                 is_here = any(
-                    _reaches_into(verdict, recorded_time(start), recorded_time(stop)) for _, verdict in self._checked
+                    _reaches_into(verdict, recorded_time(start), recorded_time(stop)) for _, verdict in self._new
                 )
             case _:
                 return
@@ -248,14 +292,16 @@ class _Judgement:
             )
             self._observed.add(Observation.NOT_HERE, asked=asked, verified=verified)
 
-    def check_expected(self, expected: Position | None) -> None:
-        """Compare the chain with a head that was kept elsewhere."""
-        observed = self._observed
-        if expected is None:
-            observed.add(Observation.TRUNCATION_UNSEEN)
-            return
-        seq, hash_ = expected
-        found = next((verdict.facts.hashes[seq] for _, verdict in self._checked if seq in verdict.facts.hashes), None)
+    def check_expected(self, expected: Sequence[Position]) -> None:
+        """Compare the chain with heads that were kept elsewhere."""
+        if not expected:
+            self._observed.add(Observation.TRUNCATION_UNSEEN)
+        for head in dict.fromkeys(expected):
+            self._check_head(head)
+
+    def _check_head(self, head: Position) -> None:
+        observed, (seq, hash_) = self._observed, head
+        found = next((verdict.facts.hashes[seq] for _, verdict in self._new if seq in verdict.facts.hashes), None)
         gone = next((entry for entry in self._survey.sealed if entry.first_seq <= seq <= entry.last_seq), None)
         if found is None and gone is not None and seq == gone.last_seq:
             found = gone.hash
@@ -264,6 +310,7 @@ class _Judgement:
                 observed.add(Observation.HEAD_OTHER_HASH, seq=seq)
             return
         end = self._last.seq if self._last is not None else None
+        # What was verified before is older than any expected head, or everything is read.
         is_covered = self._is_complete and gone is None
         if not is_covered and (observed.unreadable or (end is not None and end > seq)):
             observed.add(Observation.HEAD_NOT_COVERED, seq=seq)
@@ -281,7 +328,7 @@ class _Judgement:
     def report(self) -> LogReport:
         """Return the figures."""
         first, last = self._first, self._last
-        extents = [verdict.extent for _, verdict in self._checked]
+        extents = [checked.verdict.extent for checked in self._checked]
         return LogReport(
             log=self._survey.log.name,
             log_id=self._survey.log.log_id,
@@ -296,6 +343,19 @@ class _Judgement:
             sessions=self._sessions,
             dropped=self._dropped,
             findings=self._observed.found,
+        )
+
+    def life_so_far(self) -> LifeSoFar:
+        """Return what the records up to the last one have stated."""
+        recorded = [record.number("last_seq") for record in self._lifecycle if record.type == "audit.segment_deleted"]
+        # What recorded an older deletion may have been deleted itself.
+        deleted = [entry.last_seq for entry in self._survey.sealed if entry.state == "deleted"]
+        return LifeSoFar(
+            open_since=self._open_since,
+            deleted_through=max([self._life.deleted_through, *recorded, *deleted]),
+            holds=tuple(self._holds.in_force.values()),
+            holds_lifted=self._holds.lifted,
+            id_runs=newest_runs(list(self._openings.values())),
         )
 
 

@@ -14,6 +14,8 @@ import msgspec
 
 #: Ranges of missing numbers that are kept; nothing is claimed of what was forgotten.
 _MOST_RANGES: Final = 10_000
+#: And that are remembered from one verification to the next.
+_MOST_REMEMBERED: Final = 1_000
 
 
 class IdRun(msgspec.Struct):
@@ -52,6 +54,17 @@ class IdRun(msgspec.Struct):
         begin, end = self.missing[at]
         self.missing[at : at + 1] = [part for part in ((begin, number - 1), (number + 1, end)) if part[0] <= part[1]]
         return True
+
+    def copy(self) -> IdRun:
+        """Return one that may be changed without changing this one."""
+        return IdRun(self.prefix, self.first, self.last, list(self.missing))
+
+    def shortened(self) -> IdRun:
+        """Return the part of it that is remembered: nothing is claimed of what was forgotten."""
+        if len(self.missing) <= _MOST_REMEMBERED:
+            return self.copy()
+        begin = self.missing[-_MOST_REMEMBERED - 1][1] + 1
+        return IdRun(self.prefix, begin, self.last, self.missing[-_MOST_REMEMBERED:])
 
     def merge(self, later: IdRun) -> int | None:
         """Add what a later part of the chain has of the same opening; return a number that is in both, None if none."""

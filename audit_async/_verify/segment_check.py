@@ -78,6 +78,8 @@ def check_segment(task: SegmentTask, progress: Callable[[int, int], None] | None
         _compare_with_name(task, verdict)
         if task.sealed is not None:
             _compare_with_manifest(task.sealed, verdict)
+    elif verdict.is_sound and task.sealed is not None and task.end is None:
+        _compare_end_with_manifest(task.sealed, task.begin, verdict)
     return verdict
 
 
@@ -96,6 +98,7 @@ class _Check:
         # The first of several lines that are no records, and how many came after it.
         self._bad: Bad | None = None
         self._more_bad = 0
+        self._resumes = task.resumes
 
     def run(self, progress: Callable[[int, int], None] | None) -> None:
         extent, stop = self._verdict.extent, self._verdict.end
@@ -237,10 +240,20 @@ class _Check:
         extent, facts, records, timestamps = self._verdict.extent, self._verdict.facts, good.records, good.timestamps
         before = extent.last.timestamp if extent.last is not None else ""
         extent.lines += len(records)
-        extent.records += len(records)
         if extent.first is None:
             extent.first = _place_of(records[0])
         extent.last = _place_of(records[-1])
+        extent.last_offset = good.offset + good.data.rfind(b"\n", 0, -1) + 1
+        if self._watched:
+            seqs = self._watched.intersection(range(records[0].seq, records[-1].seq + 1))
+            facts.hashes.update((seq, records[seq - records[0].seq].hash) for seq in seqs)
+        if self._resumes:
+            self._resumes = False
+            good = _without_first(good)
+            records, timestamps = good.records, good.timestamps
+            if not records:
+                return
+        extent.records += len(records)
         if timestamps[0] < before or timestamps != sorted(timestamps):
             self._note_clock(before or timestamps[0], records)
         again = self._ids.add(good.audit_ids, len(records))
@@ -250,9 +263,6 @@ class _Check:
         if self._task.service_id and services != {self._task.service_id}:
             index = [record.service_id != self._task.service_id for record in records].index(True)
             self._add_in(good, index, Observation.OTHER_SERVICE)
-        if self._watched:
-            seqs = self._watched.intersection(range(records[0].seq, records[-1].seq + 1))
-            facts.hashes.update((seq, records[seq - records[0].seq].hash) for seq in seqs)
         if _OWN_MEMBER in good.data:
             for record in records:
                 event = bytes(record.event)
@@ -318,6 +328,19 @@ def _first_lines(good: Good, count: int) -> Good:
     )
 
 
+def _without_first(good: Good) -> Good:
+    """Return all of the lines but the first."""
+    size = _size_of_lines(good.data, 1)
+    return good._replace(
+        line=good.line + 1,
+        offset=good.offset + size,
+        data=good.data[size:],
+        records=good.records[1:],
+        audit_ids=good.audit_ids.partition("\n")[2],
+        timestamps=good.timestamps[1:],
+    )
+
+
 def _compare_with_name(task: SegmentTask, verdict: SegmentVerdict) -> None:
     """Compare the first record with what the file is named for."""
     first, file = verdict.extent.first, task.file
@@ -335,8 +358,31 @@ def _compare_with_name(task: SegmentTask, verdict: SegmentVerdict) -> None:
 def _compare_with_manifest(sealed: SealedSegment, verdict: SegmentVerdict) -> None:
     """Compare a segment whose lines all hold with what was sealed."""
     extent, observed, name = verdict.extent, verdict.observed, sealed.segment
-    first, last = extent.first, extent.last
-    if first is None or last is None:
+    first = extent.first
+    if _differs_at_end(sealed, 0, verdict) or first is None or extent.last is None:
+        return
+    if extent.sha256 != sealed.sha256 or extent.bytes != sealed.bytes:
+        observed.add(Observation.MANIFEST_DIGEST_WRONG, segment=name, seq=sealed.first_seq)
+    elif (first.timestamp, extent.last.timestamp) != (sealed.first_timestamp, sealed.last_timestamp):
+        observed.add(Observation.MANIFEST_TIMES_WRONG, segment=name, seq=sealed.first_seq)
+
+
+def _compare_end_with_manifest(sealed: SealedSegment, begin: int, verdict: SegmentVerdict) -> None:
+    """Compare the end of a segment, of which only what begins at byte `begin` was read, with what was sealed."""
+    extent, observed, name = verdict.extent, verdict.observed, sealed.segment
+    if _differs_at_end(sealed, begin, verdict) or extent.last is None:
+        return
+    if begin + extent.bytes != sealed.bytes:
+        observed.add(Observation.MANIFEST_DIGEST_WRONG, segment=name, seq=sealed.first_seq)
+    elif extent.last.timestamp != sealed.last_timestamp:
+        observed.add(Observation.MANIFEST_TIMES_WRONG, segment=name, seq=sealed.first_seq)
+
+
+def _differs_at_end(sealed: SealedSegment, begin: int, verdict: SegmentVerdict) -> bool:
+    """Return whether a segment does not end with the record that was sealed as its last one, which is found then."""
+    extent, observed, name = verdict.extent, verdict.observed, sealed.segment
+    last = extent.last
+    if last is None:
         observed.add(Observation.SEGMENT_EMPTY, segment=name, seq=sealed.first_seq)
     elif last.seq < sealed.last_seq:
         observed.add(
@@ -344,7 +390,7 @@ def _compare_with_manifest(sealed: SealedSegment, verdict: SegmentVerdict) -> No
             segment=name,
             line=extent.lines + 1,
             seq=last.seq + 1,
-            byte_offset=extent.bytes,
+            byte_offset=begin + extent.bytes,
             last_seq=last.seq,
             sealed_seq=sealed.last_seq,
         )
@@ -358,16 +404,19 @@ def _compare_with_manifest(sealed: SealedSegment, verdict: SegmentVerdict) -> No
         )
     elif last.hash != sealed.hash:
         observed.add(Observation.MANIFEST_HASH_WRONG, segment=name, line=extent.lines, seq=last.seq)
-    elif extent.sha256 != sealed.sha256 or extent.bytes != sealed.bytes:
-        observed.add(Observation.MANIFEST_DIGEST_WRONG, segment=name, seq=sealed.first_seq)
-    elif (first.timestamp, last.timestamp) != (sealed.first_timestamp, sealed.last_timestamp):
-        observed.add(Observation.MANIFEST_TIMES_WRONG, segment=name, seq=sealed.first_seq)
+    else:
+        return False
+    return True
 
 
 def _lines_between(file: BinaryIO, begin: int, end: int | None) -> Iterator[Lines]:
     """Read the lines that begin at or after `begin` and before `end`."""
-    if begin:
+    if begin and file.seekable():
         file.seek(begin)
+    else:  # an archive
+        left = begin
+        while left and (skipped := len(file.read(min(left, _CHUNK_BYTES)))):
+            left -= skipped
     for chunk in read_lines(file, offset=begin, chunk_bytes=_CHUNK_BYTES):
         size = None if end is None else end - chunk.offset
         if size is not None and len(chunk.data) >= size:

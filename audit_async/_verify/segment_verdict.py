@@ -28,6 +28,7 @@ class SegmentTask(msgspec.Struct, frozen=True, kw_only=True):
     until_seq: int | None = None  #: lines at or past the first seq of the next file are void copies
     is_last: bool = False  #: a crash may have torn its end
     watched: tuple[int, ...] = ()  #: sequence numbers whose hashes are asked for
+    resumes: bool = False  #: its first line was verified before, so that it does not count
 
     @property
     def is_part(self) -> bool:
@@ -77,6 +78,7 @@ class Extent(msgspec.Struct, kw_only=True):
 
     first: RecordPlace | None = None
     last: RecordPlace | None = None
+    last_offset: int = 0  #: the byte at which that record begins, in the uncompressed file
     lines: int = 0
     records: int = 0  #: that hold
     bytes: int = 0

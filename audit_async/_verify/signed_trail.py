@@ -17,6 +17,7 @@ from audit_async._trail.log_files import Log, list_segments
 from audit_async._verify.findings import Note, Observation, Observations
 from audit_async._verify.signed_heads import SignedHeads, check_signed_heads
 from audit_async._verify.verification import verify_trail
+from audit_async._verify.verified_before import Verified
 from audit_async._verify.verify_report import Progress, VerifyReport
 from audit_async._verify.verify_scope import Everything, Scope, select
 from audit_async.errors import ConfigError, LogCorrupted
@@ -41,6 +42,7 @@ async def verify_signed_trail(
     known_checkpoints: Mapping[str, bytes] | None = None,
     published: str | os.PathLike[str] | None = None,
     expected_heads: Mapping[str, Position] | None = None,
+    verified: Verified | None = None,
     processes: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> VerifyReport:
@@ -57,6 +59,7 @@ async def verify_signed_trail(
         known_checkpoints: Signed notes that were kept elsewhere, each by the words that say where.
         published: The URL or directory at which the one log is published; None for `tlog/` of each.
         expected_heads: As for `verify_trail`.
+        verified: As for `verify_trail`; the hashes of all records are compared with what was signed all the same.
         processes: As for `verify_trail`.
         progress: Called with the bytes of both: what is compared with the signatures, then what is verified.
 
@@ -84,8 +87,14 @@ async def verify_signed_trail(
     results: dict[str, SignedHeads] = {}
     for log in logs:
         results[log.name] = await anyio.to_thread.run_sync(check, log)
-    verified = meter.verified if progress is not None else None
-    report = await verify_trail(logs, scope, expected_heads=expected_heads, processes=processes, progress=verified)
+    report = await verify_trail(
+        logs,
+        scope,
+        expected_heads=expected_heads,
+        verified=verified,
+        processes=processes,
+        progress=meter.verified if progress is not None else None,
+    )
     return _merged(report, results, policy, known, origins)
 
 

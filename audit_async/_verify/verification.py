@@ -12,7 +12,7 @@ that the survey saw; otherwise the log is surveyed again, and what was sealed an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import anyio.to_thread
@@ -22,11 +22,13 @@ from audit_async._chain import START, Head
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment, read_manifest
 from audit_async._trail.log_files import Log, SegmentFile, manifest_stamp, why_unreadable
+from audit_async._verify.continuation import Continuation
 from audit_async._verify.directory_survey import Survey, survey_log
 from audit_async._verify.findings import Observation, Observations
 from audit_async._verify.judgement import CheckedSegment, judge
 from audit_async._verify.same_log import ComparedLog, compare_logs
 from audit_async._verify.segment_verdict import SegmentTask, SegmentVerdict
+from audit_async._verify.verified_before import Verified, VerifiedLog
 from audit_async._verify.verify_report import LogReport, Progress, VerifyReport
 from audit_async._verify.verify_scope import Everything, Part, Scope, select
 from audit_async._verify.void_copies import are_void_copies, zeros_from
@@ -45,6 +47,7 @@ async def verify_trail(
     scope: Scope | None = None,
     *,
     expected_heads: Mapping[str, Position] | None = None,
+    verified: Verified | None = None,
     processes: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> VerifyReport:
@@ -57,6 +60,8 @@ async def verify_trail(
         scope: The part of each that is verified; None for everything.
         expected_heads: Positions kept elsewhere, by the log's name: only they, or signatures, show that newest records
             were cut off or that a chain was rewritten.
+        verified: What was verified before and need not be read again; only with the scope `Everything`. Afterwards it
+            has the new state of each log in which nothing was found.
         processes: How many share the work. None for one per core, if there is enough to do; 1 for a worker thread.
             The report is the same with any number.
         progress: Called on the event loop.
@@ -67,7 +72,7 @@ async def verify_trail(
     What is wrong with a trail is in the report, and so is what can't be read of it.
     """
     expected = _checked(expected_heads or {})
-    checks = [_LogCheck(log, scope or Everything(), expected.get(log.name)) for log in logs]
+    checks = [_LogCheck(log, scope or Everything(), expected.get(log.name), verified) for log in logs]
     for check in checks:
         await anyio.to_thread.run_sync(check.look)
     counter = _Counter(sum(check.bytes for check in checks), progress)
@@ -93,12 +98,27 @@ async def verify_trail(
         msgspec.structs.replace(report, findings=observed.found)
         for report, observed in zip(reports, observations, strict=True)
     ]
-    for name in sorted(expected.keys() - {log.name for log in logs}):
-        absent = Observations(log=name)
-        absent.add(Observation.HEAD_OF_NO_LOG, seq=expected[name].seq)
-        observations.append(absent)
+    if verified is not None:
+        verified.logs |= {
+            check.log.name: check.now_verified
+            for check, observed in zip(checks, observations, strict=True)
+            if check.now_verified is not None and not observed.found
+        }
+    observations += _absent({log.name for log in logs}, expected, verified)
     counter.finish()
     return report_of(observations, reports)
+
+
+def _absent(names: set[str], expected: Mapping[str, Position], verified: Verified | None) -> Iterator[Observations]:
+    """Yield what there is to say of logs that should be there and are not."""
+    known = verified.logs if verified is not None else {}
+    for name in sorted((expected.keys() | known.keys()) - names):
+        absent = Observations(log=name)
+        if name in expected:
+            absent.add(Observation.HEAD_OF_NO_LOG, seq=expected[name].seq)
+        else:
+            absent.add(Observation.BEFORE_NO_LOG, seq=known[name].head.seq, when=known[name].verified_at)
+        yield absent
 
 
 def _checked(expected_heads: Mapping[str, Position]) -> dict[str, Position]:
@@ -131,11 +151,14 @@ class _Counter:
 class _LogCheck:
     """The verification of one log."""
 
-    def __init__(self, log: Log, scope: Scope, expected: Position | None) -> None:
+    def __init__(self, log: Log, scope: Scope, expected: Position | None, verified: Verified | None) -> None:
         self.log: Final = log
         self.verdicts: dict[SegmentTask, SegmentVerdict] = {}
+        self.now_verified: VerifiedLog | None = None  #: if nothing is wrong, and a state was given
         self._scope: Final = scope
-        self._expected: Final = expected
+        self._continuation: Final = None if verified is None else Continuation(log, verified, expected)
+        known = None if self._continuation is None else self._continuation.head
+        self._expected: Final = [head for head in (expected, known) if head is not None]
         self._observed = Observations(log=log.name)
         self._survey: Survey
         self._parts: list[Part] = []
@@ -144,19 +167,25 @@ class _LogCheck:
 
     def look(self) -> None:
         """Survey the log and choose what to read; in a worker thread."""
-        self._observed = Observations(log=self.log.name)
-        self._survey = survey_log(self.log, self._observed)
-        segments = [] if self._survey.manifest == "unlisted" else self._in_place()
+        self._observed = observed = Observations(log=self.log.name)
+        continuation = self._continuation
+        if continuation is None:
+            self._survey = survey_log(self.log, observed)
+        else:
+            continuation.keep(frozenset(task.segment for task in self.verdicts))
+            self._survey = survey_log(self.log, observed, continuation.unchanged)
+        self._segments = segments = [] if self._survey.manifest == "unlisted" else self._in_place()
+        self.sizes = {segment.name: self._size(segment) for segment in segments}
+        parts = None if continuation is None else continuation.choose(self._survey, segments, observed)
         try:
-            self._parts = select(segments, self._scope)
+            self._parts = select(segments, self._scope) if parts is None else parts
         except (OSError, LogCorrupted):  # reading it all says what is wrong
             self._parts = [Part(segment) for segment in segments]
-        self.sizes = {segment.name: self._size(segment) for segment in segments}
 
     @property
     def bytes(self) -> int:
         """The bytes that are to be read."""
-        return sum(self.sizes[part.segment.name] - part.begin for part in self._parts)
+        return sum(max(0, self.sizes[part.segment.name] - part.begin) for part in self._parts)
 
     @property
     def identity(self) -> Identity | None:
@@ -210,14 +239,17 @@ class _LogCheck:
 
     def _task(self, index: int, before: Head | None) -> SegmentTask:
         """Return the task for a part; `before` is the chain's head that it should follow, if it is not sealed."""
-        segment, begin = self._parts[index].segment, self._parts[index].begin
+        part = self._parts[index]
+        segment = part.segment
         following = self._parts[index + 1].segment if index + 1 < len(self._parts) else None
         sealed = segment.sealed
         end: int | None = None
         if sealed is not None:
             before = Head(sealed.first_seq - 1, sealed.prev_hash.encode())
             end = sealed.bytes if self._survey.sizes.get(segment.name, 0) > sealed.bytes else None
-        if before is not None and (begin or before.seq + 1 != segment.first_seq):
+        if part.resumed_after is not None:
+            before = part.resumed_after
+        elif before is not None and (part.begin or before.seq + 1 != segment.first_seq):
             before = None
         return SegmentTask(
             log=self.log.name,
@@ -226,11 +258,12 @@ class _LogCheck:
             segment=segment.name,
             sealed=sealed,
             after=(before.seq, before.hash.decode()) if before is not None else None,
-            begin=begin,
+            begin=part.begin,
             end=end,
             until_seq=following.first_seq if sealed is None and following is not None else None,
             is_last=sealed is None and following is None,
-            watched=(self._expected.seq,) if self._expected is not None else (),
+            watched=tuple(head.seq for head in self._expected),
+            resumes=part.resumed_after is not None,
         )
 
     async def conclude(self, advance: Advance) -> tuple[Observations, LogReport]:
@@ -255,7 +288,8 @@ class _LogCheck:
     async def _read_and_judge(self, advance: Advance) -> LogReport:
         checked: list[CheckedSegment] = []
         before: Head | None = self._sealed_head
-        for index, (segment, begin) in enumerate((part.segment, part.begin) for part in self._parts):
+        for index, part in enumerate(self._parts):
+            segment = part.segment
             if not segment.is_readable:
                 continue
             task = self._task(index, before)
@@ -263,11 +297,12 @@ class _LogCheck:
             if verdict is None:
                 (verdict,) = await check_in_thread([task], advance)
                 self.verdicts[task] = verdict
-            checked.append(CheckedSegment(segment, verdict))
+            is_part = part.begin > 0 or part.resumed_after is not None
+            checked.append(CheckedSegment(segment, verdict, is_part, not part.is_repeated))
             if verdict.is_missing and not self._observed.has_finding_of(segment.name):  # such as a missing archive
                 self._observed.add(Observation.SEGMENT_MISSING, segment=segment.name, seq=segment.first_seq)
             if segment.sealed is None:
-                if before is not None and not begin:
+                if before is not None and not part.begin:
                     self._find_gap(before, segment)
                 before = verdict.extent.last.head if verdict.extent.last is not None else before
                 if verdict.observed.unreadable:
@@ -295,26 +330,33 @@ class _LogCheck:
         except (LogCorrupted, OSError):
             manifest_now = None
         self._check_ends(checked)
-        return judge(
+        continuation = self._continuation
+        judged = judge(
             self._survey,
             checked,
             self._observed,
             scope=self._scope,
             expected=self._expected,
+            life=None if continuation is None else continuation.life,
             manifest_now=manifest_now,
         )
+        if continuation is None:
+            return judged.report
+        report, self.now_verified = continuation.conclude(self._survey, checked, judged, self._observed)
+        return report
 
     def _check_ends(self, checked: Sequence[CheckedSegment]) -> None:
         """Judge what comes after the records of a segment: torn by a crash, void copies, or put there by somebody."""
         # Of the last segment nothing counts from where a crash has torn it: its copies may have more.
         void_at = {
             segment.name: verdict.end.torn_at if verdict.end.void_at is None else verdict.end.void_at
-            for segment, verdict in checked
+            for segment, verdict, _, _ in checked
         }
         ends = {name: at for name, at in void_at.items() if at is not None}
-        last = next((verdict.extent.last for _, verdict in reversed(checked) if verdict.extent.last is not None), None)
-        head = last.head if last is not None else START
-        for position, (segment, verdict) in enumerate(checked):
+        lasts = [each.verdict.extent.last for each in checked if each.verdict.extent.last is not None]
+        head = lasts[-1].head if lasts else START
+        places = {segment.name: place for place, segment in enumerate(self._segments)}
+        for segment, verdict, _, _ in checked:
             extent, end, name = verdict.extent, verdict.end, segment.name
             if end.torn_at is not None and self._survey.writer is None:
                 due = extent.last.seq + 1 if extent.last is not None else None
@@ -325,7 +367,7 @@ class _LogCheck:
                 at = sealed.bytes
             if at is None:
                 continue
-            following = [other.segment for other in checked[position + 1 :]]
+            following = [other for other in self._segments[places[segment.name] + 1 :] if other.is_readable]
             try:
                 void = are_void_copies(segment, at, head, following, ends)
             except FileNotFoundError:  # of one that follows, which is a finding of its own

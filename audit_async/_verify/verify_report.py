@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from audit_async._verify.findings import Finding, Note, Unreadable
+from audit_async.events.plain_data import PlainData
 from audit_async.status import Position
 
 
-class LogReport(msgspec.Struct, frozen=True, kw_only=True):
+class LogReport(PlainData, frozen=True, kw_only=True):
     """What was verified of one log."""
 
     log: str
@@ -24,9 +25,16 @@ class LogReport(msgspec.Struct, frozen=True, kw_only=True):
     sessions: int  #: openings of the log
     dropped: int  #: events that were refused and counted
     findings: int  #: also those that were not kept
+    #: If records before `first_seq` were verified by an earlier verification and not read again: its time, RFC 3339.
+    verified_before: str | None = None
+    last_full: str | None = None  #: when everything was read the last time, if a state was given
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the report as plain data; its head has the names of its members."""
+        return super().to_dict() | {"head": self.head._asdict() if self.head is not None else None}
 
 
-class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
+class VerifyReport(PlainData, frozen=True, kw_only=True):
     """The outcome of a verification."""
 
     valid: bool  #: nothing was found in what was verified, and all of it could be read
@@ -34,6 +42,10 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[Note, ...]
     logs: tuple[LogReport, ...]
     unreadable: tuple[Unreadable, ...] = ()  #: what can't be read, and so was not verified
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the report as `audit-async verify --json` prints it."""
+        return super().to_dict() | {"logs": [log.to_dict() for log in self.logs]}
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

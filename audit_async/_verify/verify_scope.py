@@ -9,6 +9,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
+from audit_async._chain import Head
 from audit_async._trail.log_files import SegmentFile, open_segment
 from audit_async.errors import ConfigError
 
@@ -62,6 +63,8 @@ class Part(msgspec.Struct, frozen=True):
 
     segment: SegmentFile
     begin: int = 0
+    resumed_after: Head | None = None  #: its first line was verified before, and must follow this
+    is_repeated: bool = False  #: what it states is known: it is read again because its file has changed
 
 
 def select(segments: Sequence[SegmentFile], scope: Scope) -> list[Part]:

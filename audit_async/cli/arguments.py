@@ -17,6 +17,7 @@ __all__ = [
     "Instance",
     "Json",
     "Service",
+    "parse_duration",
     "parse_heads",
     "parse_seq_range",
     "parse_time",
@@ -71,6 +72,14 @@ def parse_time(text: str | None, option: str, *, now: datetime, end_of_day: bool
             f"{option}: {text!a} is no time; give 2026-11-23T04:35:12Z, 2026-11-23, or an age: 90s, 30m, 24h, 7d, 2w"
         ) from None
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+
+
+def parse_duration(text: str, option: str) -> timedelta:
+    """Return how long `90s`, `30m`, `24h`, `7d` or `2w` is. Raises `typer.BadParameter`."""
+    match = _AGO.fullmatch(text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{option}: {text!a} is no length of time; give 90s, 30m, 24h, 7d or 2w")
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def parse_seq_range(text: str) -> tuple[int, int]:

@@ -110,3 +110,40 @@ def test_many_findings_are_bounded(tmp_path: Path, audit: Audit) -> None:
     assert ended.status == 1
     assert ended.out.count("orders/00  ") <= 102
     assert "more; --json has them all" in ended.out
+
+
+def test_a_state_on_the_command_line(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """What was verified before is said, never hidden in `valid`; `--full` and an old state read everything."""
+    (tmp_path / "kept").mkdir(mode=0o700)
+    state = tmp_path / "kept" / "state"
+    assert audit("verify", tmp_path / "t", "--state", state).status == 0
+    ended = audit("verify", tmp_path / "t", "--state", state)
+    assert ended.status == 0
+    assert "verified before: 20" in ended.out
+    assert audit("verify", tmp_path / "t", "--state", state, "--json").document["logs"][0]["records"] == 0
+    for options in (["--full"], ["--full-every", "0s"]):
+        ended = audit("verify", tmp_path / "t", "--state", state, *options)
+        assert "verified before" not in ended.out
+        assert "everything was read" in ended.out
+    last = max((tmp_path / "t" / "orders" / "00").glob("*.audit"))
+    last.write_bytes(b"".join(last.read_bytes().splitlines(keepends=True)[:-1]))
+    assert audit("verify", tmp_path / "t").status == 0
+    assert audit("verify", tmp_path / "t", "--state", state).status == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--full"], ["--full-every", "7d"], ["--state", "s", "--last", "3"], ["--state", "s", "--full-every", "7 years"]],
+)
+def test_wrong_usage_of_a_state(options: list[str], chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """Options that say nothing without each other, or contradict each other."""
+    ended = audit("verify", tmp_path / "t", *options)
+    assert ended.status == 2
+    assert "state" in ended.err or "no length of time" in ended.err
+
+
+def test_a_state_in_the_trail_is_wrong_usage(chain: Chain, tmp_path: Path, audit: Audit) -> None:
+    """The message says where to keep it."""
+    ended = audit("verify", tmp_path / "t", "--state", tmp_path / "t" / "state")
+    assert ended.status == 2
+    assert "on the machine that verifies" in " ".join(ended.err.split())

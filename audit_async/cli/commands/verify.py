@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final
 
-import msgspec
 import typer
 
 from audit_async._verify.findings import Note
+from audit_async._verify.verified_before import FULL_EVERY
 from audit_async._verify.verify_report import LogReport, VerifyReport
 from audit_async._verify.verify_scope import Everything, LastRecords, Scope, SeqRange, TimeRange
-from audit_async.cli.arguments import Json, parse_heads, parse_seq_range, parse_time
+from audit_async.cli.arguments import Json, parse_duration, parse_heads, parse_seq_range, parse_time
 from audit_async.cli.filters import Since, Until
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import LogsAt
@@ -58,11 +58,43 @@ class ScopeChoice:
         return TimeRange(start, end)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StateChoice:
+    """The options that say what need not be read again."""
+
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            metavar="FILE",
+            readable=False,
+            help="Continue from what was verified before, and keep it in this file, outside of the trail: reads what "
+            "is new or was changed, and finds a log that was cut off or replaced since.",
+        ),
+    ] = None
+    full: Annotated[bool, typer.Option("--full", help="With --state: read everything all the same.")] = False
+    full_every: Annotated[
+        str | None,
+        typer.Option(
+            "--full-every", metavar="AGE", help="With --state: read everything if the last time is longer ago. [7d]"
+        ),
+    ] = None
+
+    def every_with(self, scope: Scope) -> timedelta:
+        """Return how often everything is read; raises `typer.BadParameter` if the options contradict each other."""
+        if self.state is not None and not isinstance(scope, Everything):
+            raise typer.BadParameter("--state is of whole logs; --last, --seq, --since and --until don't go with it")
+        if self.state is None and (self.full or self.full_every is not None):
+            raise typer.BadParameter("--full and --full-every belong to --state; without it everything is read")
+        return FULL_EVERY if self.full_every is None else parse_duration(self.full_every, "--full-every")
+
+
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command(
         "verify",
-        epilog="Example: audit-async verify ./audit --expected-head orders/00=41:5f0c...",
+        epilog="Examples: audit-async verify ./audit --expected-head orders/00=41:5f0c... | "
+        "audit-async verify /mnt/audit --state /var/lib/audit-verify/state",
         short_help="Check that nothing was changed, removed or inserted.",
     )(verify)
 
@@ -93,6 +125,7 @@ def verify(
     ] = None,
     published: Published = None,
     scope: ScopeChoice,
+    state: StateChoice,
     processes: Annotated[
         int | None,
         typer.Option("--processes", min=1, metavar="N", help="Processes that check segments; one a core by default."),
@@ -109,6 +142,7 @@ def verify(
     if trust.is_given or checkpoint or published is not None:
         trust.require()
     wanted = scope.scope()
+    full_every = state.every_with(wanted)
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
@@ -121,6 +155,9 @@ def verify(
                 policy=policy,
                 known_checkpoints={str(path): path.read_bytes() for path in checkpoint or ()},
                 published=published,
+                state=state.state,
+                full=state.full,
+                full_every=full_every,
                 processes=processes,
                 progress=lambda progress: meter.show(progress.bytes_done, progress.bytes_total),
             )
@@ -132,19 +169,9 @@ def verify(
     perform(output, run)
 
 
-def _as_object(report: VerifyReport) -> dict[str, object]:
-    """Return the report as plain data, heads with their members' names."""
-    plain: dict[str, object] = msgspec.to_builtins(report)
-    plain["logs"] = [
-        {**msgspec.to_builtins(log), "head": log.head._asdict() if log.head is not None else None}
-        for log in report.logs
-    ]
-    return plain
-
-
 def _show(output: Output, report: VerifyReport) -> None:
     if output.as_json:
-        output.document(_as_object(report))
+        output.document(report.to_dict())
         return
     records = sum(log.records for log in report.logs)
     read = byte_size(sum(log.bytes for log in report.logs))
@@ -155,6 +182,7 @@ def _show(output: Output, report: VerifyReport) -> None:
         output.line(
             Cell("valid", "green"), f"  {count_of(records, 'record')}, {read}: every hash and every link holds."
         )
+        _before(output, report)
     elif not report.findings:
         pieces = count_of(len(report.unreadable), "piece")
         text = f"  {pieces} of the trail can't be read; of the rest {records:,} records hold, {read}."
@@ -170,6 +198,15 @@ def _show(output: Output, report: VerifyReport) -> None:
     output.line()
     _logs(output, report.logs)
     _notes(output, report.notes)
+
+
+def _before(output: Output, report: VerifyReport) -> None:
+    """Say which of the logs were not read from their beginning: that is not what `valid` alone says."""
+    times = sorted(log.verified_before for log in report.logs if log.verified_before is not None)
+    if times:
+        logs = f" of {len(times)} of {len(report.logs)} logs" if len(report.logs) > 1 else ""
+        line = f"  verified before: {times[0]}; older records{logs} were not read again (--full reads them)."
+        output.line(Cell(line, "yellow"))
 
 
 def _findings(output: Output, report: VerifyReport) -> None:
