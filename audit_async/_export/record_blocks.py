@@ -23,9 +23,9 @@ from audit_async._query.index_file import IndexWrong
 from audit_async._query.matching import Filter
 from audit_async._query.open_files import OpenFiles, open_file_limit
 from audit_async._query.recorded_members import read_all_said
-from audit_async._query.search import Search, look_up_lines, read_hits, still_wanted
+from audit_async._query.search import Search, look_up_pages, search_pages, still_wanted
 from audit_async._query.segment_scan import Damage, Found, candidate_lines, chunks_of, is_elsewhere, wanted_in
-from audit_async._query.term_index import LogIndex
+from audit_async._query.term_index import LogIndex, Place
 from audit_async._trail.log_files import Lines, Log
 from audit_async._trail.segment_parts import Part, Range, parts_of
 from audit_async.errors import LogCorrupted
@@ -35,8 +35,8 @@ __all__ = ["RecordBlock", "blocks_of"]
 #: A block of records from several logs, or from an index, has no more than these.
 _BLOCK_LINES: Final = 500
 _BLOCK_BYTES: Final = 1 << 20
-#: With fewer bytes of a segment for each line that an index finds, reading all of it is cheaper than each line.
-_DENSE_BYTES: Final = 8 << 10
+#: If an index leaves more of a segment to be searched, reading all of it, checked in bulk, costs less.
+_DENSE: Final = 0.5
 
 
 class RecordBlock(NamedTuple):
@@ -147,9 +147,9 @@ def _runs_of(
         left = seqs
         if index is not None and part.sealed_bytes is not None:
             try:
-                offsets = yield from look_up_lines(index, part, wanted)
-                if offsets is not None and len(offsets) * _DENSE_BYTES <= part.sealed_bytes:
-                    for run, last_seq in _hits(part, offsets, wanted, seqs, damage, files=files):
+                pages = yield from look_up_pages(index, part, wanted)
+                if pages is not None and sum(end - begin for begin, end in pages) <= _DENSE * part.sealed_bytes:
+                    for run, last_seq in _hits(part, pages, wanted, seqs, damage, files=files):
                         yield run
                         left = Range(last_seq, seqs.before) if last_seq is not None else left
                     continue
@@ -163,10 +163,10 @@ def _runs_of(
 
 
 def _hits(
-    part: Part, offsets: Sequence[int], wanted: Filter, seqs: Range, damage: Damage, *, files: OpenFiles | None
+    part: Part, pages: Sequence[Place], wanted: Filter, seqs: Range, damage: Damage, *, files: OpenFiles | None
 ) -> Iterator[tuple[_Run | None, int | None]]:
-    """Yield what is wanted of the lines at `offsets`, each time with its last sequence number."""
-    hits = read_hits(part, offsets, wanted, seqs, damage, newest_first=False, files=files)
+    """Yield what is wanted on these pages, each time with its last sequence number."""
+    hits = search_pages(part, pages, wanted, seqs, damage, newest_first=False, files=files)
     while batch := list(islice(hits, _BLOCK_LINES)):
         found = [one for one in batch if one is not None]
         if found:

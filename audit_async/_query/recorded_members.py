@@ -13,15 +13,15 @@ from typing import Final, NamedTuple
 import msgspec
 
 #: Members of an event whose text says who did it, or tried to.
-_ACTING: Final = frozenset({"attempted_user", "requester", "set_by", "lifted_by"})
+ACTING: Final = frozenset({"attempted_user", "requester", "set_by", "lifted_by"})
 #: The same in an event that has no `actor`.
-_ACTING_WITHOUT_ACTOR: Final = frozenset({"user_id", "actor_id"})
+ACTING_WITHOUT_ACTOR: Final = frozenset({"user_id", "actor_id"})
 #: Members of an event, besides those that end in `_id`, that say what it was done to.
 _ACTED_ON: Final = frozenset({"subject", "model_ref", "segment"})
 #: The same of its `resource`.
-_RESOURCE: Final = frozenset({"resource_id", "parent_id"})
+RESOURCE: Final = frozenset({"resource_id", "parent_id"})
 #: Members of an event that hold the path of a request.
-_PATHS: Final = frozenset({"path", "route", "endpoint", "attempted_path"})
+PATHS: Final = frozenset({"path", "route", "endpoint", "attempted_path"})
 
 SUCCESS: Final = "success"
 FAILURE: Final = "failure"
@@ -69,17 +69,17 @@ def actors_of(event: dict[str, object]) -> Iterator[str]:
         actor = event["actor"]
         if (named := as_text(actor.get("user_id") if isinstance(actor, dict) else actor)) is not None:
             yield named
-    elif not _ACTING_WITHOUT_ACTOR.isdisjoint(event):
-        yield from _texts_of(event, _ACTING_WITHOUT_ACTOR)
-    if not _ACTING.isdisjoint(event):
-        yield from _texts_of(event, _ACTING)
+    elif not ACTING_WITHOUT_ACTOR.isdisjoint(event):
+        yield from _texts_of(event, ACTING_WITHOUT_ACTOR)
+    if not ACTING.isdisjoint(event):
+        yield from _texts_of(event, ACTING)
 
 
 def resources_of(event: dict[str, object]) -> Iterator[str]:
     """Yield what an event was done to or with, as `AuditQuery` defines it."""
     resource = event.get("resource")
     if isinstance(resource, dict):
-        yield from _texts_of(resource, _RESOURCE)
+        yield from _texts_of(resource, RESOURCE)
     for member, value in event.items():
         if is_resource(member) and (named := as_text(value)) is not None:
             yield named
@@ -101,8 +101,8 @@ def ips_of(event: dict[str, object]) -> Iterator[str]:
 
 def paths_of(event: dict[str, object]) -> Iterator[str]:
     """Yield the paths that an event names: `path`, `route`, `endpoint`, `attempted_path`."""
-    if not _PATHS.isdisjoint(event):
-        yield from _texts_of(event, _PATHS)
+    if not PATHS.isdisjoint(event):
+        yield from _texts_of(event, PATHS)
 
 
 def statuses_of(event: dict[str, object]) -> Iterator[str]:

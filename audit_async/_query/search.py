@@ -13,21 +13,27 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from audit_async._chain import BadRecord
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.index_file import IndexWrong
 from audit_async._query.matching import Filter
 from audit_async._query.open_files import OpenFiles, open_file_limit
-from audit_async._query.segment_scan import Damage, Found, check, open_part, part_unreadable, scan, unpacked
-from audit_async._query.term_index import LogIndex, candidates
+from audit_async._query.segment_scan import (
+    Damage,
+    Found,
+    candidate_lines,
+    check,
+    open_part,
+    part_unreadable,
+    scan,
+    unpacked,
+)
+from audit_async._query.term_index import LogIndex, Place, pages_to_search
 from audit_async._query.time_merge import Stream, merge
-from audit_async._trail.log_files import CHUNK_BYTES, DAMAGED_ARCHIVE, LONGEST_LINE, Log, SegmentDeleted
+from audit_async._trail.log_files import CHUNK_BYTES, DAMAGED_ARCHIVE, Lines, Log, SegmentDeleted
 from audit_async._trail.segment_parts import Part, Range, parts_of
-
-#: After so many lines read one by one, the caller may stop.
-_HITS_AT_A_TIME: Final = 256
 
 
 class Search:
@@ -153,9 +159,11 @@ def _search_log(
         left = seqs
         if index is not None and part.segment.sealed is not None:
             try:
-                offsets = yield from look_up_lines(index, part, wanted)
-                if offsets is not None:
-                    for found in read_hits(part, offsets, wanted, seqs, damage, newest_first=newest_first, files=files):
+                pages = yield from look_up_pages(index, part, wanted)
+                if pages is not None:
+                    for found in search_pages(
+                        part, pages, wanted, seqs, damage, newest_first=newest_first, files=files
+                    ):
                         yield found
                         if found is not None:
                             left = _beyond(left, found.seq, newest_first=newest_first)
@@ -169,19 +177,19 @@ def _beyond(seqs: Range, seq: int, *, newest_first: bool) -> Range:
     return Range(seqs.after, seq) if newest_first else Range(seq, seqs.before)
 
 
-def look_up_lines(index: LogIndex, part: Part, wanted: Filter) -> Generator[None, None, Sequence[int] | None]:
-    """Return the offsets of the lines of a sealed segment that may be wanted; None if it has to be scanned."""
+def look_up_pages(index: LogIndex, part: Part, wanted: Filter) -> Generator[None, None, Sequence[Place] | None]:
+    """Return the pages of a sealed segment with lines that may be wanted; None if it has to be scanned."""
     with index.opened(part) as opened:
         if opened is None or not (yield from index.is_current(part, opened)):
             return None
         if not wanted.may_overlap(opened.header.earliest, opened.header.latest):
             return ()
-        return candidates(opened, wanted)
+        return pages_to_search(opened, wanted)
 
 
-def read_hits(
+def search_pages(
     part: Part,
-    offsets: Sequence[int],
+    pages: Sequence[Place],
     wanted: Filter,
     seqs: Range,
     damage: Damage,
@@ -189,8 +197,8 @@ def read_hits(
     newest_first: bool,
     files: OpenFiles | None,
 ) -> Iterator[Found | None]:
-    """Yield those records that are wanted of the lines at `offsets`; raises `IndexWrong` if no record is there."""
-    if not offsets:
+    """Yield those records that are wanted on pages of a segment; raises `IndexWrong` if a line there is none."""
+    if not pages:
         return
     file = open_part(part, damage, files)
     if file is None:
@@ -198,37 +206,41 @@ def read_hits(
     try:
         if newest_first and not file.seekable():
             file = yield from unpacked(file, files)
-        lines = _lines_at(file, reversed(offsets) if newest_first else offsets)
-        for number, (offset, line) in enumerate(lines, 1):
-            try:
-                found = check(line, offset, part, wanted, seqs)
-            except BadRecord as error:
-                raise IndexWrong from error
-            if found is not None:
-                yield found
-            if number % _HITS_AT_A_TIME == 0:
-                yield None
-    except DAMAGED_ARCHIVE as error:
+        for page in _pages_of(file, reversed(pages) if newest_first else pages):
+            yield from _wanted_on(page, part, wanted, seqs, newest_first=newest_first)
+            yield None
+    except (BadRecord, *DAMAGED_ARCHIVE) as error:
         raise IndexWrong from error
     except SegmentDeleted:
-        return  # by retention, between two lines of it
+        return  # by retention, between two pages of it
     except OSError as error:
         raise part_unreadable(part, error) from error
     finally:
         file.close()
 
 
-def _lines_at(file: BinaryIO, offsets: Iterable[int]) -> Iterator[tuple[int, bytes]]:
-    """Yield each offset and the line there; of an archive the offsets must ascend."""
+def _wanted_on(page: Lines, part: Part, wanted: Filter, seqs: Range, *, newest_first: bool) -> Iterator[Found]:
+    """Yield the records that are wanted among lines; raises `BadRecord`."""
+    places = candidate_lines(page.data, wanted)
+    for begin, end in reversed(list(places)) if newest_first else places:
+        found = check(page.data[begin:end], page.offset + begin, part, wanted, seqs)
+        if found is not None:
+            yield found
+
+
+def _pages_of(file: BinaryIO, pages: Iterable[Place]) -> Iterator[Lines]:
+    """Yield the lines on each page; of an archive the pages must ascend. Raises `IndexWrong`."""
     at = 0
-    for offset in offsets:
+    for begin, end in pages:
         if file.seekable():
-            file.seek(offset)
+            file.seek(begin)
         else:
-            _skip(file, offset - at)
-        line = file.readline(LONGEST_LINE)
-        at = offset + len(line)
-        yield offset, line
+            _skip(file, begin - at)
+        data = file.read(end - begin)
+        at = begin + len(data)
+        if at < end:
+            raise IndexWrong
+        yield Lines(begin, data)
 
 
 def _skip(file: BinaryIO, size: int) -> None:

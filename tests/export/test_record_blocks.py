@@ -19,7 +19,7 @@ from audit_async._query import search
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage, Found
-from audit_async._query.term_index import build_index
+from audit_async._query.term_index import Place, build_index
 from audit_async._trail.log_files import Log, find_logs
 from audit_async._trail.segment_parts import Part, parts_of
 from audit_async.errors import LogCorrupted
@@ -139,18 +139,18 @@ def test_damage_is_reported_as_the_query_reports_it(seed: int, query: AuditQuery
 
 
 def test_a_segment_in_which_much_is_found_is_read_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Going to each line that an index names is dearer than reading all, if there are many."""
+    """Going to each page that an index names costs more than reading all, if there are many."""
     make_trail(tmp_path / "t", [failure("bob", n) for n in range(200)], max_bytes=40_000)
     logs = find_logs(tmp_path / "t")
     for _ in build_index(logs[0], parts_of(logs[0])):
         pass
     went_to: list[int] = []
 
-    def counting(part: Part, offsets: Sequence[int], *rest: Any, **how: Any) -> Iterator[Found | None]:
-        went_to.append(len(offsets))
-        return search.read_hits(part, offsets, *rest, **how)
+    def counting(part: Part, pages: Sequence[Place], *rest: Any, **how: Any) -> Iterator[Found | None]:
+        went_to.append(len(pages))
+        return search.search_pages(part, pages, *rest, **how)
 
-    monkeypatch.setattr("audit_async._export.record_blocks.read_hits", counting)
+    monkeypatch.setattr("audit_async._export.record_blocks.search_pages", counting)
     sealed = sum(part.sealed_bytes is not None for part in parts_of(logs[0]))
     assert sealed
     assert len(exported(logs, AuditQuery(actor="bob"), use_index=True)) == 200

@@ -21,12 +21,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit_async import LogCorrupted
-from audit_async._query import index_file, search
+from audit_async._durable import disk
+from audit_async._layout.names import UNFINISHED
+from audit_async._query import index_file, recorded_members, search, term_collector
 from audit_async._query import segment_scan as scan
 from audit_async._query import term_index as index
-from audit_async._query.term_index import IndexedSegment
-from audit_async._trail.segment_parts import Part
-from audit_async.reader import AuditQuery, AuditReader
+from audit_async._query.term_index import IndexedSegment, LogIndex
+from audit_async._trail.log_files import find_logs
+from audit_async._trail.segment_parts import Part, parts_of
+from audit_async.reader import AuditQuery, AuditReader, Glob
 from tests.store.chained import open_store
 from tests.trail.written import WrittenLog, ask, hash_of, hashes
 from tests.trails import check_trail
@@ -173,14 +176,14 @@ def replaced(make: Callable[[Path], None]) -> Callable[[Path], None]:
     return harm
 
 
-def postings(value: int) -> Callable[[Path], None]:
-    """Let all postings point elsewhere."""
+def pages_at(value: int) -> Callable[[Path], None]:
+    """Let all pages begin elsewhere."""
 
     def change(content: bytes) -> bytes:
-        length, padding = (int.from_bytes(content[at : at + 4], "little") for at in (8, 12))
-        header = json.loads(content[32 : 32 + length])
-        begin, count = 32 + length + padding + 8 * int(header["terms"]), int(header["postings"])
-        return content[:begin] + value.to_bytes(4, "little") * count
+        length = int.from_bytes(content[8:16], "little")
+        pages = int(json.loads(content[-length:])["pages"])
+        begin = len(content) - length - 8 * pages
+        return content[:begin] + value.to_bytes(8, "little") * pages + content[-length:]
 
     return changed(change)
 
@@ -195,12 +198,13 @@ def postings(value: int) -> Callable[[Path], None]:
         changed(lambda content: content[:64] + bytes(len(content) - 64)),
         changed(lambda content: bytes(len(content))),
         changed(lambda content: b""),
-        changed(lambda content: content.replace(b"AAINDEX1", b"AAINDEX9")),
+        changed(lambda content: content.replace(b"AAINDEX2", b"AAINDEX1")),
         changed(lambda content: content.replace(b'"log_id":"', b'"log_id":"f')),
         changed(lambda content: content.replace(b'"sha256":"', b'"sha256":"0')),
         changed(lambda content: content[:16] + bytes(16) + content[32:]),
-        postings(5),
-        postings(1 << 31),
+        pages_at(5),
+        pages_at(1 << 31),
+        pages_at(1 << 63),
         replaced(Path.mkdir),
         replaced(os.mkfifo),
         replaced(lambda path: path.symlink_to("/etc/passwd")),
@@ -359,6 +363,51 @@ def test_several_may_build_it_together(tmp_path: Path, log: WrittenLog) -> None:
     assert sorted(path.name for path in index_of(log).iterdir()) == [f"{name}.index" for name in log.sealed()]
 
 
+def test_a_builder_that_is_behind_leaves_newer_files(tmp_path: Path, log: WrittenLog) -> None:
+    """A builder that listed the segments before others were sealed and indexed takes no file for a left-over."""
+    [as_read] = find_logs(tmp_path)
+    listed = parts_of(as_read)
+    sealed_before = len(log.sealed())
+    log.write(*({"event_type": "test.more", "user_id": "eve"} for _ in range(30)))
+    assert len(log.sealed()) > sealed_before
+    build(tmp_path)
+    assert [made for made in index.build_index(as_read, listed) if made is not None] == []
+    assert sorted(path.name for path in index_of(log).iterdir()) == [f"{name}.index" for name in log.sealed()]
+
+
+def test_a_file_that_is_being_written_is_no_left_over(tmp_path: Path, log: WrittenLog) -> None:
+    """What a builder in another container writes is locked, though its process id means nothing here."""
+    build(tmp_path)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    unfinished = index_of(log) / f"{log.sealed()[0]}.index.{ended.pid}.abcd{UNFINISHED}"
+    fd = disk.create_file(str(unfinished), dir_fd=None)
+    disk.lock(fd)
+    build(tmp_path)
+    assert unfinished.exists()
+    disk.close(fd)
+    build(tmp_path)
+    assert not unfinished.exists()
+
+
+def test_a_file_without_a_kind_of_terms_is_used_for_the_others(
+    tmp_path: Path, log: WrittenLog, scanned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an older release indexed stays usable; a question it can't answer scans, until it is indexed again."""
+    log.write(*({"event_type": "test.from", "ip": f"10.0.0.{n}", "user_id": "eve"} for n in range(40)))
+    monkeypatch.setattr(index, "KINDS", ("actor", "context", "resource", "type"))
+    build(tmp_path)
+    assert len(hashes(ask(tmp_path, BY_EVE))) == 50
+    assert len(scanned) == 1
+    by_ip = AuditQuery(ip="10.0.0.7")
+    assert len(ask(tmp_path, by_ip)) == 1
+    assert len(scanned) == 1 + len(log.sealed()) + 1
+    monkeypatch.undo()
+    assert len(build(tmp_path)) == len(log.sealed())
+    assert build(tmp_path) == []
+    assert len(ask(tmp_path, by_ip)) == 1
+
+
 def test_a_killed_building_leaves_whole_files_and_goes_on(tmp_path: Path, log: WrittenLog) -> None:
     """Killed at any point, a builder leaves whole index files; the next one clears up and makes the others."""
     program = (
@@ -390,31 +439,40 @@ def test_a_killed_building_leaves_whole_files_and_goes_on(tmp_path: Path, log: W
     assert sorted(path.name for path in index_of(log).iterdir()) == [f"{name}.index" for name in log.sealed()]
 
 
-def test_terms_are_written_out_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scanned: list[str]) -> None:
-    """A segment with more terms than are held in memory is indexed all the same."""
+def test_a_long_segment_is_indexed_in_blocks_of_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scanned: list[str]
+) -> None:
+    """Of a segment with many pages and blocks only the page is searched that a value is on, whichever it is."""
     log = WrittenLog(tmp_path, max_bytes=1 << 26)
     log.write(*({"event_type": "test.many", "doc_id": f"d{n}", "user_id": "eve"} for n in range(20_000)))
     log.now_ns += 86_400 * 10**9
     log.write({"event_type": "test.last", "user_id": "eve"})
-    assert len(log.sealed()) == 1
-    whole = build(tmp_path)
-    monkeypatch.setattr(index_file, "_MAX_TERMS", 500)
-    assert build(tmp_path, again=True) == whole
+    [sealed] = log.sealed()
+    monkeypatch.setattr(index_file, "_BLOCK_ENTRIES", 1500)
+    monkeypatch.setattr(index_file, "_PAGES_IN_BLOCK", 3)
+    monkeypatch.setattr(index_file, "_TERM", 3.0)
+    build(tmp_path)
+    [part, _] = parts_of(find_logs(tmp_path)[0])
+    with LogIndex(find_logs(tmp_path)[0]).opened(part) as opened:
+        assert opened is not None
+        assert opened.header.pages > 20
+        assert len(opened.header.blocks) > 5
     assert hashes(ask(tmp_path, BY_EVE)) == list(map(hash_of, log.lines))
     scanned.clear()
-    for n in (0, 10_000, 19_999):
+    for n in (0, 1, 9_999, 10_000, 19_998, 19_999):
         [record] = ask(tmp_path, AuditQuery(resource_id=f"d{n}"))
         assert record.seq == n
-    assert len(scanned) == 3, "the active segment"
+    assert scanned == [parts_of(find_logs(tmp_path)[0])[1].segment.name] * 6, "the active segment"
+    assert sealed not in scanned
     log.close()
 
 
 def test_terms_with_the_same_checksum_are_told_apart(
     tmp_path: Path, log: WrittenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lines to which the index leads by chance are left out when they are read."""
-    for module in (index, index_file):
-        monkeypatch.setattr(module, "term_of", lambda seed, value: len(value))
+    """Pages to which the index leads by chance are searched for nothing."""
+    monkeypatch.setattr(index_file, "term_of", lambda seed, value: len(value))
+    monkeypatch.setattr(term_collector, "terms_of", lambda seed, values: map(len, values))
     build(tmp_path)
     assert hashes(ask(tmp_path, BY_EVE)) == eves(log)
 
@@ -438,22 +496,55 @@ def test_an_index_of_another_state_of_the_log_is_not_believed(tmp_path: Path, lo
     again.close()
 
 
+VALUES = st.sampled_from(["eve", "e", "", "ev\u00e9", "doc-1", "7", "\u202e", "200", "failure"])
+SCALARS = VALUES | st.integers(-1, 10) | st.sampled_from([None, True, False, 1.0, 1, 200, 404, 1 << 64, 2.5])
+ANYTHING = (
+    SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(st.sampled_from(["user_id", "ip", "status"]), SCALARS)
+)
+MEMBERS = (
+    *("user_id", "actor", "actor_id", "attempted_user", "requester", "doc_id", "subject", "resource", "ip", "path"),
+    *("route", "status", "outcome", "result", "note"),
+)
+PATHS_ASKED: tuple[str | Glob | None, ...] = (None, None, "eve", "200", Glob("e*"))
+STATUSES_ASKED: tuple[str | int | None, ...] = (None, None, 200, "4xx")
+TYPES = st.sampled_from(["a.b", "a.c", "b", "", "auth.failure", "http.request", "authz.granted"])
+
+
+@st.composite
+def events(draw: st.DrawFn) -> dict[str, object]:
+    """Give an event in which any member may hold anything."""
+    event: dict[str, object] = {"event_type": draw(TYPES | SCALARS)}
+    for member in draw(st.lists(st.sampled_from(MEMBERS), unique=True, max_size=7)):
+        event[member] = draw(ANYTHING)
+    return event
+
+
+@settings(max_examples=300, deadline=None)
+@given(made=st.lists(events(), min_size=1, max_size=12), context=st.dictionaries(VALUES, ANYTHING, max_size=2))
+def test_a_page_has_the_terms_of_each_of_its_records_and_no_others(
+    made: list[dict[str, object]], context: dict[str, object]
+) -> None:
+    """What is collected from many lines at once is what a query looks at in each of them."""
+    lines = [msgspec.json.encode({"event": event, "context": context, "timestamp": "2026"}) for event in made]
+    collector = term_collector.TermCollector(b"salt")
+    expected: set[int] = set()
+    for line in lines:
+        expected |= term_collector.terms_of_record(b"salt", recorded_members.read_said(line))
+    assert set(collector.terms_in(b"".join(line + b"\n" for line in lines))) == expected
+
+
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_results_are_equal_with_it_and_without(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Over random trails, clocks, archives, deletions and half-made indexes, no query finds more or less with it."""
     base_dir = tmp_path_factory.mktemp("trail")
     log = WrittenLog(base_dir, max_bytes=data.draw(st.sampled_from([1024, 2000, 1 << 20])))
-    names = st.sampled_from(["eve", "e", "", "ev\u00e9", "doc-1", "7", "\u202e"])
     for _ in range(data.draw(st.integers(1, 30))):
-        event: dict[str, object] = {"event_type": data.draw(st.sampled_from(["a.b", "a.c", "b", ""]))}
-        for member in ("user_id", "actor", "doc_id", "subject", "attempted_user"):
-            if data.draw(st.booleans()):
-                event[member] = data.draw(names | st.integers(-1, 10) | st.none())
+        event = data.draw(events())
         log.now_ns += data.draw(st.integers(-(10**12), 10**12))
         encoded = msgspec.json.encode(event)
         context = (
-            b',"context":' + msgspec.json.encode({"tenant": data.draw(names)}) if data.draw(st.booleans()) else b""
+            b',"context":' + msgspec.json.encode({"tenant": data.draw(VALUES)}) if data.draw(st.booleans()) else b""
         )
         log.write(encoded + context)
     sealed = log.sealed()
@@ -467,6 +558,10 @@ def test_results_are_equal_with_it_and_without(tmp_path_factory: pytest.TempPath
         query = AuditQuery(
             actor=data.draw(st.none() | st.sampled_from(["eve", "ev\u00e9", "7"])),
             resource_id=data.draw(st.none() | st.sampled_from(["doc-1", "7"])),
+            ip=data.draw(st.none() | st.sampled_from(["eve", "7"])),
+            path=data.draw(st.sampled_from(PATHS_ASKED)),
+            status=data.draw(st.sampled_from(STATUSES_ASKED)),
+            outcome=data.draw(st.none() | st.sampled_from(["success", "failure", "completed"])),
             event_types=data.draw(st.sampled_from([(), ("a.*",), ("b",)])),
             context=data.draw(st.sampled_from([{}, {"tenant": "eve"}])),
             newest_first=data.draw(st.booleans()),
