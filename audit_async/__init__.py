@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from audit_async._layout.hold_file import Hold
     from audit_async._redact.fingerprint import fingerprint_secret, fingerprint_token
     from audit_async._redact.redactor import Redactor
+    from audit_async._writer.erasure_report import ErasureReport
     from audit_async._writer.receipts import Receipt
     from audit_async._writer.upkeep import RetentionOutcome, RetentionReport
     from audit_async.config import (
@@ -61,6 +62,7 @@ __all__ = [
     "Commit",
     "ConfigError",
     "Disabled",
+    "ErasureReport",
     "Health",
     "HealthStatus",
     "Histogram",
@@ -158,6 +160,7 @@ _HOMES: Final = {
             "Position",
         ),
         "audit_async._layout.hold_file": ("Hold",),
+        "audit_async._writer.erasure_report": ("ErasureReport",),
         "audit_async._writer.upkeep": (
             "RetentionOutcome",
             "RetentionReport",

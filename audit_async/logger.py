@@ -23,6 +23,7 @@ from audit_async._layout.hold_file import Hold
 from audit_async._writer import forks, signals
 from audit_async._writer.buffer import RECORD_OVERHEAD, State
 from audit_async._writer.encoder import BACKSLASH, DEL, LOOKED_INTO
+from audit_async._writer.erasure_report import ErasureReport
 from audit_async._writer.intake import Intake
 from audit_async._writer.receipts import NOTHING_RECORDED, NOWHERE, Receipt
 from audit_async._writer.session import Session
@@ -372,6 +373,63 @@ class AuditLogger:
         """Return the legal hold that is in force, None if there is none; raises as `set_hold` does."""
         upkeep = self._upkeep()
         return await self._here(upkeep.hold)
+
+    async def erase_subject(  # the parts of a record, and how long to wait
+        self,
+        subject_id: str,
+        *,
+        kind: str = "user",
+        tenant: str | None = None,
+        reason: str,
+        requested_by: str,
+        approved_by: str | None = None,
+        force: bool = False,
+        timeout_s: float = 30.0,
+    ) -> ErasureReport:
+        """Erase a person: destroy the keys that what is personal to him was sealed under, in all logs of the key store.
+
+        The records stay, and verify as before. On return the keys are destroyed, and the records of it, which do not
+        name him, are durable. What is emitted about him from now on is sealed under new keys. If the process dies
+        meanwhile, the next opening completes the erasure. On any event loop.
+
+        Args:
+            subject_id: The person's id, as events have it.
+            kind: The id space, as `Personal` declares it (`user`, `customer`).
+            tenant: Whose id space, if `Privacy.tenant_binding` is set; empty for events without a tenant.
+            reason: Why, for the record; sealed under a key of `requested_by`.
+            requested_by: Who asks for it, for the record; sealed likewise.
+            approved_by: Who else agrees; needed if `Privacy.two_person` is set.
+            force: Also under a legal hold; that is recorded.
+            timeout_s: How long to wait for other processes to drop the keys; they do within about a second.
+
+        Returns:
+            How many keys were destroyed, and which processes did not answer in time.
+
+        Raises:
+            ConfigError: The log has no `Privacy`, or an argument can't be right.
+            ErasureRefused: A legal hold of some log of the key store is in force.
+            KeyStoreUnavailable, MasterKeyError: The key store can't be used now; what has begun is completed later.
+            LogClosed, WriteFailed: The log is not open, or can't record it.
+        """
+        if self._disabled:
+            raise ConfigError("mode", "is Disabled(), so this logger seals nothing and can erase nobody")
+        if self._session is None or self._buffer.state is not State.OPEN:
+            raise LogClosed("the audit log is not open, so nobody can be erased by it")
+        erasures = self._session.erasures
+        if erasures is None:
+            raise ConfigError("privacy", "is left out, so this log seals nothing, and nobody can be erased from it")
+        return await self._here(
+            lambda: erasures.erase(
+                subject_id,
+                kind=kind,
+                tenant=tenant,
+                reason=reason,
+                requested_by=requested_by,
+                approved_by=approved_by,
+                force=force,
+                timeout_s=timeout_s,
+            )
+        )
 
     def _upkeep(self) -> Upkeep:
         if self._session is None or self._buffer.state is not State.OPEN:

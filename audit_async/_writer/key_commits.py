@@ -57,6 +57,11 @@ class KeyCommits:
         self._look_until = 0.0
         self._commits_to_look = 0
 
+    @property
+    def epoch(self) -> int:
+        """The erasure epoch of the last look; from any thread."""
+        return self._sealer.epoch
+
     def commit(self, batch: Batch | None, *, sync: bool, write: Write) -> Committed:
         """Store what is missing of keys, then hand the batch, and any that was kept, to the log's store.
 

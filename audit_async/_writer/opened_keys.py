@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from audit_async._store.log_store import LogStore
+from audit_async._trail.log_files import Log
 from audit_async._writer.encoder import Encoder
+from audit_async._writer.erasure_recovery import Completed, complete_erasures
 from audit_async._writer.key_commits import KeyCommits
 from audit_async.config import Privacy
 from audit_async.config.key_store_settings import ExternalMasterKey
@@ -20,6 +23,13 @@ class OpenedKeys(NamedTuple):
     store: KeyStore
     commits: KeyCommits
     sealer: Sealer
+
+    def complete_erasures(self, log_store: LogStore, service_id: str, hold_ids: list[str]) -> Completed:
+        """Do what an interrupted erasure, or a restored key store, has left undone."""
+        log = Log(log_store.directory, service_id, log_store.directory.name, log_store.log_id)
+        completed = complete_erasures(log, self.store, hold_ids)
+        self.commits.look()
+        return completed
 
 
 def open_keys(settings: Privacy, base_dir: Path, log_name: str, log_id: str, encoder: Encoder) -> OpenedKeys:

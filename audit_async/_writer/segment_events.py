@@ -10,7 +10,7 @@ from audit_async._writer.stated_holds import StatedHolds
 from audit_async.events import AuditEvent, AuditSegmentDamaged, AuditSegmentSealed
 
 
-def events_of(committed: Committed, holds: StatedHolds) -> list[AuditEvent]:
+def events_of(committed: Committed, holds: StatedHolds, *, erasure_epoch: int | None = None) -> list[AuditEvent]:
     """Return the records of what the store did besides writing."""
     events: list[AuditEvent] = [
         AuditSegmentSealed(
@@ -21,6 +21,7 @@ def events_of(committed: Committed, holds: StatedHolds) -> list[AuditEvent]:
             bytes=sealed.bytes,
             sha256=sealed.sha256,
             holds=holds.stated(),
+            erasure_epoch=erasure_epoch,
         )
         for sealed in committed.sealed
     ]

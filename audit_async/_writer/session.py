@@ -48,6 +48,7 @@ from audit_async.tlog.guard import refuse_uncovered
 
 if TYPE_CHECKING:  # they need the extras `tlog` and `privacy`
     from audit_async._writer.checkpoint_task import CheckpointLog
+    from audit_async._writer.erasures import Erasures
     from audit_async._writer.opened_keys import OpenedKeys
 
 _log = logging.getLogger("audit_async")
@@ -81,7 +82,6 @@ class Session:
         # 64 bits of the OS's randomness an opening: no audit_id is ever given twice, also not after a crash that
         # took records with it whose audit_id somebody knows.
         self.acknowledgements: Final = Acknowledgements(self.home, os.urandom(8).hex(), store.head.seq)
-        self._keys: Final = keys
         self._holds: Final = StatedHolds(store.opening.holds)
         self.writer: Final = Writer(
             store=store,
@@ -105,7 +105,9 @@ class Session:
             policy=config.retention,
             holds=self._holds,
             cover=self._cover,
+            key_store=None if keys is None else keys.store,
         )
+        self.erasures: Final = None if keys is None else self._erasures_with(keys)
         self.checkpoints: CheckpointLog | None = None
         self._task: WriterTask | None = None
         self._other_tasks: Final[list[asyncio.Task[None]]] = []  # checkpoints and the daily retention
@@ -115,6 +117,22 @@ class Session:
         self._drain_deadline: asyncio.TimerHandle | None = None
 
     # Opening.
+
+    def _erasures_with(self, keys: OpenedKeys) -> Erasures:
+        from audit_async._writer.erasures import Erasures  # noqa: PLC0415 - only logs that seal need it
+
+        assert self._config.privacy is not None  # noqa: S101 - there are keys
+        return Erasures(
+            keys,
+            self._config.privacy,
+            store=self.store,
+            thread=self._thread,
+            writer=self.writer,
+            intake=self._intake,
+            upkeep=self.upkeep,
+            condition=self._condition,
+            max_field_chars=self._config.max_field_chars,
+        )
 
     @classmethod
     async def open(
@@ -185,7 +203,10 @@ class Session:
 
     async def _begin(self) -> None:
         try:
-            await self.writer.begin([self._intake.stamp(event) for event in self._opening_events()])
+            erased = await self._complete_erasures()
+            await self.writer.begin([self._intake.stamp(event) for event in self._opening_events(erased)])
+            if self.erasures is not None:
+                await self.erasures.end_recovered()
         except OSError as error:
             raise WriteFailed(
                 f"the first record of this session could not be written to {self.store.directory}: {error}. Nothing "
@@ -201,12 +222,22 @@ class Session:
         )
         if self.checkpoints is not None:
             self._other_tasks.append(create_task(self.checkpoints.run(), name="audit-async checkpoints"))
+        if self.erasures is not None:
+            self._other_tasks.append(create_task(self.erasures.run(), name="audit-async erasures"))
         if self._config.retention.automatic:
             self._other_tasks.append(create_task(self.upkeep.run_daily(), name="audit-async retention"))
         await asyncio.sleep(0)  # so that the writer waits for its first message before there is one
 
-    def _opening_events(self) -> list[AuditEvent]:
-        config, store, keys = self._config, self.store, self._keys
+    async def _complete_erasures(self) -> list[AuditEvent]:
+        """Do what an erasure that was interrupted has left undone; return what is to be recorded of it."""
+        if self.erasures is None:
+            return []
+        hold_ids = [hold.id for hold in (*self.store.opening.holds, *self.store.opening.unrecorded_holds)]
+        return await self.erasures.recover(self._config.service_id, hold_ids)
+
+    def _opening_events(self, erased: list[AuditEvent]) -> list[AuditEvent]:
+        config, store = self._config, self.store
+        keys = None if self.erasures is None else self.erasures.keys
         opening = store.opening
         return [
             *(
@@ -227,14 +258,19 @@ class Session:
                 erasure_epoch=None if keys is None else keys.sealer.epoch,
             ),
             *(self._holds.set_by(hold, reason=hold.reason, set_by=hold.set_by) for hold in opening.unrecorded_holds),
-            *events_of(Committed(store.head, store.head, opening.sealed, opening.damaged), self._holds),
+            *erased,
+            *events_of(
+                Committed(store.head, store.head, opening.sealed, opening.damaged),
+                self._holds,
+                erasure_epoch=None if keys is None else keys.sealer.epoch,
+            ),
         ]
 
     def close_files(self) -> None:
         """Unlock the log and leave its key store; in the disk thread."""
         try:
-            if self._keys is not None:
-                self._keys.commits.close()
+            if self.erasures is not None:
+                self.erasures.keys.commits.close()
         finally:
             self.store.close()
 

@@ -36,6 +36,7 @@ from audit_async._writer.write_loop import Writer
 from audit_async.config import RetentionPolicy
 from audit_async.errors import AuditError, LogCorrupted, RetentionRefused
 from audit_async.events import AuditEvent, AuditSegmentArchived, AuditSegmentDamaged, AuditSegmentDeleted
+from audit_async.privacy.key_store import KeyStore
 from audit_async.status import Condition, describe_error
 
 #: Seconds from the opening to the first daily run, so that a service's start is not slowed, and between two.
@@ -106,6 +107,7 @@ class Upkeep:
         policy: RetentionPolicy,
         holds: StatedHolds,
         cover: Callable[[int], Awaitable[None]],
+        key_store: KeyStore | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
@@ -116,6 +118,7 @@ class Upkeep:
         self._policy = policy
         self._holds = holds
         self._cover = cover  # returns when a signed tree no longer needs the segment of a record, or raises
+        self._key_store = key_store
         self._now = now
         self._stopped = Event()  # asked by the thread that compresses
         self._one_at_a_time = anyio.Lock()
@@ -132,7 +135,7 @@ class Upkeep:
             if not dry_run:
                 self._refuse_a_clock_that_jumped()
                 await self._in_disk_thread(self._store.refuse_during_backup)
-                await self._record_holds()
+                await self.record_holds()
                 await self._in_disk_thread(self._store.finish_retention)
             hold = await self._in_disk_thread(lambda: self._store.hold)
             due = await self._in_disk_thread(self._store.plan_retention, self._policy, at or self._now())
@@ -278,15 +281,18 @@ class Upkeep:
         """Put a hold in force; see `AuditLogger.set_hold`."""
         # The hold comes first: between it and its record nothing is deleted, the other way round something might be.
         hold = await self._in_disk_thread(self._store.set_hold, reason=reason, set_by=set_by, now=self._now())
+        await self._keep_keys(hold)
         await self._record([self._holds.set_by(hold, reason=reason, set_by=set_by)])
         return hold
 
     async def lift_hold(self, *, reason: str, lifted_by: str) -> None:
         """End a hold; see `AuditLogger.lift_hold`."""
-        await self._record_holds()
+        await self.record_holds()
         holds = await self._in_disk_thread(lambda: self._store.holds)
         for hold in holds:
             await self._record([self._holds.lifted_by(hold, reason=reason, lifted_by=lifted_by)])
+            if self._key_store is not None:
+                await self._in_disk_thread(self._key_store.lift_hold, self._store.log_id, hold.id)
         if holds:
             await self._in_disk_thread(self._store.lift_holds, holds, self._now())
 
@@ -294,9 +300,15 @@ class Upkeep:
         """Return the hold that is in force, the oldest if there are several."""
         return await self._in_disk_thread(lambda: self._store.hold)
 
-    async def _record_holds(self) -> None:
+    async def _keep_keys(self, hold: Hold) -> None:
+        """Copy a hold into the key store: while it is in force nobody is erased or forgotten."""
+        if self._key_store is not None:
+            await self._in_disk_thread(self._key_store.set_hold, self._store.log_id, hold.id)
+
+    async def record_holds(self) -> None:
         """Put those holds into the chain that another process has placed since the opening, next to this writer."""
         for hold in await self._in_disk_thread(self._store.check_holds, self._now()):
+            await self._keep_keys(hold)
             await self._record([self._holds.set_by(hold, reason=hold.reason, set_by=hold.set_by)])
 
     # Both.

@@ -80,6 +80,7 @@ class AuditSegmentSealed(AuditEvent, tag="audit.segment_sealed"):
     bytes: int
     sha256: str
     holds: list[HoldInForce] | None = None
+    erasure_epoch: int | None = None  #: of the key store, if the session seals
 
 
 class AuditSegmentArchived(AuditEvent, tag="audit.segment_archived"):
@@ -156,7 +157,8 @@ class AuditErasureStarted(AuditEvent, tag="audit.erasure_started"):
 class AuditSubjectErased(AuditEvent, tag="audit.subject_erased"):
     """The keys of an erasure are destroyed, `keys` of them; `resumed` if a later session completed it.
 
-    `waiting_for` is how many processes had not said in time that they hold none of them in memory any more.
+    `incomplete`: not all its parts were recorded, so not all its keys are known; erase again. `waiting_for` is how many
+    processes had not said in time that they hold none of them in memory any more.
     """
 
     erasure_id: str
@@ -164,6 +166,7 @@ class AuditSubjectErased(AuditEvent, tag="audit.subject_erased"):
     keys: int
     waiting_for: int | None = None
     resumed: bool | None = None
+    incomplete: bool | None = None
 
 
 class AuditErasedInFlight(AuditEvent, tag="audit.erased_in_flight"):
@@ -178,11 +181,14 @@ class AuditErasedInFlight(AuditEvent, tag="audit.erased_in_flight"):
 
 
 class AuditKeysForgotten(AuditEvent, tag="audit.keys_forgotten"):
-    """The keys of all UTC days before `before` were destroyed by age, whoever they were about."""
+    """The keys of all UTC days before `before` are to be destroyed by age, whoever they are about.
+
+    With `days` and `keys`, how many of each there were, they are destroyed.
+    """
 
     before: str  #: YYYY-MM-DD
-    days: int
-    keys: int
+    days: int | None = None
+    keys: int | None = None
 
 
 class AuditKeyStoreRestored(AuditEvent, tag="audit.key_store_restored"):

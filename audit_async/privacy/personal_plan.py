@@ -21,7 +21,10 @@ __all__ = ["Plan", "Target"]
 _NO_PERSONS: Final = frozenset({"service", "system"})
 
 #: The members of a query that are the ids of persons, and their kinds: who asked is not the one that was asked about.
-_ASKED_ABOUT: Final = {"actor": "user", "user_id": "user", "subject": "user", "customer_id": "customer"}
+_ASKED_ABOUT: Final = {
+    "actor": "user", "user_id": "user", "subject": "user", "attempted_user": "user", "requester": "user",
+    "customer_id": "customer", "resource_id": "customer",
+}  # fmt: skip
 _QUERY: Final = ("audit.log_accessed", "query")
 
 #: A subject: its kind and id, None if nobody can be named.
@@ -121,9 +124,9 @@ class Plan:
         elif isinstance(value, list):
             targets += [Target(value, n, text, (*texts, str(n)), whose) for n, text in enumerate(value)]
         elif isinstance(value, dict):
-            asked = _ASKED_ABOUT if (self.event_type, texts[0]) == _QUERY else {}
+            is_query = (self.event_type, texts[0]) == _QUERY
             for name, text in value.items():
-                own = (asked[name], text) if name in asked and isinstance(text, str) else whose
+                own = (_asked_about(name, text) or whose) if is_query else whose
                 targets.append(Target(value, name, text, (*texts, name), own))
 
     def _whose(self, declared: PersonalMember, containers: list[Any], value: object) -> tuple[_Whose, bool]:
@@ -168,6 +171,14 @@ def rendered_path(data: dict[str, Any], path: tuple[str, ...]) -> str:
             at = Path(at, position, step)
             container = container.get(step) if isinstance(container, dict) else None
     return render(at)
+
+
+def _asked_about(name: str, term: object) -> _Whose:
+    """Return whom a term of a query is about, None if it names nobody."""
+    if isinstance(term, dict):  # `fields`: values by path
+        about = (_asked_about(str(path).rpartition(".")[2], value) for path, value in term.items())
+        return next(filter(None, about), None)
+    return (_ASKED_ABOUT[name], term) if name in _ASKED_ABOUT and isinstance(term, str) and term else None
 
 
 def _member(event_type: str, declared: PersonalMember) -> _Member:

@@ -23,6 +23,7 @@ from audit_async import (
     Batched,
     BufferFull,
     Disabled,
+    ErasureReport,
     Health,
     Hold,
     Hybrid,
@@ -111,6 +112,7 @@ async def write(event: AuditEvent) -> None:
         assert_type(audit.health().ok, bool)
         assert_type(audit.stats(), LoggerStats)
         assert_type(await audit.apply_retention(dry_run=True), RetentionReport)
+        assert_type(await audit.erase_subject("alice", reason="art. 17", requested_by="dpo"), ErasureReport)
         assert_type(await audit.set_hold(reason="case 4711", set_by="legal@example.com"), Hold)
         assert_type(await audit.hold(), Hold | None)
         try:

@@ -1,0 +1,247 @@
+"""Erasing persons while a log is open: the records, the keys, and the other processes, in this order.
+
+An erasure is recorded before it destroys anything (`audit.erasure_started`, with the ids of the keys), and again when
+the keys are gone (`audit.subject_erased`). A process that dies in between leaves one that the next opening completes.
+So no key is destroyed without a record, and no record of an erasure is left whose keys live on.
+
+Other processes that use the key store look at it at each commit, and once a second if they have none. An erasure
+returns when all of them have dropped the keys, or says who has not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Final, ParamSpec, TypeVar
+
+import anyio
+
+from audit_async._sanitize.unsafe_text import cut, escape
+from audit_async._store.log_store import LogStore
+from audit_async._writer.disk_thread import DiskThread
+from audit_async._writer.erasure_recovery import end_erasures
+from audit_async._writer.erasure_report import ErasureReport
+from audit_async._writer.intake import Intake
+from audit_async._writer.opened_keys import OpenedKeys
+from audit_async._writer.upkeep import Upkeep
+from audit_async._writer.write_loop import Writer
+from audit_async.config import Privacy
+from audit_async.errors import AuditError, ConfigError
+from audit_async.events import (
+    AuditErasureStarted,
+    AuditEvent,
+    AuditKeysForgotten,
+    AuditSubjectErased,
+)
+from audit_async.privacy.data_keys import date_of, key_id_text
+from audit_async.privacy.sealed_text import escape_plain
+from audit_async.privacy.subjects import Subject
+from audit_async.status import Condition, describe_error
+
+#: Key ids in one record: 25 KiB of them.
+MOST_KEY_IDS: Final = 1000
+#: How often a process without commits looks whether somebody was erased, and how often an erasure asks for laggards.
+_LOOK_EVERY_S: Final = 1.0
+_ASK_EVERY_S: Final = 0.05
+_FIRST_FORGETTING_S: Final = 60.0
+_DAY_S: Final = 86_400.0
+
+#: Recorded instead of the name of somebody who asks for his own erasure.
+_THE_SUBJECT: Final = "[the subject]"
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Erasures:
+    """Erasures and forgetting of one open log. Owned by the loop's thread."""
+
+    def __init__(
+        self,
+        keys: OpenedKeys,
+        settings: Privacy,
+        *,
+        store: LogStore,
+        thread: DiskThread,
+        writer: Writer,
+        intake: Intake,
+        upkeep: Upkeep,
+        condition: Condition,
+        max_field_chars: int,
+    ) -> None:
+        self.keys: Final = keys
+        self._settings: Final = settings
+        self._store: Final = store
+        self._thread: Final = thread
+        self._writer: Final = writer
+        self._intake: Final = intake
+        self._upkeep: Final = upkeep
+        self._condition: Final = condition
+        self._max_chars: Final = max_field_chars
+        self._one_at_a_time: Final = anyio.Lock()
+        self._postponed: set[str] = set()  # erasures that a hold has stopped half-way, in the session before
+
+    async def erase(  # the parts of a record, and how long to wait
+        self,
+        subject_id: str,
+        *,
+        kind: str,
+        tenant: str | None,
+        reason: str,
+        requested_by: str,
+        approved_by: str | None,
+        force: bool,
+        timeout_s: float,
+    ) -> ErasureReport:
+        """Erase a person; see `AuditLogger.erase_subject`."""
+        subject = self._subject(subject_id, kind, tenant)
+        self._check_names(requested_by, approved_by)
+        key_store = self.keys.store
+        async with self._one_at_a_time:
+            await self._upkeep.record_holds()  # one that was placed next to this writer counts as well
+            await self._writer.flush()  # what was emitted before is stored before, and found
+            erasure_id = f"{self._store.log_id[:16]}{os.urandom(8).hex()}"
+            erasure = await self._in_disk_thread(key_store.begin_erasure, subject, erasure_id, force=force)
+            await self._in_disk_thread(self.keys.commits.look)
+            requester = self._named(subject, requested_by)
+            approver = None if approved_by is None else self._named(subject, approved_by)
+            groups = _in_groups(erasure.key_ids)
+            await self._record(
+                AuditErasureStarted(
+                    erasure_id=erasure_id,
+                    epoch=erasure.epoch,
+                    key_ids=group,
+                    part=part,
+                    parts=len(groups),
+                    reason=reason,
+                    requested_by=requester,
+                    approved_by=approver,
+                    forced=force or None,
+                )
+                for part, group in enumerate(groups, 1)
+            )
+            await self._in_disk_thread(key_store.destroy, erasure.key_ids, erasure_id=erasure_id, force=force)
+            waiting_for = await self._wait_for_others(erasure.epoch, timeout_s)
+            await self._record(
+                [
+                    AuditSubjectErased(
+                        erasure_id=erasure_id,
+                        epoch=erasure.epoch,
+                        keys=len(erasure.key_ids),
+                        waiting_for=len(waiting_for) or None,
+                    )
+                ]
+            )
+            await self._in_disk_thread(key_store.end_erasure, erasure_id)
+            self._writer.record_erased()
+        return ErasureReport(
+            erasure_id=erasure_id, epoch=erasure.epoch, keys=len(erasure.key_ids), waiting_for=tuple(waiting_for)
+        )
+
+    def _subject(self, subject_id: str, kind: str, tenant: str | None) -> Subject:
+        """Return whom an erasure is about, as emitting knows him; raises `ConfigError`."""
+        if not subject_id:
+            raise ConfigError("subject_id", "is empty; name the person by the id that his events have")
+        has_tenants = self._settings.tenant_binding is not None
+        if has_tenants and tenant is None:
+            raise ConfigError(
+                "tenant", f"missing: ids are unique only within {self._settings.tenant_binding}; '' means without one"
+            )
+        if not has_tenants and tenant:
+            raise ConfigError("tenant", "this log knows no tenants; leave it out, or set privacy.tenant_binding")
+        recorded = cut(escape(subject_id[: self._max_chars]), self._max_chars)
+        return Subject(tenant or "", kind, escape_plain(recorded))
+
+    def _check_names(self, requested_by: str, approved_by: str | None) -> None:
+        if not requested_by:
+            raise ConfigError("requested_by", "is empty; say who asks for the erasure")
+        if self._settings.two_person and (not approved_by or approved_by == requested_by):
+            raise ConfigError("approved_by", "this log wants a second person's name (privacy.two_person)")
+
+    def _named(self, subject: Subject, name: str) -> str:
+        """Return a name for the record: not the one that is being erased."""
+        pseudonym = self.keys.store.pseudonym
+        return _THE_SUBJECT if pseudonym(subject._replace(id=name)) == pseudonym(subject) else name
+
+    async def _wait_for_others(self, epoch: int, timeout_s: float) -> list[str]:
+        """Return when no other process has a destroyed key in memory, or the names of those that may, after a while."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            lagging = await self._in_disk_thread(self.keys.store.lagging, epoch)
+            if not lagging or time.monotonic() >= deadline:
+                return lagging
+            await asyncio.sleep(_ASK_EVERY_S)
+
+    async def recover(self, service_id: str, hold_ids: list[str]) -> list[AuditEvent]:
+        """Do at the opening what an interrupted erasure has left undone; return what is to be recorded of it."""
+        complete = self.keys.complete_erasures
+        events, self._postponed = await self._in_disk_thread(complete, self._store, service_id, hold_ids)
+        return events
+
+    async def end_recovered(self) -> None:
+        """End the erasures that the opening has completed, once that is in the chain."""
+        await self._in_disk_thread(end_erasures, self._store.log_id, self.keys.store, self._postponed)
+
+    # Tasks.
+
+    async def run(self) -> None:
+        """Take notice of other processes' erasures, and forget once a day; until cancelled."""
+        forget_at = time.monotonic() + _FIRST_FORGETTING_S
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            try:
+                await self._in_disk_thread(self.keys.commits.look)
+            except OSError as error:  # the next commit meets it as well, and reports it
+                self._condition.set_trouble("the key store", describe_error(error))
+            else:
+                self._condition.set_trouble("the key store", None)
+            self._writer.record_erased()
+            if time.monotonic() >= forget_at:
+                forget_at = time.monotonic() + _DAY_S
+                await self._forget_daily()
+
+    async def _forget_daily(self) -> None:
+        try:
+            await self.forget()
+        except (AuditError, OSError) as error:
+            self._condition.set_trouble("forgetting", f"is tried again in a day: {describe_error(error)}")
+        else:
+            self._condition.set_trouble("forgetting", None)
+
+    async def forget(self) -> None:
+        """Destroy the keys of the days whose time is over, if the settings say so; recorded before and after."""
+        if self._settings.forget_after_days is None:
+            return
+        key_store = self.keys.store
+        async with self._one_at_a_time:
+            before = (datetime.now(UTC) - timedelta(days=self._settings.forget_after_days)).date()
+            await self._upkeep.record_holds()
+            changes = await self._in_disk_thread(key_store.changes_since, self.keys.sealer.epoch)
+            if date_of(changes.forgotten_before) >= before:
+                return
+            if holds := await self._in_disk_thread(key_store.holds):
+                raise ConfigError("privacy.forget_after_days", f"{len(holds)} legal hold(s) are in force")
+            await self._record([AuditKeysForgotten(before=before.isoformat())])
+            forgotten = await self._in_disk_thread(key_store.forget, before)
+            keys = sum(day.keys for day in forgotten)
+            await self._record([AuditKeysForgotten(before=before.isoformat(), days=len(forgotten), keys=keys)])
+
+    # All of it.
+
+    async def _record(self, events: Iterable[AuditEvent]) -> None:
+        """Return when events are durable."""
+        receipts = [self._intake.emit_on_record(event) for event in events]
+        await self._writer.flush()
+        for receipt in receipts:
+            await receipt.durable()
+
+    async def _in_disk_thread(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._thread.call(call, *args, **kwargs)
+
+
+def _in_groups(key_ids: list[bytes]) -> list[list[str]]:
+    texts = list(map(key_id_text, key_ids))
+    return [texts[at : at + MOST_KEY_IDS] for at in range(0, len(texts), MOST_KEY_IDS)] or [[]]

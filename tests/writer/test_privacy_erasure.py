@@ -1,0 +1,446 @@
+"""Erasing a person: no key survives an acknowledged erasure, none is destroyed without a record, whatever dies when."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypedDict
+
+import anyio
+import pytest
+
+from audit_async import AuditLogger, Batched, ConfigError, audit_context
+from audit_async.privacy import ErasureRefused, KeyStoreUnavailable, Subject, key_id_bytes
+from audit_async.privacy.data_keys import day_number
+from audit_async.privacy.sqlite_key_store import SqliteKeyStore
+from audit_async.reader import AuditReader
+from tests.logs import ConfigFor, log_directory, segment_lines
+from tests.privacy.key_stores import ALICE, BOB, copies_in_files, open_store, some_keys, wrapped_bytes
+from tests.privacy.sealed_logs import all_key_ids, key_ids_in, opened, recorded, sealing, success
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(sys.platform != "linux", reason="key stores are kept on Linux"),
+]
+
+
+class Why(TypedDict):
+    """What the records of an erasure say of it."""
+
+    reason: str
+    requested_by: str
+
+
+WHY: Why = {"reason": "asked for it", "requested_by": "officer"}
+
+
+def names(config: Any, tmp_path: Path) -> list[object]:
+    """Return the user ids of a log's records, as they can be read."""
+    return [one.event["actor"]["user_id"] for one in opened(config, tmp_path)]  # type: ignore[index]
+
+
+async def test_an_erased_person_is_gone_and_everybody_else_is_there(config_for: ConfigFor, tmp_path: Path) -> None:
+    """Her records stay, verify, and can't be read; nothing names her; what she does afterwards can be read again."""
+    config = sealing(config_for, tmp_path)
+    async with AuditLogger(config) as audit:
+        with audit_context(user_id="alice"):
+            audit.emit(success("alice"))
+        audit.emit(success("bob"))
+        await audit.flush()
+        store = open_store(tmp_path / "keys")
+        of_alice = store.find(ALICE)
+        wrapped = wrapped_bytes(tmp_path / "keys", of_alice)
+        assert copies_in_files(tmp_path / "keys", wrapped)
+        report = await audit.erase_subject("alice", **WHY)
+        assert report.keys == 1
+        assert report.is_complete
+        assert store.find(ALICE) == []
+        assert copies_in_files(tmp_path / "keys", wrapped) == {}
+        store.close()
+        audit.emit(success("alice"))
+    today = f"[erased {datetime.now(UTC):%Y-%m-%d}]"
+    assert names(config, tmp_path) == [today, "bob", "alice"]
+    assert opened(config, tmp_path)[0].context == {"user_id": today}
+    (started,) = recorded(config, event_type="audit.erasure_started")
+    (erased,) = recorded(config, event_type="audit.subject_erased")
+    assert list(map(key_id_bytes, started["event"]["key_ids"])) == of_alice
+    assert started["event"]["erasure_id"] == erased["event"]["erasure_id"] == report.erasure_id
+    assert (erased["event"]["keys"], erased["event"]["epoch"]) == (1, report.epoch)
+    lines = b"".join(segment_lines(log_directory(config)))
+    assert not any(word in lines for word in (b"alice", b"officer", b"asked for it"))
+    (why,) = opened(config, tmp_path, event_type="audit.erasure_started")
+    assert (why.event["reason"], why.event["requested_by"]) == ("asked for it", "officer")
+    assert (await AuditReader(tmp_path / "audit").verify()).valid
+
+
+async def test_who_asks_for_his_own_erasure_is_not_named(config_for: ConfigFor, tmp_path: Path) -> None:
+    """Or the record of the erasure would be the one that still says who it was."""
+    config = sealing(config_for, tmp_path)
+    async with AuditLogger(config) as audit:
+        audit.emit(success("alice"))
+        await audit.erase_subject("alice", reason="mine", requested_by="alice")
+    (why,) = opened(config, tmp_path, event_type="audit.erasure_started")
+    assert why.event["requested_by"] == "[the subject]"
+
+
+async def test_an_id_is_found_in_the_form_in_which_it_was_recorded(config_for: ConfigFor, tmp_path: Path) -> None:
+    """Unsafe characters, another Unicode form, a text that looks sealed, and one that was cut."""
+    config = sealing(config_for, tmp_path, max_field_chars=64)
+    async with AuditLogger(config) as audit:
+        for emitted, erased in (
+            ("al\u200bice", "al\u200bice"), ("Åsa", "A\u030asa"), ("sealed:x", "sealed:x"), ("x" * 100, "x" * 100)
+        ):  # fmt: skip
+            audit.emit(success(emitted))
+            assert (await audit.erase_subject(erased, **WHY)).keys == 1
+
+
+async def test_kinds_and_tenants_are_different_persons(config_for: ConfigFor, tmp_path: Path) -> None:
+    """Erasing customer 42 takes nothing from user 42, nor from the 42 of another tenant."""
+    config = sealing(config_for, tmp_path, privacy={"tenant_binding": "tenant"})
+    async with AuditLogger(config) as audit:
+        for tenant in ("acme", "umbrella"):
+            with audit_context(tenant=tenant):
+                audit.emit(success("42"))
+        assert (await audit.erase_subject("42", kind="customer", tenant="acme", **WHY)).keys == 0
+        assert (await audit.erase_subject("42", tenant="", **WHY)).keys == 0
+        assert (await audit.erase_subject("42", tenant="acme", **WHY)).keys == 1
+        with pytest.raises(ConfigError, match="tenant"):
+            await audit.erase_subject("42", **WHY)
+    first, second = names(config, tmp_path)
+    assert str(first).startswith("[erased")
+    assert second == "42"
+
+
+async def test_two_persons_may_be_needed(config_for: ConfigFor, tmp_path: Path) -> None:
+    """So that nobody erases his own traces alone."""
+    config = sealing(config_for, tmp_path, privacy={"two_person": True})
+    async with AuditLogger(config) as audit:
+        audit.emit(success("alice"))
+        for approved_by in (None, "officer"):
+            with pytest.raises(ConfigError, match="second person"):
+                await audit.erase_subject("alice", approved_by=approved_by, **WHY)
+        assert recorded(config, event_type="audit.erasure_started") == []
+        assert (await audit.erase_subject("alice", approved_by="judge", **WHY)).keys == 1
+
+
+async def test_an_erasure_needs_a_log_that_seals(config_for: ConfigFor, tmp_path: Path) -> None:
+    """Without privacy nothing was sealed, and saying that somebody is erased would be wrong."""
+    async with AuditLogger(config_for()) as audit:
+        with pytest.raises(ConfigError, match="privacy"):
+            await audit.erase_subject("alice", **WHY)
+    async with AuditLogger(sealing(config_for, tmp_path)) as audit:
+        with pytest.raises(ConfigError, match="subject_id"):
+            await audit.erase_subject("", **WHY)
+
+
+# -- holds --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_hold_of_any_log_keeps_everybody(config_for: ConfigFor, tmp_path: Path) -> None:
+    """Set before or after, on this log or another that uses the key store; lifting it or force ends that."""
+    config, other = sealing(config_for, tmp_path), sealing(config_for, tmp_path, service_id="billing")
+    async with AuditLogger(config) as audit, AuditLogger(other) as billing:
+        audit.emit(success("alice"))
+        for held in (audit, billing):
+            await held.set_hold(reason="case 7", set_by="court")
+            with pytest.raises(ErasureRefused, match="legal hold"):
+                await audit.erase_subject("alice", **WHY)
+            await held.lift_hold(reason="over", lifted_by="court")
+        assert names(config, tmp_path) == ["alice"]
+        assert recorded(config, event_type="audit.erasure_started") == []
+        await audit.set_hold(reason="case 8", set_by="court")
+        assert (await audit.erase_subject("alice", force=True, **WHY)).keys == 1
+    (started,) = recorded(config, event_type="audit.erasure_started")
+    assert started["event"]["forced"] is True
+
+
+async def test_a_hold_from_before_the_start_counts(config_for: ConfigFor, tmp_path: Path) -> None:
+    """One that was set when the log did not seal yet is copied at the opening."""
+    async with AuditLogger(config_for()) as audit:
+        await audit.set_hold(reason="case 7", set_by="court")
+    config = sealing(config_for, tmp_path)
+    async with AuditLogger(config) as audit:
+        audit.emit(success("alice"))
+        with pytest.raises(ErasureRefused):
+            await audit.erase_subject("alice", **WHY)
+
+
+# -- other processes ----------------------------------------------------------------------------------------------
+
+
+async def test_another_log_drops_the_keys_and_counts_what_was_on_its_way(config_for: ConfigFor, tmp_path: Path) -> None:
+    """Records that were not durable yet are unreadable at birth: the chain says how many. New ones have new keys."""
+    config = sealing(config_for, tmp_path)
+    other = sealing(config_for, tmp_path, service_id="billing", flush_mode=Batched(size=1000, interval=600))
+    async with AuditLogger(config) as audit, AuditLogger(other) as billing:
+        audit.emit(success("alice"))
+        with audit_context(user_id="alice"):
+            for _ in range(3):
+                billing.emit(success("alice"))
+            billing.emit(success("bob"))
+            with anyio.fail_after(10):
+                while len(recorded(other)) < 4:  # written, and not synced
+                    await anyio.sleep(0.01)
+            report = await audit.erase_subject("alice", **WHY)
+            assert report.is_complete
+            assert report.keys == 2
+            billing.emit(success("alice"))
+            await billing.flush()
+        await billing.flush()
+        (in_flight,) = recorded(other, event_type="audit.erased_in_flight")
+    assert in_flight["event"] == {"event_type": "audit.erased_in_flight", "epoch": report.epoch, "records": 4}
+    assert [str(name)[:7] for name in names(other, tmp_path)] == ["[erased"] * 3 + ["bob", "alice"]
+    assert opened(other, tmp_path)[4].context == {"user_id": "alice"}
+
+
+async def test_a_key_that_was_made_before_an_erasure_is_not_stored_after_it(
+    config_for: ConfigFor, tmp_path: Path
+) -> None:
+    """An event that waits in memory while its person is erased elsewhere brings no key back."""
+    config = sealing(config_for, tmp_path)
+    async with AuditLogger(config) as audit:
+        store = open_store(tmp_path / "keys")
+        audit.emit(success("alice"))
+        audit.emit(success("bob"))
+        store.begin_erasure(ALICE, "elsewhere")  # before the loop has a turn, as another process may
+        await audit.flush()
+        assert store.find(ALICE) == []
+        assert len(store.find(BOB)) == 1
+        store.close()
+        await audit.flush()
+        (in_flight,) = recorded(config, event_type="audit.erased_in_flight")
+        audit.emit(success("alice"))
+    assert in_flight["event"]["records"] == 1
+    assert set(in_flight["event"]["key_ids"]) == key_ids_in(segment_lines(log_directory(config))[1])
+    assert [str(name)[:7] for name in names(config, tmp_path)] == ["[erased", "bob", "alice"]
+
+
+async def test_an_idle_log_takes_notice_by_itself(config_for: ConfigFor, tmp_path: Path) -> None:
+    """It has no commits, and an erasure elsewhere waits for it no longer than about a second."""
+    config = sealing(config_for, tmp_path)
+    async with AuditLogger(config) as audit:
+        audit.emit(success("alice"))
+        await audit.flush()
+        store = open_store(tmp_path / "keys")
+        erasure = store.begin_erasure(ALICE, "elsewhere")
+        store.destroy(erasure.key_ids, erasure_id="elsewhere")
+        assert store.lagging(erasure.epoch) == ["orders/00"]
+        with anyio.fail_after(30):
+            while store.lagging(erasure.epoch):
+                await anyio.sleep(0.05)
+        store.close()
+
+
+# -- what dies when -----------------------------------------------------------------------------------------------
+
+DYING = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from audit_async import AuditConfig, AuditLogger, Local
+from audit_async.config import Privacy
+from audit_async.privacy.sqlite_key_store import SqliteKeyStore, SqliteSession
+from tests.privacy.sealed_logs import success
+
+base, step, when = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+config = AuditConfig(
+    mode=Local(base / "audit"), service_id="orders", handle_signals=False,
+    privacy=Privacy(key_store=str(base / "keys"), master_key=f"file:{base / 'master.key'}"),
+)
+
+def dying(cls, name):
+    real = getattr(cls, name)
+    def call(*args, **kwargs):
+        if armed and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*args, **kwargs)
+        if armed and when == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(cls, name, call)
+
+armed = False
+dying(SqliteSession if step == "insert" else SqliteKeyStore, step)
+
+async def main():
+    global armed
+    async with AuditLogger(config) as audit:
+        audit.emit(success("bob"))
+        await audit.flush()
+        if step != "insert":
+            audit.emit(success("alice"))
+            await audit.flush()
+        print("durable", flush=True)
+        armed = True
+        if step == "insert":
+            audit.emit(success("alice"))
+            await audit.flush()
+            print("durable", flush=True)
+        else:
+            await audit.erase_subject("alice", reason="art. 17", requested_by="officer")
+            print("erased", flush=True)
+asyncio.run(main())
+"""
+
+STEPS = [
+    (step, when)
+    for step in ("insert", "begin_erasure", "destroy", "lagging", "end_erasure")
+    for when in ("before", "after")
+]
+
+
+@pytest.mark.parametrize(("step", "when"), STEPS)
+async def test_a_process_that_is_killed_loses_no_key_and_keeps_no_erased_one(
+    config_for: ConfigFor, tmp_path: Path, step: str, when: str
+) -> None:
+    """At each step of a first use and of an erasure: what was acknowledged opens, what was begun on record is ended."""
+    config = sealing(config_for, tmp_path)
+    died = await anyio.run_process([sys.executable, "-c", DYING, str(tmp_path), step, when], check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert died.stdout == b"durable\n"
+    async with AuditLogger(config) as audit:
+        audit.emit(success("carol"))
+        began = recorded(config, event_type="audit.erasure_started")
+        ended = recorded(config, event_type="audit.subject_erased")
+        assert [e["event"]["erasure_id"] for e in began] == [e["event"]["erasure_id"] for e in ended]
+        store = open_store(tmp_path / "keys")
+        assert store.unfinished_erasures() == []
+        assert bool(store.find(ALICE)) == (step in {"insert", "begin_erasure"} and (step, when) != ("insert", "before"))
+        store.close()
+    found = names(config, tmp_path)
+    assert found[0] == "bob"
+    assert found[-1] == "carol"
+    assert not any(member.shown == "[key missing]" for one in opened(config, tmp_path) for member in one.members)
+    if began:
+        assert str(found[1]).startswith("[erased")
+        assert ended[0]["event"].get("resumed") or step == "end_erasure"
+
+
+async def test_an_erasure_that_the_key_store_refuses_is_completed_later(
+    config_for: ConfigFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk in the middle is an error for the caller; the next opening does what was begun."""
+
+    def refuse(*_: object, **__: object) -> int:
+        raise KeyStoreUnavailable(errno.ENOSPC, "no space")
+
+    config = sealing(config_for, tmp_path)
+    async with AuditLogger(config) as audit:
+        audit.emit(success("alice"))
+        with monkeypatch.context() as patch:
+            patch.setattr(SqliteKeyStore, "destroy", refuse)
+            with pytest.raises(KeyStoreUnavailable):
+                await audit.erase_subject("alice", **WHY)
+        assert names(config, tmp_path) == ["alice"]
+    async with AuditLogger(config):
+        pass
+    assert str(names(config, tmp_path)[0]).startswith("[erased")
+    (erased,) = recorded(config, event_type="audit.subject_erased")
+    assert erased["event"]["resumed"] is True
+
+
+async def test_a_hold_that_comes_in_the_middle_keeps_what_was_only_begun(
+    config_for: ConfigFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the erasure nor the next opening destroys a key then; the opening after the hold is lifted does."""
+    config = sealing(config_for, tmp_path)
+    real: Any = SqliteKeyStore.destroy
+
+    def held(self: SqliteKeyStore, *args: Any, **kwargs: Any) -> int:
+        self.set_hold("another-log", "7")
+        destroyed: int = real(self, *args, **kwargs)
+        return destroyed
+
+    async with AuditLogger(config) as audit:
+        audit.emit(success("alice"))
+        with monkeypatch.context() as patch:
+            patch.setattr(SqliteKeyStore, "destroy", held)
+            with pytest.raises(ErasureRefused):
+                await audit.erase_subject("alice", **WHY)
+    async with AuditLogger(config):
+        pass
+    assert names(config, tmp_path) == ["alice"]
+    store = open_store(tmp_path / "keys")
+    store.lift_hold("another-log", "7")
+    async with AuditLogger(config):
+        pass
+    assert str(names(config, tmp_path)[0]).startswith("[erased")
+    assert store.unfinished_erasures() == []
+    store.close()
+    assert len(recorded(config, event_type="audit.subject_erased")) == 1
+
+
+async def test_a_key_store_from_a_backup_destroys_again_before_it_serves(config_for: ConfigFor, tmp_path: Path) -> None:
+    """The chain knows what was destroyed; a restored store does not, and would let everybody be read again."""
+    config = sealing(config_for, tmp_path)
+    async with AuditLogger(config) as audit:
+        audit.emit(success("alice"))
+        audit.emit(success("bob"))
+    shutil.copytree(tmp_path / "keys", tmp_path / "backup")
+    async with AuditLogger(config) as audit:
+        await audit.erase_subject("alice", **WHY)
+    shutil.rmtree(tmp_path / "keys")
+    shutil.move(tmp_path / "backup", tmp_path / "keys")
+    assert names(config, tmp_path) == ["alice", "bob"]
+    async with AuditLogger(config) as audit:
+        audit.emit(success("alice"))
+    assert [str(name)[:7] for name in names(config, tmp_path)] == ["[erased", "bob", "alice"]
+    (restored,) = recorded(config, event_type="audit.key_store_restored")
+    assert restored["event"]["keys"] == 1
+    assert restored["event"]["expected_epoch"] > restored["event"]["epoch"]
+    async with AuditLogger(config):
+        pass
+    assert len(recorded(config, event_type="audit.key_store_restored")) == 1
+
+
+# -- forgetting ---------------------------------------------------------------------------------------------------
+
+
+async def test_keys_are_forgotten_by_age(config_for: ConfigFor, tmp_path: Path) -> None:
+    """Whoever they were about; recorded before and after, once, and not under a hold."""
+    config = sealing(config_for, tmp_path, privacy={"forget_after_days": 30, "forget_before_retention": True})
+    store = open_store(tmp_path / "keys")
+    today = datetime.now(UTC).date()
+    old, young = [day_number(today - timedelta(days=days)) for days in (31, 29)]
+    session = store.open_session("old")
+    nobody = Subject("", "unattributed", "")
+    session.insert(some_keys(store, ALICE, 2, day=old) + some_keys(store, nobody, 1, day=old))
+    session.insert(some_keys(store, ALICE, 1, day=young))
+    session.close()
+    async with AuditLogger(config) as audit:
+        erasures = audit._session.erasures  # type: ignore[union-attr]
+        assert erasures is not None
+        await audit.set_hold(reason="case 7", set_by="court")
+        with pytest.raises(ConfigError, match="hold"):
+            await erasures.forget()
+        await audit.lift_hold(reason="over", lifted_by="court")
+        await erasures.forget()
+        await erasures.forget()
+    assert len(store.find(ALICE)) == 1
+    assert store.find(nobody) == []
+    store.close()
+    before = (today - timedelta(days=30)).isoformat()
+    assert [record["event"] for record in recorded(config, event_type="audit.keys_forgotten")] == [
+        {"event_type": "audit.keys_forgotten", "before": before},
+        {"event_type": "audit.keys_forgotten", "before": before, "days": 1, "keys": 3},
+    ]
+
+
+async def test_many_keys_take_several_records(config_for: ConfigFor, tmp_path: Path) -> None:
+    """At most 1,000 key ids each, so that no record grows past what a log takes."""
+    config = sealing(config_for, tmp_path)
+    store = open_store(tmp_path / "keys")
+    session = store.open_session("old")
+    session.insert(some_keys(store, ALICE, 2500))
+    session.close()
+    async with AuditLogger(config) as audit:
+        assert (await audit.erase_subject("alice", **WHY)).keys == 2500
+    assert store.find(ALICE) == []
+    store.close()
+    parts = recorded(config, event_type="audit.erasure_started")
+    assert [len(part["event"]["key_ids"]) for part in parts] == [1000, 1000, 500]
+    assert [(part["event"]["part"], part["event"]["parts"]) for part in parts] == [(1, 3), (2, 3), (3, 3)]
+    assert len(all_key_ids(config)) == 1  # of who asked
