@@ -19,8 +19,9 @@ import os
 import sqlite3
 import time
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast, get_args
 
+from audit_async.config.key_store_settings import Normalization
 from audit_async.privacy.data_keys import date_of
 from audit_async.privacy.key_store import HeldBy
 from audit_async.privacy.master_key import LONGEST_WRAPPED, EscrowKey, EscrowRecipient, MasterKey
@@ -115,6 +116,14 @@ class MainFile:
         """Return the holds in force."""
         with self.file.reading() as connection:
             return [HeldBy(*row) for row in connection.execute("SELECT log_id, hold_id FROM holds ORDER BY 1, 2")]
+
+    def normalization(self) -> Normalization:
+        """Return how the ids of persons are normalised."""
+        form = self.meta("normalize")
+        for known in get_args(Normalization):
+            if form == known:
+                return cast("Normalization", known)
+        raise KeyStoreDamaged(f"{self.file.path} normalises ids in a way that this version does not know; upgrade")
 
     # -- changes --------------------------------------------------------------------------------------------------
 
@@ -256,13 +265,16 @@ def wrap_row(day: int, key: bytes, master: MasterKey, recipient: EscrowRecipient
     return WrapRow(day, _padded(wrapped, LONGEST_WRAPPED), _padded(escrowed, _LONGEST_ESCROWED))
 
 
-def create_main_file(path: Path, master: MasterKey, salt: bytes, escrow: bytes | None) -> None:
+def create_main_file(
+    path: Path, master: MasterKey, salt: bytes, *, normalize: Normalization, escrow: bytes | None
+) -> None:
     """Fill the main file of a new store.
 
     Args:
         path: An empty file that has another name yet, so a crash leaves no half of a store.
         master: The master key.
         salt: Of its passphrase, random in any case.
+        normalize: How the ids of persons are normalised.
         escrow: The public key of the escrow recipient as PEM, if there is one.
     """
     key = os.urandom(_KEY_BYTES)
@@ -283,6 +295,7 @@ def create_main_file(path: Path, master: MasterKey, salt: bytes, escrow: bytes |
             "salt": salt,
             "canary": _canary_of(key),
             "escrow": escrow,
+            "normalize": normalize,
         }
         for name, value in values.items():
             _set(connection, name, value)

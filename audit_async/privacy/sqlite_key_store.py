@@ -34,6 +34,7 @@ from audit_async.privacy.store_failures import (
     ErasureRefused,
     KeyStoreDamaged,
     KeyStoreForked,
+    KeyStoreRefused,
     KeyStoreUnavailable,
 )
 from audit_async.privacy.subjects import UNATTRIBUTED, Subject, pseudonym_of
@@ -50,15 +51,20 @@ class SqliteKeyStore:
     """A key store in a directory of this host; see `KeyStore` for what the calls promise."""
 
     def __init__(
-        self, directory: StoreDirectory, master_key: MasterKeySource, *, normalize: Normalization = "NFC"
+        self, directory: StoreDirectory, master_key: MasterKeySource, *, normalize: Normalization | None = None
     ) -> None:
         self._directory = directory
         self._source = master_key
-        self._normalize = normalize
         self._lock = threading.RLock()
         self._main = MainFile(directory.file(MAIN, required=True))
         if self._main.meta("format") != FORMAT:
             raise KeyStoreDamaged(f"{self._main.file.path} has a format that this version does not know; upgrade")
+        self._normalize = self._main.normalization()
+        if normalize is not None and normalize != self._normalize:
+            raise KeyStoreRefused(
+                f"the key store {directory.path} was made with normalize={self._normalize!r}, and {normalize!r} would "
+                "give a person other keys; leave it out"
+            )
         self._master_version = self._main.view().master_version
         self._master: MasterKey = load_master_key(master_key, self._main.salt())
         self._pseudonym_key = self._main.pseudonym_key(self._master)
@@ -493,7 +499,7 @@ def open_key_store(
     path: str | os.PathLike[str],
     master_key: MasterKeySource,
     *,
-    normalize: Normalization = "NFC",
+    normalize: Normalization | None = None,
     trail: str | os.PathLike[str] | None = None,
 ) -> SqliteKeyStore:
     """Open the key store in a directory.
@@ -503,7 +509,7 @@ def open_key_store(
     Args:
         path: Its directory, which belongs to this process's account and to which nobody else has access.
         master_key: The source of the master key.
-        normalize: How ids are normalised; the same for as long as there is the store.
+        normalize: How ids are normalised, if it is to be compared with what the store was made with.
         trail: The base directory of the trail, which must not hold the store.
 
     Returns:
@@ -511,7 +517,7 @@ def open_key_store(
 
     Raises:
         KeyStoreMissing: There is none; it is never made silently.
-        KeyStoreRefused: Its place can't be trusted with keys.
+        KeyStoreRefused: Its place can't be trusted with keys, or it normalises ids in another way.
         KeyStoreDamaged: A file of it is damaged.
         MasterKeyError: The master key is not there, or is not this store's.
         KeyStoreUnavailable: It can't be read now.

@@ -218,7 +218,7 @@ def _require_private(path: Path, is_kind: object, kind: str, mode: str) -> None:
     if status.st_uid != os.geteuid():
         raise KeyStoreRefused(
             f"{path} belongs to uid {status.st_uid}, and this process runs as uid {os.geteuid()}; a key store belongs "
-            "to the account of the service"
+            "to the account of the service, so run this as that account"
         )
     if status.st_mode & 0o077:
         raise KeyStoreRefused(

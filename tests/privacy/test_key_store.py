@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from audit_async.errors import AuditError
+from audit_async.errors import AuditError, ConfigError
 from audit_async.privacy import (
     UNATTRIBUTED,
     Destroyed,
@@ -132,6 +132,20 @@ class TestKeeping:
         connection.commit()
         connection.close()
         assert store.keys(as_dict(keys)) == as_dict([keys[0]])
+
+    def test_a_store_keeps_how_ids_are_normalised(self, tmp_path: Path) -> None:
+        """Readers and writers find the same keys, and a setting that would give a person others is refused."""
+        source = f"file:{make_store(tmp_path).parent / 'master.key'}"
+        create_key_store(tmp_path / "folded", source, normalize="NFC-casefold")
+        store = open_key_store(tmp_path / "folded", source)
+        assert store.pseudonym(Subject("", "user", "Alice")) == store.pseudonym(ALICE)
+        store.close()
+        open_key_store(tmp_path / "folded", source, normalize="NFC-casefold").close()
+        with pytest.raises(KeyStoreRefused, match="made with normalize='NFC-casefold'"):
+            open_key_store(tmp_path / "folded", source, normalize="NFC")
+        with pytest.raises(ConfigError, match=r"privacy\.normalize"):
+            create_key_store(tmp_path / "other", source, normalize="NFKC")  # type: ignore[arg-type]
+        assert not (tmp_path / "other").exists()
 
     def test_a_closed_store_says_so(self, store: SqliteKeyStore) -> None:
         """Its calls and those of its sessions raise; closing again does nothing."""
