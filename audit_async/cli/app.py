@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from audit_async._version import __version__
-from audit_async.cli import tlog_commands
+from audit_async.cli import extra_commands
 from audit_async.cli.commands import (
     backup,
     config_check,
@@ -59,7 +59,7 @@ def _options(
 # A module is named after its command. They are in the order of the help.
 READING = (verify, query, tail, show, stats, export)
 UPKEEP = (index, backup, restore, retention, hold, doctor, config_check)
-for module in (*READING, *UPKEEP, tlog_commands):
+for module in (*READING, *UPKEEP, extra_commands):
     module.register(app)
 
 

@@ -47,7 +47,7 @@ class Privacy(Settings, frozen=True, kw_only=True):
     """Personal members are sealed under keys of their subjects, who can be erased by destroying those.
 
     Args:
-        key_store: Where the keys are: a path outside of the trail, made by `audit-async privacy init`, or a `KeyStore`
+        key_store: Where the keys are: a path outside of the trail, made by `audit-async keystore init`, or a `KeyStore`
             of your own. Back it up apart from the trail, and after it: without keys all that is sealed is lost.
         master_key: The source of the key that encrypts the key store.
         seal: What is sealed: "all" that events declare as `Personal`, or the named members (`actor` for all that is

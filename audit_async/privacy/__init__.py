@@ -19,6 +19,7 @@ Everything that applications need is imported from this package; its modules are
 | `main_file`, `month_file`, `sqlite_file` | its files: the keys of the days, the keys of the members, SQLite |
 | `store_directory`, `process_sessions` | its directory and locks; who uses it at the moment |
 | `store_creation`, `store_copy` | making one; copying one that is in use |
+| `store_status`, `store_recovery` | how one is; opening one whose master key is lost |
 | `store_failures` | the errors |
 
 It needs `cryptography`, which the extra `privacy` installs: `pip install 'audit-async[privacy]'`.
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
         KeyStoreUnavailable,
         MasterKeyError,
     )
+    from audit_async.privacy.store_recovery import recover_key_store
+    from audit_async.privacy.store_status import KeyStoreStatus, key_store_status
     from audit_async.privacy.subjects import UNATTRIBUTED, Subject
 
 __all__ = [
@@ -66,6 +69,7 @@ __all__ = [
     "KeyStoreForked",
     "KeyStoreMissing",
     "KeyStoreRefused",
+    "KeyStoreStatus",
     "KeyStoreUnavailable",
     "MasterKeyError",
     "MasterKeySource",
@@ -82,8 +86,10 @@ __all__ = [
     "create_key_store",
     "key_id_bytes",
     "key_id_text",
+    "key_store_status",
     "new_master_key",
     "open_key_store",
+    "recover_key_store",
 ]
 
 # Imported at first use: a configuration that names `Privacy` does not wait for `cryptography`.
@@ -112,6 +118,8 @@ _HOMES: Final = {
         "audit_async.privacy.sqlite_key_store": ("SqliteKeyStore", "SqliteSession", "open_key_store"),
         "audit_async.privacy.store_copy": ("StoreCopy", "copy_key_store"),
         "audit_async.privacy.store_creation": ("create_key_store",),
+        "audit_async.privacy.store_recovery": ("recover_key_store",),
+        "audit_async.privacy.store_status": ("KeyStoreStatus", "key_store_status"),
         "audit_async.privacy.store_failures": (
             "ErasureRefused",
             "KeyStoreDamaged",

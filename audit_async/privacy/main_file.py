@@ -220,12 +220,16 @@ class MainFile:
     def pseudonym_key(self, master: MasterKey) -> bytes:
         """Return the key of the pseudonyms; raises `MasterKeyError` if the master key is not this store's."""
         key = self.unwrap(PSEUDONYMS, master)
-        canary = self.meta("canary")
-        if key is None or not isinstance(canary, bytes):
+        if key is None:
             raise KeyStoreDamaged(f"{self.file.path} has no pseudonym key; restore the key store from its backup")
-        if not hmac.compare_digest(_canary_of(key), canary):  # what a KMS returns is checked as well
+        if not self.is_pseudonym_key(key):  # what a KMS returns is checked as well
             raise MasterKeyError(f"{master.name} is not the master key of the key store {self.file.path.parent}")
         return key
+
+    def is_pseudonym_key(self, key: bytes) -> bool:
+        """Return whether this is the key of the pseudonyms, by the store's canary."""
+        canary = self.meta("canary")
+        return isinstance(canary, bytes) and hmac.compare_digest(_canary_of(key), canary)
 
     def escrow(self) -> EscrowRecipient | None:
         """Return who else can open the keys of the days; None if nobody can."""

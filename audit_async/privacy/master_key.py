@@ -211,6 +211,6 @@ def _parsed(secret: bytes, name: str) -> bytes:
         key = b""
     if len(key) != _KEY_BYTES:
         raise MasterKeyError(
-            f"{name} holds no master key: 32 bytes, raw, as hex or as base64; make one with: audit-async privacy init"
+            f"{name} holds no master key: 32 bytes, raw, as hex or as base64; make one with: audit-async keystore init"
         )
     return key

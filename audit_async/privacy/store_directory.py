@@ -207,7 +207,7 @@ def _require_private(path: Path, is_kind: object, kind: str, mode: str) -> None:
     except FileNotFoundError:
         raise KeyStoreMissing(
             f"there is no key store at {path}; restore it from its backup, or make a new one with: "
-            "audit-async privacy init"
+            "audit-async keystore init"
         ) from None
     except OSError as error:
         raise unavailable(error, path) from error

@@ -351,7 +351,8 @@ def test_the_reader_takes_a_policy(log: SigningLog) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["keys new --out x", "prove 1 .", "verify-proof a b --vkey x", "monitor u", "verify . --vkey x"]
+    "command",
+    ["keys new --out x", "prove 1 .", "verify-proof a b --vkey x", "monitor u", "verify . --vkey x", "keystore init x"],
 )
 def test_without_the_extra_it_says_what_to_install(command: str) -> None:
     """Without `cryptography` everything else works, and these commands say what they need."""
@@ -366,7 +367,8 @@ def test_without_the_extra_it_says_what_to_install(command: str) -> None:
         [sys.executable, "-c", code, *command.split()], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode in {2, 3}
-    assert "audit-async[cli,tlog]" in "".join(done.stderr.split()).replace("│", "")
+    extra = "privacy" if command.startswith("keystore") else "tlog"
+    assert f"audit-async[cli,{extra}]" in "".join(done.stderr.split()).replace("│", "")
 
 
 def test_the_example_proves_a_record(tmp_path: Path, audit: Audit) -> None:
