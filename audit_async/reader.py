@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, get_args
 
 import aiofiles.os
 import anyio
@@ -562,7 +562,7 @@ class AuditReader:
 
     async def export(
         self,
-        target: str | os.PathLike[str],
+        target: str | os.PathLike[str] | BinaryIO,
         format: ExportFormat = "ndjson",  # noqa: A002 - what it is called everywhere
         query: AuditQuery = AuditQuery(),  # noqa: B008
         *,
@@ -575,10 +575,14 @@ class AuditReader:
     ) -> ExportReport:
         """Write the records that `query` wants to a file: their lines, a table, or an evidence bundle.
 
-        The file appears when it is complete and on stable storage, and is readable only for its owner (mode 0600).
+        A file appears when it is complete and on stable storage, and is readable only for its owner (mode 0600). A
+        stream is written to from a worker thread as the records come, and is neither synced nor closed: if the export
+        fails, it has a part of them. Each record is checked against its own hash; whether one is missing is for
+        `verify` to say.
 
         Args:
-            target: The file to be made; its directory must exist.
+            target: The file to be made, whose directory must exist; or a binary stream, such as a pipe, for all
+                formats but the bundle.
             format: `"ndjson"` (the recorded lines, byte for byte), `"csv"`, `"parquet"` (needs the extra `parquet`), or
                 `"bundle"`: a zip that can be checked with Python alone.
             query: Which records are wanted; all of them by default.
@@ -590,7 +594,8 @@ class AuditReader:
             progress: Called with the number of records so far, from another thread.
 
         Raises:
-            ExportFailed: `target` exists, its directory does not, pyarrow is missing, or a bundle can't be made.
+            ExportFailed: `target` exists, its directory does not, pyarrow is missing, or a bundle can't be made (or is
+                to be written to a stream).
             InvalidQuery: As for `query`.
             TrailUnreadable: As for `query`.
             LogCorrupted: A record that is wanted is damaged; in a bundle also a gap between them.
@@ -603,7 +608,7 @@ class AuditReader:
             report = await export(
                 logs,
                 query,
-                Path(target),
+                Path(target) if isinstance(target, str | os.PathLike) else target,
                 format,
                 overwrite=overwrite,
                 raw_cells=raw_cells,

@@ -184,28 +184,29 @@ def _status_of(status: object) -> int | None:
 
 def _outcome_of(event: dict[str, object]) -> str | None:
     """Return `success` or `failure` if the record says so in any way, else what it says, such as `cancelled`."""
-    event_type, outcome, result, status = map(event.get, ("event_type", "outcome", "result", "status"))
-    if result.__class__ is dict:
-        result = result.get("status")
-    # What is neither text nor number says nothing, and a float is no status; 1.0 and 1 would be one key.
+    get = event.get
+    result, status = get("result"), get("status")
+    # Nothing but these decides, and of a status only an integer; the values are few, so each is asked for once.
     key = (
-        event_type if event_type.__class__ is str else "",
-        outcome if outcome is None or outcome.__class__ is str else 0,
-        result if result.__class__ is str else None,
+        get("event_type"),
+        get("outcome"),
+        result.get("status") if result.__class__ is dict else result,
         status if status.__class__ is int else None,
     )
-    if key in _outcomes:
-        return _outcomes[key]
-    first = None
-    for said in outcomes_of(dict(zip(("event_type", "outcome", "result", "status"), key, strict=True))):
-        if said in {SUCCESS, FAILURE}:
-            first = said
-            break
-        first = first or said
+    try:
+        if key in _outcomes:
+            return _outcomes[key]
+    except TypeError:  # a list or an object
+        return _first_outcome(key)
     if len(_outcomes) >= _MOST_SHAPES:
         _outcomes.clear()
-    _outcomes[key] = first
-    return first
+    outcome = _outcomes[key] = _first_outcome(key)
+    return outcome
+
+
+def _first_outcome(said: Iterable[object]) -> str | None:
+    outcomes = list(outcomes_of(dict(zip(("event_type", "outcome", "result", "status"), said, strict=True))))
+    return next((one for one in outcomes if one in {SUCCESS, FAILURE}), outcomes[0] if outcomes else None)
 
 
 _outcomes: Final[dict[tuple[object, ...], str | None]] = {}

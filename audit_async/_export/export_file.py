@@ -1,8 +1,12 @@
-"""The file that an export makes: private (0600), complete or not there at all, and never replacing another unasked."""
+"""The file that an export makes: private (0600), complete or not there at all, and never replacing another unasked.
+
+Or the stream that it writes to instead, such as standard output, which has nothing of that.
+"""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +18,7 @@ from typing import BinaryIO, Final
 from audit_async._durable import disk
 from audit_async.errors import AuditError
 
-__all__ = ["ExportFailed", "NewFile", "new_file"]
+__all__ = ["ExportFailed", "NewFile", "StreamOut", "new_file"]
 
 _BLOCK: Final = 1 << 20
 
@@ -51,6 +55,36 @@ class NewFile:
         finally:
             disk.close(directory)
         return size, digest
+
+
+class StreamOut(io.RawIOBase):
+    """A stream that an export is written to from its beginning to its end; it stays open."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._digest = sha256()
+        self._size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]  # what is written here
+        """Write all of it."""
+        view = memoryview(data).cast("B")
+        self._digest.update(view)
+        self._size += len(view)
+        left = view
+        while left:  # a raw stream may take a part
+            left = left[self._stream.write(left) :]
+        return len(view)
+
+    def tell(self) -> int:
+        return self._size
+
+    def finish(self) -> tuple[int, str]:
+        """Hand on what is buffered; return the size and SHA-256 of what was written."""
+        self._stream.flush()
+        return self._size, self._digest.hexdigest()
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from audit_async._trail.log_files import Lines, Log
 from audit_async._trail.segment_parts import Part, Range, parts_of
 from audit_async.errors import LogCorrupted
 
-__all__ = ["RecordBlock", "blocks_of"]
+__all__ = ["RecordBlock", "blocks_of", "merged"]
 
 #: A block of records from several logs, or from an index, has no more than these.
 _BLOCK_LINES: Final = 500
@@ -56,6 +56,18 @@ class RecordBlock(NamedTuple):
             if left <= 0:
                 break
         return RecordBlock(self.lines[:count], sources, self.records and self.records[:count])
+
+
+def merged(blocks: Sequence[RecordBlock]) -> RecordBlock:
+    """Return the records of several blocks, one after the other, as one."""
+    if len(blocks) == 1:
+        return blocks[0]
+    known = [block.records for block in blocks if block.records is not None]
+    return RecordBlock(
+        [line for block in blocks for line in block.lines],
+        [source for block in blocks for source in block.sources],
+        [record for records in known for record in records] if len(known) == len(blocks) else None,
+    )
 
 
 class _Run(NamedTuple):
@@ -117,7 +129,7 @@ def _from_beginning(
     ]
     try:
         if len(streams) > 1:
-            yield from _merged(streams)
+            yield from _merged_by_time(streams)
             return
         for run in streams[0].runs:
             if run is not None and run.lines:
@@ -261,7 +273,7 @@ class _Stream:
 _END: Final = _Run([], [])
 
 
-def _merged(streams: Sequence[_Stream]) -> Generator[RecordBlock | None, None, None]:
+def _merged_by_time(streams: Sequence[_Stream]) -> Generator[RecordBlock | None, None, None]:
     """Yield the records of several logs, of their next ones always the oldest; of equal times by the log's name.
 
     Each log's own order stays as it is, whatever its clock said.

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import BinaryIO, Final, Literal, cast
 
 import anyio.from_thread
 import anyio.to_thread
 
 from audit_async._export import formats
 from audit_async._export.bundle import write_bundle
-from audit_async._export.export_file import ExportFailed, new_file
+from audit_async._export.export_file import ExportFailed, StreamOut, new_file
 from audit_async._export.record_blocks import RecordBlock, blocks_of
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.search import Search
@@ -35,17 +35,17 @@ _RECORDS_A_TIME: Final = 1000
 class ExportReport(PlainData, frozen=True, kw_only=True):
     """What was exported."""
 
-    path: str
+    path: str  #: `-` for a stream
     format: ExportFormat
     records: int
-    bytes: int  #: of the file
-    sha256: str  #: of the file; keep it apart from it
+    bytes: int  #: of the file, or written to the stream
+    sha256: str  #: of the same; keep it apart from it
 
 
 async def export(
     logs: Sequence[Log],
     query: AuditQuery,
-    target: Path,
+    target: Path | BinaryIO,
     format: ExportFormat,  # noqa: A002 - what it is called everywhere
     *,
     overwrite: bool = False,
@@ -55,26 +55,37 @@ async def export(
 ) -> ExportReport:
     """Export the records of a query: their lines (`ndjson`), a table (`csv`, `parquet`), or an evidence bundle.
 
-    The file appears when it is whole and on stable storage, and is closed to other users. `raw_cells` leaves the
-    cells of a CSV as they are, see `formats.CsvTable`. `progress` is called with the number of records, from another
-    thread.
+    A file appears when it is whole and on stable storage, and is closed to other users. A stream is written to as the
+    records come, and stays open; a bundle is never written to one. `raw_cells` leaves the cells of a CSV as they are,
+    see `formats.CsvTable`. `progress` is called with the number of records, from another thread.
 
     Raises `ExportFailed` if `target` exists and `overwrite` is not set, if pyarrow is missing for Parquet, and if a
     bundle can't be made; `LogCorrupted` for damage, as a query does; `OSError`.
     """
 
-    def write() -> ExportReport:
-        with new_file(target, overwrite=overwrite) as new:
-            if format == "bundle":
-                found = _found(logs, query, use_index=use_index, progress=progress)
-                records = write_bundle(found, query, new.file)
-            else:
-                blocks = _blocks(logs, query, use_index=use_index, progress=progress)
-                records = _write_table(blocks, format, new.file, raw_cells=raw_cells)
-            size, digest = new.finish()
-        return ExportReport(path=str(target), format=format, records=records, bytes=size, sha256=digest)
+    def write(file: BinaryIO) -> int:
+        if format == "bundle":
+            return write_bundle(_found(logs, query, use_index=use_index, progress=progress), query, file)
+        blocks = _blocks(logs, query, use_index=use_index, progress=progress)
+        return _write_table(blocks, format, file, raw_cells=raw_cells)
 
-    return await anyio.to_thread.run_sync(write)
+    def write_file(path: Path) -> ExportReport:
+        with new_file(path, overwrite=overwrite) as new:
+            records = write(new.file)
+            size, digest = new.finish()
+        return ExportReport(path=str(path), format=format, records=records, bytes=size, sha256=digest)
+
+    def write_stream(stream: BinaryIO) -> ExportReport:
+        out = StreamOut(stream)
+        records = write(cast("BinaryIO", out))
+        size, digest = out.finish()
+        return ExportReport(path="-", format=format, records=records, bytes=size, sha256=digest)
+
+    if isinstance(target, Path):
+        return await anyio.to_thread.run_sync(write_file, target)
+    if format == "bundle":
+        raise ExportFailed("a bundle is a file, which is complete or not there at all; give a path")
+    return await anyio.to_thread.run_sync(write_stream, target)
 
 
 def _found(

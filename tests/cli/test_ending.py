@@ -308,7 +308,7 @@ def test_a_wrong_question_names_the_option(trail: Path, audit: Audit) -> None:
      ["verify", ".", "--last", "5", "--seq", "1-2"], ["tail", ".", "-n", "-1"], ["show", "x", "."],
      ["export", ".", "out.doc"], ["retention", ".", "--apply"], ["hold", "set", "."], ["config", "check"],
      ["hold", "set", ".", "--as", "me", "--reason", " "], ["hold", "lift", ".", "--as", " ", "--reason", "closed"],
-     ["export", ".", "-", "--format", "csv"], ["doctor"], ["retention"]],
+     ["export", ".", "-", "--format", "bundle"], ["export", ".", "--json"], ["doctor"], ["retention"]],
     ids=" ".join,
 )  # fmt: skip
 def test_wrong_usage(arguments: list[str], audit: Audit) -> None:

@@ -1,13 +1,14 @@
-"""`audit-async export`: writing what a query finds to a file."""
+"""`audit-async export`: writing what a query finds to a file, or to a pipe."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Final, get_args
 
 import typer
 
-from audit_async._export.record_export import ExportFormat
+from audit_async._export.record_export import ExportFormat, ExportReport
 from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
 from audit_async.cli.event_types import check_types
@@ -32,7 +33,8 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "export",
-        epilog="Example: audit-async export ./audit evidence.zip --actor mallory --since 7d",
+        epilog="Example: audit-async export ./audit evidence.zip --actor mallory --since 7d. In a pipe: "
+        "audit-async export ./audit --format csv | gzip > all.csv.gz",
         short_help="Write records to a file: NDJSON, CSV, Parquet, or an evidence bundle.",
     )(export_records)
 
@@ -41,13 +43,21 @@ def register(app: typer.Typer) -> None:
 def export_records(
     logs: LogsAt,
     target: Annotated[
-        Path, typer.Argument(metavar="FILE", show_default=False, readable=False, help="The file to be made.")
-    ],
+        Path,
+        typer.Argument(
+            metavar="[FILE]",
+            show_default=False,
+            readable=False,
+            help="The file to be made; '-', and if it is left out, standard output.",
+        ),
+    ] = Path("-"),
     *,
     format_name: Annotated[
         ExportFormat | None,
         typer.Option(
-            "--format", help="What to write; without it FILE's ending says it: .ndjson, .csv, .parquet, .zip (bundle)."
+            "--format",
+            help="What to write; without it FILE's ending says it: .ndjson, .csv, .parquet, .zip (bundle). To standard "
+            "output it is ndjson.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
@@ -61,19 +71,19 @@ def export_records(
 ) -> None:
     """Write the records that a query finds to a file; it appears when it is complete, readable only for its owner.
 
+    To standard output they are written as they are found, each checked by its own hash; never to a terminal, since
+    they are not made harmless for one. If the command fails, what was written is a part.
+
     ndjson has the lines byte for byte as they were recorded. A bundle is evidence: a zip with the records, the
     unbroken chain from the first of them to the last (so it holds records that were not asked for, too), manifest,
     checksums, a README and a verifier that needs Python alone.
     """
     query = filters.query()
-    chosen = format_name or _BY_SUFFIX.get(target.suffix.lower())
-    if chosen is None:
-        raise typer.BadParameter(
-            f"{target.name!a} has no known ending; say --format {', '.join(get_args(ExportFormat))}"
-        )
-    if str(target) == "-":
-        raise typer.BadParameter("an export is a file; for a pipe there is: audit-async query --json")
+    to_stdout = str(target) == "-"
+    chosen = format_name or _format_for(target)
     output = Output(as_json=as_json)
+    if to_stdout:
+        _require_pipe(output, chosen)
 
     async def run() -> ExitStatus:
         reader = logs.reader()
@@ -81,7 +91,7 @@ def export_records(
             await check_types(reader, query, output)
             with output.counter("exporting") as counter:
                 report = await reader.export(
-                    target,
+                    sys.stdout.buffer if to_stdout else target,
                     chosen,
                     query,
                     audit=audit,
@@ -90,11 +100,42 @@ def export_records(
                     raw_cells=raw,
                     progress=counter.show,
                 )
-        if as_json:
-            output.document(report)
-        else:
-            output.line(Cell(count_of(report.records, "record"), "bold"), f", {byte_size(report.bytes)}: {report.path}")
-            output.line(f"SHA-256 {report.sha256}")
+        _show(output, report)
         return ExitStatus.OK
 
     perform(output, run)
+
+
+def _format_for(target: Path) -> ExportFormat:
+    """Return what is written to a file of this name; raises `typer.BadParameter` if the name doesn't say it."""
+    if str(target) == "-":
+        return "ndjson"
+    chosen = _BY_SUFFIX.get(target.suffix.lower())
+    if chosen is None:
+        raise typer.BadParameter(
+            f"{target.name!a} has no known ending; say --format {', '.join(get_args(ExportFormat))}"
+        )
+    return chosen
+
+
+def _show(output: Output, report: ExportReport) -> None:
+    if report.path == "-":
+        output.message(f"{count_of(report.records, 'record')}, SHA-256 {report.sha256}", "dim")
+    elif output.as_json:
+        output.document(report)
+    else:
+        output.line(Cell(count_of(report.records, "record"), "bold"), f", {byte_size(report.bytes)}: {report.path}")
+        output.line(f"SHA-256 {report.sha256}")
+
+
+def _require_pipe(output: Output, format_name: ExportFormat) -> None:
+    """Raise `typer.BadParameter` if standard output can't take the records, or also has to take something else."""
+    if output.is_terminal:
+        raise typer.BadParameter(
+            "the records are not made harmless for a terminal; give a FILE, or a pipe. To read them there is: "
+            "audit-async query"
+        )
+    if output.as_json:
+        raise typer.BadParameter("--json is the report on a FILE; standard output has the records")
+    if format_name == "bundle":
+        raise typer.BadParameter("a bundle is a file, which is complete or not there at all; give a FILE")
