@@ -15,6 +15,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal, get_args
 
@@ -32,10 +33,11 @@ from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
 from audit_async._query.opened_records import SealedReading
 from audit_async._query.search import Search, count_wanted
 from audit_async._query.segment_scan import Damage
-from audit_async._query.term_index import IndexedSegment, build_index
+from audit_async._query.term_index import IndexedSegment, index_segment, tasks_of_index
 from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
 from audit_async._trail.off_loop import in_pieces, only_one
 from audit_async._trail.segment_parts import parts_of
+from audit_async._trail.worker_pool import processes_for, run_in_thread, run_tasks
 from audit_async._verify.findings import Finding, Note
 from audit_async._verify.state_file import KeptState
 from audit_async._verify.verification import verify_trail
@@ -337,28 +339,54 @@ class AuditReader:
             _report_undecided(reading.undecided, on_undecided)
             _record_access(audit, accessed_by, query, sum(counted.values()), count=True)
 
-    def build_index(self, *, again: bool = False) -> AsyncGenerator[IndexedSegment, None]:
-        """Index the sealed segments that have no index yet, and yield what was done with each, oldest first.
+    def build_index(
+        self,
+        *,
+        again: bool = False,
+        processes: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> AsyncGenerator[IndexedSegment, None]:
+        """Index the sealed segments that have no index yet, and yield what was done with each, log by log.
 
-        Queries by actor, resource, type, context and time use an index if there is one. It is a cache, a file for each
-        segment in `index/` in the log's directory, or in `$XDG_CACHE_HOME/audit-async` if that directory is another
-        user's. Each file is made whole, so this may be stopped at any point and works next to running services.
+        Queries by actor, resource, address, path, status, outcome, type, context and time use an index if there is one.
+        It is a cache, a file for each segment in `index/` in the log's directory, or in `$XDG_CACHE_HOME/audit-async`
+        if that directory is another user's. Each file is made whole, so this may be stopped at any point and works next
+        to running services. A file that an older release made and that knows less counts as none.
 
         Args:
-            again: index those again that have an index.
+            again: Index those again that have an index.
+            processes: How many processes share the work; by default one for each core, if there is enough to do.
+            progress: Called on the event loop, now and then, with the bytes of segments that were read and that are
+                to be read in the log at hand.
 
         Raises:
-            TrailUnreadable: if the directory can't be read.
+            TrailUnreadable: If the directory can't be read.
+            LogCorrupted: If a manifest is damaged.
         """
-        return self._build_index(again=again)
+        return self._build_index(again=again, processes=processes, progress=progress)
 
-    async def _build_index(self, *, again: bool) -> AsyncGenerator[IndexedSegment, None]:
+    async def _build_index(
+        self, *, again: bool, processes: int | None, progress: Callable[[int, int], None] | None
+    ) -> AsyncGenerator[IndexedSegment, None]:
         for log in await anyio.to_thread.run_sync(self.logs):
             parts = await anyio.to_thread.run_sync(parts_of, log)
-            async with aclosing(in_pieces(build_index(log, parts, again=again))) as pieces:
-                async for piece in pieces:
-                    for segment in piece:
-                        yield segment
+            tasks = await anyio.to_thread.run_sync(partial(tasks_of_index, log, parts, again=again))
+            sizes = [task.sealed.bytes for task in tasks]
+            done = 0
+
+            def advance(bytes_: int, _records: int, total: int = sum(sizes)) -> None:
+                nonlocal done
+                done += bytes_
+                if progress is not None:
+                    progress(done, total)
+
+            if (count := processes_for(sum(sizes), processes)) > 1:
+                for segment in await run_tasks(index_segment, tasks, sizes, count, advance):
+                    yield segment
+            else:
+                for task in tasks:
+                    [segment] = await run_in_thread(index_segment, [task], advance)
+                    yield segment
 
     async def page(
         self,

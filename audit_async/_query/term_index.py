@@ -37,8 +37,9 @@ from audit_async._query.index_file import (
 from audit_async._query.matching import Filter
 from audit_async._query.segment_scan import Damage, open_part
 from audit_async._query.term_collector import TermCollector
-from audit_async._trail.log_files import DAMAGED_ARCHIVE, Lines, Log, read_lines
+from audit_async._trail.log_files import DAMAGED_ARCHIVE, Lines, Log, SegmentFile, read_lines
 from audit_async._trail.segment_parts import Part
+from audit_async._trail.worker_process import Advance
 from audit_async.errors import LogCorrupted
 
 #: Searching so many bytes takes 40 us; with pages half as long the index takes a tenth more room and time.
@@ -53,7 +54,7 @@ class IndexedSegment(msgspec.Struct, frozen=True, kw_only=True):
     """What was done with one segment when a log was indexed."""
 
     log: str
-    segment: str  #: file name; empty if the whole log can't be indexed
+    segment: str  #: file name
     records: int = 0
     segment_bytes: int = 0
     index_bytes: int = 0  #: of the file that was made; 0 if none was
@@ -154,42 +155,70 @@ def stamp_of(part: Part) -> tuple[int, int] | None:
 # -- building -----------------------------------------------------------------------------------------------------
 
 
-def build_index(
-    log: Log, parts: Sequence[Part], *, again: bool = False
-) -> Generator[IndexedSegment | None, None, None]:
-    """Index those segments of a log that are sealed and have no index, and remove what is left of deleted ones.
+class IndexTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment that is to be indexed; it travels between processes as JSON."""
 
-    Blocks; needs no lock, and works next to a running writer and to other builders. It can be stopped or killed at any
-    point: the files that are there by then are whole, and the next call goes on with the others.
+    directory: str  #: the log's
+    service_id: str
+    instance: str
+    log_id: str
+    sealed: SealedSegment
+
+    @property
+    def part(self) -> Part:
+        """The segment as `_trail` knows it."""
+        log = Log(Path(self.directory), self.service_id, self.instance, self.log_id)
+        sealed = self.sealed
+        segment = SegmentFile(log, sealed.segment, sealed.first_seq, sealed.first_timestamp[:10], sealed)
+        return Part(segment, sealed.last_seq + 1)
+
+
+def build_index(log: Log, parts: Sequence[Part], *, again: bool = False) -> Iterator[IndexedSegment]:
+    """Index those segments of a log that are sealed and have no index, one after the other; see `tasks_of_index`."""
+    for task in tasks_of_index(log, parts, again=again):
+        yield index_segment(task)
+
+
+def tasks_of_index(log: Log, parts: Sequence[Part], *, again: bool = False) -> list[IndexTask]:
+    """Return what is to be done to index a log, oldest first, and remove what is left of segments that are gone.
+
+    Needs no lock, and works next to a running writer and to other builders. The tasks can be stopped or killed at any
+    point: the files that are there by then are whole, and the next call returns the others.
 
     Args:
         log: the log.
         parts: the segments to index.
         again: index those again that have an index.
-
-    Yields:
-        What was done with a segment, and None now and then while a segment is read.
     """
     index = LogIndex(log)
+    if (directory := _make_directory(log)) is not None:
+        _remove_others(log, directory)
+    tasks = [
+        IndexTask(
+            directory=str(log.directory),
+            service_id=log.service_id,
+            instance=log.instance,
+            log_id=log.log_id,
+            sealed=part.segment.sealed,
+        )
+        for part in parts
+        if part.segment.sealed is not None and (again or not index.is_complete(part))
+    ]
+    return tasks if directory is not None else tasks[:1]  # whose outcome says so for all of them
+
+
+def index_segment(task: IndexTask, advance: Advance | None = None) -> IndexedSegment:
+    """Index one segment; what fails is in the outcome. `advance` is called with bytes and records that were read."""
+    part, sealed = task.part, task.sealed
+    log = part.segment.log
+    done = IndexedSegment(log=log.name, segment=sealed.segment, records=sealed.records, segment_bytes=sealed.bytes)
     directory = _make_directory(log)
     if directory is None:
-        yield IndexedSegment(log=log.name, segment="", problem="there is no directory that can be written for it")
-        return
-    _remove_others(log, directory)
-    for part in parts:
-        if part.segment.sealed is None or (not again and index.is_complete(part)):
-            continue
-        yield (yield from _build(log, part, directory))
-
-
-def _build(log: Log, part: Part, directory: Path) -> Generator[None, None, IndexedSegment]:
-    sealed = part.segment.sealed
-    assert sealed is not None  # noqa: S101 - only sealed segments are indexed
-    done = IndexedSegment(log=log.name, segment=sealed.segment, records=sealed.records, segment_bytes=sealed.bytes)
+        return replace(done, records=0, problem="there is no directory that can be written for it")
     path = directory / (sealed.segment + INDEX_ENDING)
     try:
         with new_index_file(path, _mode_for(part)) as file:
-            yield from _write(log, part, sealed, file)
+            _write(log, part, sealed, file, advance)
         return replace(done, index_bytes=path.stat().st_size)
     except _NotSealed:
         return replace(done, problem="its content is not what was sealed; verify the trail")
@@ -203,15 +232,17 @@ class _NotSealed(Exception):
     """A segment's content is not what was sealed."""
 
 
-def _write(log: Log, part: Part, sealed: SealedSegment, file: BinaryIO) -> Generator[None, None, None]:
-    """Write the index of a segment, a block at a time; None is yielded after each piece that was read."""
+def _write(log: Log, part: Part, sealed: SealedSegment, file: BinaryIO, advance: Advance | None) -> None:
+    """Write the index of a segment; raises `_NotSealed`, and as msgspec does for a line that is no record."""
     salt, stamp = os.urandom(16), stamp_of(part)
     digest, collector = sha256(), TermCollector(salt)
     writer = IndexWriter(file)
     for chunk in _content(part):
         digest.update(chunk.data)
+        before = collector.records
         writer.add(chunk.offset, collector.terms_in(chunk.data))
-        yield None
+        if advance is not None:
+            advance(len(chunk.data), collector.records - before)
     if stamp is None or digest.hexdigest() != sealed.sha256:
         raise _NotSealed
     writer.end_block()

@@ -22,17 +22,19 @@ from audit_async._chain import START, Head
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment, read_manifest
 from audit_async._trail.log_files import Log, SegmentFile, manifest_stamp, why_unreadable
+from audit_async._trail.worker_pool import processes_for, run_in_thread, run_tasks
+from audit_async._trail.worker_process import Advance
 from audit_async._verify.continuation import Continuation
 from audit_async._verify.directory_survey import Survey, survey_log
 from audit_async._verify.findings import Observation, Observations
 from audit_async._verify.judgement import CheckedSegment, judge
 from audit_async._verify.same_log import ComparedLog, compare_logs
+from audit_async._verify.segment_check import check_segment
 from audit_async._verify.segment_verdict import SegmentTask, SegmentVerdict
 from audit_async._verify.verified_before import Verified, VerifiedLog
 from audit_async._verify.verify_report import LogReport, Progress, VerifyReport
 from audit_async._verify.verify_scope import Everything, Part, Scope, select
 from audit_async._verify.void_copies import are_void_copies, zeros_from
-from audit_async._verify.worker_pool import Advance, check_in_thread, processes_for, run_tasks
 from audit_async.errors import ConfigError, LogCorrupted
 from audit_async.status import Position
 
@@ -79,7 +81,7 @@ async def verify_trail(
     tasks = [(check, task) for check in checks for task in check.first_tasks()]
     sizes = [check.sizes[task.segment] - task.begin for check, task in tasks]
     count = processes_for(sum(sizes), processes)
-    verdicts = await run_tasks([task for _, task in tasks], sizes, count, counter.advance)
+    verdicts = await run_tasks(check_segment, [task for _, task in tasks], sizes, count, counter.advance)
     for (check, task), verdict in zip(tasks, verdicts, strict=True):
         check.verdicts[task] = verdict
     reports: list[LogReport] = []
@@ -295,7 +297,7 @@ class _LogCheck:
             task = self._task(index, before)
             verdict = self.verdicts.get(task)
             if verdict is None:
-                (verdict,) = await check_in_thread([task], advance)
+                (verdict,) = await run_in_thread(check_segment, [task], advance)
                 self.verdicts[task] = verdict
             is_part = part.begin > 0 or part.resumed_after is not None
             checked.append(CheckedSegment(segment, verdict, is_part, not part.is_repeated))

@@ -15,7 +15,7 @@ def test_it_indexes_what_is_missing_and_says_so(tmp_path: Path, audit: Audit) ->
     log.write(*({"event_type": "test.a", "user_id": f"u{n}"} for n in range(40)))
     sealed = log.sealed()
     log.close()
-    first = audit("index", tmp_path)
+    first = audit("index", tmp_path, "--jobs", "2")
     assert first.status == 0
     assert f"in {len(sealed)} segments" in first.out
     again = audit("index", tmp_path, "--json")

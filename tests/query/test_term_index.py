@@ -122,6 +122,23 @@ def test_what_is_indexed_is_not_indexed_again(tmp_path: Path, log: WrittenLog) -
     assert len(build(tmp_path, again=True)) == len(log.sealed())
 
 
+def test_processes_share_the_work(tmp_path: Path, log: WrittenLog, scanned: list[str]) -> None:
+    """With several processes the same segments are indexed, each once, and the outcomes come in order."""
+    seen: list[tuple[int, int]] = []
+
+    async def collect() -> list[IndexedSegment]:
+        building = AuditReader(tmp_path).build_index(processes=3, progress=lambda *so_far: seen.append(so_far))
+        return [segment async for segment in building]
+
+    made = anyio.run(collect)
+    assert [segment.segment for segment in made] == log.sealed()
+    assert [segment.problem for segment in made] == [None] * len(made)
+    total = sum(segment.segment_bytes for segment in made)
+    assert seen[-1] == (total, total)
+    assert hashes(ask(tmp_path, BY_EVE)) == eves(log)
+    assert len(scanned) == 1
+
+
 def test_a_time_range_opens_only_the_segments_that_lie_in_it(
     tmp_path: Path, log: WrittenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,7 +388,7 @@ def test_a_builder_that_is_behind_leaves_newer_files(tmp_path: Path, log: Writte
     log.write(*({"event_type": "test.more", "user_id": "eve"} for _ in range(30)))
     assert len(log.sealed()) > sealed_before
     build(tmp_path)
-    assert [made for made in index.build_index(as_read, listed) if made is not None] == []
+    assert list(index.build_index(as_read, listed)) == []
     assert sorted(path.name for path in index_of(log).iterdir()) == [f"{name}.index" for name in log.sealed()]
 
 

@@ -31,6 +31,12 @@ def index(
     at: LogsAt,
     *,
     again: Annotated[bool, typer.Option("--again", help="Index those again that have an index.")] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes", "--jobs", min=1, metavar="N", help="Processes that index segments; one a core by default."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Index the sealed segments that have no index yet.
@@ -41,14 +47,10 @@ def index(
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
-        made: list[IndexedSegment] = []
-        total = 0
         with output.meter("indexing") as meter:
-            async with aclosing(at.reader().build_index(again=again)) as segments:
-                async for segment in segments:
-                    made.append(segment)
-                    total += segment.records
-                    meter.show(total)
+            building = at.reader().build_index(again=again, processes=processes, progress=meter.show)
+            async with aclosing(building) as segments:
+                made = [segment async for segment in segments]
         failed = [segment for segment in made if segment.problem is not None]
         if as_json:
             output.document(made)

@@ -1,7 +1,7 @@
 """Running tasks: in worker threads, or over several processes, with the same outcome.
 
-A process takes 0.1 s to start, so a small trail is checked in a thread. If processes can't be started or die, what
-they had is checked here: it takes longer, and nothing else is different.
+A process takes 0.1 s to start, so a small trail is read in a thread. If processes can't be started or die, what
+they had is done here: it takes longer, and nothing else is different.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 import anyio.from_thread
@@ -20,20 +20,18 @@ import anyio.to_thread
 import msgspec
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from audit_async._verify.segment_check import check_segment
-from audit_async._verify.segment_verdict import SegmentTask, SegmentVerdict
-from audit_async._verify.worker_process import Message, Unreported
+from audit_async._trail.worker_process import Advance, Message, Unreported, Work, types_of_work
 
-#: Bytes to check from which a further process is worth its start.
+#: Bytes to read from which a further process is worth its start.
 _BYTES_A_PROCESS: Final = 32 << 20
-#: A verdict is bounded by the findings and records that are kept of a segment.
+#: The longest answer is a verdict, which the findings and records that are kept of a segment bound.
 _LONGEST_MESSAGE: Final = 256 << 20
 
 #: How long a process that has nothing more to do may take to end.
 _END_TIMEOUT_S: Final = 5.0
 
-#: Called with bytes and records that were checked since the last call.
-Advance = Callable[[int, int], None]
+_Task = TypeVar("_Task")
+_Answer = TypeVar("_Answer")
 
 
 def processes_for(total_bytes: int, processes: int | None) -> int:
@@ -45,33 +43,33 @@ def processes_for(total_bytes: int, processes: int | None) -> int:
 
 
 async def run_tasks(
-    tasks: Sequence[SegmentTask], sizes: Sequence[int], processes: int, advance: Advance
-) -> list[SegmentVerdict]:
-    """Run the tasks, the largest first, and return their verdicts in the tasks' order; `advance` is called here."""
-    verdicts: dict[int, SegmentVerdict] = {}
+    work: Work[_Task, _Answer], tasks: Sequence[_Task], sizes: Sequence[int], processes: int, advance: Advance
+) -> list[_Answer]:
+    """Do the tasks, the largest first, and return the answers in the tasks' order; `advance` is called here."""
+    answers: dict[int, _Answer] = {}
     waiting = deque(sorted(range(len(tasks)), key=lambda index: -sizes[index]))
 
     async def elsewhere() -> None:
-        async with _worker() as ask:
+        async with _worker(work) as ask:
             while waiting and ask is not None:
                 index = waiting.popleft()
-                verdict = await ask(tasks[index], advance)
-                if verdict is None:  # the process died
+                answer = await ask(tasks[index], advance)
+                if answer is None:  # the process died
                     waiting.appendleft(index)
                     break
-                verdicts[index] = verdict
+                answers[index] = answer
 
     if processes > 1 and len(tasks) > 1:
         async with anyio.create_task_group() as group:
             for _ in range(min(processes, len(tasks))):
                 group.start_soon(elsewhere)
     left = sorted(waiting)
-    verdicts |= zip(left, await check_in_thread([tasks[index] for index in left], advance), strict=True)
-    return [verdicts[index] for index in range(len(tasks))]
+    answers |= zip(left, await run_in_thread(work, [tasks[index] for index in left], advance), strict=True)
+    return [answers[index] for index in range(len(tasks))]
 
 
-async def check_in_thread(tasks: Sequence[SegmentTask], advance: Advance) -> list[SegmentVerdict]:
-    """Check tasks one after another in a worker thread of this process."""
+async def run_in_thread(work: Work[_Task, _Answer], tasks: Sequence[_Task], advance: Advance) -> list[_Answer]:
+    """Do tasks one after another in a worker thread of this process."""
 
     def report(bytes_: int, records: int) -> None:
         anyio.from_thread.check_cancelled()
@@ -79,24 +77,27 @@ async def check_in_thread(tasks: Sequence[SegmentTask], advance: Advance) -> lis
 
     unreported = Unreported(report)
 
-    def check_all() -> list[SegmentVerdict]:
-        return [check_segment(task, unreported.add) for task in tasks]
+    def do_all() -> list[_Answer]:
+        return [work(task, unreported.add) for task in tasks]
 
     if not tasks:
         return []
-    verdicts = await anyio.to_thread.run_sync(check_all)
+    answers = await anyio.to_thread.run_sync(do_all)
     advance(unreported.bytes, unreported.records)
-    return verdicts
+    return answers
 
 
-_Ask = Callable[[SegmentTask, Advance], Awaitable[SegmentVerdict | None]]
+_Ask = Callable[[_Task, Advance], Awaitable[_Answer | None]]
 
 
 @asynccontextmanager
-async def _worker() -> AsyncIterator[_Ask | None]:
-    """Start a process that checks tasks, and yield what asks it; None if none can be started."""
+async def _worker(work: Work[_Task, _Answer]) -> AsyncIterator[_Ask[_Task, _Answer] | None]:
+    """Start a process that does tasks, and yield what asks it; None if none can be started."""
     # The caller's sys.path, and not -m: the package may be found by way of it alone.
-    program = f"import sys; sys.path[:] = {sys.path!r}\nfrom audit_async._verify.worker_process import main\nmain()"
+    program = (
+        f"import sys; sys.path[:] = {sys.path!r}\nfrom audit_async._trail.worker_process import main\n"
+        f"main({work.__module__!r}, {work.__name__!r})"
+    )
     try:
         process = await anyio.open_process([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
     except (OSError, ValueError):
@@ -105,16 +106,17 @@ async def _worker() -> AsyncIterator[_Ask | None]:
     assert process.stdin is not None  # noqa: S101 - it is a pipe
     assert process.stdout is not None  # noqa: S101 - as well
     stdin, messages = process.stdin, BufferedByteReceiveStream(process.stdout)
+    decode = msgspec.json.Decoder(types_of_work(work)[1]).decode
 
-    async def ask(task: SegmentTask, advance: Advance) -> SegmentVerdict | None:
+    async def ask(task: _Task, advance: Advance) -> _Answer | None:
         try:
             await stdin.send(msgspec.json.encode(task) + b"\n")
             while True:
                 line = await messages.receive_until(b"\n", _LONGEST_MESSAGE)
                 message = msgspec.json.decode(line, type=Message)
                 advance(message.bytes, message.records)
-                if message.verdict is not None:
-                    return message.verdict
+                if message.answer is not None:
+                    return decode(message.answer)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, anyio.IncompleteRead):
             return None
         except (anyio.DelimiterNotFound, msgspec.MsgspecError):
