@@ -14,6 +14,7 @@ from audit_async._layout.crash_traces import LONGEST_LINE
 from audit_async._layout.hold_file import Hold, read_hold
 from audit_async._layout.manifest import SealedSegment, read_manifest
 from audit_async._layout.names import SegmentName
+from audit_async._layout.regular_files import NO_DESCRIPTORS
 from audit_async.errors import LogCorrupted
 
 
@@ -46,10 +47,19 @@ def find_holds(directory: Path) -> tuple[Hold, ...]:
 
 
 def holds_in_sealed(directory: Path, segment: SealedSegment) -> ChainHolds:
-    """Return what a sealed segment says of holds; nothing if it can't be read, which `verify` finds."""
+    """Return what a sealed segment says of holds; nothing if it can't be read, which `verify` finds.
+
+    Raises `OSError` if this process has no file descriptor left: a hold that is in the segment must not be missed.
+    """
     holds = ChainHolds()
-    with suppress(OSError, LogCorrupted, *DAMAGED_ARCHIVE), open_segment_for_reading(directory, segment) as file:
-        _read_all(file, holds)
+    try:
+        with open_segment_for_reading(directory, segment) as file:
+            _read_all(file, holds)
+    except OSError as error:
+        if error.errno in NO_DESCRIPTORS:
+            raise
+    except (LogCorrupted, *DAMAGED_ARCHIVE):
+        pass
     return holds
 
 

@@ -14,6 +14,9 @@ from typing import Final
 from audit_async._durable import disk
 from audit_async.errors import LogCorrupted
 
+#: This process or the whole system has no file descriptor left: nothing was found out about the file, so it is neither
+#: missing nor damaged, and no other user's.
+NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 #: Most bytes of log.json, hold.json and a checksum file; the library writes some hundred.
 MOST_SMALL_BYTES: Final = 1 << 20
 #: Most bytes of manifest.json: some 400,000 segments.

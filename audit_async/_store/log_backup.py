@@ -39,7 +39,7 @@ from audit_async._layout.names import (
     TORN,
     UNFINISHED,
 )
-from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, open_regular, read_bounded
+from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, NO_DESCRIPTORS, open_regular, read_bounded
 from audit_async._store.backup_lock import holding_back_retention
 from audit_async._store.log_directory import LogDirectory
 from audit_async._store.removal import remove_leftovers
@@ -392,13 +392,17 @@ def _size_of(name: str, dir_fd: int) -> int | None:
 
 
 def _is_whole(directory: Path, entry: SealedSegment) -> bool:
-    """Return whether an archive holds what the manifest says."""
+    """Return whether an archive holds what the manifest says; raises `OSError` if there is no descriptor left."""
     digest = hashlib.sha256()
     try:
         with open_segment_for_reading(directory, entry) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
-    except (OSError, LogCorrupted, *DAMAGED_ARCHIVE):
+    except OSError as error:
+        if error.errno in NO_DESCRIPTORS:
+            raise
+        return False
+    except (LogCorrupted, *DAMAGED_ARCHIVE):
         return False
     return digest.hexdigest() == entry.sha256
 

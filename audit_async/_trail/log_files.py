@@ -25,7 +25,7 @@ from audit_async._layout.archive_reading import open_segment_for_reading
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment, read_manifest
 from audit_async._layout.names import CONFIGURABLE_NAME, LOG_FILE, MANIFEST_FILE, SegmentName
-from audit_async._layout.regular_files import read_bounded
+from audit_async._layout.regular_files import NO_DESCRIPTORS, read_bounded
 from audit_async.errors import AuditError, LogCorrupted
 
 if sys.version_info >= (3, 14):
@@ -353,10 +353,6 @@ def unreadable(path: Path, error: OSError) -> TrailUnreadable:
             "directory, the one with log.json in it"
         )
     return TrailUnreadable(f"{path} can't be read: {why_unreadable(error)}")
-
-
-#: This process or the whole system has no file descriptor left: nothing is wrong with the file.
-NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def why_unreadable(error: OSError) -> str:

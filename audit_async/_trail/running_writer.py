@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from audit_async._layout.names import LOCK_FILE
+from audit_async._layout.regular_files import NO_DESCRIPTORS
 from audit_async._trail.log_files import Log, open_regular
 from audit_async.errors import LogCorrupted
 
@@ -20,18 +21,24 @@ def writer_of(log: Log) -> int | None:
     """Return the pid of the process that holds the log's lock; None if no process that can be seen from here does.
 
     On Linux this is what the kernel says, for the processes of this pid namespace. Elsewhere it is the pid in the
-    lock file, as long as there is such a process.
+    lock file, as long as there is such a process. Raises `OSError` if this process has no file descriptor left.
     """
     try:
         status = os.stat(log.directory / LOCK_FILE, follow_symlinks=False)
         with open_regular(log.directory / LOCK_FILE) as file:
             named = file.read(32).strip()
-    except (LogCorrupted, OSError):
+    except LogCorrupted:
+        return None
+    except OSError as error:
+        if error.errno in NO_DESCRIPTORS:  # or a log would be called free of which nothing is known
+            raise
         return None
     pid = int(named) if named.isdigit() else None
     try:
         held = _LOCKS.read_text(encoding="ascii")
-    except OSError:
+    except OSError as error:
+        if error.errno in NO_DESCRIPTORS:
+            raise
         return pid if pid is not None and _is_alive(pid) else None
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
     for line in held.splitlines():

@@ -12,12 +12,13 @@ from typing import Final
 import anyio
 import typer
 
+from audit_async._layout.regular_files import NO_DESCRIPTORS
 from audit_async._query.audit_query import InvalidQuery
-from audit_async._trail.log_files import NO_DESCRIPTORS, why_unreadable
+from audit_async._trail.log_files import why_unreadable
 from audit_async.cli.terminal import Output
 from audit_async.errors import AuditError, ConfigError, LogCorrupted
 
-__all__ = ["ExitStatus", "Refused", "perform"]
+__all__ = ["ExitStatus", "Refused", "describe", "perform"]
 
 
 #: What a question's parts are called here, of those that only the trail shows to be wrong.
@@ -82,10 +83,17 @@ def _status_of(output: Output, command: Callable[[], Awaitable[ExitStatus]]) -> 
     except RecursionError:
         return _failed(output, "a record nests too deeply to be shown; export it as ndjson", ExitStatus.UNREADABLE)
     except OSError as error:
-        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        reason = why_unreadable(error) if error.errno in NO_DESCRIPTORS else error.strerror or str(error)
-        return _failed(output, f"{where}{reason}", ExitStatus.UNREADABLE)
+        return _failed(output, describe(error), ExitStatus.UNREADABLE)
     return status
+
+
+def describe(error: AuditError | OSError) -> str:
+    """Say what kept a command from its work, with the path if the error has one."""
+    if isinstance(error, AuditError):
+        return str(error)
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    reason = why_unreadable(error) if error.errno in NO_DESCRIPTORS else error.strerror or str(error)
+    return f"{where}{reason}"
 
 
 def _failed(output: Output, text: str, status: ExitStatus) -> ExitStatus:

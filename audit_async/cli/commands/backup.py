@@ -14,6 +14,7 @@ from audit_async._store.log_directory import LogDirectory
 from audit_async._store.writer_lock import WriterLock
 from audit_async._trail.log_files import Log
 from audit_async.cli.arguments import Json
+from audit_async.cli.each_log import Failures, for_each_log
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import LogsAt
 from audit_async.cli.run import ExitStatus, Refused, perform
@@ -59,12 +60,17 @@ def backup(at: LogsAt, target: Target, *, as_json: Json = False) -> None:
 
     Retention of a running service waits. What an earlier backup in TARGET has is not copied again; sealed segments are
     compared with their SHA-256 on the way. What retention has removed from a log is removed from its copy as well,
-    unless a hold is in force. Other ways to copy a running log (cp, tar, rsync) may give a copy that is refused.
+    unless a hold is in force. A log that can't be copied keeps no other from being copied.
+
+    Other ways to copy a running log (cp, tar, rsync) may give a copy that is refused.
     """
     output = Output(as_json=as_json)
 
+    async def of_one(log: Log) -> LogBackup:
+        return copy_log(log, target)
+
     async def run() -> ExitStatus:
-        return _report(output, [copy_log(log, target) for log in at.reader().logs()])
+        return _report(output, *await for_each_log(at.reader().logs(), of_one))
 
     perform(output, run)
 
@@ -114,10 +120,10 @@ def open_target(log: Log, target: Path) -> LogDirectory:
     return directory
 
 
-def _report(output: Output, done: list[LogBackup]) -> ExitStatus:
+def _report(output: Output, done: list[LogBackup], failures: Failures) -> ExitStatus:
     damaged = [f"{log.log}: {name}" for log in done for name in log.damaged]
     if output.as_json:
-        output.document({"logs": done})
+        output.document({"logs": done, "errors": failures.texts})
     else:
         columns = [Column("log"), Column("copied"), Column("bytes"), Column("had already")]
         rows = [
@@ -126,4 +132,5 @@ def _report(output: Output, done: list[LogBackup]) -> ExitStatus:
         output.table(columns, rows)
     for name in damaged:
         output.message(f"audit-async: {name} is not what the manifest says; it was copied as it is", "red")
-    return ExitStatus.FINDINGS if damaged else ExitStatus.OK
+    failures.show(output)
+    return failures.status(ExitStatus.FINDINGS if damaged else ExitStatus.OK)

@@ -22,6 +22,7 @@ from audit_async._layout.holds_in_force import find_holds
 from audit_async._store.legal_hold import place_hold
 from audit_async._trail.log_files import Log, find_logs
 from audit_async.cli.arguments import Directory, Instance, Json, Service
+from audit_async.cli.each_log import Failures, for_each_log
 from audit_async.cli.run import ExitStatus, Refused, perform
 from audit_async.cli.terminal import Cell, Column, Output
 from audit_async.cli.writing import OWN_SERVICE, base_directory, config_for, require_owner
@@ -193,24 +194,18 @@ def _for_each(
     instance: str | None,
 ) -> None:
     async def run() -> ExitStatus:
-        done: list[LogHold] = []
-        failed: list[str] = []
-        for log in find_logs(directory, service=service, instance=instance):
-            try:
-                done.append(await of_one(log))
-            except (AuditError, OSError) as error:  # the other logs get their hold all the same
-                failed.append(str(error))
-        _report(output, done, failed)
-        return ExitStatus.UNREADABLE if failed else ExitStatus.OK
+        logs = find_logs(directory, service=service, instance=instance)
+        done, failures = await for_each_log(logs, of_one)
+        _report(output, done, failures)
+        return failures.status(ExitStatus.OK)
 
     perform(output, run)
 
 
-def _report(output: Output, holds: list[LogHold], failed: list[str]) -> None:
-    for error in failed:
-        output.message(f"audit-async: {error}")
+def _report(output: Output, holds: list[LogHold], failures: Failures) -> None:
+    failures.show(output)
     if output.as_json:
-        output.document({"logs": holds, "errors": failed})
+        output.document({"logs": holds, "errors": failures.texts})
         return
     if not holds:
         return

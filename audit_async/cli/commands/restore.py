@@ -15,6 +15,7 @@ from audit_async._store.writer_lock import WriterLock
 from audit_async._trail.log_files import Log
 from audit_async.cli.arguments import Json
 from audit_async.cli.commands.backup import open_target
+from audit_async.cli.each_log import Failures, for_each_log
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import LogsAt
 from audit_async.cli.run import ExitStatus, Refused, perform
@@ -65,13 +66,15 @@ def restore(
 
     A log that is there already is never overwritten: stop its service and move it away first, it is evidence. With
     --from-copy the unbroken chain of each copy is restored; what comes after a gap is set aside in torn/, and verify
-    says that the manifest was rebuilt.
+    says that the manifest was rebuilt. A log that can't be restored keeps no other from being restored.
     """
     output = Output(as_json=as_json)
 
+    async def of_one(log: Log) -> LogRestored:
+        return _restored(log, target, from_copy=from_copy)
+
     async def run() -> ExitStatus:
-        done = [_restored(log, target, from_copy=from_copy) for log in at.reader().logs()]
-        return _report(output, done)
+        return _report(output, *await for_each_log(at.reader().logs(), of_one))
 
     perform(output, run)
 
@@ -107,10 +110,10 @@ def _restored(log: Log, target: Path, *, from_copy: bool) -> LogRestored:
         directory.close()
 
 
-def _report(output: Output, done: list[LogRestored]) -> ExitStatus:
+def _report(output: Output, done: list[LogRestored], failures: Failures) -> ExitStatus:
     if output.as_json:
-        output.document({"logs": done})
-        return ExitStatus.OK
+        output.document({"logs": done, "errors": failures.texts})
+        return failures.status(ExitStatus.OK)
     columns = [Column("log"), Column("copied"), Column("bytes"), Column("manifest"), Column("set aside")]
     rows = [
         [
@@ -126,4 +129,5 @@ def _report(output: Output, done: list[LogRestored]) -> ExitStatus:
     for log in done:
         for name in log.set_aside:
             output.message(f"audit-async: {log.log}: after a gap in the copy, so set aside: {name}", "yellow")
-    return ExitStatus.OK
+    failures.show(output)
+    return failures.status(ExitStatus.OK)

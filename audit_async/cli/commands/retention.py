@@ -15,6 +15,7 @@ from audit_async._store.retention_plan import plan_retention
 from audit_async._trail.log_files import Log, list_segments
 from audit_async._writer.upkeep import RetentionOutcome
 from audit_async.cli.arguments import Json
+from audit_async.cli.each_log import Failures, for_each_log
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import ConfiguredLogs
 from audit_async.cli.run import ExitStatus, Refused, perform
@@ -61,7 +62,7 @@ def retention(
     """Show which segments are due to be archived or deleted by the policy. Nothing is changed without --apply.
 
     A running service does this by itself once a day. The policy comes from --config or from the options; without
-    either the library's own is shown, and --apply is refused.
+    either the library's own is shown, and --apply is refused. What goes wrong with one log keeps no other waiting.
     """
     output = Output(as_json=as_json)
     given = {
@@ -75,12 +76,12 @@ def retention(
     async def run() -> ExitStatus:
         settings = at.settings()
         policy = _with(settings.retention if settings is not None else RetentionPolicy(), given)
-        logs = at.logs(settings)
-        if apply:
-            done = [await _applied(log, settings, policy) for log in logs]
-        else:
-            done = [_planned(log, policy) for log in logs]
-        return _report(output, policy, done, applied=apply)
+
+        async def of_one(log: Log) -> LogRetention:
+            return await _applied(log, settings, policy) if apply else _planned(log, policy)
+
+        done, failures = await for_each_log(at.logs(settings), of_one)
+        return _report(output, policy, done, failures, applied=apply)
 
     perform(output, run)
 
@@ -115,11 +116,14 @@ async def _applied(log: Log, settings: AuditConfig | None, policy: RetentionPoli
     return LogRetention(log=log.name, hold=report.hold, steps=report.steps)
 
 
-def _report(output: Output, policy: RetentionPolicy, done: Sequence[LogRetention], *, applied: bool) -> ExitStatus:
+def _report(
+    output: Output, policy: RetentionPolicy, done: Sequence[LogRetention], failures: Failures, *, applied: bool
+) -> ExitStatus:
     failed = any(step.error is not None for log in done for step in log.steps)
-    status = ExitStatus.FINDINGS if failed else ExitStatus.OK
+    status = failures.status(ExitStatus.FINDINGS if failed else ExitStatus.OK)
+    failures.show(output)
     if output.as_json:
-        output.document({"applied": applied, "policy": policy, "logs": done})
+        output.document({"applied": applied, "policy": policy, "logs": done, "errors": failures.texts})
         return status
     output.line(
         f"Archive after {count_of(policy.archive_after_days, 'day')}, delete after {policy.delete_after_days}, never "

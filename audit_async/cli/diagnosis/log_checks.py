@@ -30,7 +30,7 @@ from audit_async._layout.names import (
 )
 from audit_async._layout.regular_files import read_bounded
 from audit_async._store.retention_plan import plan_retention
-from audit_async._trail.log_files import Log, SegmentFile, list_segments, read_identity
+from audit_async._trail.log_files import Log, SegmentFile, list_segments, read_identity, why_unreadable
 from audit_async._trail.running_writer import writer_of
 from audit_async.cli.crash_risk import at_risk
 from audit_async.cli.diagnosis.host_checks import directory_sync, insecure
@@ -50,7 +50,10 @@ _FUTURE: Final = timedelta(seconds=5)
 
 def examine(log: Log, settings: AuditConfig | None) -> list[Check]:
     """Return the checks of one log. Nothing is waited for, whatever is in a file's place."""
-    writer = writer_of(log)
+    try:
+        writer = writer_of(log)
+    except OSError as error:
+        return [refused(log.name, "lock", error)]
     checks = [
         *attempt(log.name, "log.json", lambda: _identity(log)),
         *attempt(log.name, "permissions", lambda: _modes(log, settings)),
@@ -215,7 +218,7 @@ def _index(log: Log) -> Iterator[Check]:
     except FileNotFoundError:
         return
     except OSError as error:
-        yield warn(log.name, "index", f"{INDEX}/ can't be read: {error.strerror}; queries work without it")
+        yield warn(log.name, "index", f"{INDEX}/ can't be read: {why_unreadable(error)}; queries work without it")
         return
     if not sizes:
         return
@@ -231,14 +234,18 @@ def _files_in(directory: Path) -> list[Path]:
 
 
 def _hold_and_retention(log: Log, segments: list[SegmentFile], settings: AuditConfig | None) -> Iterator[Check]:
+    reported = False
     try:
         read_hold(log.directory)
     except (LogCorrupted, OSError) as error:  # the chain decides; the file is damaged all the same
+        reported = True
         yield refused(log.name, "hold", error)
     try:
         hold = next(iter(find_holds(log.directory)), None)
-    except (LogCorrupted, OSError):
-        return  # for the file that was just reported
+    except (LogCorrupted, OSError) as error:
+        if not reported:
+            yield refused(log.name, "hold", error)
+        return
     if hold is not None:
         yield warn(log.name, "hold", f"in force since {hold.since}: nothing is archived or deleted ({hold.reason})")
     elif settings is not None:
