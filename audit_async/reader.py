@@ -51,6 +51,7 @@ from audit_async.status import Position
 
 if TYPE_CHECKING:
     from audit_async.privacy.key_store import KeyStore  # needs an extra
+    from audit_async.privacy.subjects import Subject
     from audit_async.tlog.policy import Policy  # needs an extra
 
 __all__ = [
@@ -293,6 +294,68 @@ class AuditReader:
             _warn_of(damage)
             _report_undecided(reading.undecided, on_undecided)
             _record_access(audit, accessed_by, query, given)
+
+    def about(
+        self,
+        subject: Subject,
+        query: AuditQuery = AuditQuery(),  # noqa: B008
+        *,
+        audit: AuditLogger | None = None,
+        accessed_by: str | None = None,
+        on_damage: OnDamage = "raise",
+    ) -> AsyncGenerator[Record, None]:
+        """Yield all records about a person, for an access request (GDPR, article 15): opened, and nobody else's data.
+
+        These are the records with anything that is sealed under the person's keys, and, if they name the person in the
+        clear, those of before the log sealed: as who acts, `user_id` or `subject` for a user; as `customer_id`, or the
+        resource of the type `customer`, for a customer. Members that are sealed under other keys stay `[sealed]`.
+
+        Every record is read, so this takes as long as `verify`.
+
+        Args:
+            subject: The person, as events have the id.
+            query: Which of the records are wanted; all of them by default.
+            audit: As for `query`.
+            accessed_by: As for `query`.
+            on_damage: As for `query`.
+
+        Raises:
+            InvalidQuery: This reader has no key store.
+            KeyStoreUnavailable: The key store can't be read now.
+            TrailUnreadable: As for `query`.
+            LogCorrupted: As for `query`.
+        """
+        _require_asker(audit, accessed_by)
+        _require_on_damage(on_damage)
+        if self._key_store is None:
+            raise InvalidQuery("key_store", "is missing: an AuditReader needs it to say what is about a person")
+        return self._about(subject, query, audit, accessed_by, on_damage=on_damage)
+
+    async def _about(
+        self,
+        subject: Subject,
+        query: AuditQuery,
+        audit: AuditLogger | None,
+        accessed_by: str | None,
+        *,
+        on_damage: OnDamage,
+    ) -> AsyncGenerator[Record, None]:
+        damage = Damage(skip=on_damage == "skip")
+        given = 0
+        try:
+            logs = await self._logs_for(query)
+            reading = await anyio.to_thread.run_sync(lambda: SealedReading(query, self._key_store, about=subject))
+            search = Search(logs, query, damage, use_index=False, wanted=reading.wanted)
+            async with aclosing(in_pieces(records_of(search.run(), query.limit, reading.decode))) as pieces:
+                async for piece in pieces:
+                    for record in piece:
+                        given += 1
+                        yield record
+        finally:
+            _warn_of(damage)
+            if audit is not None and accessed_by is not None:
+                member = "user_id" if subject.kind == "user" else f"{subject.kind}_id"
+                audit.record_access(accessed_by, {member: subject.id, **query.asked()}, given)
 
     async def count(
         self,

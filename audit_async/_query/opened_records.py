@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +12,7 @@ import msgspec
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.matching import Filter
 from audit_async._query.recorded_members import read_said
-from audit_async._query.sealed_filter import SealedFilter, may_ask_for_sealed
+from audit_async._query.sealed_filter import SealedFilter, SubjectFilter, may_ask_for_sealed
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage, Found
 from audit_async._trail.log_files import Log
@@ -22,6 +22,7 @@ from audit_async.privacy.opening_sealed import Opener
 
 if TYPE_CHECKING:
     from audit_async.privacy.key_store import KeyStore
+    from audit_async.privacy.subjects import Subject
 
 #: Makes the record of a line that was found.
 Decode = Callable[[Found], Record]
@@ -67,11 +68,21 @@ def _sealing_sessions(log: Log) -> Iterator[bytes]:
 class SealedReading:
     """How one query treats what is sealed: what is wanted, and what is returned. Used by one thread at a time."""
 
-    def __init__(self, query: AuditQuery, key_store: KeyStore | None) -> None:
-        """Open with the keys of this store, which stays the caller's; None leaves everything as recorded."""
-        self._opener: Final = Opener(key_store)
+    def __init__(self, query: AuditQuery, key_store: KeyStore | None, *, about: Subject | None = None) -> None:
+        """Open with the keys of this store, which stays the caller's; None leaves everything as recorded.
+
+        With `about` only records about that person are wanted, and only what is sealed under his keys is opened. Blocks
+        for the key store then.
+        """
+        key_ids = key_store.find(about) if key_store is not None and about is not None else None
+        self._opener: Final = Opener(key_store, only=key_ids)
         self._sessions: Final = SealingSessions()
-        self.wanted: Final = SealedFilter(query, self._opener) if may_ask_for_sealed(query) else Filter(query)
+        self.wanted: Final = self._filter(query, about, key_ids or ())
+
+    def _filter(self, query: AuditQuery, about: Subject | None, key_ids: Collection[bytes]) -> Filter:
+        if about is not None:
+            return SubjectFilter(query, about, key_ids)
+        return SealedFilter(query, self._opener) if may_ask_for_sealed(query) else Filter(query)
 
     @property
     def undecided(self) -> int:

@@ -7,15 +7,17 @@ left it out silently would be wrong, so those lines are counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.matching import Condition, Filter
-from audit_async._query.needles import Needles
-from audit_async._query.recorded_members import Said, texts_in, type_of
-from audit_async.privacy.opening_sealed import Opener
+from audit_async._query.needles import Needles, for_values
+from audit_async._query.recorded_members import Said, actors_of, read_said, texts_in, type_of
+from audit_async.privacy.data_keys import key_id_text
+from audit_async.privacy.opening_sealed import Opener, sealed_members
 from audit_async.privacy.sealed_text import KEY_MISSING, SEALED
+from audit_async.privacy.subjects import Subject
 
 #: What each line with a sealed text holds.
 _SEALED: Final = b'"sealed:1:'
@@ -84,3 +86,44 @@ class SealedFilter(Filter):
 
 def _nothing(_: str) -> bool:
     return False
+
+
+class SubjectFilter(Filter):
+    """A filter for the records about one person: with something sealed under his keys, or with his id in the clear.
+
+    An id in the clear counts if the member's name says that it is of the person's kind: who acts and `user_id` and
+    `subject` are users; a customer is in `customer_id`, or the resource of the type `customer`.
+    """
+
+    def __init__(self, query: AuditQuery, subject: Subject, key_ids: Collection[bytes]) -> None:
+        """`key_ids` are the person's, as the key store has them."""
+        self._subject: Final = subject
+        self._key_ids: Final = frozenset(map(key_id_text, key_ids))
+        super().__init__(query)
+
+    def _value_needles(self) -> Iterator[Needles]:
+        yield for_values([self._subject.id]).or_also(_SEALED)
+        yield from super()._value_needles()
+
+    def wants(self, line: bytes) -> bool:
+        """Whether a line, a genuine record, is about the person, and wanted."""
+        return self.wants_said(read_said(line))
+
+    def wants_said(self, said: Said, log_id: str = "") -> bool:
+        """Whether what a line says is about the person, and wanted."""
+        return super().wants_said(said, log_id) and (
+            any(member.sealed.key_id in self._key_ids for member in sealed_members(said.event, said.context))
+            or self._is_named(said)
+        )
+
+    def _is_named(self, said: Said) -> bool:
+        event, kind, id_ = said.event, self._subject.kind, self._subject.id
+        if kind == "user":
+            return id_ in (*actors_of(event), event.get("user_id"), event.get("subject"))
+        if event.get(f"{kind}_id") == id_:
+            return True
+        resource = event.get("resource")
+        return isinstance(resource, dict) and (resource.get("resource_type"), resource.get("resource_id")) == (
+            kind,
+            id_,
+        )

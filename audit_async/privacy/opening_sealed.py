@@ -14,12 +14,12 @@ decides whether a record is genuine; the caller has checked its hash.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
 
-from audit_async.privacy.data_keys import key_id_bytes
+from audit_async.privacy.data_keys import key_id_bytes, key_id_text
 from audit_async.privacy.key_store import Destroyed, KeyStore
 from audit_async.privacy.sealed_text import (
     ERASED,
@@ -106,9 +106,10 @@ def _texts_like_sealed(event: dict[str, object], context: dict[str, object]) -> 
 class Opener:
     """Opens the sealed members of records. Used by one thread at a time; blocks for the key store's disk."""
 
-    def __init__(self, store: KeyStore | None) -> None:
-        """Take the keys of `store`; without one everything stays `[sealed]`."""
+    def __init__(self, store: KeyStore | None, *, only: Collection[bytes] | None = None) -> None:
+        """Take the keys of `store`; without one everything stays `[sealed]`, and so do others than `only` these ids."""
         self._store: Final = store
+        self._only: Final = None if only is None else frozenset(map(key_id_text, only))
         self._ciphers: Final[dict[str, Cipher | Destroyed | None]] = {}
 
     @property
@@ -157,7 +158,7 @@ class Opener:
 
     def _opened(self, log_id: str, event: dict[str, object], member: SealedMember) -> MemberOpened:
         place, sealed = member
-        if self._store is None:
+        if self._store is None or (self._only is not None and sealed.key_id not in self._only):
             return MemberOpened(place, None, SEALED)
         cipher = self._ciphers.get(sealed.key_id)
         if cipher is None:
@@ -172,7 +173,7 @@ class Opener:
     def _fetch(self, key_ids: Iterable[str]) -> None:
         """Take the keys with these ids out of the store, as far as they are not here."""
         ciphers = self._ciphers
-        missing = {text for text in key_ids if text not in ciphers}
+        missing = {text for text in key_ids if text not in ciphers and (self._only is None or text in self._only)}
         if self._store is None or not missing:
             return
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - needs the extra privacy

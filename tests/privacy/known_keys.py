@@ -8,7 +8,7 @@ from typing import cast
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from audit_async.privacy import Destroyed, KeyMaker, KeyStore, key_id_text
+from audit_async.privacy import Destroyed, KeyMaker, KeyStore, NewKey, key_id_text
 from audit_async.privacy.opening_sealed import Opener
 from audit_async.privacy.sealed_text import RANDOM_BYTES, key_prefix, seal_text
 
@@ -33,9 +33,13 @@ class KnownKeys:
         made = self.maker.make(bytes(16), 20_000, 0)
         if store:
             self.known[made.key_id] = made.key
-        text = key_id_text(made.key_id)
+        return self.seal_with(made, value, place, log_id)
+
+    def seal_with(self, key: NewKey, value: object, place: bytes, log_id: str) -> str:
+        """Return a value sealed under this key."""
+        text = key_id_text(key.key_id)
         associated = key_prefix(log_id, text) + place
-        return seal_text(AESGCM(made.key), text, associated, msgspec.json.encode(value), os.urandom(RANDOM_BYTES))
+        return seal_text(AESGCM(key.key), text, associated, msgspec.json.encode(value), os.urandom(RANDOM_BYTES))
 
     @property
     def store(self) -> KeyStore:

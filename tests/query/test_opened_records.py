@@ -11,9 +11,9 @@ import pytest
 
 from audit_async._query.audit_query import Glob
 from audit_async.events import AuthSuccess
-from audit_async.privacy import Destroyed
+from audit_async.privacy import Destroyed, Subject
 from audit_async.privacy.sealed_text import KEY_MISSING, context_place, event_place
-from audit_async.reader import AuditQuery, AuditReader, Record
+from audit_async.reader import AuditQuery, AuditReader, InvalidQuery, Record
 from tests.privacy.known_keys import KnownKeys
 from tests.trail.written import WrittenLog, hashes
 
@@ -196,3 +196,49 @@ async def test_a_missing_key_is_counted_and_a_destroyed_one_is_not(tmp_path: Pat
     said: list[int] = []
     found = [record async for record in log.reader().query(AuditQuery(actor="alice"), on_undecided=said.append)]
     assert (found, said) == ([], [1])
+
+
+class Store(KnownKeys):
+    """Keys of which some are a person's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: dict[Subject, list[bytes]] = {}
+
+    def find(self, subject: Subject) -> list[bytes]:
+        """Return the person's keys."""
+        return self.of.get(subject, [])
+
+
+async def test_records_about_a_person_show_nobody_else(tmp_path: Path) -> None:
+    """Whatever is sealed under her keys is opened, what is about others stays sealed, and plain records count."""
+    log = SealedLog(tmp_path)
+    keys = log.keys = Store()
+    alice = Subject("", "user", "alice")
+    log.written.write(log.log_in("alice"))
+    keys.of[alice] = list(keys.known)
+    other = log.log_in("bob")
+    both = log.log_in("bob")
+    # Bob changed something of Alice: one record, two keys.
+    with_alice = keys.maker.make(bytes(16), 20_000, 0)
+    keys.known[with_alice.key_id] = with_alice.key
+    keys.of[alice].append(with_alice.key_id)
+    both["event_type"], both["email"] = (
+        "t",
+        log.keys.seal_with(with_alice, "a@example.org", event_place("t", ("email",)), log.log_id),
+    )
+    log.written.write(
+        other,
+        both,
+        {"event_type": "t", "actor": {"user_id": "alice"}},
+        {"event_type": "t", "customer_id": "alice"},
+        {"event_type": "t", "name": "alice"},
+    )
+    log.written.close()
+    records = [record.to_dict()["event"] async for record in log.reader().about(alice)]
+    assert [event["actor"]["user_id"] for event in records] == ["alice", "[sealed]", "alice"]  # type: ignore[index]
+    assert records[1]["email"] == "a@example.org"  # type: ignore[index]
+    customer = [record.seq async for record in log.reader().about(Subject("", "customer", "alice"))]
+    assert customer == [5]
+    with pytest.raises(InvalidQuery, match="key_store"):
+        AuditReader(tmp_path).about(alice)
