@@ -31,7 +31,7 @@ from audit_async._writer.upkeep import RetentionReport, Upkeep
 from audit_async.config import AuditConfig, Disabled, Local
 from audit_async.context import bound_here
 from audit_async.errors import ConfigError, LogClosed, WriteFailed
-from audit_async.events import AuditEvent, AuditLogAccessed
+from audit_async.events import AuditEvent, AuditExported, AuditLogAccessed
 from audit_async.events.base import encode
 from audit_async.status import CommitObserver, Condition, Health, HealthStatus, LoggerStats, Measurements, Position
 
@@ -236,6 +236,37 @@ class AuditLogger:
         if self._disabled:
             return NOTHING_RECORDED
         return self._intake.emit_on_record(AuditLogAccessed(actor=actor, query=dict(query), records=records))
+
+    def record_export(
+        self,
+        actor: str,
+        *,
+        format: str,  # noqa: A002 - what it is called everywhere
+        records: int,
+        sha256: str,
+        unsealed: bool,
+    ) -> Receipt:
+        """Put into the trail that records left it as a file, so that it can be said who has a copy.
+
+        From any thread, never waits; the buffer's bounds don't apply.
+
+        Args:
+            actor: Who has the file.
+            format: What it is: `ndjson`, `csv`, `html`.
+            records: How many records are in it.
+            sha256: Its SHA-256, in hex.
+            unsealed: Whether sealed members are in the clear in it; an erasure does not reach those.
+
+        Returns:
+            The receipt of the record.
+
+        Raises:
+            LogClosed, WriteFailed: As `emit` does.
+        """
+        if self._disabled:
+            return NOTHING_RECORDED
+        exported = AuditExported(actor=actor, format=format, records=records, sha256=sha256, unsealed=unsealed)
+        return self._intake.emit_on_record(exported)
 
     def count_lost(self, event_type: str, reason: str) -> None:
         """Count an event that could not be emitted, so that its loss does not go unnoticed; from any thread.

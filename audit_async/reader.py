@@ -30,7 +30,8 @@ from audit_async._query.audit_query import AuditQuery, Glob, InvalidQuery
 from audit_async._query.cursor import decode_cursor
 from audit_async._query.follow import Follower
 from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
-from audit_async._query.opened_records import SealedReading
+from audit_async._query.opened_records import SealedReading, seals
+from audit_async._query.sealed_filter import NOT_RECORDED, asked_without_names
 from audit_async._query.search import Search, count_wanted
 from audit_async._query.segment_scan import Damage
 from audit_async._query.term_index import IndexedSegment, index_segment, tasks_of_index
@@ -280,9 +281,10 @@ class AuditReader:
     ) -> AsyncGenerator[Record, None]:
         damage = Damage(skip=on_damage == "skip")
         reading = self._reading(query)
+        access = _Access(audit, accessed_by)
         given = 0
         try:
-            logs = await self._logs_for(query)
+            logs = await access.begin(await self._logs_for(query))
             search = Search(logs, query, damage, use_index=use_index, wanted=reading.wanted)
             found = records_of(search.run(), query.limit, reading.decode)
             async with aclosing(in_pieces(found)) as pieces:
@@ -293,7 +295,7 @@ class AuditReader:
         finally:
             _warn_of(damage)
             _report_undecided(reading.undecided, on_undecided)
-            _record_access(audit, accessed_by, query, given)
+            access.record(query, given)
 
     def about(
         self,
@@ -341,9 +343,10 @@ class AuditReader:
         on_damage: OnDamage,
     ) -> AsyncGenerator[Record, None]:
         damage = Damage(skip=on_damage == "skip")
+        access = _Access(audit, accessed_by)
         given = 0
         try:
-            logs = await self._logs_for(query)
+            logs = await access.begin(await self._logs_for(query))
             reading = await anyio.to_thread.run_sync(lambda: SealedReading(query, self._key_store, about=subject))
             search = Search(logs, query, damage, use_index=False, wanted=reading.wanted)
             async with aclosing(in_pieces(records_of(search.run(), query.limit, reading.decode))) as pieces:
@@ -353,9 +356,7 @@ class AuditReader:
                         yield record
         finally:
             _warn_of(damage)
-            if audit is not None and accessed_by is not None:
-                member = "user_id" if subject.kind == "user" else f"{subject.kind}_id"
-                audit.record_access(accessed_by, {member: subject.id, **query.asked()}, given)
+            access.record(query, given, about=subject)
 
     async def count(
         self,
@@ -389,9 +390,10 @@ class AuditReader:
         _require_on_damage(on_damage)
         damage = Damage(skip=on_damage == "skip")
         reading = self._reading(query)
+        access = _Access(audit, accessed_by)
         counted: dict[str, int] = {}
         try:
-            logs = await self._logs_for(query)
+            logs = await access.begin(await self._logs_for(query))
             counts = count_wanted(logs, query, reading.wanted, damage, use_index=use_index)
             async with aclosing(in_pieces(counts)) as pieces:
                 async for piece in pieces:
@@ -400,7 +402,7 @@ class AuditReader:
         finally:
             _warn_of(damage)
             _report_undecided(reading.undecided, on_undecided)
-            _record_access(audit, accessed_by, query, sum(counted.values()), count=True)
+            access.record(query, sum(counted.values()), count=True)
 
     def build_index(
         self,
@@ -486,9 +488,10 @@ class AuditReader:
         reached = decode_cursor(cursor, query) if cursor is not None else None
         damage = Damage(skip=on_damage == "skip")
         reading = self._reading(query)
+        access = _Access(audit, accessed_by)
         given = 0
         try:
-            logs = await self._logs_for(query)
+            logs = await access.begin(await self._logs_for(query))
             search = Search(logs, query, damage, reached=reached, use_index=use_index, wanted=reading.wanted)
             page = await only_one(page_of(search, query, query.limit or _PAGE_SIZE, reading.decode))
             given = len(page.records)
@@ -496,7 +499,7 @@ class AuditReader:
         finally:
             _warn_of(damage)
             _report_undecided(reading.undecided, on_undecided)
-            _record_access(audit, accessed_by, query, given)
+            access.record(query, given)
 
     async def record(
         self,
@@ -606,9 +609,10 @@ class AuditReader:
         reading = self._reading(query)
         follower = Follower(reading.wanted, damage, _durable_in(audit))
         has_news = aiofiles.os.wrap(follower.has_news)
+        access = _Access(audit, accessed_by)
         given = polls = 0
         try:
-            logs = await self._logs_for(query)
+            logs = await access.begin(await self._logs_for(query))
             if query.after_seq is not None:
                 reached = {logs[0].name: max(query.after_seq, reached.get(logs[0].name, -1))}
             await anyio.to_thread.run_sync(lambda: follower.begin(logs, from_now=from_now, reached=reached))
@@ -640,8 +644,7 @@ class AuditReader:
             follower.close()
             _warn_of(damage)
             _report_undecided(reading.undecided, None)
-            if accessed_by is not None:
-                _record_access(audit, accessed_by, query, given)
+            access.record(query, given)
 
     def _follow_new_logs(self, follower: Follower) -> None:
         try:
@@ -693,9 +696,10 @@ class AuditReader:
             OSError: The file can't be written.
         """
         _require_asker(audit, accessed_by)
+        access = _Access(audit, accessed_by)
         given: int | None = None
         try:
-            logs = await self._logs_for(query)
+            logs = await access.begin(await self._logs_for(query))
             report = await export(
                 logs,
                 query,
@@ -709,7 +713,7 @@ class AuditReader:
             given = report.records
             return report
         finally:
-            _record_access(audit, accessed_by, query, given, export=format)
+            access.record(query, given, export=format)
 
     async def _logs_for(self, query: AuditQuery) -> list[Log]:
         logs = await anyio.to_thread.run_sync(self.logs)
@@ -748,11 +752,32 @@ def _require_on_damage(on_damage: str) -> None:
         raise InvalidQuery("on_damage", 'is neither "raise" nor "skip"')
 
 
-def _record_access(
-    audit: AuditLogger | None, accessed_by: str | None, query: AuditQuery, given: int | None, **how: object
-) -> None:
-    if audit is not None and accessed_by is not None:
-        audit.record_access(accessed_by, query.asked() | how, given)
+class _Access:
+    """Who is asking, and the logger that records it; neither if nobody said."""
+
+    def __init__(self, audit: AuditLogger | None, accessed_by: str | None) -> None:
+        self._audit = audit
+        self._accessed_by = accessed_by
+        self._names_nobody = audit is not None and audit.config.privacy is None  # until it is known
+
+    async def begin(self, logs: list[Log]) -> list[Log]:
+        """Find out whether what is asked may be recorded in the clear; return the logs."""
+        if self._names_nobody:
+            self._names_nobody = await anyio.to_thread.run_sync(lambda: any(map(seals, logs)))
+        return logs
+
+    def record(self, query: AuditQuery, given: int | None, *, about: Subject | None = None, **how: object) -> None:
+        """Record what was asked.
+
+        A name that the trail seals must not be in the clear in the log of who read it; if that log seals as well, it
+        is sealed there, and else it is left out.
+        """
+        if self._audit is not None and self._accessed_by is not None:
+            asked = asked_without_names(query) if self._names_nobody else query.asked()
+            if about is not None:
+                member = "user_id" if about.kind == "user" else f"{about.kind}_id"
+                asked[member] = NOT_RECORDED if self._names_nobody else about.id
+            self._audit.record_access(self._accessed_by, asked | how, given)
 
 
 def _report_undecided(records: int, report: Callable[[int], None] | None) -> None:

@@ -36,6 +36,11 @@ class NewFile:
         self._target = target
         self._overwrite = overwrite
 
+    def digest(self) -> tuple[int, str]:
+        """Return size and SHA-256 of what was written: what `finish` will return if nothing more is."""
+        self.file.flush()
+        return _digest(self.file)
+
     def finish(self) -> tuple[int, str]:
         """Put the file in its place, durably; return its size and SHA-256.
 

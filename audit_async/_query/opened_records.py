@@ -15,7 +15,9 @@ from audit_async._query.recorded_members import read_said
 from audit_async._query.sealed_filter import SealedFilter, SubjectFilter, may_ask_for_sealed
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage, Found
-from audit_async._trail.log_files import Log
+from audit_async._trail.log_files import DAMAGED_ARCHIVE, LONGEST_LINE, Log, open_segment
+from audit_async._trail.segment_parts import parts_of
+from audit_async.errors import AuditError
 from audit_async.events import Record, decode_event, decode_record
 from audit_async.events.base import encode
 from audit_async.privacy.opening_sealed import Opener
@@ -63,6 +65,19 @@ def _sealing_sessions(log: Log) -> Iterator[bytes]:
         for found in search:
             if found is not None and read_said(found.line).event.get("privacy"):
                 yield _session_of(found.line)
+
+
+def seals(log: Log) -> bool:
+    """Return whether the session that began the newest segment of a log seals: the segment's first record says so."""
+    parts = parts_of(log)
+    if not parts:
+        return False
+    try:
+        with open_segment(parts[-1].segment) as file:
+            event = read_said(file.readline(LONGEST_LINE)).event
+    except (OSError, AuditError, msgspec.MsgspecError, *DAMAGED_ARCHIVE):
+        return False
+    return event.get("privacy") is not None or event.get("erasure_epoch") is not None
 
 
 class SealedReading:

@@ -26,10 +26,14 @@ _SEALED: Final = b'"sealed:1:'
 _NEVER_SEALED: Final = frozenset({"status", "outcome"})
 
 
+#: The parts of a query that may name a person.
+_NAMING: Final = ("actor", "resource_id", "ip", "path", "text", "context", "fields")
+NOT_RECORDED: Final = "[not recorded]"
+
+
 def may_ask_for_sealed(query: AuditQuery) -> bool:
     """Return whether a query asks for a value that may be sealed."""
-    asked = (query.actor, query.resource_id, query.ip, query.path, query.text)
-    return any(value is not None for value in asked) or bool(query.context or query.fields)
+    return any(getattr(query, name) for name in _NAMING)
 
 
 # What is compared in place of a member that stays closed: no text of a record or a query holds a surrogate.
@@ -38,6 +42,11 @@ _GONE: Final = "\udc00"  # erased, or forged
 
 #: By why a member is closed.
 _COMPARED: Final = {SEALED: _CLOSED, KEY_MISSING: _CLOSED}
+
+
+def asked_without_names(query: AuditQuery) -> dict[str, object]:
+    """Return what was asked, without the values that may name a person."""
+    return {name: NOT_RECORDED if name in _NAMING else value for name, value in query.asked().items()}
 
 
 class SealedFilter(Filter):

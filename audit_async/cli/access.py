@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.writing import OWN_SERVICE, base_directory, require_owner
 from audit_async.config import AuditConfig, Local
 from audit_async.logger import AuditLogger
@@ -42,12 +43,13 @@ class Access:
     ] = None
 
     @asynccontextmanager
-    async def recording(self, reader: AuditReader) -> AsyncIterator[AuditLogger | None]:
+    async def recording(self, reader: AuditReader, keys: KeyOptions | None = None) -> AsyncIterator[AuditLogger | None]:
         """Yield the logger that is to record what `reader` is asked for; None if nobody said who is asking.
 
         It is opened before anything is read, so if the access can't be recorded, nothing is read. Its log is below
         `access_log`, by default below the trail's own base directory. Commands that run at the same time take slots of
-        their own.
+        their own. With the key store of `keys` the record is sealed like the trail; without it a trail that seals has
+        no names of those who were asked about recorded.
 
         Raises `typer.BadParameter` for an empty name, and for an `access_log` without a name.
         """
@@ -63,5 +65,6 @@ class Access:
         base_dir = self.access_log if self.access_log is not None else base_directory(reader.logs()[0])
         if base_dir.exists():
             require_owner(base_dir)
-        async with AuditLogger(AuditConfig(mode=Local(base_dir), service_id=OWN_SERVICE)) as audit:
+        privacy = keys.privacy() if keys is not None else None
+        async with AuditLogger(AuditConfig(mode=Local(base_dir), service_id=OWN_SERVICE, privacy=privacy)) as audit:
             yield audit

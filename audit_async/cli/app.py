@@ -22,6 +22,7 @@ from audit_async.cli.commands import (
     retention,
     show,
     stats,
+    subject_data,
     tail,
     verify,
 )
@@ -57,7 +58,7 @@ def _options(
 
 
 # A module is named after its command. They are in the order of the help.
-READING = (verify, query, tail, show, stats, export)
+READING = (verify, query, tail, show, stats, export, subject_data)
 UPKEEP = (index, backup, restore, retention, hold, doctor, config_check)
 for module in (*READING, *UPKEEP, extra_commands):
     module.register(app)

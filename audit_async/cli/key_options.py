@@ -12,11 +12,13 @@ import typer
 
 from audit_async.cli.run import Refused
 from audit_async.cli.terminal import count_of
+from audit_async.config import Privacy
 
 if TYPE_CHECKING:
     from audit_async.privacy.sqlite_key_store import SqliteKeyStore  # needs an extra
+    from audit_async.privacy.subjects import Subject
 
-__all__ = ["KeyOptions", "KeyStoreAt", "MasterKey", "could_not_search"]
+__all__ = ["KeyOptions", "KeyStoreAt", "MasterKey", "SubjectOptions", "could_not_search"]
 
 KeyStoreAt = Annotated[
     Path | None,
@@ -39,6 +41,29 @@ MasterKey = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubjectOptions:
+    """One person."""
+
+    subject: Annotated[
+        str, typer.Option("--subject", metavar="ID", help="The person's id, as events have it; as a user by default.")
+    ]
+    kind: Annotated[
+        str, typer.Option("--kind", metavar="KIND", help="Which ids it is one of: user, customer, or your own.")
+    ] = "user"
+    tenant: Annotated[
+        str, typer.Option("--tenant", metavar="NAME", help="The tenant whose ids these are, if ids differ by tenant.")
+    ] = ""
+
+    def chosen(self) -> Subject:
+        """Return the person; raises `typer.BadParameter` for an empty id or kind."""
+        if not self.subject.strip() or not self.kind.strip():
+            raise typer.BadParameter("--subject and --kind must not be empty")
+        from audit_async.privacy.subjects import Subject  # noqa: PLC0415 - needed by few commands
+
+        return Subject(self.tenant, self.kind, self.subject)
+
+
 def could_not_search(records: int) -> str:
     """Return what to say of records that may be wanted or not."""
     return (
@@ -53,6 +78,12 @@ class KeyOptions:
 
     key_store: KeyStoreAt = None
     master_key: MasterKey = None
+
+    def privacy(self) -> Privacy | None:
+        """Return the settings of a log that seals with this store; None if there is none."""
+        if self.key_store is None:
+            return None
+        return Privacy(key_store=str(self.key_store.absolute()), master_key=self.master_key)
 
     @contextmanager
     def opened(self, trail: Path) -> Iterator[SqliteKeyStore | None]:

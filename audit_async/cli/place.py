@@ -12,6 +12,7 @@ import typer
 from audit_async._trail.log_files import Log, find_logs
 from audit_async.cli.access import Access
 from audit_async.cli.arguments import Directory, Instance, Service
+from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.run import Refused
 from audit_async.config import AuditConfig, Local
 from audit_async.reader import AuditReader, PlacedRecord
@@ -57,10 +58,10 @@ class RecordAt:
                 f"{self.which[:80]!a} is no sequence number and no audit_id such as 5f0c1e9b7a3d2c48-29"
             )
 
-    async def look_up(self, reader: AuditReader, access: Access) -> PlacedRecord:
+    async def look_up(self, reader: AuditReader, access: Access, keys: KeyOptions | None = None) -> PlacedRecord:
         """Return the record; recorded as `access` says. Raises as `AuditReader.record` does."""
         seq = self._seq()
-        async with access.recording(reader) as audit:
+        async with access.recording(reader, keys) as audit:
             return await reader.record(
                 seq,
                 audit_id=None if seq is not None else self.which,

@@ -137,6 +137,19 @@ class AuditLogAccessed(AuditEvent, tag="audit.log_accessed"):
     records: int | None = None
 
 
+class AuditExported(AuditEvent, tag="audit.exported"):
+    """Records left the trail as a file.
+
+    If `unsealed` is true, sealed members are in the clear in it, which no erasure reaches. `sha256` is the file's.
+    """
+
+    actor: Annotated[str, Personal("actor")]
+    format: str
+    records: int
+    sha256: str
+    unsealed: bool
+
+
 class AuditErasureStarted(AuditEvent, tag="audit.erasure_started"):
     """Somebody is being erased: these keys are destroyed next. Several records if there are many, with one id.
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from audit_async._export.subject_page import SubjectPage
+from audit_async.events import GenericEvent, Record
 from audit_async.privacy import NewKey, key_id_text, new_master_key, open_key_store
 from audit_async.privacy.sealed_text import RANDOM_BYTES, event_place, key_prefix, seal_text
 from tests.cli.commands import Audit
@@ -101,3 +104,85 @@ def test_wrong_options_are_refused(audit: Audit, trail: Trail, tmp_path: Path) -
     wrong = audit("query", trail.base_dir, "--key-store", store, "--master-key", f"file:{other}")
     assert (wrong.status, wrong.out) == (3, "")
     assert other.read_bytes().hex() not in wrong.err
+
+
+def files_with(directory: Path, text: bytes) -> list[Path]:
+    """Return the files below a directory that hold these bytes."""
+    return [path for path in directory.rglob("*") if path.is_file() and text in path.read_bytes()]
+
+
+def test_who_was_asked_about_is_not_in_the_clear(audit: Audit, trail: Trail) -> None:
+    """In the log of who read the trail a name is sealed with the key store, and left out without it."""
+    named = ("query", trail.base_dir, "--actor", "alice", "--as", "roe")
+    without = audit(*named)
+    assert (without.status, "1 record could not be searched" in without.err) == (3, True)
+    assert audit(*named, *trail.keys).status == 0
+    assert audit("show", "1", trail.base_dir, "--log", "orders/00", "--as", "roe", *trail.keys).status == 0
+    assert files_with(trail.base_dir, b"alice") == []
+    read = audit("query", trail.base_dir, "--type", "audit.log_accessed", "--json", *trail.keys).rows
+    assert [row["event"]["query"].get("actor") for row in read] == ["[not recorded]", "alice", None]
+    assert [row["event"]["actor"] for row in read] == ["roe", "roe", "roe"]
+
+
+def test_a_person_gets_what_is_recorded(audit: Audit, trail: Trail, tmp_path: Path) -> None:
+    """As NDJSON and as a page, both only for their owner; that they were made is recorded, and names nobody."""
+    asked = ("--subject", "alice", "--as", "roe", *trail.keys)
+    done = audit("subject-data", trail.base_dir, tmp_path / "alice.ndjson", *asked)
+    assert (done.status, done.err) == (0, "")
+    (line,) = (tmp_path / "alice.ndjson").read_text().splitlines()
+    assert json.loads(line)["event"]["actor"]["user_id"] == "alice"
+    report = audit("subject-data", trail.base_dir, tmp_path / "alice.html", *asked, "--json").document
+    page = (tmp_path / "alice.html").read_text()
+    # That somebody asked for her data is about her, too; who it was is not hers.
+    assert (report["records"], report["format"]) == (2, "html")
+    assert "roe" not in page
+    assert "<dd>alice</dd>" in page
+    assert "default-src 'none'" in page
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("alice.*")} == {0o600}
+    assert files_with(trail.base_dir, b"alice") == []
+    exported = audit("query", trail.base_dir, "--type", "audit.exported", "--json", *trail.keys).rows
+    assert [(row["event"]["format"], row["event"]["unsealed"]) for row in exported] == [
+        ("ndjson", True),
+        ("html", True),
+    ]
+    assert exported[1]["event"]["sha256"] == report["sha256"]
+    nobody = audit("subject-data", trail.base_dir, tmp_path / "n.ndjson", "--subject", "x", "--as", "roe", *trail.keys)
+    assert (nobody.status, (tmp_path / "n.ndjson").read_bytes()) == (0, b"")
+
+
+def test_what_a_person_gets_is_asked_for_properly(audit: Audit, trail: Trail, tmp_path: Path) -> None:
+    """Without a name, a key store, a known ending or a subject nothing is written, and it says what to give."""
+    target = tmp_path / "alice.ndjson"
+    cases: list[tuple[tuple[str | Path, ...], str]] = [
+        ((target, "--subject", "alice", "--as", "roe"), "--key-store"),
+        ((target, "--subject", "alice", *trail.keys), "--as"),
+        ((target, "--as", "roe", *trail.keys), "--subject"),
+        ((tmp_path / "alice.txt", "--subject", "alice", "--as", "roe", *trail.keys), ".html"),
+        ((target, "--subject", " ", "--as", "roe", *trail.keys), "--subject"),
+    ]
+    for arguments, said in cases:
+        refused = audit("subject-data", trail.base_dir, *arguments)
+        assert (refused.status, said in refused.err) == (2, True), refused.err
+    target.write_text("kept")
+    taken = audit("subject-data", trail.base_dir, target, "--subject", "alice", "--as", "roe", *trail.keys)
+    assert (taken.status, target.read_text()) == (3, "kept")
+
+
+def test_a_page_shows_hostile_texts_as_texts() -> None:
+    """What a record holds can't become part of the page."""
+    hostile = "</dd><script>alert(1)</script>&amp;\x1b[31m"
+    record = Record(
+        seq=1,
+        audit_id="0" * 16 + "-1",
+        timestamp=datetime(2026, 11, 28, tzinfo=UTC),
+        service_id=hostile,
+        event=GenericEvent(event_type=hostile, fields={hostile: hostile, "o": {"p": {"q": {"r": {"s": hostile}}}}}),
+        context={hostile: [hostile]},
+        prev_hash="0" * 64,
+        hash="0" * 64,
+        log=hostile,
+    )
+    page = SubjectPage(hostile, made=datetime(2026, 11, 28, tzinfo=UTC))
+    made = page.head() + page.section(record) + page.end(1)
+    assert "<script" not in made
+    assert made.count("<dd>") == made.count("</dd>")

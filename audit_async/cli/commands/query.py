@@ -66,7 +66,7 @@ def query(
 
     async def show(reader: AuditReader) -> None:
         lines = await RecordLines.of(reader, output, view)
-        async with access.recording(reader) as audit:
+        async with access.recording(reader, keys) as audit:
             await check_types(reader, wanted, output)
             records = reader.query(
                 wanted,
@@ -82,7 +82,7 @@ def query(
             output.message(count_of(lines.written, "record"), "dim")
 
     async def show_count(reader: AuditReader) -> None:
-        async with access.recording(reader) as audit:
+        async with access.recording(reader, keys) as audit:
             await check_types(reader, wanted, output)
             counted = await reader.count(
                 wanted,

@@ -35,7 +35,7 @@ def show(choice: RecordAt, *, keys: KeyOptions, access: Access, as_json: Json = 
 
     async def run() -> ExitStatus:
         with keys.opened(choice.directory) as key_store:
-            placed = await choice.look_up(AuditReader(choice.directory, key_store=key_store), access)
+            placed = await choice.look_up(AuditReader(choice.directory, key_store=key_store), access, keys)
         if as_json:
             output.document(placed.to_dict())
         else:

@@ -61,7 +61,7 @@ def tail(
 
     async def show(reader: AuditReader) -> ExitStatus:
         lines = await RecordLines.of(reader, output, view)
-        async with access.recording(reader) as audit:
+        async with access.recording(reader, keys) as audit:
             await check_types(reader, wanted, output, may_come=follow)
             # What is written while the old records are looked for is left to the following, so none is lost between.
             ends = await _ends(reader) if follow else None
