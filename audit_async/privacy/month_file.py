@@ -174,7 +174,7 @@ def _dead_state() -> bytes:
 
 
 def _days(connection: sqlite3.Connection) -> set[int]:
-    names = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
     return {int(match[1]) for row in names if (match := _TABLE.fullmatch(row[0]))}
 
 

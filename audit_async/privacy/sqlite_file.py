@@ -24,17 +24,20 @@ from pathlib import Path
 from typing import Final
 
 from audit_async.privacy.store_directory import overwrite
-from audit_async.privacy.store_failures import KeyStoreDamaged, KeyStoreUnavailable
+from audit_async.privacy.store_failures import KeyStoreDamaged, KeyStoreRefused, KeyStoreUnavailable
 
 _BUSY_TIMEOUT_S: Final = 10.0
 _CACHE_KIB: Final = 16_384
 _PRAGMAS: Final = (
     "trusted_schema=OFF",
+    "auto_vacuum=NONE",  # which would move pages, and cut the file without overwriting what it cuts
     "secure_delete=ON",
     "temp_store=MEMORY",
     "synchronous=FULL",
     f"cache_size=-{_CACHE_KIB}",
 )
+#: The first version that overwrites a row in place, and knows every statement here.
+_LEAST_VERSION: Final = (3, 24)
 #: SQLite's primary result codes (https://www.sqlite.org/rescode.html), and what they mean for a writer.
 _ERRNOS: Final = {
     sqlite3.SQLITE_BUSY: errno.EAGAIN,
@@ -112,6 +115,11 @@ class SqliteFile:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
+            if sqlite3.sqlite_version_info < _LEAST_VERSION:
+                raise KeyStoreRefused(
+                    f"SQLite {sqlite3.sqlite_version} moves rows when it overwrites them, so keys could not be "
+                    "destroyed; use an interpreter with SQLite 3.24 or later"
+                )
             # rw: a file that is not there is an error, never a new and empty one
             uri = f"{self.path.as_uri()}?mode=rw"
             connection = sqlite3.connect(

@@ -29,7 +29,7 @@ from audit_async.privacy.main_file import FORMAT, PSEUDONYMS, MainFile, View, Wr
 from audit_async.privacy.master_key import EscrowRecipient, MasterKey, load_master_key
 from audit_async.privacy.month_file import MonthFile, opened
 from audit_async.privacy.process_sessions import RegisteredSession, lagging_sessions
-from audit_async.privacy.store_directory import MAIN, SESSIONS, StoreDirectory, month_of, overwrite, remove, unavailable
+from audit_async.privacy.store_directory import MAIN, StoreDirectory, month_of, overwrite, remove, unavailable
 from audit_async.privacy.store_failures import (
     ErasureRefused,
     KeyStoreDamaged,
@@ -57,18 +57,15 @@ class SqliteKeyStore:
         self._source = master_key
         self._lock = threading.RLock()
         self._main = MainFile(directory.file(MAIN, required=True))
-        if self._main.meta("format") != FORMAT:
-            raise KeyStoreDamaged(f"{self._main.file.path} has a format that this version does not know; upgrade")
-        self._normalize = self._main.normalization()
-        if normalize is not None and normalize != self._normalize:
-            raise KeyStoreRefused(
-                f"the key store {directory.path} was made with normalize={self._normalize!r}, and {normalize!r} would "
-                "give a person other keys; leave it out"
-            )
-        self._master_version = self._main.view().master_version
-        self._master: MasterKey = load_master_key(master_key, self._main.salt())
-        self._pseudonym_key = self._main.pseudonym_key(self._master)
-        self._store_id = str(self._main.meta("store_id"))
+        try:
+            self._normalize = self._require_known(normalize)
+            self._master_version = self._main.view().master_version
+            self._master: MasterKey = load_master_key(master_key, self._main.salt())
+            self._pseudonym_key = self._main.pseudonym_key(self._master)
+            self._store_id = str(self._main.meta("store_id"))
+        except BaseException:
+            self._main.file.close()
+            raise
         self._months: dict[str, MonthFile] = {}
         self._day_keys: dict[int, AESGCM] = {}
         self._sessions: list[SqliteSession] = []
@@ -103,7 +100,7 @@ class SqliteKeyStore:
     def open_session(self, name: str) -> SqliteSession:
         """Register a log of this process."""
         with self._changed():
-            directory = self._directory.path / SESSIONS
+            directory = self._directory.sessions()
             epoch = self._main.view().epoch
             try:
                 lagging_sessions(directory, 0)  # removes the files of the dead
@@ -320,6 +317,18 @@ class SqliteKeyStore:
             if session in self._sessions:
                 self._sessions.remove(session)
 
+    def _require_known(self, normalize: Normalization | None) -> Normalization:
+        """Return how ids are normalised; raises if the format is unknown, or they were to be normalised otherwise."""
+        if self._main.meta("format") != FORMAT:
+            raise KeyStoreDamaged(f"{self._main.file.path} has a format that this version does not know; upgrade")
+        known = self._main.normalization()
+        if normalize is not None and normalize != known:
+            raise KeyStoreRefused(
+                f"the key store {self._directory.path} was made with normalize={known!r}, and {normalize!r} would give "
+                "a person other keys; leave it out"
+            )
+        return known
+
     @contextmanager
     def _used(self) -> Iterator[None]:
         """Keep the other threads out."""
@@ -455,7 +464,7 @@ class SqliteKeyStore:
             )
 
     def _lagging(self, epoch: int) -> list[str]:
-        directory = self._directory.path / SESSIONS
+        directory = self._directory.sessions()
         try:
             return lagging_sessions(directory, epoch)
         except OSError as error:

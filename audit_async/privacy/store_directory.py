@@ -28,7 +28,7 @@ from audit_async.privacy.data_keys import date_of
 from audit_async.privacy.store_failures import KeyStoreMissing, KeyStoreRefused, KeyStoreUnavailable
 
 MAIN: Final = "main.db"
-SESSIONS: Final = "sessions"
+_SESSIONS: Final = "sessions"
 _LOCK: Final = "lock"
 _MONTH: Final = re.compile(r"keys-([0-9]{4}-[0-9]{2})\.db", re.ASCII)
 _FIRST_WAIT_S: Final = 0.0002
@@ -73,6 +73,13 @@ class StoreDirectory:
     def month_file(self, month: str) -> Path:
         """Return the path of a month's file."""
         return self.file(f"keys-{month}.db")
+
+    def sessions(self) -> Path:
+        """Return the directory of the sessions, and make it if it is missing, as after a restore by other means."""
+        path = self.path / _SESSIONS
+        with _translated(path), suppress(FileExistsError):
+            disk.make_directory(str(path))
+        return path
 
     def create(self, name: str) -> None:
         """Make an empty file, mode 0600, whose name is durable; nothing if it is there."""
@@ -134,18 +141,14 @@ def create_directory(path: str | os.PathLike[str], *, trail: str | os.PathLike[s
     """
     place = Path(os.path.abspath(path))
     refuse_inside_trail(place, trail)
-    with _translated(place):
-        with suppress(FileExistsError):
-            disk.make_directory(str(place))
-            parent = disk.open_directory(str(place.parent), follow=True)
-            try:
-                disk.sync_directory(parent)
-            finally:
-                disk.close(parent)
-        directory = StoreDirectory(place, trail=trail)
-        with suppress(FileExistsError):
-            disk.make_directory(str(place / SESSIONS))
-    return directory
+    with _translated(place), suppress(FileExistsError):
+        disk.make_directory(str(place))
+        parent = disk.open_directory(str(place.parent), follow=True)
+        try:
+            disk.sync_directory(parent)
+        finally:
+            disk.close(parent)
+    return StoreDirectory(place, trail=trail)
 
 
 def month_of(day: int) -> str:

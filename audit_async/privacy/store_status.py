@@ -12,7 +12,7 @@ from audit_async.config.key_store_settings import Normalization
 from audit_async.privacy.data_keys import date_of
 from audit_async.privacy.main_file import MainFile
 from audit_async.privacy.process_sessions import lagging_sessions
-from audit_async.privacy.store_directory import MAIN, SESSIONS, StoreDirectory, unavailable
+from audit_async.privacy.store_directory import MAIN, StoreDirectory, unavailable
 
 _EVERY_EPOCH: Final = 1 << 62
 
@@ -68,7 +68,7 @@ def key_store_status(path: str | os.PathLike[str]) -> KeyStoreStatus:
         with directory.locked():
             view, days = main.view(), main.days()
             try:
-                sessions = lagging_sessions(directory.path / SESSIONS, _EVERY_EPOCH)
+                sessions = lagging_sessions(directory.sessions(), _EVERY_EPOCH)
                 size_bytes = sum(entry.stat().st_size for entry in os.scandir(directory.path) if entry.is_file())
             except OSError as error:
                 raise unavailable(error, directory.path) from error

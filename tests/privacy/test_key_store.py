@@ -447,6 +447,23 @@ class TestPlace:
             open_store(path)
         os.chown(path, os.geteuid(), -1)
 
+    def test_a_store_that_was_restored_without_its_sessions_opens(self, path: Path) -> None:
+        """By a copy of the databases alone, for example."""
+        store = open_store(path)
+        store.open_session("orders/00")
+        store.close()
+        (path / "sessions").rmdir()
+        store = open_store(path)
+        assert store.lagging(1) == []
+        assert store.open_session("orders/00").insert(some_keys(store, ALICE, 1)) == []
+        store.close()
+
+    def test_an_sqlite_that_can_not_destroy_keys_is_refused(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Before 3.24 a row that is overwritten moves, and its old bytes stay."""
+        monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 22, 0))
+        with pytest.raises(KeyStoreRefused, match=r"3\.24 or later"):
+            open_store(path)
+
     def test_a_damaged_file_is_named(self, path: Path) -> None:
         """With what to do; no error of SQLite reaches the caller."""
         store = open_store(path)
