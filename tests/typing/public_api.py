@@ -47,6 +47,18 @@ from audit_async.integrations.logging import AuditHandler
 from audit_async.integrations.opentelemetry import AuditMeters
 from audit_async.integrations.prometheus import AuditCollector
 from audit_async.integrations.structlog import AuditProcessor
+from audit_async.privacy import (
+    Destroyed,
+    ExternalMasterKey,
+    KeyStore,
+    KeyStoreStatus,
+    StoreCopy,
+    Subject,
+    copy_key_store,
+    create_key_store,
+    key_store_status,
+    open_key_store,
+)
 from audit_async.reader import AuditQuery, AuditReader, ExportReport, Glob, Page, PlacedRecord, VerifyReport
 from audit_async.testing import AuditTrail
 
@@ -179,6 +191,19 @@ def serve(audit: AuditLogger) -> FastAPI:
     AuditCollector(audit)
     with AuditMeters(audit):
         return app
+
+
+def key_store(kms: ExternalMasterKey) -> KeyStore:
+    """A key store: made, opened by any source, copied, looked at."""
+    create_key_store("keys", kms, normalize="NFC-casefold")
+    create_key_store("keys", kms, normalize="upper")  # type: ignore[arg-type]
+    assert_type(copy_key_store("keys", Path("copy")), StoreCopy)
+    assert_type(key_store_status("keys"), KeyStoreStatus)
+    store: KeyStore = open_key_store("keys", "file:master.key", trail="audit")
+    found = store.find(Subject("", "user", "alice"))
+    assert_type(store.keys(found), dict[bytes, bytes | Destroyed])
+    assert_type(store.open_session("orders/00").insert([]), list[bytes])
+    return store
 
 
 def test(audit_trail: AuditTrail) -> None:
