@@ -14,9 +14,9 @@ from audit_async._query.matching import Filter
 from audit_async._query.recorded_members import read_said
 from audit_async._query.sealed_filter import SealedFilter, SubjectFilter, may_ask_for_sealed
 from audit_async._query.search import Search
-from audit_async._query.segment_scan import Damage, Found
-from audit_async._trail.log_files import DAMAGED_ARCHIVE, LONGEST_LINE, Log, open_segment
-from audit_async._trail.segment_parts import parts_of
+from audit_async._query.segment_scan import Damage, Found, scan
+from audit_async._trail.log_files import Log
+from audit_async._trail.segment_parts import Range, parts_of
 from audit_async.errors import AuditError
 from audit_async.events import Record, decode_event, decode_record
 from audit_async.events.base import encode
@@ -68,16 +68,24 @@ def _sealing_sessions(log: Log) -> Iterator[bytes]:
 
 
 def seals(log: Log) -> bool:
-    """Return whether the session that began the newest segment of a log seals: the segment's first record says so."""
-    parts = parts_of(log)
-    if not parts:
-        return False
+    """Return whether any session of a log's newest segment seals; False if that can't be read.
+
+    Not its last session alone: that may be a command's, which only looked after the log.
+    """
     try:
-        with open_segment(parts[-1].segment) as file:
-            event = read_said(file.readline(LONGEST_LINE)).event
-    except (OSError, AuditError, msgspec.MsgspecError, *DAMAGED_ARCHIVE):
-        return False
-    return event.get("privacy") is not None or event.get("erasure_epoch") is not None
+        parts = parts_of(log)
+        if not parts:
+            return False
+        # A session that goes on from an older segment is stated by the newest one's first record.
+        stated = Filter(AuditQuery(event_types=("audit.log_opened", "audit.segment_sealed")))
+        for found in scan(parts[-1], stated, Range(), Damage(skip=True), newest_first=True):
+            if found is not None:
+                event = read_said(found.line).event
+                if event.get("privacy") is not None or event.get("erasure_epoch") is not None:
+                    return True
+    except AuditError:
+        pass
+    return False
 
 
 class SealedReading:

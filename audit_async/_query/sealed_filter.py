@@ -120,10 +120,11 @@ class SubjectFilter(Filter):
 
     def wants_said(self, said: Said, log_id: str = "") -> bool:
         """Whether what a line says is about the person, and wanted."""
-        return super().wants_said(said, log_id) and (
-            any(member.sealed.key_id in self._key_ids for member in sealed_members(said.event, said.context))
-            or self._is_named(said)
-        )
+        return super().wants_said(said, log_id) and (self.is_sealed(said) or self._is_named(said))
+
+    def is_sealed(self, said: Said) -> bool:
+        """Whether something of what a line says is sealed under a key of the person."""
+        return any(member.sealed.key_id in self._key_ids for member in sealed_members(said.event, said.context))
 
     def _is_named(self, said: Said) -> bool:
         event, kind, id_ = said.event, self._subject.kind, self._subject.id
