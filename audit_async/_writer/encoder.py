@@ -129,7 +129,7 @@ class Encoder:
         if len(encoded) > self.plain_bytes or not encoded.isascii() or BACKSLASH in encoded or DEL in encoded:
             return self.harmless(event, encoded)
         if kind & _SEALED and (_SEALED_WORD in encoded or self._plan_of(event)):
-            sealed = seal_plain(encoded, self._seal_of(event))
+            sealed = seal_plain(encoded, self._seal_of(event, may_look_sealed=_SEALED_WORD in encoded))
             if len(sealed) <= self._room():
                 return sealed
             self.refused(sealed)  # it has grown too large, and is sealed again where it can be cut
@@ -199,10 +199,11 @@ class Encoder:
             plan = self._plans[cls] = Plan(described.tag, described.personal, settings)
         return plan
 
-    def _seal_of(self, event: AuditEvent) -> _EventSeal:
+    def _seal_of(self, event: AuditEvent, *, may_look_sealed: bool) -> _EventSeal:
         bound = bound_here()
         assert self.sealer is not None  # noqa: S101 - the log is open
-        return _EventSeal(self.sealer, self._plan_of(event), None if bound is None else bound.values)
+        context = None if bound is None else bound.values
+        return _EventSeal(self.sealer, self._plan_of(event), context, may_look_sealed=may_look_sealed)
 
     def _seal_of_context(
         self, values: Mapping[str, ContextValue]
@@ -218,7 +219,7 @@ class Encoder:
         if self.sealer is not None:
             self.sealer.look_at_day()
             if encoded is None or _SEALED_WORD in encoded or self._plan_of(event):
-                seal = self._seal_of(event)
+                seal = self._seal_of(event, may_look_sealed=encoded is None or _SEALED_WORD in encoded)
         try:
             harmless = make_harmless(
                 event,
@@ -240,18 +241,22 @@ class Encoder:
 class _EventSeal:
     """Seals one event, and escapes what only looks sealed in it; called again, it undoes what it did before."""
 
-    def __init__(self, sealer: Sealer, plan: Plan, context: Mapping[str, ContextValue] | None) -> None:
+    def __init__(
+        self, sealer: Sealer, plan: Plan, context: Mapping[str, ContextValue] | None, *, may_look_sealed: bool
+    ) -> None:
         self._sealer: Final = sealer
         self._plan: Final = plan
         self._context: Final = context
+        self._may_look_sealed: Final = may_look_sealed
         self._sealed: dict[str, Any] | None = None
 
     def __call__(self, data: dict[str, Any], reductions: Reductions | None) -> None:
         """Seal an event's plain data."""
         self.undo()
-        for name, value in data.items():
-            if name != "event_type":
-                data[name] = escape_all(value)
+        if self._may_look_sealed:
+            for name, value in data.items():
+                if name != "event_type":
+                    data[name] = escape_all(value)
         self._sealer.seal_event(self._plan, data, reductions, self._context)
         self._sealed = data
 

@@ -12,10 +12,10 @@ from typing import Any, Final, NamedTuple
 
 from audit_async._sanitize.reductions import IN_LIST, Path, render
 from audit_async.config import Privacy
-from audit_async.events.personal import EACH_ITEM, EACH_VALUE, PersonalMember, Shape, Variant
+from audit_async.events.personal import EACH_ITEM, EACH_VALUE, PersonalMember, Shape, SubjectMember, Variant
 from audit_async.privacy.sealed_text import event_place
 
-__all__ = ["Plan", "Target"]
+__all__ = ["Found", "Plan", "Target", "rendered_path"]
 
 #: Accounts that are no persons.
 _NO_PERSONS: Final = frozenset({"service", "system"})
@@ -54,33 +54,73 @@ class _Member(NamedTuple):
     place: bytes | None  #: of a text at such a path
 
 
+class Found(NamedTuple):
+    """The texts of one struct that are one subject's."""
+
+    names: tuple[str, ...]  #: the way to the struct
+    container: dict[str, Any]
+    texts: list[tuple[str, bytes, object]]  #: the member's name, its place, its value
+    whose: _Whose
+
+
+class _Group(NamedTuple):
+    """Texts of one struct that have one subject: most personal members, found in one go (python -m bench privacy)."""
+
+    names: tuple[str, ...]  #: the way to the struct
+    subject: SubjectMember | None
+    members: tuple[tuple[str, bytes], ...]  #: each with its place
+
+
 class Plan:
     """What is sealed of the events of one class."""
 
-    __slots__ = ("_members", "_path_matcher", "_resources", "event_type")
+    __slots__ = ("_groups", "_members", "_path_matcher", "_resources", "event_type")
 
     def __init__(self, event_type: str, personal: tuple[PersonalMember, ...], settings: Privacy) -> None:
         self.event_type: Final = event_type
         self._path_matcher: Final[_PathMatcher | None] = settings.path_matcher()
         self._resources: Final = frozenset(settings.resources)
-        self._members: Final = [
+        members = [
             _member(event_type, declared)
             for declared in personal
             if settings.seals(".".join(step for step in declared.path if isinstance(step, str) and _is_name(step)))
             and self._may_be_due(declared)
         ]
+        self._groups: Final = _groups_of(members)
+        self._members: Final = [member for member in members if not _is_plain(member)]
 
     def __bool__(self) -> bool:
         """Whether anything may have to be sealed."""
-        return bool(self._members)
+        return bool(self._groups or self._members)
 
     def _may_be_due(self, declared: PersonalMember) -> bool:
         if declared.when == "path":
             return self._path_matcher is not None
         return declared.when == "always" or bool(self._resources)
 
+    def found(self, data: dict[str, Any]) -> list[Found]:
+        """Return the texts to be sealed that always are, by struct and subject; `data` is the event's plain data."""
+        found: list[Found] = []
+        for names, subject, members in self._groups:
+            container: Any = data
+            for name in names:
+                container = container.get(name) if container.__class__ is dict else None
+            if container.__class__ is not dict:
+                continue
+            texts = [(name, place, container[name]) for name, place in members if container.get(name) is not None]
+            if not texts:
+                continue
+            whose: _Whose = None
+            if subject is not None:
+                holder = container if subject.depth == len(names) else _inside(data, names, subject.depth)
+                whose, is_person = _subject_in(subject, holder)
+                if not is_person:
+                    continue
+            found.append(Found(names, container, texts, whose))
+        return found
+
     def targets(self, data: dict[str, Any]) -> list[Target]:
-        """Return what is to be sealed of an event; `data` is its plain data, which is not changed."""
+        """Return what else is to be sealed; joins the pieces of bodies in `data`, and changes nothing else."""
         targets: list[Target] = []
         for member in self._members:
             declared = member.declared
@@ -134,16 +174,9 @@ class Plan:
         whose: _Whose = None
         subject = declared.subject
         if subject is not None:
-            holder = containers[subject.depth]
-            for name in subject.names[:-1]:
-                holder = holder.get(name) if isinstance(holder, dict) else None
-            if isinstance(holder, dict):
-                if subject.account_kind is not None and holder.get(subject.account_kind) in _NO_PERSONS:
-                    return None, False
-                id_ = holder.get(subject.names[-1])
-                confirmed = subject.confirmed_by is None or holder.get(subject.confirmed_by) is True
-                if isinstance(id_, str) and id_ and confirmed:
-                    whose = subject.kind, id_
+            whose, is_person = _subject_in(subject, containers[subject.depth])
+            if not is_person:
+                return None, False
         if declared.when == "path":
             match = self._path_matcher(value) if self._path_matcher is not None and isinstance(value, str) else None
             if match is None:
@@ -156,6 +189,26 @@ class Plan:
                 return None, False
             whose = (kind, value) if isinstance(value, str) else None
         return whose, True
+
+
+def _subject_in(subject: SubjectMember, holder: Any) -> tuple[_Whose, bool]:  # noqa: ANN401 - plain data
+    """Return who a subject is, and False if it is no person; `holder` is what its path begins at."""
+    for name in subject.names[:-1]:
+        holder = holder.get(name) if isinstance(holder, dict) else None
+    if not isinstance(holder, dict):
+        return None, True
+    if subject.account_kind is not None and holder.get(subject.account_kind) in _NO_PERSONS:
+        return None, False
+    id_ = holder.get(subject.names[-1])
+    confirmed = subject.confirmed_by is None or holder.get(subject.confirmed_by) is True
+    return ((subject.kind, id_) if isinstance(id_, str) and id_ and confirmed else None), True
+
+
+def _inside(data: dict[str, Any], names: tuple[str, ...], depth: int) -> Any:  # noqa: ANN401 - plain data
+    container: Any = data
+    for name in names[:depth]:
+        container = container[name]
+    return container
 
 
 def rendered_path(data: dict[str, Any], path: tuple[str, ...]) -> str:
@@ -187,6 +240,21 @@ def _member(event_type: str, declared: PersonalMember) -> _Member:
         place = event_place(event_type, names) if declared.shape is Shape.TEXT else None
         return _Member(declared, names, place)
     return _Member(declared, None, None)
+
+
+def _is_plain(member: _Member) -> bool:
+    """Return whether a member is a text at a path of names that is always sealed."""
+    return member.place is not None and member.declared.when == "always"
+
+
+def _groups_of(members: list[_Member]) -> list[_Group]:
+    groups: dict[tuple[tuple[str, ...], SubjectMember | None], list[tuple[str, bytes]]] = {}
+    for member in filter(_is_plain, members):
+        assert member.names is not None  # noqa: S101 - it is plain
+        assert member.place is not None  # noqa: S101 - likewise
+        group = groups.setdefault((member.names[:-1], member.declared.subject), [])
+        group.append((member.names[-1], member.place))
+    return [_Group(names, subject, tuple(found)) for (names, subject), found in groups.items()]
 
 
 def _is_name(step: str | Variant) -> bool:

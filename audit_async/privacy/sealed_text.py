@@ -60,7 +60,9 @@ _NONCE: Final = 12
 _SALT: Final = 16
 _TAG: Final = 16
 _BLOCK: Final = 16
+_COMMITTED: Final = 43  # letters of base64url, without the padding
 _VERSION: Final = b"1"
+_base64: Final = binascii.b2a_base64
 _COMMITMENT: Final = b"audit-async sealed 1\x00"
 
 _SEALED: Final = re.compile(r"sealed:1:([A-Za-z0-9_-]{22}):([A-Za-z0-9_-]{80,}):([A-Za-z0-9_-]{43})")
@@ -150,9 +152,9 @@ def seal_text(cipher: Cipher, key_id: str, associated: bytes, text: bytes, rando
     opening = random[_NONCE:] + text
     ciphertext = cipher.encrypt(nonce, opening + _PADDING[len(text) % _BLOCK], associated)
     commitment = sha256(_COMMITMENT + associated + opening).digest()
-    body = binascii.b2a_base64(nonce + ciphertext, newline=False).translate(_URL_SAFE).rstrip(b"=")
-    committed = binascii.b2a_base64(commitment, newline=False).translate(_URL_SAFE).rstrip(b"=")
-    return f"sealed:1:{key_id}:{body.decode()}:{committed.decode()}"
+    body = _base64(nonce + ciphertext, newline=False).rstrip(b"=")
+    parts = b"%b:%b" % (body, _base64(commitment, newline=False)[:_COMMITTED])
+    return f"sealed:1:{key_id}:{parts.translate(_URL_SAFE).decode()}"
 
 
 def is_sealed(text: str) -> bool:

@@ -27,7 +27,7 @@ from audit_async._sanitize.reductions import Reductions
 from audit_async.config import Privacy
 from audit_async.privacy.data_keys import KeyMaker, NewKey, day_of, key_id_text
 from audit_async.privacy.key_store import KeyStore
-from audit_async.privacy.personal_plan import Plan, Target, rendered_path
+from audit_async.privacy.personal_plan import Found, Plan, Target, rendered_path
 from audit_async.privacy.sealed_text import (
     RANDOM_BYTES,
     context_place,
@@ -42,6 +42,7 @@ __all__ = ["SEALED_WORD", "Sealer", "SealingKey", "sealed_ids"]
 
 #: A key seals no more texts than this: a random nonce of 96 bits is safe up to 2^32 of them (SP 800-38D, 8.3).
 _MOST_TEXTS: Final = 1 << 28
+_RANDOM_POOL: Final = 4096
 _DAY_NS: Final = 86_400_000_000_000
 #: A plain text with this in it may have to be escaped.
 SEALED_WORD: Final = "sealed:"
@@ -108,6 +109,8 @@ class Sealer:
         self._maker = KeyMaker()
         self._epoch = epoch
         self._day = -1
+        self._pid: Final = os.getpid()
+        self._random, self._random_used = b"", 0
         _sealers.add(self)
 
     def __repr__(self) -> str:
@@ -126,25 +129,34 @@ class Sealer:
             reductions: What was cut of it; the digests of what is personal are sealed as well.
             context: What is bound for the task that emits it.
         """
-        targets = plan.targets(data)
-        if not targets:
+        found, targets = plan.found(data), plan.targets(data)
+        if not found and not targets:
             return
         tenant = self._tenant(context)
-        digests = [] if reductions is None else _digests(data, targets, reductions)
-        targets += digests
+        if reductions is not None and reductions.entries:
+            targets += _digests(data, found, targets, reductions)
+        texts = len(targets)
+        for group in found:
+            texts += len(group.texts)
         with self._lock:
             self._look_at_day()
-            keys = [self._key_of(tenant, target.whose).key for target in targets]
-        random = os.urandom(RANDOM_BYTES * len(targets))
-        for n, (target, key) in enumerate(zip(targets, keys, strict=True)):
-            place = target.place or event_place(plan.event_type, target.path)
+            random = self._take_random(RANDOM_BYTES * texts)
+            keys = [self._key_of(tenant, group.whose, len(group.texts)) for group in found]
+            own_keys = [self._key_of(tenant, target.whose, 1) for target in targets]
+        at = 0
+        for group, key in zip(found, keys, strict=True):
+            cipher, key_id, prefix = key.cipher, key.key_id, key.prefix
+            for name, place, value in group.texts:
+                end = at + RANDOM_BYTES
+                group.container[name] = seal_text(cipher, key_id, prefix + place, encode_plain(value), random[at:end])
+                at = end
+        for target, key in zip(targets, own_keys, strict=True):
+            end = at + RANDOM_BYTES
+            associated = key.prefix + (target.place or event_place(plan.event_type, target.path))
             target.container[target.key] = seal_text(
-                key.cipher,
-                key.key_id,
-                key.prefix + place,
-                encode_plain(target.value),
-                random[RANDOM_BYTES * n : RANDOM_BYTES * (n + 1)],
+                key.cipher, key.key_id, associated, encode_plain(target.value), random[at:end]
             )
+            at = end
 
     def is_concerned(self, context: Mapping[str, object]) -> bool:
         """Return whether a value that is bound has to be sealed, or escaped."""
@@ -173,9 +185,8 @@ class Sealer:
             whose = (kind, value) if kind and isinstance(value, str) and value else None
             with self._lock:
                 self._look_at_day()
-                unstored = self._key_of(tenant, whose)
-                unstored.is_needed = True
-            key, entry = unstored.key, reductions.entries.get(name)
+                key = self._key_of(tenant, whose, 1, is_needed=True)
+            entry = reductions.entries.get(name)
             shown[name] = self._seal_one(key, self._places[name], escape_all(value))
             if entry is not None:
                 entry["sha256"] = self._seal_one(key, context_place("reduced", name, "sha256"), entry["sha256"])
@@ -196,7 +207,21 @@ class Sealer:
             with self._lock:
                 self._look_at_day()
 
-    # Keys, with the lock held.
+    # Keys and random bytes, with the lock held.
+
+    def _take_random(self, size: int) -> bytes:
+        """Return bytes of the system's randomness that were never used: a system call takes as long as sealing a text.
+
+        Those that are left are one reason why a forked child may go on with nothing of this.
+        """
+        if os.getpid() != self._pid:  # forked by something that Python does not notice
+            self.forked()
+        begin, end = self._random_used, self._random_used + size
+        if end > len(self._random):
+            self._random = os.urandom(max(_RANDOM_POOL, size))
+            begin, end = 0, size
+        self._random_used = end
+        return self._random[begin:end]
 
     def _look_at_day(self) -> None:
         """Drop all keys if another day has begun; also if the clock was set back."""
@@ -206,8 +231,11 @@ class Sealer:
             self._keys.clear()
             self._changed()
 
-    def _key_of(self, tenant: str, whose: tuple[str, str] | None) -> _Unstored:
-        """Return the key of a subject, a new one if there is none; counted as needed by one text more."""
+    def _key_of(self, tenant: str, whose: tuple[str, str] | None, texts: int, *, is_needed: bool = False) -> SealingKey:
+        """Return the key of a subject, a new one if there is none; counted as needed by so many texts more.
+
+        With `is_needed` it is stored whatever is refused.
+        """
         subject = UNATTRIBUTED if whose is None else Subject(tenant, *whose)
         key = self._keys.get(subject)
         if key is None or key.texts_left <= 0:
@@ -217,12 +245,12 @@ class Sealer:
                 del self._keys[next(iter(self._keys))]  # the oldest; he gets another one if he comes again
             self._keys[subject] = key
             self._unstored[key.key_id] = _Unstored(key)
-        key.texts_left -= 1
+        key.texts_left -= texts
         unstored = self._unstored.get(key.key_id)
-        if unstored is None:
-            return _Unstored(key)
-        unstored.texts += 1
-        return unstored
+        if unstored is not None:
+            unstored.texts += texts
+            unstored.is_needed = unstored.is_needed or is_needed
+        return key
 
     def refused(self, encoded: bytes) -> None:
         """Note that an event is not recorded after all: keys that nothing else needs are not stored."""
@@ -287,6 +315,7 @@ class Sealer:
         self._lock = RLock()  # the parent's may be held by a thread that is not here
         self._keys.clear()
         self._unstored.clear()
+        self._random, self._random_used = b"", 0
 
 
 _sealers: Final[weakref.WeakSet[Sealer]] = weakref.WeakSet()
@@ -306,19 +335,15 @@ def sealed_ids(recorded: bytes) -> set[str]:
     return {key_id.decode() for key_id in _SEALED_ID.findall(recorded)}
 
 
-def _digests(data: dict[str, Any], targets: list[Target], reductions: Reductions) -> list[Target]:
+def _digests(data: dict[str, Any], found: list[Found], targets: list[Target], reductions: Reductions) -> list[Target]:
     """Return the digests to be sealed: of what was cut of personal texts, which a dictionary would find again."""
-    entries = reductions.entries
-    if not entries:
-        return []
     owners = [(rendered_path(data, target.path[: target.own_steps]), target.whose) for target in targets]
-    found: list[Target] = []
-    for path, entry in entries.items():
-        whose = next(
-            (w for own, w in owners if path == own or (path.startswith(own) and path[len(own)] in _DEEPER)), ...
-        )
-        if whose is ... and not _CUT_PATH.fullmatch(path):
-            continue
-        owner = None if whose is ... else whose
-        found.append(Target(entry, "sha256", entry["sha256"], ("reduced", path, "sha256"), owner))
-    return found
+    for group in found:
+        owners += [(rendered_path(data, (*group.names, name)), group.whose) for name, _, _ in group.texts]
+    digests: list[Target] = []
+    for path, entry in reductions.entries.items():
+        whose = [whose for own, whose in owners if path == own or (path.startswith(own) and path[len(own)] in _DEEPER)]
+        if whose or _CUT_PATH.fullmatch(path):
+            owner = whose[0] if whose else None
+            digests.append(Target(entry, "sha256", entry["sha256"], ("reduced", path, "sha256"), owner))
+    return digests
