@@ -59,7 +59,8 @@ class Privacy(Settings, frozen=True, kw_only=True):
         resources: The types of resources whose ids are persons (`customer`): the id is a subject of that kind.
         tenant_binding: The value of `audit_context` that names the tenant, if ids are unique only within one; then
             erasing a person needs the tenant as well.
-        normalize: What makes two spellings of an id the same person: Unicode form NFC, NFC and no case, or nothing.
+        normalize: What makes two spellings of an id the same person (Unicode form NFC, NFC and no case, or nothing), if
+            the key store is to be refused that was made with another.
         forget_after_days: After so many days the keys of a day are destroyed, whoever it was about; None never does.
         forget_before_retention: Allow that to be before `retention.min_retention_days`: records are kept, and
             what is personal in them is not.
@@ -82,7 +83,9 @@ class Privacy(Settings, frozen=True, kw_only=True):
     tenant_binding: Annotated[
         Annotated[str, Meta(pattern=rf"^{_NAME}\Z")] | None, Meta(description="left out, or a name in audit_context")
     ] = None
-    normalize: Annotated[Normalization, Meta(description="'NFC', 'NFC-casefold' or 'none'")] = "NFC"
+    normalize: Annotated[
+        Normalization | None, Meta(description="left out, or 'NFC', 'NFC-casefold' or 'none', as the key store has it")
+    ] = None
     forget_after_days: Annotated[
         Annotated[int, whole_number(1, 36_500, "days")] | None, Meta(description="left out, or whole days from 1")
     ] = None

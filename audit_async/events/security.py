@@ -76,7 +76,7 @@ class IntegrityViolation(AuditEvent, tag="security.integrity_violation"):
     critical: ClassVar[bool] = True
 
     resource_type: str
-    resource_id: str
+    resource_id: Annotated[str, Personal("resource_id", when="resource")]
     expected_hash: str
     actual_hash: str
     severity: str
