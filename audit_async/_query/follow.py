@@ -9,6 +9,7 @@ for each.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Generator, Mapping
 from typing import BinaryIO, Final
 
@@ -35,6 +36,8 @@ from audit_async._trail.segment_parts import Part, Range, parts_of
 Durable = Callable[[Log], int | None]
 
 _NO_END: Final = 1 << 63
+#: A directory whose time of change is older than this shows by it whether it changes again.
+_TICK_OVER_NS: Final = 2 * 10**9
 
 
 class Follower:
@@ -49,6 +52,7 @@ class Follower:
 
     def begin(self, logs: list[Log], *, from_now: bool, reached: Mapping[str, int]) -> None:
         """Follow these logs, each from after what was `reached` of it; others `from_now`, or from their beginning."""
+        self._files = OpenFiles(len(logs))
         for log in logs:
             after = reached.get(log.name)
             if after is None:
@@ -75,6 +79,7 @@ class Follower:
         streams = [
             Stream(name, tail.read(self._wanted, self._damage, self._durable(tail.log)))
             for name, tail in self._tails.items()
+            if tail.has_news()
         ]
         yield from merge(streams)
 
@@ -97,6 +102,7 @@ class _Tail:
         self._part: Part | None = None
         self._file: BinaryIO | None = None
         self._offset = 0  # in that file, of the first line that was not read
+        self._listed_ns: int | None = None  # the directory's time of change when it had no later segment
 
     @property
     def next_seq(self) -> int:
@@ -111,10 +117,14 @@ class _Tail:
 
     def has_news(self) -> bool:
         """Return whether there may be lines that were not read yet; False only if there are none."""
+        if self._part is None:
+            return True
         try:
-            return self._file is None or size_of(self._file) != self._offset or self._next_segment() != _NO_END
+            # By its path: of thousands of logs most files are closed, and opening them again takes too long.
+            size = os.stat(self._part.segment.path).st_size
         except OSError:
-            return True  # it can't be opened again: reading it says why
+            return True  # archived, or deleted: reading says what is there instead
+        return size != self._offset or self._next_segment() != _NO_END
 
     def read(self, wanted: Filter, damage: Damage, durable: int | None) -> Generator[Found | None, None, None]:
         """Yield the wanted records of all whole lines that were not read yet, up to `durable` if that is known."""
@@ -153,7 +163,7 @@ class _Tail:
             # Cut back after a failed fsync: what was cut off is in the next segment.
             self._offset, _ = around(file, size_of(file), self._after)
         while self._after + 1 < before:
-            self._offset, data = _whole_lines(file, self._offset, part, damage)
+            self._offset, data = _whole_lines(file, self._offset, part, damage, self._files.chunk_bytes)
             if not data:
                 return
             wanted_lines = _lines_before(data, before)
@@ -191,12 +201,19 @@ class _Tail:
         assert self._part is not None  # noqa: S101
         here = self._part.segment
         try:
+            changed_ns = os.stat(self.log.directory).st_mtime_ns
+            if changed_ns == self._listed_ns:
+                return _NO_END
             names = os.listdir(self.log.directory)
         except OSError:
             return _NO_END  # the directory is gone; what was open can still be read
         # The newest segment is always there by its name; of those between, some may be archived.
         if not any(parsed.first_seq > here.first_seq for parsed in map(SegmentName.parse, names) if parsed):
+            # A change within the clock tick of this one would have the same time, so that has to be over.
+            if time.time_ns() - changed_ns > _TICK_OVER_NS:
+                self._listed_ns = changed_ns
             return _NO_END
+        self._listed_ns = None
         return min(
             (segment.first_seq for segment in list_segments(self.log) if segment.first_seq > here.first_seq),
             default=_NO_END,
@@ -212,9 +229,11 @@ def _last_seq(log: Log, durable: int | None, damage: Damage) -> int:
     return -1
 
 
-def _whole_lines(file: BinaryIO, offset: int, part: Part, damage: Damage) -> tuple[int, bytes]:
+def _whole_lines(
+    file: BinaryIO, offset: int, part: Part, damage: Damage, chunk_bytes: int = CHUNK_BYTES
+) -> tuple[int, bytes]:
     """Read whole lines from `offset`, none if the only one is still being written; return their offset, too."""
-    size = CHUNK_BYTES
+    size = chunk_bytes
     while True:
         file.seek(offset)
         data = file.read(size)
@@ -223,7 +242,7 @@ def _whole_lines(file: BinaryIO, offset: int, part: Part, damage: Damage) -> tup
             return offset, whole
         if size > LONGEST_LINE:
             damage.found(part, offset, "not a whole record")
-            offset, size = offset + size, CHUNK_BYTES
+            offset, size = offset + size, chunk_bytes
         else:
             size *= 2
 

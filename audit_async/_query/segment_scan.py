@@ -301,8 +301,9 @@ def _backwards(file: BinaryIO, part: Part, seqs: Range, damage: Damage, chunk_by
         if begin and not first and len(carried) <= LONGEST_LINE:
             carried = block + carried
             continue
-        yield Lines(begin + first, block[first:] + carried)
-        carried = block[:first]
+        data, carried = block[first:] + carried, block[:first]
+        del block  # as in `read_lines`
+        yield Lines(begin + first, data)
 
 
 def unpacked(file: BinaryIO, files: OpenFiles | None = None) -> Generator[None, None, BinaryIO]:

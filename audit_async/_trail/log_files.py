@@ -230,11 +230,13 @@ def read_lines(file: BinaryIO, *, offset: int = 0, chunk_bytes: int | None = Non
         end = block.rfind(b"\n") + 1
         if end:
             data = b"".join((*carried, block[:end])) if carried else block[:end]
+            carried = [block[end:]] if end < len(block) else []
+            carried_bytes = len(block) - end
+            # Not kept while the caller has the lines: with thousands of logs that wait for each other it adds up.
+            del block
             yield Lines(offset, data, continues)
             offset += len(data)
             continues = False
-            carried = [block[end:]] if end < len(block) else []
-            carried_bytes = len(block) - end
             continue
         carried.append(block)
         carried_bytes += len(block)

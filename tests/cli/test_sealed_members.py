@@ -65,6 +65,15 @@ def test_a_person_sees_no_ciphertext(audit: Audit, trail: Trail) -> None:
     assert record["event"]["actor"]["user_id"] == trail.sealed
 
 
+def test_a_count_says_what_could_not_be_searched(audit: Audit, trail: Trail) -> None:
+    """A count of what may be sealed is status 3 without the keys, and right with them."""
+    counted = audit("query", trail.base_dir, "--actor", "alice", "--count")
+    assert (counted.status, counted.out) == (3, "0 records\n")
+    assert "1 record" in counted.err
+    counted = audit("query", trail.base_dir, "--actor", "alice", "--count", *trail.keys)
+    assert (counted.status, counted.out) == (0, "1 record\n")
+
+
 def test_with_the_key_store_names_are_shown(audit: Audit, trail: Trail, monkeypatch: pytest.MonkeyPatch) -> None:
     """The options may come from the environment as well."""
     for command in (("query", trail.base_dir), ("tail", trail.base_dir), ("show", "1", trail.base_dir)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from collections.abc import Generator, Iterator
 from contextlib import aclosing
 from itertools import chain
@@ -13,8 +14,11 @@ import anyio
 import pytest
 
 from audit_async._query import open_files
+from audit_async._query.follow import Follower
+from audit_async._query.matching import Filter
 from audit_async._query.open_files import OpenFiles, ReopenedFile
-from audit_async._query.segment_scan import Found
+from audit_async._query.search import Search
+from audit_async._query.segment_scan import Damage, Found
 from audit_async._query.time_merge import Stream, _Newest, _Oldest, merge
 from audit_async._trail.log_files import Log
 from audit_async.reader import AuditQuery, AuditReader, Record
@@ -176,3 +180,75 @@ def test_a_file_is_opened_again_where_it_was_left(tmp_path: Path) -> None:
     first.close()
     second.close()
     assert files._open == {}
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_log_that_waits_for_others_costs_little_memory(
+    newest_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With as many logs as leave the least piece to each, one that waits for its turn holds less than 16 KiB."""
+    log = WrittenLog(tmp_path, "i0000", max_bytes=100_000)
+    log.write(*map(event, range(200)))
+    log.close()
+    number = 150
+    copies_of(log, tmp_path, number)
+    monkeypatch.setattr(open_files, "_ALL_CHUNKS_BYTES", 0)
+    monkeypatch.setattr(open_files, "_MOST", 8)
+    logs = AuditReader(tmp_path).logs()
+    assert len(logs) == number
+    tracemalloc.start()
+    try:
+        search = Search(logs, AuditQuery(newest_first=newest_first), Damage(skip=False)).run()
+        assert next(found for found in search if found is not None)
+        held, _ = tracemalloc.get_traced_memory()
+        search.close()
+    finally:
+        tracemalloc.stop()
+    assert held < number * (16 << 10)
+
+
+def test_counting_opens_one_log_at_a_time(tmp_path: Path, few_descriptors: None) -> None:
+    """With 256 descriptors, all but a few of them taken, the records of some hundred logs are counted."""
+    log = WrittenLog(tmp_path, "i0000", max_bytes=2000)
+    log.write(*map(event, range(30)))
+    log.sealed()
+    log.close()
+    copies_of(log, tmp_path, 300)
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(256 - descriptors() - 16)]
+    try:
+        counted = anyio.run(AuditReader(tmp_path).count, AuditQuery(actor="eve"))
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+    assert set(counted.values()) == {10}
+    assert len(counted) == 300
+
+
+def test_following_looks_for_segments_only_if_a_directory_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a log without news the directory is not listed again and again; its next segment is found all the same."""
+    log = WrittenLog(tmp_path, max_bytes=4000)
+    log.write(*map(event, range(3)))
+    follower = Follower(Filter(AuditQuery()), Damage(skip=False), lambda _: None)
+    follower.begin(AuditReader(tmp_path).logs(), from_now=False, reached={})
+    assert len([found for found in follower.poll() if found]) == 3
+    listed = 0
+
+    def list_directory(path: Path) -> list[str]:
+        nonlocal listed
+        listed += 1
+        return plain_listdir(path)
+
+    plain_listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", list_directory)
+    os.utime(log.directory, (1, 1))  # as if it had not changed for long
+    for _ in range(5):
+        assert not follower.has_news()
+    assert listed == 1
+    log.write(*map(event, range(3, 40)))
+    assert len(log.sealed()) >= 2
+    seen = [found.seq for _ in range(9) for found in follower.poll() if found is not None]
+    assert seen == list(range(3, 40))
+    follower.close()
+    log.close()

@@ -5,11 +5,9 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import Annotated
 
-import anyio.to_thread
 import msgspec
 import typer
 
-from audit_async._query.cursor import encode_cursor
 from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
 from audit_async.cli.event_types import check_types
@@ -20,8 +18,7 @@ from audit_async.cli.place import LogsAt
 from audit_async.cli.record_view import OnDamageChoice, RecordLines, RecordView
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Output
-from audit_async.logger import AuditLogger
-from audit_async.reader import AuditQuery, AuditReader, OnDamage, Record
+from audit_async.reader import AuditReader
 
 __all__ = ["register"]
 
@@ -53,7 +50,6 @@ def tail(
     """
     wanted = filters.query()
     output = Output(as_json=as_json)
-    on_damage = damage.on_damage
 
     async def run() -> ExitStatus:
         with keys.opened(logs.directory) as key_store:
@@ -63,50 +59,17 @@ def tail(
         lines = await RecordLines.of(reader, output, view)
         async with access.recording(reader, keys) as audit:
             await check_types(reader, wanted, output, may_come=follow)
-            # What is written while the old records are looked for is left to the following, so none is lost between.
-            ends = await _ends(reader) if follow else None
-            old = await _last(reader, wanted, number, audit=audit, accessed_by=access.as_name, on_damage=on_damage)
-            for record in old:
-                if ends is None or record.seq <= ends.get(record.log, -1):
-                    lines.write(record)
-            output.flush()
-            if ends is not None:
-                new = reader.follow(
-                    query=wanted,
-                    after=encode_cursor(wanted, ends),
-                    audit=audit,
-                    accessed_by=access.as_name,
-                    on_damage=on_damage,
+            if follow:
+                records = reader.follow(
+                    query=wanted, last=number, audit=audit, accessed_by=access.as_name, on_damage=damage.on_damage
                 )
-                await lines.write_all(new, at_once=True)
+                await lines.write_all(records, at_once=True)
+            elif number:
+                last = msgspec.structs.replace(wanted, newest_first=True, limit=number)
+                newest = reader.query(last, audit=audit, accessed_by=access.as_name, on_damage=damage.on_damage)
+                async with aclosing(newest) as found:
+                    for record in [record async for record in found][::-1]:
+                        lines.write(record)
         return ExitStatus.OK
 
     perform(output, run)
-
-
-async def _last(
-    reader: AuditReader,
-    wanted: AuditQuery,
-    number: int,
-    *,
-    audit: AuditLogger | None,
-    accessed_by: str | None,
-    on_damage: OnDamage,
-) -> list[Record]:
-    """Return the last records that are wanted, the oldest of them first."""
-    if not number:
-        return []
-    last = msgspec.structs.replace(wanted, newest_first=True, limit=number)
-    newest = reader.query(last, audit=audit, accessed_by=accessed_by, on_damage=on_damage)
-    async with aclosing(newest) as records:
-        return [record async for record in records][::-1]
-
-
-async def _ends(reader: AuditReader) -> dict[str, int]:
-    """Return the sequence number of each log's last record."""
-    ends: dict[str, int] = {}
-    for log in await anyio.to_thread.run_sync(reader.logs):
-        newest = AuditReader(log.directory).query(AuditQuery(newest_first=True, limit=1), on_damage="skip")
-        async with aclosing(newest) as records:
-            ends[log.name] = max([record.seq async for record in records], default=-1)
-    return ends
