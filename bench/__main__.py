@@ -34,6 +34,10 @@ BENCHMARKS: Final[dict[str, _Benchmark]] = {
     "verify": _Benchmark("records verified a second and the memory it takes, next to hashlib"),
     "transparency": _Benchmark("what signing costs, how long a proof takes, tiles against the length of the log"),
     "query": _Benchmark("queries with and without the index, next to grep"),
+    "scale": _Benchmark(
+        "ten million records, 20,000 segments, 10,000 logs, next to grep, DuckDB, SQLite and jq; a quarter of an hour",
+        by_default=False,
+    ),
     "rivals": _Benchmark("the same event through other libraries"),
     "web": _Benchmark("FastAPI with the middleware and without it; takes the machine for minutes", by_default=False),
     "soak": _Benchmark("ten minutes of requests: memory, and each of them in the trail", by_default=False),
@@ -53,6 +57,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="seconds instead of minutes: shows that all works, no figures"
     )
+    parser.add_argument("--records", type=int, metavar="N", help="for scale: how many records (10,000,000)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept (%(default)s)")
     arguments = parser.parse_args()
     names = arguments.name or [name for name, benchmark in BENCHMARKS.items() if benchmark.by_default]
@@ -60,6 +65,10 @@ def main() -> None:
         parser.error(f"no benchmark is called {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
     if arguments.quick:
         os.environ["BENCH_QUICK"] = "1"  # so that the processes that benchmarks start see it as well
+    if arguments.records is not None:
+        if arguments.records < 1000:
+            parser.error("--records: 1,000 at least; fewer show nothing")
+        os.environ["BENCH_SCALE_RECORDS"] = str(arguments.records)
     print(f"Measured on: {machine.machine()}")
     for name in names:
         about = machine.details() | ({"quick": "yes: not to be quoted"} if arguments.quick else {})

@@ -1,4 +1,4 @@
-"""Trails of any length for the benchmarks, valid from end to end: ten million records in half a minute.
+"""Trails of any length for the benchmarks, valid from end to end: ten million records in a minute.
 
 The files are written next to the writer, not through it: framed and chained by `_chain`, with the names, checksums and
 manifest that the store gives them, but never synced, since a benchmark's trail need not survive a power cut. Every

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -156,3 +157,29 @@ def test_system_calls_are_read_from_straces_summary(tmp_path: Path) -> None:
         "100.00    0.013343           6      2156       216 total\n"
     )
     assert strace.read_counts(summary) == {"fdatasync": 100, "openat": 201}
+
+
+def test_scale_runs_and_says_what_it_could_not_measure(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a few thousand records each row has a figure, or the reason why it has none: a tool that is missing."""
+    monkeypatch.setenv("BENCH_SCALE_RECORDS", "0")  # restored after the test, which sets it
+    monkeypatch.setenv("PATH", str(quick))
+    for tool in ("grep",):  # jq is missing, wherever this runs
+        (quick / tool).symlink_to(shutil.which(tool, path="/usr/bin:/bin") or "")
+    run_bench(monkeypatch, "--quick", "--records", "3000", "--results", str(quick), "scale")
+    kept = json.loads((quick / "scale.json").read_text())
+    rows = {row["subject"]: row for table in kept["tables"] for row in table["rows"]}
+    assert {"first query by actor / grep -c", "making the index / verify", "verify, 200 segments / 50"} <= rows.keys()
+    unmeasured = {row["subject"]: row["compared"] for row in rows.values() if row["value"] is None}
+    assert "jq is not installed" in unmeasured.pop("jq, one segment")
+    assert all("not installed" in reason for reason in unmeasured.values()), unmeasured
+    assert "3,0" in capsys.readouterr().out
+
+
+def test_scale_asks_for_room_first(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trail that the disk can't hold is not begun, and the message says what to change."""
+    monkeypatch.setenv("BENCH_SCALE_RECORDS", "0")
+    with pytest.raises(SystemExit, match="BENCH_DIR"):
+        run_bench(monkeypatch, "--quick", "--records", str(10**12), "--results", str(quick), "scale")
+    assert not list(quick.rglob("*.audit"))
