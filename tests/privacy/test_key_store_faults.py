@@ -38,6 +38,15 @@ class Ended(NamedTuple):
         return dict(zip(values[::2], values[1::2], strict=True))
 
 
+def parsed(output: str) -> dict[str, list[bytes]]:
+    """Return what a process said, by its words."""
+    said: dict[str, list[bytes]] = {}
+    for line in output.splitlines():
+        word, *values = line.split(" ")
+        said.setdefault(word, []).extend(bytes.fromhex(value) for value in values if value)
+    return said
+
+
 class Process:
     """Runs `faulty_key_store` under one fault after the other, each with a store of its own."""
 
@@ -60,11 +69,7 @@ class Process:
         done = subprocess.run(
             command, env=environment(self.shim, path, **fault), capture_output=True, timeout=60, check=False, text=True
         )
-        said: dict[str, list[bytes]] = {}
-        for line in done.stdout.splitlines():
-            word, *values = line.split(" ")
-            said.setdefault(word, []).extend(bytes.fromhex(value) for value in values if value)
-        return path, Ended(done.returncode, said, done.stdout + done.stderr)
+        return path, Ended(done.returncode, parsed(done.stdout), done.stdout + done.stderr)
 
 
 def opened_after(path: Path, ended: Ended) -> SqliteKeyStore:

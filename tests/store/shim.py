@@ -13,13 +13,13 @@ import pytest
 SOURCE = Path(__file__).with_name("fault_shim.c")
 
 
-def build_shim(place: Path) -> Path:
-    """Return the shim, built below `place`; skips the test if this machine has no C compiler."""
+def build_shim(place: Path, source: Path = SOURCE) -> Path:
+    """Return the shim, or another, built below `place`; skips the test if this machine has no C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform != "linux":
         pytest.skip("the interposed shim needs Linux and a C compiler")
-    shim = place / "fault_shim.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", shim, SOURCE, "-ldl"], check=True, timeout=60)
+    shim = place / f"{source.stem}.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", shim, source, "-ldl"], check=True, timeout=60)
     return shim
 
 
