@@ -219,6 +219,9 @@ def index_segment(task: IndexTask, advance: Advance | None = None) -> IndexedSeg
     try:
         with new_index_file(path, _mode_for(part)) as file:
             _write(log, part, sealed, file, advance)
+        if stamp_of(part) is None:  # retention deleted the segment meanwhile
+            disk.unlink(str(path), dir_fd=None)
+            return replace(done, problem="it was deleted meanwhile")
         return replace(done, index_bytes=path.stat().st_size)
     except _NotSealed:
         return replace(done, problem="its content is not what was sealed; verify the trail")

@@ -103,6 +103,7 @@ class Session:
             intake=intake,
             condition=condition,
             policy=config.retention,
+            index_sealed=config.rotation.index_sealed,
             holds=self._holds,
             cover=self._cover,
             key_store=None if keys is None else keys.store,
@@ -226,6 +227,8 @@ class Session:
             self._other_tasks.append(create_task(self.erasures.run(), name="audit-async erasures"))
         if self._config.retention.automatic:
             self._other_tasks.append(create_task(self.upkeep.run_daily(), name="audit-async retention"))
+        if self.upkeep.indexing is not None:
+            self._other_tasks.append(create_task(self.upkeep.indexing.run(), name="audit-async index"))
         await asyncio.sleep(0)  # so that the writer waits for its first message before there is one
 
     async def _complete_erasures(self) -> list[AuditEvent]:

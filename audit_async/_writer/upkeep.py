@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from threading import Event
-from typing import Final, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar
 
 import anyio
 import msgspec
@@ -38,6 +38,9 @@ from audit_async.errors import AuditError, LogCorrupted, RetentionRefused
 from audit_async.events import AuditEvent, AuditSegmentArchived, AuditSegmentDamaged, AuditSegmentDeleted
 from audit_async.privacy.key_store import KeyStore
 from audit_async.status import Condition, describe_error
+
+if TYPE_CHECKING:
+    from audit_async._writer.index_task import SegmentIndexing
 
 #: Seconds from the opening to the first daily run, so that a service's start is not slowed, and between two.
 _FIRST_RUN_S: Final = 60.0
@@ -108,6 +111,7 @@ class Upkeep:
         holds: StatedHolds,
         cover: Callable[[int], Awaitable[None]],
         key_store: KeyStore | None = None,
+        index_sealed: bool = False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
@@ -120,6 +124,7 @@ class Upkeep:
         self._cover = cover  # returns when a signed tree no longer needs the segment of a record, or raises
         self._key_store = key_store
         self._now = now
+        self.indexing: Final = self._indexing_of(store) if index_sealed else None
         self._stopped = Event()  # asked by the thread that compresses
         self._one_at_a_time = anyio.Lock()
         # The host's worker threads may all be taken by the host; one more is always there for this.
@@ -163,6 +168,17 @@ class Upkeep:
     def stop(self) -> None:
         """Have the step that is under way end soon, and no other begin: the log is being closed."""
         self._stopped.set()
+        if self.indexing is not None:
+            self.indexing.stop()
+
+    def _indexing_of(self, store: LogStore) -> SegmentIndexing:
+        from audit_async._writer.index_task import SegmentIndexing  # noqa: PLC0415 - only logs that index need it
+
+        return SegmentIndexing(
+            store.directory,
+            newest=lambda: store.sealed_segments[-1].segment if store.sealed_segments else "",
+            set_trouble=self._condition.set_trouble,
+        )
 
     def _groups(self, due: list[RetentionStep]) -> Iterator[list[RetentionStep]]:
         """Yield the steps in their order, together those that are taken together: of one action, and not too many."""

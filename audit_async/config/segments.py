@@ -14,13 +14,15 @@ class RotationPolicy(Settings, frozen=True, kw_only=True):
     """When a segment is sealed and the next one begun, always between two records.
 
     `daily`: at the first record of a new UTC day. `max_bytes`: before the record that would make the segment
-    larger; a single record larger than that gets a segment of its own.
+    larger; a single record larger than that gets a segment of its own. `index_sealed`: within seconds after a segment
+    was sealed, a process of low priority makes its index, so that queries find records fast.
     """
 
     _path: ClassVar[str] = "rotation."
 
     daily: Flag = True
     max_bytes: Annotated[int, byte_size(KIB, TIB)] = 100 * MIB
+    index_sealed: Flag = False
 
 
 class RetentionPolicy(Settings, frozen=True, kw_only=True):

@@ -73,7 +73,14 @@ def configs(draw: st.DrawFn) -> AuditConfig:
             | st.builds(Batched, size=batches, interval=_seconds)
             | st.builds(Hybrid, batch_size=batches, batch_interval=_seconds, critical_immediate=st.booleans())
         ),
-        rotation=draw(st.builds(RotationPolicy, daily=st.booleans(), max_bytes=st.integers(1024, 1024**4))),
+        rotation=draw(
+            st.builds(
+                RotationPolicy,
+                daily=st.booleans(),
+                max_bytes=st.integers(1024, 1024**4),
+                index_sealed=st.booleans(),
+            )
+        ),
         retention=RetentionPolicy(
             min_retention_days=draw(st.integers(1, deleted)),
             archive_after_days=draw(st.integers(0, deleted)),
@@ -173,7 +180,7 @@ def test_the_defaults_are_those_that_the_documentation_names() -> None:
         "mode": {"type": "local", "base_dir": "./audit", "dir_mode": "0700", "file_mode": "0600", "group": None},
         "service_id": "orders",
         "flush_mode": {"type": "immediate"},
-        "rotation": {"daily": True, "max_bytes": 100 * 1024**2},
+        "rotation": {"daily": True, "max_bytes": 100 * 1024**2, "index_sealed": False},
         "retention": {
             "min_retention_days": 2555,
             "archive_after_days": 90,
@@ -232,6 +239,7 @@ NAN, INF = float("nan"), float("inf")
         (Hybrid, "flush_mode.batch_interval", [0.0, NAN, INF, "1", None, True]),
         (Hybrid, "flush_mode.critical_immediate", [1, 0, "true", None]),
         (RotationPolicy, "rotation.daily", [1, 0, "true", None]),
+        (RotationPolicy, "rotation.index_sealed", [1, 0, "true", None]),
         (RotationPolicy, "rotation.max_bytes", [0, 1023, -1, True, 1e6, "100MiB", None, 2**41, 2**70]),
         (RetentionPolicy, "retention.min_retention_days", [0, -1, True, 1.0, "1", None, 36_501]),
         (RetentionPolicy, "retention.archive_after_days", [-1, True, 1.0, "1", None, 36_501]),
