@@ -16,7 +16,9 @@ import msgspec
 from audit_async._layout.hold_file import Hold
 
 _EVENT_MEMBER: Final = b',"event":'
-_OWN_EVENT: Final = b'{"event_type":"audit.'
+_OWN_TYPE: Final = b'{"event_type":"audit.'
+#: Every record of the library's own holds this; one of a caller's only if its text says so, and not as its event.
+OWN_EVENT: Final = _EVENT_MEMBER + _OWN_TYPE
 #: The longest reason and name that a repeated hold has; longer ones are cut, so that the record stays small.
 MOST_STATED_CHARS: Final = 200
 
@@ -78,9 +80,9 @@ def own_event(line: bytes) -> bytes | None:
     the store checks, so no text can pass for such a type.
     """
     at = line.find(_EVENT_MEMBER) + len(_EVENT_MEMBER)
-    if not line.startswith(_OWN_EVENT, at):
+    if not line.startswith(_OWN_TYPE, at):
         return None
-    at += len(_OWN_EVENT)
+    at += len(_OWN_TYPE)
     return line[at : line.find(b'"', at)]
 
 
