@@ -85,7 +85,7 @@ def compress_segment(
         archive_fd = open_subdirectory(ARCHIVE, dir_fd=log_fd, at=directory / ARCHIVE, access=access)
         try:
             disk.sync_directory(log_fd)
-            if name not in os.listdir(archive_fd):
+            if not _is_there(name, archive_fd):
                 _write_compressed(log_fd, archive_fd, segment, stopped, access)
             return _checked(archive_fd, name, segment, stopped)
         finally:
@@ -124,6 +124,15 @@ def _with_archive(directory: LogDirectory, entry: SealedSegment, archive: Archiv
     if _identity(status) != archive.identity:
         raise LogCorrupted(archive.file, None, entry.first_seq, "somebody changed it just now")
     return msgspec.structs.replace(entry, state="archived")
+
+
+def _is_there(name: str, directory_fd: int) -> bool:
+    """Return whether a name is taken; listing the directory for it would cost more with each archive in it."""
+    try:
+        os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _write_compressed(

@@ -69,10 +69,15 @@ class Chain:
 
 
 def open_store(
-    base_dir: Path, *, max_bytes: int = 1 << 20, daily: bool = True, instance: str | None = "00"
+    base_dir: Path,
+    *,
+    max_bytes: int = 1 << 20,
+    daily: bool = True,
+    instance: str | None = "00",
+    service: str = SERVICE,
 ) -> LogStore:
-    """Open a log of the service `orders`."""
-    return LogStore.open(base_dir, SERVICE, instance, rotation=RotationPolicy(max_bytes=max_bytes, daily=daily))
+    """Open a log, of the service `orders` unless another is named."""
+    return LogStore.open(base_dir, service, instance, rotation=RotationPolicy(max_bytes=max_bytes, daily=daily))
 
 
 def log_path(base_dir: Path) -> Path:
