@@ -151,7 +151,7 @@ def _runs_of(
 ) -> Generator[_Run | None, None, None]:
     """Yield what is wanted of one log, in the order of its chain."""
     index = None
-    if use_index and (wanted.terms or wanted.asks_for_types or wanted.asks_for_times):
+    if use_index and wanted.is_indexed:
         index = LogIndex(log)
     for part in parts_of(log):
         if not part.overlaps(seqs):

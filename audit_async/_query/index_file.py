@@ -44,8 +44,12 @@ from audit_async._layout.names import UNFINISHED
 
 MAGIC: Final = b"AAINDEX2"
 
-#: Kinds of terms in the files that this release makes; of `context` there is one for each member, `context.tenant`.
-KINDS: Final = ("actor", "context", "ip", "outcome", "path", "resource", "status", "type")
+#: Kinds of terms in the files that this release makes; of `context` there is one for each member, `context.tenant`. A
+#: `key` is the id of a key that something in the page is sealed under. What is sealed is no value of other kinds, but
+#: each of them has the term `ANY_SEALED` if a value of it is sealed.
+KINDS: Final = ("actor", "context", "ip", "key", "outcome", "path", "resource", "status", "type")
+
+ANY_SEALED: Final = "sealed:1:"
 
 #: A block ends at so many entries, 1 MB of them: few enough to be sorted in the cache, many enough for few look-ups.
 _BLOCK_ENTRIES: Final = 1 << 15

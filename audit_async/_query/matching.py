@@ -81,11 +81,22 @@ class Filter:
         self.needles: Final = tuple(self._all_needles(query, audit_id))
         #: What an index can look up: for each, the kind of term and its values, any of which will do. The kinds are
         #: `actor`, `resource`, `ip`, `path`, `status`, `outcome`, and `context.` with the name of the member.
-        self.terms: Final = tuple((one.kind, one.values) for one in self._conditions if self._is_indexed(one))
+        self.terms: Final = tuple((one.kind, self._indexed(one)) for one in self._conditions if one.values)
+        #: The same of which one is enough: a wanted line has at least one term of one of these kinds. Empty if there
+        #: is no such condition.
+        self.either: Final = tuple(self._either_of())
 
-    def _is_indexed(self, condition: Condition) -> bool:
-        """Whether an index knows all lines that fulfil a condition."""
-        return bool(condition.values)
+    @property
+    def is_indexed(self) -> bool:
+        """Whether an index can narrow the question."""
+        return bool(self.terms or self.either) or self.asks_for_types or self.asks_for_times
+
+    def _indexed(self, condition: Condition) -> frozenset[str]:
+        """Return the values that an index has of the lines that fulfil a condition."""
+        return condition.values
+
+    def _either_of(self) -> Iterable[tuple[str, frozenset[str]]]:
+        return ()
 
     @property
     def asks_for_times(self) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from audit_async._query.audit_query import AuditQuery
+from audit_async._query.index_file import ANY_SEALED
 from audit_async._query.matching import Condition, Filter
 from audit_async._query.needles import Needles, for_values
 from audit_async._query.recorded_members import Said, actors_of, read_said, texts_in, type_of
@@ -59,8 +60,8 @@ class SealedFilter(Filter):
         self.undecided = 0
         super().__init__(query)
 
-    def _is_indexed(self, condition: Condition) -> bool:
-        return super()._is_indexed(condition) and (not self._opener.has_keys or condition.kind in _NEVER_SEALED)
+    def _indexed(self, condition: Condition) -> frozenset[str]:
+        return condition.values if condition.kind in _NEVER_SEALED else condition.values | {ANY_SEALED}
 
     def _value_needles(self) -> Iterator[Needles]:
         for wanted in super()._value_needles():
@@ -109,6 +110,12 @@ class SubjectFilter(Filter):
         self._subject: Final = subject
         self._key_ids: Final = frozenset(map(key_id_text, key_ids))
         super().__init__(query)
+
+    def _either_of(self) -> Iterator[tuple[str, frozenset[str]]]:
+        named = frozenset({self._subject.id})
+        yield "key", self._key_ids
+        yield "actor", named
+        yield "resource", named
 
     def _value_needles(self) -> Iterator[Needles]:
         yield for_values([self._subject.id]).or_also(_SEALED)

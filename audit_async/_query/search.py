@@ -151,7 +151,7 @@ def _search_log(
     """Yield what is wanted of one log, in the order of its chain or against it."""
     parts = parts_of(log)
     index = None
-    if use_index and (wanted.terms or wanted.asks_for_types or wanted.asks_for_times):
+    if use_index and wanted.is_indexed:
         index = LogIndex(log)
     for part in reversed(parts) if newest_first else parts:
         if not part.overlaps(seqs):

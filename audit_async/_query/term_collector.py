@@ -6,6 +6,7 @@ most members hold is looked at by functions of C, and a value that many lines ha
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, repeat
@@ -14,7 +15,7 @@ from typing import Final, cast
 
 import msgspec
 
-from audit_async._query.index_file import seed_of, terms_of
+from audit_async._query.index_file import ANY_SEALED, seed_of, terms_of
 from audit_async._query.recorded_members import (
     ACTING,
     ACTING_WITHOUT_ACTOR,
@@ -33,6 +34,7 @@ from audit_async._query.recorded_members import (
     statuses_of,
     type_of,
 )
+from audit_async.privacy.opening_sealed import sealed_members
 
 #: What can be in a set and equals nothing that says something else. Of others, 1, 1.0 and True are equal.
 _PLAIN: Final = frozenset({str, int, NoneType})
@@ -41,6 +43,12 @@ _TYPES_WITH_OUTCOME: Final = frozenset(OUTCOME_OF_TYPE) | TYPES_WITH_DEFAULT_OUT
 
 #: Members that say how it ended, in events of any type.
 _STATING_OUTCOME: Final = frozenset({"outcome", "result"})
+_SEALED: Final = f'"{ANY_SEALED}'.encode()
+#: Finds the id of each key that something is sealed under.
+_KEY_IDS: Final[Callable[[bytes], list[bytes]]] = re.compile(
+    rb"(?<!\\)" + _SEALED + rb'([A-Za-z0-9_-]{22}):[A-Za-z0-9_-]{80,}:[A-Za-z0-9_-]{43}"(?!:)'
+).findall
+
 #: How many names of context members are remembered; they are the application's choice.
 _MOST_SEEDS: Final = 1000
 
@@ -74,6 +82,9 @@ class TermCollector:
         contexts = [context for record in records if (context := record.context)]
         for name in set().union(*contexts):
             found["context." + name] = _values_of((name,), contexts)
+        if _SEALED in page:
+            found = {kind: _without_sealed(values) for kind, values in found.items()}
+            found["key"] = {key_id.decode() for key_id in _KEY_IDS(page)}
         return chain.from_iterable([terms_of(self._seed(kind), values) for kind, values in found.items()])
 
     def _seed(self, kind: str) -> int:
@@ -121,7 +132,15 @@ def terms_of_record(salt: bytes, said: Said) -> set[int]:
         "outcome": outcomes_of(event),
         **{f"context.{name}": (text,) for name, value in said.context.items() if (text := as_text(value)) is not None},
     }
-    return {term for kind, values in by_kind.items() for term in terms_of(seed_of(salt, kind), values)}
+    found = {kind: _without_sealed(set(values)) for kind, values in by_kind.items()}
+    found["key"] = {member.sealed.key_id for member in sealed_members(event, said.context)}
+    return {term for kind, values in found.items() for term in terms_of(seed_of(salt, kind), values)}
+
+
+def _without_sealed(values: set[str]) -> set[str]:
+    """Return what is indexed of values: a sealed text differs each time, so of all of them there is one term."""
+    plain = {value for value in values if not value.startswith(ANY_SEALED)}
+    return plain if len(plain) == len(values) else plain | {ANY_SEALED}
 
 
 def _types_of(events: Sequence[_Event]) -> Sequence[str]:

@@ -131,6 +131,8 @@ def pages_to_search(index: SegmentIndex, wanted: Filter) -> list[Place] | None:
     for kind, values in wanted.terms:
         if index.knows(kind):
             found = _both(found, index.pages(kind, values))
+    if wanted.either and all(index.knows(kind) for kind, _ in wanted.either):
+        found = _both(found, set().union(*(index.pages(kind, values) for kind, values in wanted.either)))
     if wanted.asks_for_types:
         types = [tag for tag in index.header.types if wanted.wants_type(tag)]
         if len(types) < len(index.header.types):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from audit_async._query import search
 from audit_async._query.audit_query import Glob
+from audit_async._query.segment_scan import scan
+from audit_async._trail.segment_parts import Part
 from audit_async.events import AuthSuccess
 from audit_async.privacy import Destroyed, Subject
 from audit_async.privacy.sealed_text import KEY_MISSING, context_place, event_place
@@ -173,9 +177,10 @@ async def test_without_keys_what_can_not_be_searched_is_counted(
         (AuditQuery(context={"client_ip": "203.0.113.9"}), 40),
         (AuditQuery(text="auth.success"), 0),
     ]
-    for query, undecided in expected:
+    assert [done.problem async for done in reader.build_index()]
+    for (query, undecided), use_index in itertools.product(expected, (False, True)):
         said: list[int] = []
-        found = [record async for record in reader.query(query, use_index=False, on_undecided=said.append)]
+        found = [record async for record in reader.query(query, use_index=use_index, on_undecided=said.append)]
         assert (sum(said), query) == (undecided, query)
         if query.path is not None and query.actor is None:
             assert len(found) == 20
@@ -208,6 +213,32 @@ class Store(KnownKeys):
     def find(self, subject: Subject) -> list[bytes]:
         """Return the person's keys."""
         return self.of.get(subject, [])
+
+
+async def test_an_index_knows_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records about a person are the same with an index, and segments without any of them are not scanned."""
+    log = SealedLog(tmp_path)
+    keys = log.keys = Store()
+    alice = Subject("", "user", "alice")
+    for number in range(30):
+        log.written.write(log.log_in("alice" if number in {3, 4} else f"other-{number}"))
+        if number == 4:
+            keys.of[alice] = list(keys.known)[-2:]
+    log.written.write({"event_type": "t", "actor": {"user_id": "alice"}})
+    assert len(log.written.sealed()) > 5
+    log.written.close()
+    without = [record async for record in log.reader().about(alice)]
+    assert [record.seq for record in without] == [4, 5, 31]
+    assert [done.problem async for done in log.reader().build_index()]
+    scanned: list[str] = []
+
+    def note(part: Part, *arguments: Any, **more: Any) -> Any:
+        scanned.append(part.segment.name)
+        return scan(part, *arguments, **more)
+
+    monkeypatch.setattr(search, "scan", note)
+    assert [record async for record in log.reader().about(alice)] == without
+    assert len(scanned) == 1, "the active segment"
 
 
 async def test_records_about_a_person_show_nobody_else(tmp_path: Path) -> None:

@@ -513,7 +513,10 @@ def test_an_index_of_another_state_of_the_log_is_not_believed(tmp_path: Path, lo
     again.close()
 
 
-VALUES = st.sampled_from(["eve", "e", "", "ev\u00e9", "doc-1", "7", "\u202e", "200", "failure"])
+SEALED = json.loads((Path(__file__).parents[2] / "docs" / "vectors" / "sealed.json").read_bytes())["sealed"][0][
+    "sealed"
+]
+VALUES = st.sampled_from(["eve", "e", "", "ev\u00e9", "doc-1", "7", "\u202e", "200", "failure", SEALED])
 SCALARS = VALUES | st.integers(-1, 10) | st.sampled_from([None, True, False, 1.0, 1, 200, 404, 1 << 64, 2.5])
 ANYTHING = (
     SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(st.sampled_from(["user_id", "ip", "status"]), SCALARS)
