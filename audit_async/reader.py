@@ -24,7 +24,8 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from audit_async._export.record_export import ExportFailed, ExportFormat, ExportReport, export
+from audit_async._export.record_blocks import blocks_of
+from audit_async._export.record_export import NEEDS_PYARROW, ExportFailed, ExportFormat, ExportReport, export
 from audit_async._query.answers import Page, page_of, records_of
 from audit_async._query.audit_query import AuditQuery, Glob, InvalidQuery
 from audit_async._query.cursor import decode_cursor
@@ -51,6 +52,8 @@ from audit_async.logger import AuditLogger
 from audit_async.status import Position
 
 if TYPE_CHECKING:
+    import pyarrow as pa  # needs an extra
+
     from audit_async.privacy.key_store import KeyStore  # needs an extra
     from audit_async.privacy.subjects import Subject
     from audit_async.tlog.policy import Policy  # needs an extra
@@ -655,6 +658,66 @@ class AuditReader:
             return  # gone for the moment; what is open is still read
 
     # Handing over.
+
+    def record_batches(
+        self,
+        query: AuditQuery = AuditQuery(),  # noqa: B008
+        *,
+        audit: AuditLogger | None = None,
+        accessed_by: str | None = None,
+        use_index: bool = True,
+        on_damage: OnDamage = "raise",
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
+        """Yield the records that `query` wants as record batches of Apache Arrow, some thousand records at a time.
+
+        The columns are those of an export as Parquet. Each record is checked against its own hash; whether one is
+        missing is for `verify` to say. Memory does not grow with the number of records. Members that are sealed stay
+        sealed. Needs the extra `parquet` or `sql`.
+
+        Args:
+            query: Which records are wanted; all of them by default.
+            audit: As for `query`.
+            accessed_by: As for `query`.
+            use_index: As for `query`.
+            on_damage: As for `query`.
+
+        Raises:
+            ExportFailed: pyarrow is missing.
+            InvalidQuery: As for `query`.
+            TrailUnreadable: As for `query`.
+            LogCorrupted: As for `query`.
+        """
+        _require_asker(audit, accessed_by)
+        _require_on_damage(on_damage)
+        return self._record_batches(query, audit, accessed_by, use_index=use_index, on_damage=on_damage)
+
+    async def _record_batches(
+        self,
+        query: AuditQuery,
+        audit: AuditLogger | None,
+        accessed_by: str | None,
+        *,
+        use_index: bool,
+        on_damage: OnDamage,
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
+        try:
+            from audit_async._export.arrow_batches import batches_of  # noqa: PLC0415 - needs an extra
+        except ImportError as error:
+            raise ExportFailed(NEEDS_PYARROW) from error
+        damage = Damage(skip=on_damage == "skip")
+        access = _Access(audit, accessed_by)
+        given = 0
+        try:
+            logs = await access.begin(await self._logs_for(query))
+            blocks = blocks_of(logs, query, damage, use_index=use_index)
+            async with aclosing(in_pieces(batches_of(blocks))) as pieces:
+                async for piece in pieces:
+                    for batch in piece:
+                        given += batch.num_rows
+                        yield batch
+        finally:
+            _warn_of(damage)
+            access.record(query, given, export="arrow")
 
     async def export(
         self,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from datetime import datetime
 from itertools import accumulate
 from typing import Final
@@ -11,9 +12,9 @@ from typing import Final
 import pyarrow as pa
 
 from audit_async._export.columns import COLUMNS, Values, columns_of
-from audit_async._export.record_blocks import RecordBlock
+from audit_async._export.record_blocks import RecordBlock, merged
 
-__all__ = ["SCHEMA", "batch_of"]
+__all__ = ["SCHEMA", "batch_of", "batches_of"]
 
 _TYPES: Final = {
     "int64": pa.int64(),
@@ -25,6 +26,32 @@ SCHEMA: Final = pa.schema(
     [pa.field(column.name, _TYPES[column.type], nullable=column.may_be_null) for column in COLUMNS]
 )
 _HASH_CHARS: Final = 64
+
+
+#: Records in a batch: the calls for each column count less, and what is made of the records stays small.
+BATCH_ROWS: Final = 2_500
+BATCH_BYTES: Final = 2 << 20
+
+
+def batches_of(
+    blocks: Generator[RecordBlock | None, None, None],
+) -> Generator[pa.RecordBatch | None, None, None]:
+    """Yield records as batches, and None as they do; closing it closes them."""
+    waiting: list[RecordBlock] = []
+    rows = bytes_ = 0
+    with closing(blocks):
+        for block in blocks:
+            if block is None:
+                yield None
+                continue
+            waiting.append(block)
+            rows += len(block.lines)
+            bytes_ += sum(map(len, block.lines))
+            if rows >= BATCH_ROWS or bytes_ >= BATCH_BYTES:
+                yield batch_of(merged(waiting))
+                waiting, rows, bytes_ = [], 0, 0
+    if waiting:
+        yield batch_of(merged(waiting))
 
 
 def batch_of(block: RecordBlock) -> pa.RecordBatch:

@@ -15,7 +15,7 @@ from audit_async._export.columns import COLUMNS, Column, Values, columns_of
 from audit_async._export.record_blocks import RecordBlock
 from audit_async._sanitize.unsafe_text import UNSAFE, escape
 
-__all__ = ["CsvTable", "NdjsonLines", "Table", "begin"]
+__all__ = ["CsvTable", "NdjsonLines", "Table", "begin", "csv_cell"]
 
 #: What makes a spreadsheet take a cell for a formula: https://owasp.org/www-community/attacks/CSV_Injection.
 #: Other forms of the same characters, such as full-width ones, are compared by their compatibility form (NFKC).
@@ -96,22 +96,24 @@ class CsvTable:
         whole = "\n".join([*texts, ""])
         if whole.count("\n") == len(texts) and _PLAIN_CELLS.fullmatch(whole):
             return texts
-        return list(map(self._text_cell, texts))
+        return [csv_cell(text, raw=self._raw_cells) for text in texts]
 
     def _json_cell(self, json: str) -> str:
         text = UNSAFE.sub(_json_escape, json)
         return text if self._raw_cells else _NEXT_CELL.sub(_json_escape, text)
 
-    def _text_cell(self, text: str) -> str:
-        # A line break in a cell would begin a line of its own for `grep` and `wc`, such as a forged record.
-        cell = escape(text).replace("\n", "\\n")
-        if self._raw_cells:
-            return cell
-        cell = _NEXT_CELL.sub(lambda begin: f"'{begin[0]}", cell)
-        return f"'{cell}" if _is_formula(cell) else cell
-
     def close(self) -> None:
         """Do nothing: every row was written."""
+
+
+def csv_cell(text: str, *, raw: bool = False) -> str:
+    """Return a text as a cell: what misleads is visible, and unless it is `raw`, no spreadsheet computes it."""
+    # A line break in a cell would begin a line of its own for `grep` and `wc`, such as a forged record.
+    cell = escape(text).replace("\n", "\\n")
+    if raw:
+        return cell
+    cell = _NEXT_CELL.sub(lambda begin: f"'{begin[0]}", cell)
+    return f"'{cell}" if _is_formula(cell) else cell
 
 
 def _json_escape(found: re.Match[str]) -> str:

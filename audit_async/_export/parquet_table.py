@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from audit_async._chain import FORMAT_VERSION
 from audit_async._chain.record_format import HASH_AT
-from audit_async._export.arrow_batches import SCHEMA, batch_of
+from audit_async._export.arrow_batches import BATCH_BYTES, BATCH_ROWS, SCHEMA, batch_of
 from audit_async._export.columns import COLUMNS
 from audit_async._export.record_blocks import RecordBlock, merged
 from audit_async._query.segment_scan import seq_of
@@ -26,10 +26,6 @@ __all__ = ["ParquetTable"]
 #: Rows in a row group, and how many bytes of lines are enough for one: all of it is in memory at once.
 _GROUP_ROWS: Final = 50_000
 _GROUP_BYTES: Final = 32 << 20
-#: Records in a batch: the calls for each column count less, and what is made of the records stays small.
-_BATCH_ROWS: Final = 2_500
-_BATCH_BYTES: Final = 2 << 20
-
 _UNVERIFIED: Final = (
     "each record was checked against its own hash; whether one is missing, and whether the chain holds, was not: see "
     "audit-async verify"
@@ -53,7 +49,7 @@ class ParquetTable:
         self._blocks.append(block)
         self._blocks_size.add(len(block.lines), sum(map(len, block.lines)))
         self._note_place(block)
-        if self._blocks_size.reaches(_BATCH_ROWS, _BATCH_BYTES):
+        if self._blocks_size.reaches(BATCH_ROWS, BATCH_BYTES):
             self._make_batch()
 
     def _note_place(self, block: RecordBlock) -> None:

@@ -8,7 +8,7 @@ beginning, is read as a query reads it.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from heapq import heapify, heappop, heapreplace
 from itertools import compress, islice
@@ -24,13 +24,21 @@ from audit_async._query.matching import Filter
 from audit_async._query.open_files import OpenFiles, open_file_limit
 from audit_async._query.recorded_members import read_all_said
 from audit_async._query.search import Search, look_up_pages, search_pages, still_wanted
-from audit_async._query.segment_scan import Damage, Found, candidate_lines, chunks_of, is_elsewhere, wanted_in
+from audit_async._query.segment_scan import (
+    Damage,
+    Found,
+    candidate_lines,
+    chunks_of,
+    is_elsewhere,
+    last_seq_of,
+    wanted_in,
+)
 from audit_async._query.term_index import LogIndex, Place
 from audit_async._trail.log_files import Lines, Log
 from audit_async._trail.segment_parts import Part, Range, parts_of
 from audit_async.errors import LogCorrupted
 
-__all__ = ["RecordBlock", "blocks_of", "merged"]
+__all__ = ["RecordBlock", "blocks_of", "last_seqs_of", "merged"]
 
 #: A block of records from several logs, or from an index, has no more than these.
 _BLOCK_LINES: Final = 500
@@ -58,6 +66,18 @@ class RecordBlock(NamedTuple):
         return RecordBlock(self.lines[:count], sources, self.records and self.records[:count])
 
 
+def last_seqs_of(logs: Sequence[Log]) -> dict[str, int]:
+    """Return the last sequence number of each log by its name, -1 for one without records. Raises as a search does."""
+    return {log.name: _last_seq(log) for log in logs}
+
+
+def _last_seq(log: Log) -> int:
+    for part in reversed(parts_of(log)):
+        if (seq := last_seq_of(part, Damage(skip=True))) is not None:
+            return seq
+    return -1
+
+
 def merged(blocks: Sequence[RecordBlock]) -> RecordBlock:
     """Return the records of several blocks, one after the other, as one."""
     if len(blocks) == 1:
@@ -79,13 +99,23 @@ class _Run(NamedTuple):
 
 
 def blocks_of(
-    logs: Sequence[Log], query: AuditQuery, damage: Damage, *, use_index: bool
+    logs: Sequence[Log],
+    query: AuditQuery,
+    damage: Damage,
+    *,
+    use_index: bool,
+    ends: Mapping[str, int] | None = None,
 ) -> Generator[RecordBlock | None, None, None]:
     """Yield the records that `query` wants, no more than its limit, in its order; None says that time has passed.
 
-    Closing it closes all files. Raises as a search does.
+    `ends` has the last sequence number of logs that are not to be read to their end, which excludes `newest_first`.
+    Closing the generator closes all files. Raises as a search does.
     """
-    blocks = (_from_end if query.newest_first else _from_beginning)(logs, query, damage, use_index=use_index)
+    if query.newest_first:
+        assert ends is None  # noqa: S101 - nobody asks for both
+        blocks = _from_end(logs, query, damage, use_index=use_index)
+    else:
+        blocks = _from_beginning(logs, query, damage, use_index=use_index, ends=ends or {})
     left = query.limit
     with closing(blocks):
         for block in blocks:
@@ -118,14 +148,18 @@ def _from_end(
 
 
 def _from_beginning(
-    logs: Sequence[Log], query: AuditQuery, damage: Damage, *, use_index: bool
+    logs: Sequence[Log], query: AuditQuery, damage: Damage, *, use_index: bool, ends: Mapping[str, int]
 ) -> Generator[RecordBlock | None, None, None]:
     wanted = Filter(query)
+
+    def range_of(log: Log) -> Range:
+        seqs = still_wanted(log, query, None)
+        return Range(seqs.after, ends[log.name] + 1) if log.name in ends else seqs
+
     # All logs are read at once; fewer logs than files may be open need no watching of their files.
     files = OpenFiles(len(logs)) if len(logs) > open_file_limit() else None
     streams = [
-        _Stream(log, _runs_of(log, wanted, still_wanted(log, query, None), damage, use_index=use_index, files=files))
-        for log in logs
+        _Stream(log, _runs_of(log, wanted, range_of(log), damage, use_index=use_index, files=files)) for log in logs
     ]
     try:
         if len(streams) > 1:
@@ -192,10 +226,11 @@ def _wanted_in(chunk: Lines, part: Part, wanted: Filter, seqs: Range, damage: Da
     data = chunk.data
     if wanted.needles:
         data = b"".join([data[begin:end] for begin, end in candidate_lines(data, wanted)])
-    if seqs != _EVERY_SEQ or wanted.asks_for_times:
+    is_whole = part.until_seq is not None and seqs.after < part.segment.first_seq and part.until_seq <= seqs.before
+    if wanted.asks_for_times or not (is_whole or seqs == _EVERY_SEQ):
         lines = [line + b"\n" for line in data.removesuffix(b"\n").split(b"\n")]
         data = b"".join([line for line in lines if not is_elsewhere(line, wanted, seqs)])
-    run = _checked(data, wanted) if data else _Run([], [])
+    run = _checked(data, wanted, seqs) if data else _Run([], [])
     if run is not None:
         yield run
         return
@@ -215,10 +250,10 @@ def _run_of(found: Sequence[Found]) -> _Run:
 _EVERY_SEQ: Final = Range()
 
 
-def _checked(data: bytes, wanted: Filter) -> _Run | None:
+def _checked(data: bytes, wanted: Filter, seqs: Range) -> _Run | None:
     """Return those of whole lines that are wanted for what they say; None if any of them is to be checked by itself."""
     records = check_unlinked(data)
-    if records is None:
+    if records is None or not all(seqs.holds(record.seq) for record in records):
         return None
     lines = data.splitlines(keepends=True)  # none of them holds another line end than its own
     if wanted.is_open:

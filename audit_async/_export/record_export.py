@@ -24,9 +24,11 @@ from audit_async._query.segment_scan import Damage, Found
 from audit_async._trail.log_files import Log
 from audit_async.events.plain_data import PlainData
 
-__all__ = ["ExportFailed", "ExportFormat", "ExportReport", "export"]
+__all__ = ["NEEDS_PYARROW", "ExportFailed", "ExportFormat", "ExportReport", "export"]
 
 ExportFormat = Literal["ndjson", "csv", "parquet", "bundle"]
+
+NEEDS_PYARROW: Final = "Parquet and Arrow need pyarrow; install it with: pip install 'audit-async[parquet]'"
 
 #: Progress is reported this often.
 _RECORDS_A_TIME: Final = 1000
@@ -131,7 +133,7 @@ def _write_table(
     try:
         table = formats.begin(format, file, raw_cells=raw_cells)
     except ImportError as error:
-        raise ExportFailed("Parquet needs pyarrow; install it with: pip install 'audit-async[parquet]'") from error
+        raise ExportFailed(NEEDS_PYARROW) from error
     records = 0
     try:
         for block in blocks:

@@ -22,6 +22,7 @@ from audit_async.cli.commands import (
     restore,
     retention,
     show,
+    sql,
     stats,
     subject_data,
     tail,
@@ -59,7 +60,7 @@ def _options(
 
 
 # A module is named after its command. They are in the order of the help.
-READING = (verify, query, tail, show, stats, export, subject_data)
+READING = (verify, query, tail, show, stats, export, sql, subject_data)
 UPKEEP = (index, backup, restore, retention, hold, erase, doctor, config_check)
 for module in (*READING, *UPKEEP, extra_commands):
     module.register(app)

@@ -319,8 +319,8 @@ def test_wrong_usage(arguments: list[str], audit: Audit) -> None:
     assert "Traceback" not in ended.err
 
 
-COMMANDS = ["verify", "query", "tail", "show", "stats", "export", "retention", "hold set", "hold lift", "hold show",
-            "doctor", "config check"]  # fmt: skip
+COMMANDS = ["verify", "query", "tail", "show", "stats", "export", "sql", "retention", "hold set", "hold lift",
+            "hold show", "doctor", "config check"]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from audit_async import AuditConfig, AuditLogger, Local
 from audit_async._export import formats
 from audit_async._export.columns import COLUMNS, columns_of
 from audit_async._export.record_blocks import RecordBlock, blocks_of
@@ -26,6 +28,8 @@ from audit_async._sanitize.unsafe_text import UNSAFE
 from audit_async._trail.log_files import find_logs
 from audit_async.events import AuditEvent
 from audit_async.events.base import encode
+from audit_async.events.recorded import event_members
+from audit_async.reader import AuditReader, ExportFailed
 from tests.cli.made_trails import HOSTILE, make_trail
 from tests.events.test_decoding import JSON, TEXTS
 from tests.events.test_events import BUILT_IN, LIFECYCLE, any_event
@@ -189,3 +193,34 @@ def test_parquet_says_what_it_is(tmp_path: Path) -> None:
         }
     ]
     assert tuple(file.schema_arrow.names) == tuple(column.name for column in COLUMNS)
+
+
+@pytest.mark.anyio
+async def test_record_batches(tmp_path: Path, anyio_backend: object) -> None:
+    """From Python the records come as Arrow batches with the same columns, and who asked is recorded."""
+    chain = make_trail(tmp_path / "t", [b'{"event_type":"a.b"}', b'{"event_type":"c.d"}'] * 2000)
+    query = AuditQuery(event_types=("a.b",))
+    async with AuditLogger(AuditConfig(mode=Local(tmp_path / "own"), service_id="own")) as audit:
+        reader = AuditReader(tmp_path / "t")
+        batches = [batch async for batch in reader.record_batches(query, audit=audit, accessed_by="ann")]
+    assert [name for batch in batches for name in batch.column("hash").to_pylist()] == [
+        head.hash.decode() for head in chain.heads[::2]
+    ]
+    assert batches[0].schema.names == [column.name for column in COLUMNS]
+    (access,) = [
+        record async for record in AuditReader(tmp_path / "own").query(AuditQuery(event_types=("audit.log_accessed",)))
+    ]
+    members = event_members(access.event)
+    assert (members["actor"], members["records"]) == ("ann", 2000)
+    assert members["query"] == {"event_types": ["a.b"], "export": "arrow"}
+
+
+@pytest.mark.anyio
+async def test_record_batches_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to install."""
+    make_trail(tmp_path / "t", [b'{"event_type":"a.b"}'])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "audit_async._export.arrow_batches", raising=False)
+    with pytest.raises(ExportFailed, match="pip install"):
+        async for _ in AuditReader(tmp_path / "t").record_batches():
+            pass

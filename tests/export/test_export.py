@@ -191,7 +191,7 @@ async def test_parquet_is_typed(tmp_path: Path) -> None:
 async def test_parquet_is_written_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many records there are, no more than a group of them is in memory."""
     monkeypatch.setattr("audit_async._export.parquet_table._GROUP_ROWS", 10)
-    monkeypatch.setattr("audit_async._export.parquet_table._BATCH_ROWS", 1)
+    monkeypatch.setattr("audit_async._export.parquet_table.BATCH_ROWS", 1)
     make_trail(tmp_path / "t", events(35), max_bytes=2000)  # a block of records is at most a segment
     await exported(tmp_path / "t", tmp_path / "out.parquet", "parquet")
     file = parquet.ParquetFile(tmp_path / "out.parquet")
