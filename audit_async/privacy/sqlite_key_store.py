@@ -191,13 +191,10 @@ class SqliteKeyStore:
         """Forget whom an erasure was about, as soon as no session lags."""
         with self._changed():
             self._main.end_erasure(erasure_id)
-            ended = 0
-            for row in self._main.erasures():  # in the order of their epochs; one that goes on keeps those after it
-                if not row.ended or self._lagging(row.epoch):
+            for row in reversed(self._main.erasures()):  # who has passed an epoch has passed those before it
+                if row.ended and not self._lagging(row.epoch):
+                    self._main.purge_erasures(row.epoch)
                     break
-                ended = row.epoch
-            if ended:
-                self._main.purge_erasures(ended)
 
     def unfinished_erasures(self) -> list[str]:
         """Return the ids of the erasures that have begun and not ended."""

@@ -244,6 +244,18 @@ class TestErasing:
         assert store.changes_since(1).subjects == frozenset()
         assert copies_in_files(path, [store.pseudonym(ALICE)]) == {}
 
+    def test_an_erasure_that_waits_keeps_no_other(self, store: SqliteKeyStore) -> None:
+        """One that a hold has postponed, for example: whom the others were about is forgotten, its own is not."""
+        session = store.open_session("orders/00")
+        store.begin_erasure(ALICE, "waits")
+        erasure = store.begin_erasure(BOB, "ended")
+        session.passed(erasure.epoch)
+        store.end_erasure("ended")
+        assert store.unfinished_erasures() == ["waits"]
+        assert store._main.view().erased == {store.pseudonym(ALICE): 1}
+        assert store.changes_since(0).subjects is None
+        assert session.insert(some_keys(store, ALICE, 1, epoch=0)) != []
+
     def test_a_closed_session_is_not_waited_for(self, store: SqliteKeyStore) -> None:
         """Nor does one that opens after the erasure lag behind it."""
         session = store.open_session("orders/00")

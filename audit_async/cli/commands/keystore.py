@@ -10,9 +10,13 @@ import msgspec
 import typer
 from anyio import to_thread
 
+from audit_async._query.key_check import KeyCheck, check_keys
 from audit_async.cli.arguments import Json
+from audit_async.cli.key_options import KeyOptions
+from audit_async.cli.option_groups import with_option_groups
+from audit_async.cli.place import LogsAt
 from audit_async.cli.run import ExitStatus, perform
-from audit_async.cli.terminal import Cell, Output, byte_size, count_of
+from audit_async.cli.terminal import Cell, Column, Meter, Output, byte_size, count_of
 from audit_async.config.key_store_settings import Normalization, split_master_key_source
 from audit_async.config.transparency import secret_kind
 from audit_async.privacy.master_key import new_master_key
@@ -89,6 +93,11 @@ def register(app: typer.Typer) -> None:
         epilog="Example: audit-async keystore status /var/lib/orders-keys",
         short_help="Show how a key store is: days, holds, erasures, who uses it.",
     )(status)
+    group.command(
+        "check",
+        epilog="Example: audit-async keystore check ./audit --key-store /var/lib/orders-keys --master-key file:m.key",
+        short_help="Check that every sealed member of a trail has its key.",
+    )(check)
     group.command(
         "rotate-master",
         epilog="Example: audit-async keystore rotate-master /var/lib/orders-keys --master-key file:old.key "
@@ -187,6 +196,29 @@ def status(
     perform(output, run)
 
 
+@with_option_groups
+def check(at: LogsAt, keys: KeyOptions, *, as_json: Json = False) -> None:
+    """Try to open every sealed member of a trail: with a copy of the key store before it is needed, for example.
+
+    A key that is missing, and was not destroyed, is a finding (status 1): the key store is older than the trail, it is
+    damaged, or it is another's. So is a member that its key does not open in its place. Nothing is shown in the clear.
+    """
+    output = Output(as_json=as_json)
+    if keys.key_store is None:
+        raise typer.BadParameter("give the key store to be checked: --key-store and --master-key")
+
+    def run_checks(meter: Meter) -> list[KeyCheck]:
+        with keys.opened(at.directory) as store:
+            return [] if store is None else [check_keys(log, store, meter.show) for log in at.reader().logs()]
+
+    async def run() -> ExitStatus:
+        with output.counter("opening") as meter:
+            checks = await to_thread.run_sync(run_checks, meter)
+        return _report_checks(output, checks)
+
+    perform(output, run)
+
+
 def rotate_master(
     store: Store,
     *,
@@ -266,6 +298,29 @@ def recover(
         return Opened(store=str(store), master_key=new_master_key, days=days)
 
     perform(output, lambda: _report_opened(output, recover_it))
+
+
+def _report_checks(output: Output, checks: list[KeyCheck]) -> ExitStatus:
+    if output.as_json:
+        output.document({"logs": checks})
+    else:
+        columns = [
+            Column("log"),
+            *(Column(title, right=True) for title in ("records", "open", "erased", "missing", "forged")),
+        ]
+        rows = [
+            [one.log, *(f"{count:,}" for count in (one.records, one.open, one.erased, one.missing, one.forged))]
+            for one in checks
+        ]
+        output.table(columns, rows)
+    for one in checks:
+        if one.examples:
+            seqs = ", ".join(map(str, one.examples))
+            output.message(f"audit-async: {one.log}: sealed members do not open, first in the records {seqs}", "red")
+        if one.damaged:
+            output.message(f"audit-async: {one.log}: a part could not be read; verify the trail", "red")
+    wrong = any(one.missing or one.forged or one.damaged for one in checks)
+    return ExitStatus.FINDINGS if wrong else ExitStatus.OK
 
 
 async def _report_opened(output: Output, work: Callable[[], Opened]) -> ExitStatus:
