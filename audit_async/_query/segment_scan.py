@@ -36,6 +36,12 @@ from audit_async.errors import LogCorrupted
 
 #: How a line begins, as far as place and time need it; the whole line is checked before anything of it is returned.
 _OPENING: Final = re.compile(rb'\{"seq":([0-9]{1,18}),"audit_id":"[0-9a-f-]{1,33}","timestamp":"([0-9TZ:.-]{27})"')
+#: So much of an archive is kept in memory to be returned from its end.
+_MOST_KEPT_BYTES: Final = 8 << 20
+#: What a line takes in memory besides its bytes.
+_LINE_COSTS_BYTES: Final = 200
+#: After so many lines that were kept, the caller may stop.
+_LINES_AT_A_TIME: Final = 256
 #: Closer than this, reading on is cheaper than another step of a search.
 _NEAR: Final = 1 << 16
 
@@ -122,10 +128,39 @@ def scan(
     None comes after each chunk, whether something was found or not, so that the caller can stop there. With `files` the
     segment is closed and opened again as they need it.
     """
+    if newest_first and wanted.needles and part.segment.is_archived:
+        lines = yield from _candidates_in_archive(part, wanted, seqs, damage, files)
+        if lines is not None:
+            for number, line in enumerate(reversed(lines), 1):
+                yield from wanted_in(line, part, wanted, seqs, damage)
+                if number % _LINES_AT_A_TIME == 0:
+                    yield None
+            return
     for chunk in chunks_of(part, seqs, damage, newest_first=newest_first, files=files):
         if chunk is not None:
             yield from wanted_in(chunk, part, wanted, seqs, damage, newest_first=newest_first)
         yield None
+
+
+def _candidates_in_archive(
+    part: Part, wanted: Filter, seqs: Range, damage: Damage, files: OpenFiles | None
+) -> Generator[None, None, list[Lines] | None]:
+    """Return the lines of an archive that may be wanted, oldest first; None if they are too many to be kept.
+
+    An archive can only be read forwards. Keeping the few lines that may be wanted takes less than unpacking it to a
+    temporary file, which is then read backwards.
+    """
+    most_bytes = _MOST_KEPT_BYTES if files is None else files.chunk_bytes
+    kept: list[Lines] = []
+    for chunk in chunks_of(part, seqs, damage, files=files):
+        if chunk is not None:
+            for begin, end in candidate_lines(chunk.data, wanted):
+                most_bytes -= end - begin + _LINE_COSTS_BYTES
+                if most_bytes < 0:
+                    return None
+                kept.append(Lines(chunk.offset + begin, chunk.data[begin:end]))
+        yield None
+    return kept
 
 
 def chunks_of(

@@ -82,6 +82,11 @@ class SegmentFile:
         return self.log.directory / self.name
 
     @property
+    def is_archived(self) -> bool:
+        """True if the manifest says that it is in the archive."""
+        return self.sealed is not None and self.sealed.state == "archived"
+
+    @property
     def is_readable(self) -> bool:
         """False for a segment of which the manifest says that it is deleted or lost: only its hashes are left."""
         return self.sealed is None or self.sealed.state not in {"deleted", "lost"}

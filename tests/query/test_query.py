@@ -916,3 +916,37 @@ def test_a_search_for_a_place_keeps_the_line_that_it_looks_for(lengths: list[int
         assert low <= begin
         assert begin + len(line) <= high <= size
         begin += len(line)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 900, 1 << 20])
+def test_an_archive_is_read_from_its_end_with_few_lines_kept_and_with_many(
+    kept_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Newest first, an archive's wanted lines are kept if they are few, else it is unpacked; both are right."""
+    log = WrittenLog(tmp_path, max_bytes=4000)
+    log.write(*(numbered(n, user_id=("eve", "bob", "joe")[n % 3]) for n in range(60)))
+    log.archive(log.sealed())
+    log.close()
+    unpacked = 0
+    plain_unpacked = scan.unpacked
+
+    def count(*arguments: Any) -> Any:
+        nonlocal unpacked
+        unpacked += 1
+        return plain_unpacked(*arguments)
+
+    monkeypatch.setattr(scan, "unpacked", count)
+    monkeypatch.setattr(scan, "_MOST_KEPT_BYTES", kept_bytes)
+    for query, wanted in (
+        (AuditQuery(actor="eve", newest_first=True), list(range(57, -1, -3))),
+        (AuditQuery(actor="nobody", newest_first=True), []),
+        (AuditQuery(actor="bob", newest_first=True, after_seq=20, limit=4), [58, 55, 52, 49]),
+    ):
+        assert [record.seq for record in ask(tmp_path, query, use_index=False)] == wanted
+    assert (unpacked == 0) == (kept_bytes > 900)
+    archive = sorted((log.directory / "archive").iterdir())[1]
+    content = archive.read_bytes()
+    archive.chmod(0o600)
+    archive.write_bytes(content[: len(content) // 2])
+    with pytest.raises(LogCorrupted, match="the archive"):
+        ask(tmp_path, AuditQuery(actor="eve", newest_first=True), use_index=False)
