@@ -54,6 +54,11 @@ class Recorder:
         """Return the last seq that had been acknowledged when `count` calls had been made."""
         return max((head.seq for at, head in self.acknowledged if at <= count), default=-1)
 
+    @property
+    def inodes(self) -> frozenset[int]:
+        """The files and directories that are recorded."""
+        return frozenset(self._numbers)
+
     def _number(self, fd: int) -> int:
         return self._numbers[os.fstat(fd).st_ino]
 
