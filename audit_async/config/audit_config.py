@@ -182,6 +182,7 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
         - "gdpr": regulation (EU) 2016/679, art. 5(1)(e), storage limitation: no number, but an end, chosen
           and justified by the controller. 180 days at least, deleted after 365: what the French authority
           (CNIL) recommends for logs. What art. 5(2) needs as evidence for longer wants a horizon of your own.
+          `privacy` has to be given, None if nothing is to be sealed: art. 17 asks who can be erased, and how.
         - "soc2": AICPA Trust Services Criteria CC7.2 (monitoring): no number. Customary is a year; deleted
           after 455 days, so that the first day of a twelve-month period is there while its auditor samples
           it.
@@ -209,6 +210,12 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
         """
         if name not in PRESETS:
             raise ConfigError("preset", unknown("preset", str(name), PRESETS))
+        if name == "gdpr" and "privacy" not in overrides:
+            raise ConfigError(
+                "privacy",
+                "missing: the preset gdpr wants it decided; give Privacy(...), so that a person can be erased, or "
+                "privacy=None if nothing is to be sealed",
+            )
         return build(cls, {**PRESETS[name], **overrides}, from_text=False)
 
     def _check_event_fits(self) -> None:

@@ -657,10 +657,11 @@ def test_an_empty_prefix_is_refused() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_needs_only_a_place_and_a_name(name: PresetName) -> None:
     """Every preset is complete, and what code says wins over it."""
-    config = AuditConfig.preset(name, mode=Local("./audit"), service_id="orders")
+    config = AuditConfig.preset(name, mode=Local("./audit"), service_id="orders", privacy=None)
     ours = AuditConfig.preset(
         name,
         mode=Disabled(),
+        privacy=None,
         flush_mode=Hybrid(batch_size=7),
         rotation=RotationPolicy(daily=False),
         retention=RetentionPolicy(archive_after_days=1),
@@ -677,7 +678,7 @@ def test_a_preset_needs_only_a_place_and_a_name(name: PresetName) -> None:
 
 def test_presets_keep_what_their_standards_ask_for() -> None:
     """Six years for HIPAA, twelve months with three at hand for PCI DSS, an end within a year for GDPR."""
-    kept = {name: AuditConfig.preset(name, mode=Disabled()).retention for name in PRESETS}
+    kept = {name: AuditConfig.preset(name, mode=Disabled(), privacy=None).retention for name in PRESETS}
 
     assert kept["hipaa"].min_retention_days >= 6 * 365 + 2
     assert kept["pci_dss"].min_retention_days >= 366
@@ -690,7 +691,7 @@ def test_presets_keep_what_their_standards_ask_for() -> None:
 @pytest.mark.parametrize("name", ["gdpr", "soc2", "iso27001", "hipaa", "pci_dss"])
 def test_a_preset_of_a_standard_loses_nothing_acknowledged(name: PresetName) -> None:
     """Where a standard is behind it, a preset syncs at once."""
-    assert AuditConfig.preset(name, mode=Disabled()).flush_mode == Immediate()
+    assert AuditConfig.preset(name, mode=Disabled(), privacy=None).flush_mode == Immediate()
 
 
 def test_an_unknown_preset_is_refused() -> None:
@@ -702,10 +703,17 @@ def test_an_unknown_preset_is_refused() -> None:
     with pytest.raises(ConfigError, match="there are gdpr, soc2"):
         preset("zzz", mode=Disabled())
     with pytest.raises(ConfigError, match=r"did you mean mode\?"):
-        preset("gdpr", mod=Disabled())
+        preset("soc2", mod=Disabled())
     with pytest.raises(ConfigError, match="missing") as caught:
-        preset("gdpr", service_id="orders")
+        preset("soc2", service_id="orders")
     assert caught.value.field == "mode"
+
+
+def test_the_preset_for_personal_data_wants_to_know_what_is_sealed() -> None:
+    """Neither sealing nor its absence is what somebody gets without having thought of it."""
+    with pytest.raises(ConfigError, match="privacy=None") as caught:
+        AuditConfig.preset("gdpr", mode=Disabled())
+    assert caught.value.field == "privacy"
 
 
 def test_every_setting_can_be_overridden() -> None:
@@ -720,6 +728,6 @@ def test_an_example_file_is_its_preset_in_full(name: PresetName) -> None:
     config = AuditConfig.load(path)
     text = path.read_text()
 
-    assert config == AuditConfig.preset(name, mode=Local("/var/lib/audit"), service_id="orders")
+    assert config == AuditConfig.preset(name, mode=Local("/var/lib/audit"), service_id="orders", privacy=None)
     for setting in plain(config):
         assert f"\n{setting} = " in text or f"\n[{setting}]" in text
