@@ -33,6 +33,7 @@ BENCHMARKS: Final[dict[str, _Benchmark]] = {
     "opening": _Benchmark("opening time against the length of the trail"),
     "verify": _Benchmark("records verified a second and the memory it takes, next to hashlib"),
     "transparency": _Benchmark("what signing costs, how long a proof takes, tiles against the length of the log"),
+    "privacy": _Benchmark("what sealing costs in emit, and persons who are new"),
     "query": _Benchmark("queries with and without the index, next to grep"),
     "scale": _Benchmark(
         "ten million records, 20,000 segments, 10,000 logs, next to grep, DuckDB, SQLite and jq; a quarter of an hour",
