@@ -29,7 +29,7 @@ from audit_async.errors import InvalidEvent
 from audit_async.events import AuditEvent
 from audit_async.events.base import pydantic_dump
 
-__all__ = ["MAX_DEPTH", "PlainWalk", "encode_plain"]
+__all__ = ["MAX_DEPTH", "PlainWalk", "decode_plain", "encode_plain"]
 
 #: How deep a record nests at most. Far more than real data has, and any reader's JSON parser can follow.
 MAX_DEPTH: Final = 200
@@ -55,6 +55,8 @@ _AS_TEXT: Final = (
 
 #: Encode what a walk has made.
 encode_plain: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
+#: Decode what was encoded.
+decode_plain: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
 
 
 class _Frame:

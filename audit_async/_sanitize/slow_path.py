@@ -18,13 +18,13 @@ from typing import Any, Final, Literal, cast
 import msgspec
 
 from audit_async._sanitize.fitting import fit
-from audit_async._sanitize.plain_json import MAX_DEPTH, PlainWalk, encode_plain
+from audit_async._sanitize.plain_json import MAX_DEPTH, PlainWalk, decode_plain, encode_plain
 from audit_async._sanitize.reductions import Reductions
 from audit_async._sanitize.unsafe_text import is_unsafe_json
 from audit_async.errors import InvalidEvent
 from audit_async.events import AuditEvent, describe
 
-__all__ = ["OnUnsafe", "Seal", "holds_plain_values", "make_harmless", "seal_plain"]
+__all__ = ["OnUnsafe", "Seal", "holds_plain_values", "make_harmless"]
 
 #: What becomes of unsafe text: recorded in a harmless form, or refused.
 OnUnsafe = Literal["escape", "reject"]
@@ -72,7 +72,9 @@ def make_harmless(
     ):
         if seal is None:
             return encoded
-        sealed = seal_plain(encoded, seal)
+        plain = decode_plain(encoded)
+        seal(plain, None)
+        sealed = encode_plain(plain)
         if len(sealed) <= max_event_bytes:
             return sealed
         # The walk knows which mappings must stay; what was sealed here is never recorded, its keys' count is too high.
@@ -88,13 +90,6 @@ def make_harmless(
     except RecursionError:
         pass  # the caller's own stack is all but used up
     raise InvalidEvent(kind.tag, "", "nests too deep for the stack that is left here; emit it from a shallower call")
-
-
-def seal_plain(encoded: bytes, seal: Seal) -> bytes:
-    """Return a harmless event with what is personal in it sealed."""
-    data = msgspec.json.decode(encoded)
-    seal(data, None)
-    return encode_plain(data)
 
 
 def holds_plain_values(event: AuditEvent) -> bool:

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 from audit_async._redact.free_form import free_form_members
 from audit_async._redact.redactor import MAX_CHARS, Redactor
 from audit_async._sanitize.context_member import context_member
-from audit_async._sanitize.plain_json import encode_plain
+from audit_async._sanitize.plain_json import decode_plain, encode_plain
 from audit_async._sanitize.reductions import Reductions
-from audit_async._sanitize.slow_path import OnUnsafe, holds_plain_values, make_harmless, seal_plain
+from audit_async._sanitize.slow_path import OnUnsafe, holds_plain_values, make_harmless
 from audit_async.config import AuditConfig
 from audit_async.context import Bound, ContextValue, bound_here
 from audit_async.errors import InvalidEvent
 from audit_async.events import AuditEvent, AuditLogAccessed, describe
 from audit_async.events.base import encode
 from audit_async.privacy.personal_plan import Plan
-from audit_async.privacy.sealed_text import escape_all
+from audit_async.privacy.sealed_text import escape_members
 
 if TYPE_CHECKING:  # it needs the extra `privacy`
     from audit_async.privacy.sealer import Sealer
@@ -128,13 +128,24 @@ class Encoder:
             return self.harmless(event, None)
         if len(encoded) > self.plain_bytes or not encoded.isascii() or BACKSLASH in encoded or DEL in encoded:
             return self.harmless(event, encoded)
-        if kind & _SEALED and (_SEALED_WORD in encoded or self._plan_of(event)):
-            sealed = seal_plain(encoded, self._seal_of(event, may_look_sealed=_SEALED_WORD in encoded))
-            if len(sealed) <= self._room():
-                return sealed
-            self.refused(sealed)  # it has grown too large, and is sealed again where it can be cut
-            return self.harmless(event, encoded)
-        return encoded
+        return self._sealed(event, encoded) if kind & _SEALED else encoded
+
+    def _sealed(self, event: AuditEvent, encoded: bytes) -> bytes:
+        """Return the bytes of a harmless event with what is personal sealed: `_EventSeal` for events that are small."""
+        plan, sealer, looks_sealed = self._plans[event.__class__], self.sealer, _SEALED_WORD in encoded
+        if plan.is_empty and not looks_sealed:
+            return encoded
+        assert sealer is not None  # noqa: S101 - the log is open
+        bound = bound_here()
+        data = decode_plain(encoded)
+        if looks_sealed:
+            escape_members(data)
+        sealer.seal_event(plan, data, None, None if bound is None else bound.values)
+        sealed: bytes = encode_plain(data)
+        if len(sealed) <= (self._config.max_event_bytes if bound is None else self._room()):
+            return sealed
+        self.refused(sealed)  # it has grown too large, and is sealed again where it can be cut
+        return self.harmless(event, encoded)
 
     def harmless(self, event: AuditEvent, encoded: bytes | None) -> bytes:
         """Return the bytes of an event, made harmless and cut to fit; raises `InvalidEvent` if it may not be."""
@@ -218,7 +229,7 @@ class Encoder:
         seal = None
         if self.sealer is not None:
             self.sealer.look_at_day()
-            if encoded is None or _SEALED_WORD in encoded or self._plan_of(event):
+            if encoded is None or _SEALED_WORD in encoded or not self._plan_of(event).is_empty:
                 seal = self._seal_of(event, may_look_sealed=encoded is None or _SEALED_WORD in encoded)
         try:
             harmless = make_harmless(
@@ -254,9 +265,7 @@ class _EventSeal:
         """Seal an event's plain data."""
         self.undo()
         if self._may_look_sealed:
-            for name, value in data.items():
-                if name != "event_type":
-                    data[name] = escape_all(value)
+            escape_members(data)
         self._sealer.seal_event(self._plan, data, reductions, self._context)
         self._sealed = data
 

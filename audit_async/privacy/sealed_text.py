@@ -36,6 +36,7 @@ __all__ = [
     "SealedText",
     "context_place",
     "escape_all",
+    "escape_members",
     "escape_plain",
     "event_place",
     "is_sealed",
@@ -226,6 +227,13 @@ def escape_all(value: object) -> Any:  # noqa: ANN401 - plain JSON data
     if isinstance(value, list):
         return [escape_all(member) for member in value]
     return value
+
+
+def escape_members(data: dict[str, Any]) -> None:
+    """Escape the members of an event, in its plain data, but for its type."""
+    for name, value in data.items():
+        if name != "event_type":
+            data[name] = escape_all(value)
 
 
 def unescape_plain(text: str) -> str:

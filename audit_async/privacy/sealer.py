@@ -104,7 +104,7 @@ class Sealer:
         self._log_id: Final = log_id
         self._changed: Final = changed
         self._lock = RLock()  # re-entrant: a signal handler or a finalizer may emit while its thread seals
-        self._keys: Final[dict[Subject, SealingKey]] = {}
+        self._keys: Final[dict[tuple[str, str, str], SealingKey]] = {}
         self._unstored: Final[dict[str, _Unstored]] = {}
         self._maker = KeyMaker()
         self._epoch = epoch
@@ -128,6 +128,8 @@ class Sealer:
             data: The event, harmless.
             reductions: What was cut of it; the digests of what is personal are sealed as well.
             context: What is bound for the task that emits it.
+
+        `look_at_day` was called before.
         """
         found, targets = plan.found(data), plan.targets(data)
         if not found and not targets:
@@ -135,20 +137,19 @@ class Sealer:
         tenant = self._tenant(context)
         if reductions is not None and reductions.entries:
             targets += _digests(data, found, targets, reductions)
-        texts = len(targets)
-        for group in found:
-            texts += len(group.texts)
+        count = len(targets)
+        for _, _, texts, _ in found:
+            count += len(texts)
         with self._lock:
-            self._look_at_day()
-            random = self._take_random(RANDOM_BYTES * texts)
-            keys = [self._key_of(tenant, group.whose, len(group.texts)) for group in found]
+            random = self._take_random(RANDOM_BYTES * count)
+            keys = [self._key_of(tenant, whose, len(texts)) for _, _, texts, whose in found]
             own_keys = [self._key_of(tenant, target.whose, 1) for target in targets]
         at = 0
-        for group, key in zip(found, keys, strict=True):
+        for (_, container, texts, _), key in zip(found, keys, strict=True):
             cipher, key_id, prefix = key.cipher, key.key_id, key.prefix
-            for name, place, value in group.texts:
+            for name, place, value in texts:
                 end = at + RANDOM_BYTES
-                group.container[name] = seal_text(cipher, key_id, prefix + place, encode_plain(value), random[at:end])
+                container[name] = seal_text(cipher, key_id, prefix + place, encode_plain(value), random[at:end])
                 at = end
         for target, key in zip(targets, own_keys, strict=True):
             end = at + RANDOM_BYTES
@@ -236,9 +237,10 @@ class Sealer:
 
         With `is_needed` it is stored whatever is refused.
         """
-        subject = UNATTRIBUTED if whose is None else Subject(tenant, *whose)
+        subject: tuple[str, str, str] = UNATTRIBUTED if whose is None else (tenant, *whose)  # equals the `Subject`
         key = self._keys.get(subject)
         if key is None or key.texts_left <= 0:
+            subject = Subject(*subject)
             new = self._maker.make(self._pseudonym(subject), self._day, self._epoch)
             key = SealingKey(new, subject, self._log_id)
             if len(self._keys) >= self._most_keys:
@@ -338,12 +340,12 @@ def sealed_ids(recorded: bytes) -> set[str]:
 def _digests(data: dict[str, Any], found: list[Found], targets: list[Target], reductions: Reductions) -> list[Target]:
     """Return the digests to be sealed: of what was cut of personal texts, which a dictionary would find again."""
     owners = [(rendered_path(data, target.path[: target.own_steps]), target.whose) for target in targets]
-    for group in found:
-        owners += [(rendered_path(data, (*group.names, name)), group.whose) for name, _, _ in group.texts]
+    for names, _, texts, whose in found:
+        owners += [(rendered_path(data, (*names, name)), whose) for name, _, _ in texts]
     digests: list[Target] = []
     for path, entry in reductions.entries.items():
-        whose = [whose for own, whose in owners if path == own or (path.startswith(own) and path[len(own)] in _DEEPER)]
-        if whose or _CUT_PATH.fullmatch(path):
-            owner = whose[0] if whose else None
+        owned = [whose for own, whose in owners if path == own or (path.startswith(own) and path[len(own)] in _DEEPER)]
+        if owned or _CUT_PATH.fullmatch(path):
+            owner = owned[0] if owned else None
             digests.append(Target(entry, "sha256", entry["sha256"], ("reduced", path, "sha256"), owner))
     return digests
