@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Literal, get_args
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, TypeVar, get_args
 
 import aiofiles.os
 import anyio
@@ -30,16 +30,18 @@ from audit_async._query.answers import Page, page_of, records_of
 from audit_async._query.audit_query import AuditQuery, Glob, InvalidQuery
 from audit_async._query.cursor import decode_cursor
 from audit_async._query.follow import Follower
+from audit_async._query.index_check import CheckedIndex, check_index_of
 from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
 from audit_async._query.opened_records import SealedReading, seals
 from audit_async._query.sealed_filter import NOT_RECORDED, asked_without_names
 from audit_async._query.search import Search, count_wanted
 from audit_async._query.segment_scan import Damage
-from audit_async._query.term_index import IndexedSegment, index_segment, tasks_of_index
+from audit_async._query.term_index import IndexedSegment, IndexTask, index_segment, tasks_of_index
 from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
 from audit_async._trail.off_loop import in_pieces, only_one
 from audit_async._trail.segment_parts import parts_of
 from audit_async._trail.worker_pool import processes_for, run_in_thread, run_tasks
+from audit_async._trail.worker_process import Work
 from audit_async._verify.findings import Finding, Note
 from audit_async._verify.state_file import KeptState
 from audit_async._verify.verification import verify_trail
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AuditQuery",
     "AuditReader",
+    "CheckedIndex",
     "Everything",
     "ExportFailed",
     "ExportFormat",
@@ -94,6 +97,7 @@ __all__ = [
 OnDamage = Literal["raise", "skip"]
 
 _PAGE_SIZE: Final = 100
+_Outcome = TypeVar("_Outcome")
 _POLL_S: Final = 0.1
 _POLLS_A_LOOK_FOR_LOGS: Final = 10
 
@@ -439,22 +443,31 @@ class AuditReader:
         for log in await anyio.to_thread.run_sync(self.logs):
             parts = await anyio.to_thread.run_sync(parts_of, log)
             tasks = await anyio.to_thread.run_sync(partial(tasks_of_index, log, parts, again=again))
-            sizes = [task.sealed.bytes for task in tasks]
-            done = 0
-
-            def advance(bytes_: int, _records: int, total: int = sum(sizes)) -> None:
-                nonlocal done
-                done += bytes_
-                if progress is not None:
-                    progress(done, total)
-
-            if (count := processes_for(sum(sizes), processes)) > 1:
-                for segment in await run_tasks(index_segment, tasks, sizes, count, advance):
+            async with aclosing(_each(index_segment, tasks, processes, progress)) as segments:
+                async for segment in segments:
                     yield segment
-            else:
-                for task in tasks:
-                    [segment] = await run_in_thread(index_segment, [task], advance)
-                    yield segment
+
+    async def check_index(
+        self, *, processes: int | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> AsyncGenerator[CheckedIndex, None]:
+        """Compare the index of each sealed segment with its records, and yield the outcome, log by log.
+
+        Each page of an index must have what its records have, and nothing else. An index is a cache: one that is wrong
+        says nothing about the log, but queries that use it may miss records. Nothing is changed.
+
+        Args:
+            processes: As for `build_index`.
+            progress: As for `build_index`.
+
+        Raises:
+            TrailUnreadable: If the directory can't be read.
+            LogCorrupted: If a manifest is damaged.
+        """
+        for log in await anyio.to_thread.run_sync(self.logs):
+            parts = await anyio.to_thread.run_sync(parts_of, log)
+            async with aclosing(_each(check_index_of, list(IndexTask.of(parts)), processes, progress)) as segments:
+                async for checked in segments:
+                    yield checked
 
     async def page(
         self,
@@ -861,3 +874,28 @@ def _report_undecided(records: int, report: Callable[[int], None] | None) -> Non
 def _warn_of(damage: Damage) -> None:
     if damage.skipped:
         _log.warning("a query passed over damage, %d times in all; the first: %s", damage.skipped, damage.first)
+
+
+async def _each(
+    work: Work[IndexTask, _Outcome],
+    tasks: Sequence[IndexTask],
+    processes: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> AsyncGenerator[_Outcome, None]:
+    """Do something with each segment of a log, in several processes if it is much, and yield the outcomes in order."""
+    sizes = [task.sealed.bytes for task in tasks]
+    done = 0
+
+    def advance(bytes_: int, _records: int) -> None:
+        nonlocal done
+        done += bytes_
+        if progress is not None:
+            progress(done, sum(sizes))
+
+    if (count := processes_for(sum(sizes), processes)) > 1:
+        for outcome in await run_tasks(work, tasks, sizes, count, advance):
+            yield outcome
+    else:
+        for task in tasks:
+            [outcome] = await run_in_thread(work, [task], advance)
+            yield outcome

@@ -164,19 +164,19 @@ class SegmentIndex:
 
     def terms_by_page(self) -> Iterator[tuple[int, int, set[int]]]:
         """Yield of each page where it begins and ends, and its terms, in order; raises `IndexWrong`."""
-        found: defaultdict[int, set[int]] = defaultdict(set)
         begin = 0
-        first_pages = [first_page for _, first_page in self.header.blocks]
-        for (count, first_page), next_page in zip(
-            self.header.blocks, [*first_pages[1:], self.header.pages], strict=True
-        ):
-            for entry in map(int, self._entries[begin : begin + count]):
-                found[first_page + entry % _PAGES_IN_BLOCK].add(entry // _PAGES_IN_BLOCK)
+        next_pages = [*(first_page for _, first_page in self.header.blocks[1:]), self.header.pages]
+        for (count, first_page), next_page in zip(self.header.blocks, next_pages, strict=True):
+            entries = self._entries[begin : begin + count].tolist()
             begin += count
+            found: defaultdict[int, set[int]] = defaultdict(set)
+            for entry in entries:
+                term, number = divmod(entry, _TERM)
+                found[first_page + int(number)].add(int(term))
+            if entries != sorted(entries) or not found.keys() <= set(range(first_page, next_page)):
+                raise IndexWrong  # a search would not find them
             for page in range(first_page, next_page):
-                yield (*self.range_of(page), found.pop(page, set()))
-        if found:
-            raise IndexWrong
+                yield (*self.range_of(page), found[page])
 
     @property
     def stamp(self) -> tuple[int, int]:

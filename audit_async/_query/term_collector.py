@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from types import NoneType
 from typing import Final, cast
 
 import msgspec
 
-from audit_async._query.index_file import ANY_SEALED, seed_of, terms_of
+from audit_async._query.index_file import ANY_SEALED, KINDS, seed_of, terms_of
 from audit_async._query.recorded_members import (
     ACTING,
     ACTING_WITHOUT_ACTOR,
@@ -119,7 +119,7 @@ class TermCollector:
             found["outcome"] = _outcomes_in(events, types, members)
 
 
-def terms_of_record(salt: bytes, said: Said) -> set[int]:
+def terms_of_record(salt: bytes, said: Said, kinds: Collection[str] = KINDS) -> set[int]:
     """Return the terms of one record: what `TermCollector` has to find, straight from the definitions."""
     event = said.event
     by_kind = {
@@ -134,7 +134,12 @@ def terms_of_record(salt: bytes, said: Said) -> set[int]:
     }
     found = {kind: _without_sealed(set(values)) for kind, values in by_kind.items()}
     found["key"] = {member.sealed.key_id for member in sealed_members(event, said.context)}
-    return {term for kind, values in found.items() for term in terms_of(seed_of(salt, kind), values)}
+    return {
+        term
+        for kind, values in found.items()
+        if kind.partition(".")[0] in kinds
+        for term in terms_of(seed_of(salt, kind), values)
+    }
 
 
 def _without_sealed(values: set[str]) -> set[str]:

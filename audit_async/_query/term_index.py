@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -82,7 +82,7 @@ class LogIndex:
         sealed = part.segment.sealed
         if sealed is None:
             return None
-        for path in self._paths(part):
+        for path in self.paths(part):
             try:
                 return SegmentIndex.open(path, log_id=self._log.log_id, segment=sealed.segment, sha256=sealed.sha256)
             except IndexWrong:
@@ -113,11 +113,12 @@ class LogIndex:
 
     def drop(self, part: Part) -> None:
         """Remove a segment's index, because it points to what is no record."""
-        for path in self._paths(part):
+        for path in self.paths(part):
             with suppress(OSError):
                 disk.unlink(str(path), dir_fd=None)
 
-    def _paths(self, part: Part) -> Iterator[Path]:
+    def paths(self, part: Part) -> Iterator[Path]:
+        """Yield where a segment's index may be."""
         return (directory / (part.segment.name + INDEX_ENDING) for directory in self._directories)
 
 
@@ -166,6 +167,20 @@ class IndexTask(msgspec.Struct, frozen=True, kw_only=True):
     log_id: str
     sealed: SealedSegment
 
+    @classmethod
+    def of(cls, parts: Iterable[Part]) -> Iterator[IndexTask]:
+        """Yield the tasks for those segments that are sealed."""
+        for part in parts:
+            log, sealed = part.segment.log, part.segment.sealed
+            if sealed is not None:
+                yield cls(
+                    directory=str(log.directory),
+                    service_id=log.service_id,
+                    instance=log.instance,
+                    log_id=log.log_id,
+                    sealed=sealed,
+                )
+
     @property
     def part(self) -> Part:
         """The segment as `_trail` knows it."""
@@ -195,17 +210,8 @@ def tasks_of_index(log: Log, parts: Sequence[Part], *, again: bool = False) -> l
     index = LogIndex(log)
     if (directory := _make_directory(log)) is not None:
         _remove_others(log, directory)
-    tasks = [
-        IndexTask(
-            directory=str(log.directory),
-            service_id=log.service_id,
-            instance=log.instance,
-            log_id=log.log_id,
-            sealed=part.segment.sealed,
-        )
-        for part in parts
-        if part.segment.sealed is not None and (again or not index.is_complete(part))
-    ]
+    missing = (part for part in parts if part.segment.sealed is not None and (again or not index.is_complete(part)))
+    tasks = list(IndexTask.of(missing))
     return tasks if directory is not None else tasks[:1]  # whose outcome says so for all of them
 
 

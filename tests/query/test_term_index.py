@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -553,6 +554,88 @@ def test_a_page_has_the_terms_of_each_of_its_records_and_no_others(
     assert set(collector.terms_in(b"".join(line + b"\n" for line in lines))) == expected
 
 
+def checked(base_dir: Path) -> list[str | None]:
+    """Return what is wrong with each index of a trail."""
+
+    async def collect() -> list[str | None]:
+        return [found.problem async for found in AuditReader(base_dir).check_index()]
+
+    return anyio.run(collect)
+
+
+def without_terms(content: bytes) -> bytes:
+    """Remove an entry from an index file, as somebody would who hides a record."""
+    length = int.from_bytes(content[8:16], "little")
+    header = json.loads(content[-length:])
+    header["blocks"][0][0] -= 1
+    encoded = json.dumps(header).encode()
+    return content[:8] + len(encoded).to_bytes(8, "little") + content[16:32] + content[40:-length] + encoded
+
+
+def disordered(content: bytes) -> bytes:
+    """Exchange the first two entries of an index file, so that a search misses them."""
+    return content[:32] + content[40:48] + content[32:40] + content[48:]
+
+
+def of_another_term(content: bytes) -> bytes:
+    """Put another term in the place of the first."""
+    return content[:32] + bytes(8) + content[40:]
+
+
+@pytest.mark.parametrize(
+    ("harm", "problem"),
+    [
+        (changed(without_terms), "it does not have all"),
+        (changed(of_another_term), "it does not have all"),
+        (changed(disordered), "it is damaged; queries may miss records"),
+        (pages_at(5), "it does not have all"),
+        (pages_at(1 << 31), "it is damaged"),
+        (changed(lambda content: content[:-1]), "it is damaged or of another content"),
+        (changed(lambda content: content.replace(b'"test.type_1"', b'"test.type_9"')), "it does not have all"),
+        (changed(lambda content: re.sub(rb'"latest":"....', b'"latest":"1999', content)), "it does not have all"),
+    ],
+)
+def test_a_check_finds_a_file_that_hides_records(
+    tmp_path: Path, log: WrittenLog, harm: Callable[[Path], None], problem: str
+) -> None:
+    """Whatever somebody takes out of an index file is missed; the file stays, and the log is none the worse."""
+    build(tmp_path)
+    assert checked(tmp_path) == [None] * len(log.sealed())
+    paths = sorted(index_of(log).iterdir())
+    harm(paths[1])
+    first, second, *others = checked(tmp_path)
+    assert first is None
+    assert (second or "").startswith(problem)
+    assert set(others) == {None}
+    assert sorted(index_of(log).iterdir()) == paths
+    assert anyio.run(AuditReader(tmp_path).verify).valid
+
+
+def test_a_check_finds_terms_of_no_record(tmp_path: Path, log: WrittenLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with more than its segment has is named, and one without a kind of terms is not."""
+    plain = term_collector.TermCollector.terms_in
+    monkeypatch.setattr(term_collector.TermCollector, "terms_in", lambda self, page: [*plain(self, page), 1 << 31])
+    build(tmp_path)
+    assert set(checked(tmp_path)) == {"it has what is in no record; queries search in vain"}
+    monkeypatch.undo()
+    build(tmp_path, again=True)
+    assert set(checked(tmp_path)) == {None}
+
+
+def test_a_segment_that_is_deleted_meanwhile_leaves_no_index(tmp_path: Path, log: WrittenLog) -> None:
+    """What retention deletes while it is being indexed is gone with its index."""
+    [first, *_] = index.tasks_of_index(find_logs(tmp_path)[0], parts_of(find_logs(tmp_path)[0]))
+    deleted: list[bool] = []
+
+    def delete(_bytes: int, _records: int) -> None:
+        if not deleted:
+            deleted.append(True)
+            log.delete(first.sealed.segment)
+
+    assert index.index_segment(first, delete).problem == "it was deleted meanwhile"
+    assert list(index_of(log).iterdir()) == []
+
+
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_results_are_equal_with_it_and_without(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
@@ -587,4 +670,5 @@ def test_results_are_equal_with_it_and_without(tmp_path_factory: pytest.TempPath
             newest_first=data.draw(st.booleans()),
         )
         assert hashes(ask(base_dir, query)) == hashes(ask(base_dir, query, use_index=False))
+    assert set(checked(base_dir)) <= {None}
     log.close()

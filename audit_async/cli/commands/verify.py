@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 import typer
 
 from audit_async._verify.findings import Note
@@ -20,6 +22,7 @@ from audit_async.cli.place import LogsAt
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Column, Output, byte_size, count_of
 from audit_async.cli.trusted import Published, Trust
+from audit_async.reader import AuditReader, CheckedIndex
 
 __all__ = ["register"]
 
@@ -89,6 +92,24 @@ class StateChoice:
         return FULL_EVERY if self.full_every is None else parse_duration(self.full_every, "--full-every")
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkChoice:
+    """The options that say how much is done, and by how many."""
+
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, metavar="N", help="Processes that check segments; one a core by default."),
+    ] = None
+    index: Annotated[
+        bool,
+        typer.Option(
+            "--index",
+            help="Also compare the index files with the records. They are a cache: one that is wrong hides records "
+            "from queries, and says nothing about the log.",
+        ),
+    ] = False
+
+
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command(
@@ -126,10 +147,7 @@ def verify(
     published: Published = None,
     scope: ScopeChoice,
     state: StateChoice,
-    processes: Annotated[
-        int | None,
-        typer.Option("--processes", min=1, metavar="N", help="Processes that check segments; one a core by default."),
-    ] = None,
+    work: WorkChoice,
     as_json: Json = False,
 ) -> None:
     """Check every record, link, segment, checksum and manifest.
@@ -137,7 +155,7 @@ def verify(
     It needs no lock and works next to a running service. Keep the heads that it shows somewhere else, and give them to
     --expected-head the next time. With --vkey or --policy the records must also lead to every signed checkpoint.
 
-    Exit status: 0 valid, 1 something was found, 2 wrong arguments, 3 something can't be read.
+    Exit status: 0 valid, 1 something was found, 2 wrong arguments, 3 something can't be read or an index is wrong.
     """
     if trust.is_given or checkpoint or published is not None:
         trust.require()
@@ -158,20 +176,29 @@ def verify(
                 state=state.state,
                 full=state.full,
                 full_every=full_every,
-                processes=processes,
+                processes=work.processes,
                 progress=lambda progress: meter.show(progress.bytes_done, progress.bytes_total),
             )
-        _show(output, report)
+        indexes = await _check_index(reader, output, work.processes) if work.index else None
+        _show(output, report, indexes)
         if report.findings:
             return ExitStatus.FINDINGS
-        return ExitStatus.UNREADABLE if report.unreadable else ExitStatus.OK
+        wrong = any(index.problem for index in indexes or ())
+        return ExitStatus.UNREADABLE if report.unreadable or wrong else ExitStatus.OK
 
     perform(output, run)
 
 
-def _show(output: Output, report: VerifyReport) -> None:
+async def _check_index(reader: AuditReader, output: Output, processes: int | None) -> list[CheckedIndex]:
+    with output.meter("comparing the index") as meter:
+        async with aclosing(reader.check_index(processes=processes, progress=meter.show)) as checked:
+            return [index async for index in checked]
+
+
+def _show(output: Output, report: VerifyReport, indexes: list[CheckedIndex] | None) -> None:
     if output.as_json:
-        output.document(report.to_dict())
+        added = {} if indexes is None else {"index": [msgspec.to_builtins(index) for index in indexes]}
+        output.document(report.to_dict() | added)
         return
     records = sum(log.records for log in report.logs)
     read = byte_size(sum(log.bytes for log in report.logs))
@@ -198,6 +225,26 @@ def _show(output: Output, report: VerifyReport) -> None:
     output.line()
     _logs(output, report.logs)
     _notes(output, report.notes)
+    if indexes is not None:
+        output.line()
+        _indexes(output, indexes)
+
+
+def _indexes(output: Output, indexes: list[CheckedIndex]) -> None:
+    """Say whether the index files fit their segments; whether the log holds is said before."""
+    wrong = [index for index in indexes if index.problem is not None]
+    there = sum(index.index_bytes > 0 for index in indexes)
+    without = f"; {count_of(len(indexes) - there, 'segment')} without one" if there < len(indexes) else ""
+    if not wrong:
+        output.line(f"Index: {count_of(there, 'file')} with all that is in the records, and nothing else{without}.")
+        return
+    output.line(Cell(f"Index: {len(wrong)} of {count_of(there, 'file')} must be made again{without}:", "yellow"))
+    output.table(
+        [Column("log"), Column("segment"), Column("what is wrong with its index")],
+        [[index.log, index.segment, Cell(index.problem or "", "yellow")] for index in wrong[:_SHOWN]],
+    )
+    _more(output, len(wrong))
+    output.line("The index is a cache: this says nothing about the log. Run audit-async index --again.")
 
 
 def _before(output: Output, report: VerifyReport) -> None:
