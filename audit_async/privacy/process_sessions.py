@@ -26,9 +26,13 @@ class RegisteredSession:
         self.name = name
         self._file = directory / secrets.token_hex(8)
         self._fd: int | None = disk.create_file(str(self._file), dir_fd=None)
-        disk.lock(self._fd)
         content = epoch.to_bytes(_EPOCH_BYTES, "big") + name.encode("utf-8", "backslashreplace")[:_LONGEST_NAME]
-        disk.write_at(self._fd, content, 0)
+        try:
+            disk.lock(self._fd)
+            disk.write_at(self._fd, content, 0)
+        except BaseException:  # a file that stays locked would lag until this process ends
+            self.close()
+            raise
 
     @property
     def is_open(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import secrets
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from audit_async._durable import disk
 from audit_async.errors import AuditError, ConfigError
 from audit_async.privacy import (
     UNATTRIBUTED,
@@ -24,6 +26,7 @@ from audit_async.privacy import (
     KeyStoreDamaged,
     KeyStoreMissing,
     KeyStoreRefused,
+    KeyStoreUnavailable,
     NewKey,
     SqliteKeyStore,
     Subject,
@@ -264,6 +267,20 @@ class TestErasing:
         session.close()
         assert store.lagging(erasure.epoch) == []
         later.close()
+
+    def test_a_session_that_could_not_be_opened_does_not_lag(
+        self, store: SqliteKeyStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A full disk at its opening: an error that is worth a retry, and nobody is waited for."""
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch, pytest.raises(KeyStoreUnavailable) as caught:
+            patch.setattr(disk, "write_at", refuse)
+            store.open_session("orders/00")
+        assert caught.value.errno == errno.ENOSPC
+        assert store.lagging(1 << 40) == []
 
     def test_an_erasure_that_was_not_ended_is_found_by_the_next_opening(self, path: Path) -> None:
         """Its steps can be repeated: the epoch is the same, what is gone stays gone."""
