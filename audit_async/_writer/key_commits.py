@@ -54,6 +54,7 @@ class KeyCommits:
         self._kept: Final[deque[Batch]] = deque()  # not handed to the log's store yet, since keys are missing
         self._undurable: Final[deque[Batch]] = deque()  # handed to it, and not known to be durable
         self._gone: Final[set[str]] = set()  # keys that were destroyed lately: records on their way may need them
+        self._to_pass: int | None = None  # an epoch whose keys are dropped, and that is still to be said to the store
         self._look_until = 0.0
         self._commits_to_look = 0
 
@@ -91,27 +92,28 @@ class KeyCommits:
     def look(self) -> None:
         """Take notice of erasures, and store the keys that are not stored; raises `OSError` if that can't be done."""
         try:
-            passed = self._drop_erased()
+            self._drop_erased()
             self._store_keys()
-            if passed is not None:
-                self._session.passed(passed)
+            if self._to_pass is not None:  # only now: a key that was made before the erasure may have been among them
+                self._session.passed(self._to_pass)
+                self._to_pass = None
         except OSError:
             raise
         except AuditError as error:  # a master key that is away or was rotated: it may come back, records may not
             raise OSError(errno.EACCES, f"the keys of this log can't be stored: {error}") from error
 
-    def _drop_erased(self) -> int | None:
-        """Use the keys of those who were erased no more; return the epoch if it has changed."""
+    def _drop_erased(self) -> None:
+        """Use the keys of those who were erased no more, if the epoch has changed."""
         known = self._sealer.epoch
         if self.store.epoch() == known:
-            return None
+            return
         changes = self.store.changes_since(known)
         dropped = self._sealer.drop(changes.subjects, changes.forgotten_before, changes.epoch)
+        self._to_pass = changes.epoch
         if changes.subjects is None:  # the store does not know any more who it was: see which keys are still there
             found = self.store.keys([key.new.key_id for key in dropped])
             dropped = [key for key in dropped if isinstance(found.get(key.new.key_id), Destroyed)]
         self._are_gone({key.key_id for key in dropped})
-        return changes.epoch
 
     def _store_keys(self) -> None:
         keys = self._sealer.unstored()

@@ -6,6 +6,7 @@ import errno
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypedDict
@@ -14,7 +15,7 @@ import anyio
 import pytest
 
 from audit_async import AuditLogger, Batched, ConfigError, audit_context
-from audit_async.privacy import ErasureRefused, KeyStoreUnavailable, Subject, key_id_bytes
+from audit_async.privacy import ErasureRefused, KeyStoreUnavailable, NewKey, Subject, key_id_bytes
 from audit_async.privacy.data_keys import day_number
 from audit_async.privacy.sqlite_key_store import SqliteKeyStore
 from audit_async.reader import AuditReader
@@ -217,6 +218,31 @@ async def test_a_key_that_was_made_before_an_erasure_is_not_stored_after_it(
     assert in_flight["event"]["records"] == 1
     assert set(in_flight["event"]["key_ids"]) == key_ids_in(segment_lines(log_directory(config))[1])
     assert [str(name)[:7] for name in names(config, tmp_path)] == ["[erased", "bob", "alice"]
+
+
+async def test_a_full_disk_of_the_key_store_does_not_keep_an_erasure_waiting(
+    config_for: ConfigFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys can't be stored just when an erasure is noticed: once they are, the log says that it has passed it."""
+    config = sealing(config_for, tmp_path)
+    store = open_store(tmp_path / "keys")
+    stored, failures = SqliteKeyStore.insert, [KeyStoreUnavailable(errno.ENOSPC, "full")]
+
+    def insert(self: SqliteKeyStore, keys: Sequence[NewKey]) -> list[bytes]:
+        if keys and failures:
+            raise failures.pop()
+        return stored(self, keys)
+
+    async with AuditLogger(config) as audit:
+        await audit.emit(success("alice")).durable()
+        erasure = store.begin_erasure(ALICE, "e1")
+        monkeypatch.setattr(SqliteKeyStore, "insert", insert)
+        await audit.emit(success("bob")).durable()
+        assert failures == []
+        with anyio.fail_after(10):
+            while store.lagging(erasure.epoch):
+                await anyio.sleep(0.05)
+    store.close()
 
 
 async def test_an_idle_log_takes_notice_by_itself(config_for: ConfigFor, tmp_path: Path) -> None:
