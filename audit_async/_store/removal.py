@@ -61,16 +61,18 @@ def leftovers(directory: LogDirectory, names: set[str], segments: Iterable[Seale
 def remove_leftovers(directory: LogDirectory, segments: Collection[SealedSegment]) -> None:
     """Remove the files that these segments' states, `archived` or `deleted`, say are gone; durably."""
     deleted = [entry for entry in segments if entry.state == "deleted"]
-    for entry in segments:
-        for name in (entry.segment, entry.segment + CHECKSUM):
-            with suppress(FileNotFoundError):
-                disk.unlink(name, dir_fd=directory.fd)
+    # The indexes first: as long as a segment or its archive is there, `leftovers` finds what a crash has left of it.
     for entry in deleted:
         with suppress(FileNotFoundError):
             disk.unlink(f"{INDEX}/{entry.segment}{INDEX_ENDING}", dir_fd=directory.fd)
     if deleted:
         with suppress(FileNotFoundError):
             disk.unlink(OLD_INDEX_FILE, dir_fd=directory.fd)
+    for entry in segments:
+        for name in (entry.segment + CHECKSUM, entry.segment):
+            with suppress(FileNotFoundError):
+                disk.unlink(name, dir_fd=directory.fd)
+    if deleted:
         with suppress(FileNotFoundError):
             _remove_archives(directory, deleted)
     if segments:

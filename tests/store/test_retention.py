@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -505,3 +506,40 @@ def failing_at(number: int, calls: list[int], real: object) -> object:
         return real(*args, **kwargs)  # type: ignore[operator]
 
     return call
+
+
+def test_no_index_outlives_its_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends before any of the removals leaves something by which the next finds the rest of it."""
+    unlink = disk.unlink
+    for survived in range(12):
+        base_dir = tmp_path / str(survived)
+        store = open_store(base_dir)
+        write_days(store, Chain(), 4)
+        first, second, *_ = (entry.segment for entry in store.sealed_segments)
+        store.archive_segments([compress_segment(store.directory, store.sealed_segments[1])])
+        index = log_path(base_dir) / "index"
+        index.mkdir()
+        for segment in (first, second):
+            (index / f"{segment}.index").write_bytes(b"terms")
+        left = survived
+
+        def die(name: str, *, dir_fd: int | None) -> None:
+            nonlocal left
+            if not left:
+                raise KeyboardInterrupt
+            left -= 1
+            unlink(name, dir_fd=dir_fd)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "unlink", die)
+            with suppress(KeyboardInterrupt):
+                store.delete_segments([first, second])
+        store.abandon()
+        open_store(base_dir).close()
+        assert [entry.state for entry in read_manifest(log_path(base_dir))][:2] in (
+            ["deleted"] * 2,
+            ["live", "archived"],
+        )
+        if read_manifest(log_path(base_dir))[0].state == "deleted":
+            names = [path.name for path in log_path(base_dir).rglob("*") if first in path.name or second in path.name]
+            assert names == [], survived
