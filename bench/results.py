@@ -61,7 +61,7 @@ def show(title: str, rows: Sequence[Row]) -> None:
     cells.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2]))
     print(f"\n## {title}\n")
     for line in cells:
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |", flush=True)
 
 
 def keep(name: str, about: dict[str, str], directory: Path = RESULTS) -> list[Path]:
