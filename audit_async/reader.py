@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal, TypeVar, get_args
 
 import aiofiles.os
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import msgspec
 
@@ -127,7 +128,7 @@ class AuditReader:
             key_store: Where the keys of sealed members are (`audit_async.privacy.open_key_store`): records are then
                 returned with what is sealed in the clear, or `[erased DATE]`, `[key missing]`, `[forged]` instead.
                 Without it a sealed member is the text that was recorded. It stays the caller's to close. Exports
-                are sealed whatever is given here.
+                are sealed unless `export` is asked to `unseal`.
         """
         self.base_dir: Final = Path(base_dir)
         self.service: Final = service
@@ -717,12 +718,13 @@ class AuditReader:
             from audit_async._export.arrow_batches import batches_of  # noqa: PLC0415 - needs an extra
         except ImportError as error:
             raise ExportFailed(NEEDS_PYARROW) from error
+        reading = self._reading(query)
         damage = Damage(skip=on_damage == "skip")
         access = _Access(audit, accessed_by)
         given = 0
         try:
             logs = await access.begin(await self._logs_for(query))
-            blocks = blocks_of(logs, query, damage, use_index=use_index)
+            blocks = blocks_of(logs, query, damage, use_index=use_index, wanted=reading.wanted)
             async with aclosing(in_pieces(batches_of(blocks))) as pieces:
                 async for piece in pieces:
                     for batch in piece:
@@ -730,6 +732,7 @@ class AuditReader:
                         yield batch
         finally:
             _warn_of(damage)
+            _report_undecided(reading.undecided, None)
             access.record(query, given, export="arrow")
 
     async def export(
@@ -743,6 +746,7 @@ class AuditReader:
         use_index: bool = True,
         overwrite: bool = False,
         raw_cells: bool = False,
+        unseal: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> ExportReport:
         """Write the records that `query` wants to a file: their lines, a table, or an evidence bundle.
@@ -763,7 +767,12 @@ class AuditReader:
             use_index: As for `query`.
             overwrite: Replace `target` if it exists.
             raw_cells: For CSV: write no apostrophe before cells that a spreadsheet would take for a formula.
+            unseal: Write what is sealed in the clear, with this reader's key store; not in a bundle. No erasure
+                reaches such a file, so `audit` records it (`audit.exported`) before it gets its name.
             progress: Called with the number of records so far, from another thread.
+
+        Returns:
+            What was written; `undecided` if there are records that may be wanted or not, as for `query`.
 
         Raises:
             ExportFailed: `target` exists, its directory does not, pyarrow is missing, or a bundle can't be made (or is
@@ -774,8 +783,16 @@ class AuditReader:
             OSError: The file can't be written.
         """
         _require_asker(audit, accessed_by)
+        if unseal and audit is None:
+            raise InvalidQuery("audit", "is missing: what leaves the trail in the clear has to be recorded")
         access = _Access(audit, accessed_by)
         given: int | None = None
+
+        def record_unsealed(records: int, sha256: str) -> None:
+            if audit is not None and accessed_by is not None:
+                receipt = audit.record_export(accessed_by, format=format, records=records, sha256=sha256, unsealed=True)
+                anyio.from_thread.run(receipt.durable)
+
         try:
             logs = await access.begin(await self._logs_for(query))
             report = await export(
@@ -787,6 +804,9 @@ class AuditReader:
                 raw_cells=raw_cells,
                 use_index=use_index,
                 progress=progress,
+                key_store=self._key_store,
+                unseal=unseal,
+                completed=record_unsealed if unseal else None,
             )
             given = report.records
             return report

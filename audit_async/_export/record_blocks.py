@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from heapq import heapify, heappop, heapreplace
-from itertools import compress, islice
+from itertools import compress, islice, repeat
 from typing import Final, NamedTuple
 
 import msgspec
@@ -105,17 +105,20 @@ def blocks_of(
     *,
     use_index: bool,
     ends: Mapping[str, int] | None = None,
+    wanted: Filter | None = None,
 ) -> Generator[RecordBlock | None, None, None]:
     """Yield the records that `query` wants, no more than its limit, in its order; None says that time has passed.
 
+    `wanted` is how the query is understood, if otherwise than `Filter` does.
     `ends` has the last sequence number of logs that are not to be read to their end, which excludes `newest_first`.
     Closing the generator closes all files. Raises as a search does.
     """
+    wanted = wanted if wanted is not None else Filter(query)
     if query.newest_first:
         assert ends is None  # noqa: S101 - nobody asks for both
-        blocks = _from_end(logs, query, damage, use_index=use_index)
+        blocks = _from_end(logs, query, wanted, damage, use_index=use_index)
     else:
-        blocks = _from_beginning(logs, query, damage, use_index=use_index, ends=ends or {})
+        blocks = _from_beginning(logs, query, wanted, damage, use_index=use_index, ends=ends or {})
     left = query.limit
     with closing(blocks):
         for block in blocks:
@@ -128,12 +131,12 @@ def blocks_of(
 
 
 def _from_end(
-    logs: Sequence[Log], query: AuditQuery, damage: Damage, *, use_index: bool
+    logs: Sequence[Log], query: AuditQuery, wanted: Filter, damage: Damage, *, use_index: bool
 ) -> Generator[RecordBlock | None, None, None]:
     most = min(_BLOCK_LINES, query.limit or _BLOCK_LINES)
     lines: list[bytes] = []
     sources: list[tuple[Log, int]] = []
-    with closing(Search(logs, query, damage, use_index=use_index).run()) as search:
+    with closing(Search(logs, query, damage, use_index=use_index, wanted=wanted).run()) as search:
         for found in search:
             if found is not None:
                 lines.append(found.line)
@@ -148,10 +151,14 @@ def _from_end(
 
 
 def _from_beginning(
-    logs: Sequence[Log], query: AuditQuery, damage: Damage, *, use_index: bool, ends: Mapping[str, int]
+    logs: Sequence[Log],
+    query: AuditQuery,
+    wanted: Filter,
+    damage: Damage,
+    *,
+    use_index: bool,
+    ends: Mapping[str, int],
 ) -> Generator[RecordBlock | None, None, None]:
-    wanted = Filter(query)
-
     def range_of(log: Log) -> Range:
         seqs = still_wanted(log, query, None)
         return Range(seqs.after, ends[log.name] + 1) if log.name in ends else seqs
@@ -230,7 +237,7 @@ def _wanted_in(chunk: Lines, part: Part, wanted: Filter, seqs: Range, damage: Da
     if wanted.asks_for_times or not (is_whole or seqs == _EVERY_SEQ):
         lines = [line + b"\n" for line in data.removesuffix(b"\n").split(b"\n")]
         data = b"".join([line for line in lines if not is_elsewhere(line, wanted, seqs)])
-    run = _checked(data, wanted, seqs) if data else _Run([], [])
+    run = _checked(data, wanted, seqs, part.segment.log.log_id) if data else _Run([], [])
     if run is not None:
         yield run
         return
@@ -250,7 +257,7 @@ def _run_of(found: Sequence[Found]) -> _Run:
 _EVERY_SEQ: Final = Range()
 
 
-def _checked(data: bytes, wanted: Filter, seqs: Range) -> _Run | None:
+def _checked(data: bytes, wanted: Filter, seqs: Range, log_id: str) -> _Run | None:
     """Return those of whole lines that are wanted for what they say; None if any of them is to be checked by itself."""
     records = check_unlinked(data)
     if records is None or not all(seqs.holds(record.seq) for record in records):
@@ -259,7 +266,7 @@ def _checked(data: bytes, wanted: Filter, seqs: Range) -> _Run | None:
     if wanted.is_open:
         return _Run(lines, [record.timestamp for record in records], records) if are_readable(records) else None
     try:
-        are_wanted = list(map(wanted.wants_said, read_all_said(data)))
+        are_wanted = list(map(wanted.wants_said, read_all_said(data), repeat(log_id)))
     except msgspec.MsgspecError:  # a number that is too large to be read
         return None
     records = list(compress(records, are_wanted))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, cast
 
 import anyio.from_thread
 import anyio.to_thread
@@ -19,10 +20,15 @@ from audit_async._export.bundle import write_bundle
 from audit_async._export.export_file import ExportFailed, StreamOut, new_file
 from audit_async._export.record_blocks import RecordBlock, blocks_of
 from audit_async._query.audit_query import AuditQuery
+from audit_async._query.matching import Filter
+from audit_async._query.opened_records import SealedReading
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage, Found
 from audit_async._trail.log_files import Log
 from audit_async.events.plain_data import PlainData
+
+if TYPE_CHECKING:
+    from audit_async.privacy.key_store import KeyStore
 
 __all__ = ["NEEDS_PYARROW", "ExportFailed", "ExportFormat", "ExportReport", "export"]
 
@@ -42,6 +48,12 @@ class ExportReport(PlainData, frozen=True, kw_only=True):
     records: int
     bytes: int  #: of the file, or written to the stream
     sha256: str  #: of the same; keep it apart from it
+    unsealed: bool = False  #: sealed members are in the clear in it, where no erasure reaches them
+    undecided: int = 0  #: records that may be wanted or not: what was asked for is sealed in them
+
+
+#: Called with the number of records and the SHA-256 of a file that is complete, before it gets its name.
+Completed = Callable[[int, str], None]
 
 
 async def export(
@@ -54,8 +66,14 @@ async def export(
     raw_cells: bool = False,
     use_index: bool = True,
     progress: Callable[[int], None] | None = None,
+    key_store: KeyStore | None = None,
+    unseal: bool = False,
+    completed: Completed | None = None,
 ) -> ExportReport:
     """Export the records of a query: their lines (`ndjson`), a table (`csv`, `parquet`), or an evidence bundle.
+
+    With a key store what is asked for is found also if it is sealed; with `unseal` what is sealed is written opened,
+    except to a bundle, which is evidence.
 
     A file appears when it is whole and on stable storage, and is closed to other users. A stream is written to as the
     records come, and stays open; a bundle is never written to one. `raw_cells` leaves the cells of a CSV as they are,
@@ -64,24 +82,45 @@ async def export(
     Raises `ExportFailed` if `target` exists and `overwrite` is not set, if pyarrow is missing for Parquet, and if a
     bundle can't be made; `LogCorrupted` for damage, as a query does; `OSError`.
     """
+    if unseal:
+        _require_unsealable(format, key_store)
+    reading = SealedReading(query, key_store)
 
     def write(file: BinaryIO) -> int:
         if format == "bundle":
-            return write_bundle(_found(logs, query, use_index=use_index, progress=progress), query, file)
-        blocks = _blocks(logs, query, use_index=use_index, progress=progress)
+            found = _found(logs, query, reading.wanted, use_index=use_index, progress=progress)
+            return write_bundle(found, query, file)
+        blocks = _blocks(logs, query, reading.wanted, use_index=use_index, progress=progress)
+        if unseal:
+            blocks = map(_opened_by(reading), blocks)
         return _write_table(blocks, format, file, raw_cells=raw_cells)
+
+    def report(path: str, records: int, size: int, digest: str) -> ExportReport:
+        return ExportReport(
+            path=path,
+            format=format,
+            records=records,
+            bytes=size,
+            sha256=digest,
+            unsealed=unseal,
+            undecided=reading.undecided,
+        )
 
     def write_file(path: Path) -> ExportReport:
         with new_file(path, overwrite=overwrite) as new:
             records = write(new.file)
+            if completed is not None:
+                completed(records, new.digest()[1])
             size, digest = new.finish()
-        return ExportReport(path=str(path), format=format, records=records, bytes=size, sha256=digest)
+        return report(str(path), records, size, digest)
 
     def write_stream(stream: BinaryIO) -> ExportReport:
         out = StreamOut(stream)
         records = write(cast("BinaryIO", out))
         size, digest = out.finish()
-        return ExportReport(path="-", format=format, records=records, bytes=size, sha256=digest)
+        if completed is not None:
+            completed(records, digest)
+        return report("-", records, size, digest)
 
     if isinstance(target, Path):
         return await anyio.to_thread.run_sync(write_file, target)
@@ -90,12 +129,36 @@ async def export(
     return await anyio.to_thread.run_sync(write_stream, target)
 
 
+def _require_unsealable(format: ExportFormat, key_store: KeyStore | None) -> None:  # noqa: A002
+    if format == "bundle":
+        raise ExportFailed("a bundle has the lines as they were recorded, so nothing in it can be unsealed")
+    if key_store is None:
+        raise ExportFailed("what is sealed can be unsealed with its key store alone; give that")
+
+
+def _opened_by(reading: SealedReading) -> Callable[[RecordBlock], RecordBlock]:
+    """Return what opens the lines of a block."""
+
+    def opened(block: RecordBlock) -> RecordBlock:
+        lines = iter(block.lines)
+        opened = [reading.open_line(line, log) for log, count in block.sources for line in islice(lines, count)]
+        return RecordBlock(opened, block.sources)
+
+    return opened
+
+
 def _found(
-    logs: Sequence[Log], query: AuditQuery, *, use_index: bool, progress: Callable[[int], None] | None
+    logs: Sequence[Log],
+    query: AuditQuery,
+    wanted: Filter,
+    *,
+    use_index: bool,
+    progress: Callable[[int], None] | None,
 ) -> Iterator[Found]:
     """Yield the records of a query; ends early if the task that waits for the export is cancelled."""
     number = 0
-    with closing(Search(logs, query, Damage(skip=False), use_index=use_index).run()) as search:
+    search_all = Search(logs, query, Damage(skip=False), use_index=use_index, wanted=wanted)
+    with closing(search_all.run()) as search:
         for found in search:
             if found is None:
                 anyio.from_thread.check_cancelled()
@@ -109,11 +172,16 @@ def _found(
 
 
 def _blocks(
-    logs: Sequence[Log], query: AuditQuery, *, use_index: bool, progress: Callable[[int], None] | None
+    logs: Sequence[Log],
+    query: AuditQuery,
+    wanted: Filter,
+    *,
+    use_index: bool,
+    progress: Callable[[int], None] | None,
 ) -> Iterator[RecordBlock]:
     """Yield the same in blocks."""
     number = 0
-    with closing(blocks_of(logs, query, Damage(skip=False), use_index=use_index)) as blocks:
+    with closing(blocks_of(logs, query, Damage(skip=False), use_index=use_index, wanted=wanted)) as blocks:
         for block in blocks:
             anyio.from_thread.check_cancelled()
             if block is not None:

@@ -125,3 +125,22 @@ class SealedReading:
             found.log.log_id, said.event, said.context, is_sealing=lambda: self._sessions.has(found)
         )
         return msgspec.structs.replace(record, event=decode_event(encode(opened.event)), context=opened.context)
+
+    def open_line(self, line: bytes, log: Log) -> bytes:
+        """Return a recorded line with what is sealed in it opened; it is no record any more, and hashes to nothing.
+
+        Raises `KeyStoreUnavailable`.
+        """
+        if b'"sealed:' not in line and b'"plain:' not in line:
+            return line
+        members = _read_members(line)
+        found = Found("", log, 0, line, "", 0)
+        said = read_said(line)
+        opened = self._opener.open(log.log_id, said.event, said.context, is_sealing=lambda: self._sessions.has(found))
+        members["event"] = msgspec.Raw(msgspec.json.encode(opened.event))
+        if "context" in members:
+            members["context"] = msgspec.Raw(msgspec.json.encode(opened.context))
+        return msgspec.json.encode(members) + b"\n"
+
+
+_read_members: Final[Callable[[bytes], dict[str, msgspec.Raw]]] = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow.parquet as pq
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -195,3 +197,44 @@ def test_a_page_shows_hostile_texts_as_texts() -> None:
     made = page.head() + page.section(record) + page.end(1)
     assert "<script" not in made
     assert made.count("<dd>") == made.count("</dd>")
+
+
+@pytest.mark.parametrize("ending", ["ndjson", "csv", "parquet"])
+def test_exports_are_sealed_unless_they_are_asked_not_to(
+    audit: Audit, trail: Trail, tmp_path: Path, ending: str
+) -> None:
+    """Without --unseal a file has the sealed text; with it the plain one, and the trail says that the file was made."""
+    kept, opened = tmp_path / f"kept.{ending}", tmp_path / f"opened.{ending}"
+    assert audit("export", trail.base_dir, kept, "--type", "auth.*", *trail.keys).status == 0
+    assert audit("query", trail.base_dir, "--type", "audit.exported", "--json").rows == []
+    done = audit("export", trail.base_dir, opened, "--actor", "alice", "--unseal", "--as", "roe", *trail.keys, "--json")
+    assert (done.document["records"], done.document["unsealed"]) == (1, True)
+    (name,) = actors_in(opened)
+    assert name == "alice"
+    assert actors_in(kept) == [trail.sealed]
+    (made,) = audit("query", trail.base_dir, "--type", "audit.exported", "--json").rows
+    assert made["event"]["sha256"] == done.document["sha256"]
+    assert files_with(trail.base_dir, b"alice") == []
+
+
+def actors_in(path: Path) -> list[str]:
+    """Return who acts in the records of an export."""
+    if path.suffix == ".ndjson":
+        return [json.loads(line)["event"]["actor"]["user_id"] for line in path.read_text().splitlines()]
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [row["actor"] for row in csv.DictReader(file)]
+    return [str(name) for name in pq.read_table(path).column("actor").to_pylist()]
+
+
+def test_an_export_that_may_be_incomplete_says_so(audit: Audit, trail: Trail, tmp_path: Path) -> None:
+    """Without the keys a person can't be looked for; a bundle can't be unsealed, and nothing leaves unrecorded."""
+    left = audit("export", trail.base_dir, tmp_path / "a.ndjson", "--actor", "alice")
+    assert (left.status, "1 record could not be searched" in left.err) == (3, True)
+    for target, options, said in (
+        ("b.ndjson", ("--unseal", "--as", "roe"), "--key-store"),
+        ("b.ndjson", ("--unseal", *trail.keys), "--as"),
+        ("b.zip", ("--unseal", "--as", "roe", *trail.keys), "bundle"),
+    ):
+        refused = audit("export", trail.base_dir, tmp_path / target, *options)
+        assert (refused.status, said in refused.err, (tmp_path / target).exists()) == (2, True, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, get_args
 
@@ -13,10 +14,12 @@ from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
 from audit_async.cli.event_types import check_types
 from audit_async.cli.filters import Filters
+from audit_async.cli.key_options import KeyOptions, could_not_search
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import LogsAt
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Output, byte_size, count_of
+from audit_async.reader import AuditReader
 
 __all__ = ["register"]
 
@@ -39,6 +42,31 @@ def register(app: typer.Typer) -> None:
     )(export_records)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """What is written."""
+
+    format_name: Annotated[
+        ExportFormat | None,
+        typer.Option(
+            "--format",
+            help="What to write; without it FILE's ending says it: .ndjson, .csv, .parquet, .zip (bundle). To standard "
+            "output it is ndjson.",
+        ),
+    ] = None
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="CSV: no apostrophe before cells that a spreadsheet would take for a formula."),
+    ] = False
+    unseal: Annotated[
+        bool,
+        typer.Option(
+            "--unseal", help="Write what is sealed in the clear, with the key store; recorded, so it needs --as."
+        ),
+    ] = False
+
+
 @with_option_groups
 def export_records(
     logs: LogsAt,
@@ -52,20 +80,9 @@ def export_records(
         ),
     ] = Path("-"),
     *,
-    format_name: Annotated[
-        ExportFormat | None,
-        typer.Option(
-            "--format",
-            help="What to write; without it FILE's ending says it: .ndjson, .csv, .parquet, .zip (bundle). To standard "
-            "output it is ndjson.",
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
-    raw: Annotated[
-        bool,
-        typer.Option("--raw", help="CSV: no apostrophe before cells that a spreadsheet would take for a formula."),
-    ] = False,
+    file: FileOptions,
     filters: Filters,
+    keys: KeyOptions,
     access: Access,
     as_json: Json = False,
 ) -> None:
@@ -77,31 +94,42 @@ def export_records(
     ndjson has the lines byte for byte as they were recorded. A bundle is evidence: a zip with the records, the
     unbroken chain from the first of them to the last (so it holds records that were not asked for, too), manifest,
     checksums, a README and a verifier that needs Python alone.
+
+    What is sealed stays sealed unless --unseal is given. No erasure reaches a file that was written so.
     """
     query = filters.query()
     to_stdout = str(target) == "-"
-    chosen = format_name or _format_for(target)
+    chosen = file.format_name or _format_for(target)
     output = Output(as_json=as_json)
     if to_stdout:
         _require_pipe(output, chosen)
+    if file.unseal:
+        _require_recorded(keys, access, chosen)
 
     async def run() -> ExitStatus:
-        reader = logs.reader()
-        async with access.recording(reader) as audit:
+        with keys.opened(logs.directory) as key_store:
+            report = await write(logs.reader(key_store))
+        _show(output, report)
+        if report.undecided:
+            output.message(f"audit-async: {could_not_search(report.undecided)}", "yellow")
+            return ExitStatus.UNREADABLE
+        return ExitStatus.OK
+
+    async def write(reader: AuditReader) -> ExportReport:
+        async with access.recording(reader, keys) as audit:
             await check_types(reader, query, output)
             with output.counter("exporting") as counter:
-                report = await reader.export(
+                return await reader.export(
                     sys.stdout.buffer if to_stdout else target,
                     chosen,
                     query,
                     audit=audit,
                     accessed_by=access.as_name,
-                    overwrite=force,
-                    raw_cells=raw,
+                    overwrite=file.force,
+                    raw_cells=file.raw,
+                    unseal=file.unseal,
                     progress=counter.show,
                 )
-        _show(output, report)
-        return ExitStatus.OK
 
     perform(output, run)
 
@@ -116,6 +144,16 @@ def _format_for(target: Path) -> ExportFormat:
             f"{target.name!a} has no known ending; say --format {', '.join(get_args(ExportFormat))}"
         )
     return chosen
+
+
+def _require_recorded(keys: KeyOptions, access: Access, format_name: ExportFormat) -> None:
+    """Raise `typer.BadParameter` unless what is sealed can be opened, and that it was is going to be recorded."""
+    if keys.key_store is None:
+        raise typer.BadParameter("--unseal needs the key store: --key-store and --master-key")
+    if access.as_name is None:
+        raise typer.BadParameter("--unseal needs --as: personal data that leaves the trail has to be recorded")
+    if format_name == "bundle":
+        raise typer.BadParameter("a bundle has the lines as they were recorded, so nothing in it can be unsealed")
 
 
 def _show(output: Output, report: ExportReport) -> None:
