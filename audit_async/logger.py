@@ -33,7 +33,16 @@ from audit_async.context import bound_here
 from audit_async.errors import ConfigError, LogClosed, WriteFailed
 from audit_async.events import AuditEvent, AuditExported, AuditLogAccessed
 from audit_async.events.base import encode
-from audit_async.status import CommitObserver, Condition, Health, HealthStatus, LoggerStats, Measurements, Position
+from audit_async.status import (
+    CommitObserver,
+    Condition,
+    Health,
+    HealthStatus,
+    LoggerStats,
+    Measurements,
+    Position,
+    VerificationStats,
+)
 
 __all__ = ["AuditLogger", "run"]
 
@@ -498,6 +507,7 @@ class AuditLogger:
             sync_seconds=measured.sync_seconds.snapshot(),
             last_sync_at=measured.last_sync_at,
             since_sync_s=measured.since_sync_s,
+            verification=session.upkeep.verified,
             free_bytes=measured.free_bytes,
         )
 
@@ -519,6 +529,7 @@ class AuditLogger:
     def health(self) -> Health:
         """Return how the log is doing: for health endpoints; cheap, from any thread."""
         condition, session = self._condition, self._session
+        verified = (None if session is None else session.upkeep.verified) or VerificationStats()
         return Health(
             status=condition.status,
             reason=condition.reason,
@@ -527,6 +538,8 @@ class AuditLogger:
             waiting_events=self._buffer.held_events,
             buffer_fill=self._buffer.fill,
             dropped=sum(dict(self._intake.drops.by_type).values()),
+            verified_seq=verified.verified_seq,
+            findings=verified.findings,
         )
 
     @property

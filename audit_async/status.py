@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-__all__ = ["Commit", "Health", "HealthStatus", "Histogram", "LoggerStats", "Position"]
+__all__ = ["Commit", "Health", "HealthStatus", "Histogram", "LoggerStats", "Position", "VerificationStats"]
 
 _log = logging.getLogger("audit_async")
 
@@ -28,6 +28,8 @@ class HealthStatus(Enum):
 
     NOT_STARTED = "not_started"
     OK = "ok"
+    #: everything works, but the log's own verification has found that something is not as it was written
+    INVALID = "invalid"
     LOW_DISK = "low_disk"  #: everything works, but less than `low_disk_bytes` is left on the file system
     STALLED = "stalled"  #: the disk doesn't answer: no error, and no end; events are kept in memory
     DEGRADED = "degraded"  #: the disk takes nothing; events are kept in memory and writing is tried again
@@ -48,12 +50,16 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     waiting_events: int = 0  #: emitted and not yet durable
     buffer_fill: float = 0.0  #: 0.0 empty to 1.0 full, by whichever bound is closer
     dropped: int = 0  #: events that were lost since the start, for whatever reason
+    verified_seq: int | None = None  #: everything up to this one was verified; None before the first time
+    findings: int = 0  #: of the last verification of the log by itself
 
     @property
     def ok(self) -> bool:
         """True if what is emitted becomes durable: the answer of a readiness probe."""
-        return self.status in {HealthStatus.OK, HealthStatus.LOW_DISK, HealthStatus.DISABLED}
+        return self.status in _READY
 
+
+_READY: Final = frozenset({HealthStatus.OK, HealthStatus.INVALID, HealthStatus.LOW_DISK, HealthStatus.DISABLED})
 
 #: Upper bounds of the buckets that batch sizes are counted in, in events.
 BATCH_BOUNDS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0)
@@ -69,6 +75,15 @@ class Histogram(msgspec.Struct, frozen=True, kw_only=True):
     counts: tuple[int, ...]  #: observations in each bucket alone; one more than bounds, for what is above the last
     sum: float  #: of all observations
     count: int  #: of all observations
+
+
+class VerificationStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the verifications of a log by itself since the start."""
+
+    verified_seq: int | None = None  #: up to which nothing was found; None before the first time
+    since_verified_s: float | None = None  #: how long ago the last one ended that found nothing
+    findings: int = 0  #: of the last one
+    errors: int = 0  #: verifications that could not be done
 
 
 class LoggerStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +106,7 @@ class LoggerStats(msgspec.Struct, frozen=True, kw_only=True):
     #: time of each write and sync that succeeded, including the sealing of a segment if one was due
     last_sync_at: float | None = None  #: when the last sync ended, seconds since 1970
     since_sync_s: float | None = None  #: how long ago that is, by the monotonic clock
+    verification: VerificationStats | None = None  #: of the log by itself; None if it does not verify itself
     free_bytes: int | None = None  #: left on the file system, as of the last commit, tried or done, at most 1 s before
 
 
@@ -171,6 +187,7 @@ class Condition:
         self.since = time.time()
         self.where = "audit log"  #: the log's directory, for messages
         self._reason: str | None = None
+        self._finding: str | None = None  # what the log's own verification has found
         # Trouble that puts no record at risk, by its subject. Replaced, never changed: other threads read it.
         self._troubles: dict[str, str] = {}
 
@@ -185,7 +202,12 @@ class Condition:
         return "; ".join(f"{subject}: {text}" for subject, text in self._troubles.items()) or None
 
     def set_status(self, status: HealthStatus, reason: str | None = None) -> None:
-        """Change the status; logs a warning if it became worse, and when it is OK again."""
+        """Change the status; logs a warning if it became worse, and when it is OK again.
+
+        As long as there is a finding, OK means invalid.
+        """
+        if status is HealthStatus.OK and self._finding is not None:
+            status, reason = HealthStatus.INVALID, self._finding
         self._reason = reason
         if status is self.status:
             return
@@ -194,8 +216,23 @@ class Condition:
             _log.warning("%s is %s: %s", self.where, status.value, reason)
         elif status is HealthStatus.FAILED:
             _log.error("%s has failed: %s", self.where, reason)
+        elif status is HealthStatus.INVALID:
+            _log.error("%s is not as it was written: %s", self.where, reason)
         elif status is HealthStatus.OK and before is not HealthStatus.NOT_STARTED:
             _log.warning("%s is ok again, it was %s", self.where, before.value)
+
+    def set_finding(self, text: str | None) -> None:
+        """Report what the log's own verification has found, or, with None, that it finds nothing any more.
+
+        It puts no record at risk, so a worse status outranks it.
+        """
+        if text == self._finding:
+            return
+        self._finding = text
+        if self.status in {HealthStatus.OK, HealthStatus.INVALID}:
+            self.set_status(HealthStatus.OK)
+        elif text is not None:
+            _log.error("%s: %s", self.where, text)
 
     def set_trouble(self, subject: str, text: str | None) -> None:
         """Report trouble with `subject` that puts no record at risk, or, with None, that it is over.

@@ -66,6 +66,8 @@ PUBLIC = (
 )
 
 MOST_ATTRIBUTES = 18
+#: No state: the list of all settings, which are grouped already.
+LISTS_OF_SETTINGS = frozenset({"config.audit_config.AuditConfig", "config.overrides.Overrides"})
 MOST_LINES = 60
 
 
@@ -142,7 +144,8 @@ def test_no_class_holds_everything() -> None:
         f"{name}.{node.name}: {len(attributes_of(node))}"
         for name, tree in modules()
         for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and len(attributes_of(node)) > MOST_ATTRIBUTES
+        if isinstance(node, ast.ClassDef) and f"{name}.{node.name}" not in LISTS_OF_SETTINGS
+        if len(attributes_of(node)) > MOST_ATTRIBUTES
     ]
     assert large == []
 

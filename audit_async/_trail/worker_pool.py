@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +19,7 @@ import anyio.to_thread
 import msgspec
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from audit_async._trail.worker_process import Advance, Message, Unreported, Work, types_of_work
+from audit_async._trail.worker_process import Advance, Message, Unreported, Work, command_for, types_of_work
 
 #: Bytes to read from which a further process is worth its start.
 _BYTES_A_PROCESS: Final = 32 << 20
@@ -93,13 +92,9 @@ _Ask = Callable[[_Task, Advance], Awaitable[_Answer | None]]
 @asynccontextmanager
 async def _worker(work: Work[_Task, _Answer]) -> AsyncIterator[_Ask[_Task, _Answer] | None]:
     """Start a process that does tasks, and yield what asks it; None if none can be started."""
-    # The caller's sys.path, and not -m: the package may be found by way of it alone.
-    program = (
-        f"import sys; sys.path[:] = {sys.path!r}\nfrom audit_async._trail.worker_process import main\n"
-        f"main({work.__module__!r}, {work.__name__!r})"
-    )
+    command = command_for("audit_async._trail.worker_process", work.__module__, work.__name__)
     try:
-        process = await anyio.open_process([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+        process = await anyio.open_process(command, stderr=subprocess.DEVNULL)
     except (OSError, ValueError):
         yield None
         return

@@ -26,6 +26,13 @@ Work = Callable[[_Task, Advance], _Answer]
 _PROGRESS_BYTES: Final = 4 << 20
 
 
+def command_for(module: str, *arguments: str) -> list[str]:
+    """Return the command that calls `main` of a module of the package in another process."""
+    # The caller's sys.path, and not -m: the package may be found by way of it alone.
+    program = f"import sys; sys.path[:] = {sys.path!r}\nfrom {module} import main\nmain(*{arguments!r})"
+    return [sys.executable, "-c", program]
+
+
 class Message(msgspec.Struct, omit_defaults=True):
     """What a worker reports: how many more bytes and records are done, and at the end of a task, the answer."""
 

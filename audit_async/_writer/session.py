@@ -43,13 +43,14 @@ from audit_async._writer.write_loop import Writer, WriterTask
 from audit_async.config import AuditConfig, Local
 from audit_async.errors import AuditError, ConfigError, WriteFailed
 from audit_async.events import AuditEvent, AuditLogClosed, AuditLogOpened, AuditLogRecovered
-from audit_async.status import Condition, HealthStatus, Measurements, describe_error
+from audit_async.status import Condition, HealthStatus, Measurements, Position, describe_error
 from audit_async.tlog.guard import refuse_uncovered
 
 if TYPE_CHECKING:  # they need the extras `tlog` and `privacy`
     from audit_async._writer.checkpoint_task import CheckpointLog
     from audit_async._writer.erasures import Erasures
     from audit_async._writer.opened_keys import OpenedKeys
+    from audit_async._writer.verification_task import VerificationTask
 
 _log = logging.getLogger("audit_async")
 
@@ -106,12 +107,13 @@ class Session:
             index_sealed=config.rotation.index_sealed,
             holds=self._holds,
             cover=self._cover,
+            verification=self._make_verification(),
             key_store=None if keys is None else keys.store,
         )
         self.erasures: Final = None if keys is None else self._erasures_with(keys)
         self.checkpoints: CheckpointLog | None = None
         self._task: WriterTask | None = None
-        self._other_tasks: Final[list[asyncio.Task[None]]] = []  # checkpoints and the daily retention
+        self._other_tasks: Final[list[asyncio.Task[None]]] = []  # checkpoints, the daily retention, verification
         self._closing = False
         self._was_closed = False  # by somebody, and not by the end of its loop
         self._ended = False  # without its loop
@@ -164,6 +166,7 @@ class Session:
                     session.checkpoints = await session._open_checkpoints()
                 await session._begin()
             except BaseException:
+                session.upkeep.stop()
                 session.writer.discard()
                 if session.checkpoints is not None:
                     thread.call(session.checkpoints.abandon)
@@ -194,6 +197,27 @@ class Session:
             sealed=lambda: len(store.sealed_segments),
             set_trouble=self._condition.set_trouble,
         )
+
+    def _make_verification(self) -> VerificationTask | None:
+        config = self._config
+        if config.verification is None or not isinstance(config.mode, Local):
+            return None
+        from audit_async._writer.verification_task import VerificationTask  # noqa: PLC0415 - only such logs need it
+
+        directory = self.store.directory
+        return VerificationTask(
+            config.verification,
+            directory=directory,
+            base_dir=Path(config.mode.base_dir),
+            log=f"{config.service_id}/{directory.name}",
+            durable_head=self._durable_head,
+            condition=self._condition,
+        )
+
+    def _durable_head(self) -> Position | None:
+        """Return the newest record if it is durable; None while it is not."""
+        head = self.writer.head
+        return Position(head.seq, head.hash.decode()) if head.seq <= self.acknowledgements.durable_seq else None
 
     async def _cover(self, seq: int) -> None:
         """Return when no signed tree needs the segment of a record any more; raises if one would, for ever."""
@@ -229,6 +253,9 @@ class Session:
             self._other_tasks.append(create_task(self.upkeep.run_daily(), name="audit-async retention"))
         if self.upkeep.indexing is not None:
             self._other_tasks.append(create_task(self.upkeep.indexing.run(), name="audit-async index"))
+        if self._config.verification is not None:
+            verification = self.upkeep.verify_repeatedly()
+            self._other_tasks.append(create_task(verification, name="audit-async verification"))
         await asyncio.sleep(0)  # so that the writer waits for its first message before there is one
 
     async def _complete_erasures(self) -> list[AuditEvent]:
@@ -428,6 +455,7 @@ class Session:
         self.store.abandon()
         if self.checkpoints is not None:
             self.checkpoints.forked()
+        self.upkeep.forked()
 
 
 async def _open_store(thread: DiskThread, config: AuditConfig, base_dir: Path) -> LogStore:

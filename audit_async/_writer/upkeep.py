@@ -1,4 +1,4 @@
-"""Upkeep of a log that is open: retention, once a day or when asked for, and legal holds.
+"""Upkeep of a log that is open: retention, once a day or when asked for, legal holds, and its verification of itself.
 
 What is due, and how a segment is archived or deleted, the store knows. Here each step is put into the chain first,
 and taken only when that record is durable: a trail never loses a segment without saying so.
@@ -37,10 +37,11 @@ from audit_async.config import RetentionPolicy
 from audit_async.errors import AuditError, LogCorrupted, RetentionRefused
 from audit_async.events import AuditEvent, AuditSegmentArchived, AuditSegmentDamaged, AuditSegmentDeleted
 from audit_async.privacy.key_store import KeyStore
-from audit_async.status import Condition, describe_error
+from audit_async.status import Condition, VerificationStats, describe_error
 
 if TYPE_CHECKING:
     from audit_async._writer.index_task import SegmentIndexing
+    from audit_async._writer.verification_task import VerificationTask
 
 #: Seconds from the opening to the first daily run, so that a service's start is not slowed, and between two.
 _FIRST_RUN_S: Final = 60.0
@@ -110,6 +111,7 @@ class Upkeep:
         policy: RetentionPolicy,
         holds: StatedHolds,
         cover: Callable[[int], Awaitable[None]],
+        verification: VerificationTask | None = None,
         key_store: KeyStore | None = None,
         index_sealed: bool = False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -123,6 +125,7 @@ class Upkeep:
         self._holds = holds
         self._cover = cover  # returns when a signed tree no longer needs the segment of a record, or raises
         self._key_store = key_store
+        self._verification = verification
         self._now = now
         self.indexing: Final = self._indexing_of(store) if index_sealed else None
         self._stopped = Event()  # asked by the thread that compresses
@@ -170,6 +173,8 @@ class Upkeep:
         self._stopped.set()
         if self.indexing is not None:
             self.indexing.stop()
+        if self._verification is not None:
+            self._verification.stop()
 
     def _indexing_of(self, store: LogStore) -> SegmentIndexing:
         from audit_async._writer.index_task import SegmentIndexing  # noqa: PLC0415 - only logs that index need it
@@ -208,7 +213,7 @@ class Upkeep:
     async def _archive(self, steps: list[RetentionStep]) -> None:
         archives = [await self._compress(step.segment) for step in steps]
         await self._in_disk_thread(self._store.refuse_during_backup)
-        await self._record(
+        await self.record(
             AuditSegmentArchived(
                 segment=archive.segment,
                 archive=archive.file,
@@ -247,7 +252,7 @@ class Upkeep:
         if (hold := await self._in_disk_thread(lambda: self._store.hold)) is not None:
             raise RetentionRefused(f"a legal hold is in force since {hold.since}")
         await self._in_disk_thread(self._store.refuse_during_backup)
-        await self._record(
+        await self.record(
             AuditSegmentDeleted(
                 segment=step.segment.segment,
                 first_seq=step.segment.first_seq,
@@ -275,7 +280,7 @@ class Upkeep:
             return
         self._recorded_damage.add(segment.segment)
         try:
-            await self._record([AuditSegmentDamaged(segment=damage.segment, reason=damage.reason)])
+            await self.record([AuditSegmentDamaged(segment=damage.segment, reason=damage.reason)])
         except AuditError:
             return  # the log is closing: the next session's first run will find it again
 
@@ -291,6 +296,23 @@ class Upkeep:
         why = None if text is None else f"not all that is due could be done; it is tried again in a day: {text}"
         self._condition.set_trouble("retention", why)
 
+    # Verification.
+
+    @property
+    def verified(self) -> VerificationStats | None:
+        """What is known of the log's verifications of itself, None if it has none; from any thread."""
+        return None if self._verification is None else self._verification.stats
+
+    async def verify_repeatedly(self) -> None:
+        """Verify the log again and again, until cancelled, if it is configured so."""
+        if self._verification is not None:
+            await self._verification.run(self.record)
+
+    def forked(self) -> None:
+        """Let go, in a forked child, of the parent's process that verifies."""
+        if self._verification is not None:
+            self._verification.forked()
+
     # Legal holds.
 
     async def set_hold(self, *, reason: str, set_by: str) -> Hold:
@@ -298,7 +320,7 @@ class Upkeep:
         # The hold comes first: between it and its record nothing is deleted, the other way round something might be.
         hold = await self._in_disk_thread(self._store.set_hold, reason=reason, set_by=set_by, now=self._now())
         await self._keep_keys(hold)
-        await self._record([self._holds.set_by(hold, reason=reason, set_by=set_by)])
+        await self.record([self._holds.set_by(hold, reason=reason, set_by=set_by)])
         return hold
 
     async def lift_hold(self, *, reason: str, lifted_by: str) -> None:
@@ -306,7 +328,7 @@ class Upkeep:
         await self.record_holds()
         holds = await self._in_disk_thread(lambda: self._store.holds)
         for hold in holds:
-            await self._record([self._holds.lifted_by(hold, reason=reason, lifted_by=lifted_by)])
+            await self.record([self._holds.lifted_by(hold, reason=reason, lifted_by=lifted_by)])
             if self._key_store is not None:
                 await self._in_disk_thread(self._key_store.lift_hold, self._store.log_id, hold.id)
         if holds:
@@ -325,11 +347,11 @@ class Upkeep:
         """Put those holds into the chain that another process has placed since the opening, next to this writer."""
         for hold in await self._in_disk_thread(self._store.check_holds, self._now()):
             await self._keep_keys(hold)
-            await self._record([self._holds.set_by(hold, reason=hold.reason, set_by=hold.set_by)])
+            await self.record([self._holds.set_by(hold, reason=hold.reason, set_by=hold.set_by)])
 
     # Both.
 
-    async def _record(self, events: Iterable[AuditEvent]) -> None:
+    async def record(self, events: Iterable[AuditEvent]) -> None:
         """Return when these events, one or more, are durable."""
         receipts = [self._intake.emit_on_record(event) for event in events]
         await self._writer.flush()

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from audit_async._chain import Entry, Framer
+from audit_async._chain import Entry, Framer, Head
 from audit_async._store.log_store import Committed, LogStore
 from audit_async._writer.buffer import Outlet, State
 from audit_async._writer.commits import CommitCounters, CommitEnded, Commits, CommitState, Outcome
@@ -111,6 +111,11 @@ class Writer:
         self._idle: asyncio.Future[None] | None = None  # what the task waits for while its mailbox is empty
         self._sync_timer: asyncio.TimerHandle | None = None  # the flush mode's interval
         self._watch: asyncio.TimerHandle | None = None  # looks whether the disk answers
+
+    @property
+    def head(self) -> Head:
+        """The chain's head: the last record that was given its place, which may not be on the disk yet."""
+        return self._framing.head
 
     @property
     def head_seq(self) -> int:

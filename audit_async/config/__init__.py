@@ -25,6 +25,7 @@ from audit_async.config.privacy_settings import Privacy
 from audit_async.config.redaction import Redaction
 from audit_async.config.segments import RetentionPolicy, RotationPolicy
 from audit_async.config.transparency import ExternalKey, KeySource, SecretSource, SignFunction, Transparency
+from audit_async.config.verification_settings import Verification
 
 __all__ = [
     "AuditConfig",
@@ -45,4 +46,5 @@ __all__ = [
     "SecretSource",
     "SignFunction",
     "Transparency",
+    "Verification",
 ]

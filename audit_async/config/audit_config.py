@@ -21,6 +21,7 @@ from audit_async.config.segments import RetentionPolicy, RotationPolicy
 from audit_async.config.setting import KIB, MIB, TIB, Flag, Seconds, Settings, byte_size, whole_number
 from audit_async.config.tables import build
 from audit_async.config.transparency import Transparency
+from audit_async.config.verification_settings import Verification
 from audit_async.config.wording import naming, unknown
 from audit_async.errors import ConfigError
 
@@ -56,6 +57,7 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
         max_event_bytes: The largest event, in bytes of JSON, with what is bound for its task.
         redaction: What is taken out of free-form data before it is recorded.
         transparency: Sign checkpoints of the log, as a transparency log does; needs the extra `tlog`.
+        verification: Verify the log again and again while it is written.
         privacy: Seal what is personal under keys that can be destroyed; needs the extra `privacy`.
         drain_timeout: How long an orderly end waits for the disk, in seconds.
         handle_signals: Drain on SIGTERM and SIGINT before they take their ordinary course.
@@ -82,6 +84,7 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
     max_event_bytes: Annotated[int, byte_size(KIB, 64 * MIB)] = 64 * KIB
     redaction: Annotated[Redaction, Meta(description="a Redaction")] = Redaction()
     transparency: Annotated[Transparency | None, Meta(description="left out, or a Transparency")] = None
+    verification: Annotated[Verification | None, Meta(description="left out, or a Verification")] = None
     privacy: Annotated[Privacy | None, Meta(description="left out, or a Privacy")] = None
     drain_timeout: Seconds = 10.0
     handle_signals: Flag = True
@@ -96,6 +99,8 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
             raise ConfigError(
                 field, "it lets other users write to the log; take away their right to write, or set allow_insecure_dir"
             )
+        if self.verification is not None and isinstance(self.mode, Local):
+            self.verification.refuse_within(self.mode.base_dir)
         self._check_event_fits()
         self._check_batch_fits()
         self._check_forgetting()
@@ -141,6 +146,8 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
             config = msgspec.structs.replace(config, mode=mode)
         if config.transparency is not None and "transparency" not in overrides:
             config = msgspec.structs.replace(config, transparency=config.transparency.below(here))
+        if config.verification is not None and "verification" not in overrides:
+            config = msgspec.structs.replace(config, verification=config.verification.below(here))
         if config.privacy is not None and "privacy" not in overrides:
             config = msgspec.structs.replace(config, privacy=config.privacy.below(here))
         return config

@@ -10,6 +10,7 @@ from audit_async.config.privacy_settings import Privacy
 from audit_async.config.redaction import Redaction
 from audit_async.config.segments import RetentionPolicy, RotationPolicy
 from audit_async.config.transparency import Transparency
+from audit_async.config.verification_settings import Verification
 
 
 class Overrides(TypedDict, total=False):
@@ -28,6 +29,7 @@ class Overrides(TypedDict, total=False):
     max_event_bytes: int
     redaction: Redaction
     transparency: Transparency | None
+    verification: Verification | None
     privacy: Privacy | None
     drain_timeout: float
     handle_signals: bool

@@ -40,6 +40,7 @@ from audit_async.events.lifecycle import (
     AuditSegmentDeleted,
     AuditSegmentSealed,
     AuditSubjectErased,
+    AuditVerificationFailed,
 )
 from audit_async.events.log import LogRecorded
 from audit_async.events.personal import Personal
@@ -97,6 +98,7 @@ __all__ = [
     "AuditSegmentDeleted",
     "AuditSegmentSealed",
     "AuditSubjectErased",
+    "AuditVerificationFailed",
     "AuthFailure",
     "AuthMethod",
     "AuthSuccess",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
@@ -211,6 +211,18 @@ class AuditKeyStoreRestored(AuditEvent, tag="audit.key_store_restored"):
     epoch: int  #: that it had
     expected_epoch: int  #: that the log states
     keys: int
+
+
+class AuditVerificationFailed(AuditEvent, tag="audit.verification_failed"):
+    """The log's own verification has found that something is not as it was written; the log is written as before."""
+
+    critical: ClassVar[bool] = True
+
+    findings: int
+    kinds: list[str]  #: of the findings, each once
+    segments: list[str]  #: file names of the log in which something was found, the first ten
+    first_seq: int | None = None
+    everything_read: bool
 
 
 class AuditCheckpoint(AuditEvent, tag="audit.checkpoint"):

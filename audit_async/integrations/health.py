@@ -32,7 +32,8 @@ def readiness(audit: LoggerSource, *, details: bool = False) -> tuple[bool, dict
 
     Returns:
         True if what is emitted now is taken and becomes durable. The answer is `{"status": ...}`, a word that gives
-        nothing away to strangers: a `HealthStatus`, or `buffer_full` if only critical events are still taken.
+        nothing away to strangers: a `HealthStatus`, or `buffer_full` if only critical events are still taken. That the
+        log's own verification has found something (`invalid`) is in the details alone.
 
     Raises:
         ConfigError: `audit` is something else.
@@ -42,7 +43,9 @@ def readiness(audit: LoggerSource, *, details: bool = False) -> tuple[bool, dict
         return False, {"status": HealthStatus.NOT_STARTED.value}
     health = logger.health()
     full = health.ok and health.buffer_fill >= _FULL
-    answer: dict[str, object] = {"status": "buffer_full" if full else health.status.value}
+    # Who changed the trail must not learn here that it was found; operators see it in `details`, and in the metrics.
+    status = HealthStatus.OK if health.status is HealthStatus.INVALID and not details else health.status
+    answer: dict[str, object] = {"status": "buffer_full" if full else status.value}
     if details:
         stats = logger.stats()
         answer |= {
@@ -52,6 +55,8 @@ def readiness(audit: LoggerSource, *, details: bool = False) -> tuple[bool, dict
             "waiting_events": health.waiting_events,
             "buffer_fill": round(health.buffer_fill, 4),
             "dropped": stats.dropped,
+            "verified_seq": health.verified_seq,
+            "findings": health.findings,
             "since_sync_s": stats.since_sync_s,
             "free_bytes": stats.free_bytes,
         }

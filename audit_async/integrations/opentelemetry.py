@@ -20,7 +20,7 @@ from audit_async._version import __version__
 from audit_async.errors import ConfigError
 from audit_async.integrations._logger_source import shown
 from audit_async.logger import AuditLogger
-from audit_async.status import BATCH_BOUNDS, SYNC_BOUNDS, Commit, LoggerStats
+from audit_async.status import BATCH_BOUNDS, SYNC_BOUNDS, Commit, HealthStatus, LoggerStats, VerificationStats
 
 __all__ = ["AuditMeters"]
 
@@ -62,6 +62,7 @@ class AuditMeters:
         for name, unit, description, read_gauge in _GAUGES:
             gauge(f"audit_async.{name}", [self._observing(read_gauge)], unit, description)
         gauge("audit_async.buffer.fill", [self._fill], "1", "How full the buffer is, 0 to 1.")
+        gauge("audit_async.health.status", [self._status], "1", "1 for the log's present status, 0 for all others.")
         gauge("audit_async.healthy", [self._healthy], "1", "1 while what is emitted becomes durable, otherwise 0.")
         self._batch_size = meter.create_histogram(
             "audit_async.batch.size",
@@ -117,6 +118,12 @@ class AuditMeters:
         for audit in self._audits:
             yield Observation(int(audit.health().ok), _attributes_of(audit))
 
+    def _status(self, _: CallbackOptions) -> Iterable[Observation]:
+        for audit in self._audits:
+            present, attributes = audit.health().status, _attributes_of(audit)
+            for status in HealthStatus:
+                yield Observation(int(status is present), {**attributes, "audit_async.status": status.value})
+
     def _recording(self, audit: AuditLogger) -> Callable[[Commit], None]:
         def record(commit: Commit) -> None:
             if audit.directory is None:  # the opening's own record, whose log has no name yet
@@ -140,15 +147,45 @@ def _attributes_of(audit: AuditLogger) -> _Attributes:
 
 _Read = Callable[[LoggerStats], float | None]
 
+
+def _verification(read: Callable[[VerificationStats], float | None]) -> _Read:
+    """Return what reads one number of a log that verifies itself."""
+    return lambda stats: None if stats.verification is None else read(stats.verification)
+
+
 _COUNTERS: Final[Sequence[tuple[str, str, str, _Read]]] = (
     ("events.emitted", "{event}", "Events taken into the chain, the log's own included.", lambda s: s.records),
     ("events.durable", "{event}", "Events of this process known to be on stable storage.", lambda s: s.durable),
     ("written", "By", "Bytes of all records written.", lambda s: s.bytes_written),
     ("write.errors", "{error}", "Writes or syncs that failed and were tried again.", lambda s: s.write_errors),
+    (
+        "verification.errors",
+        "{error}",
+        "Verifications that could not be done.",
+        _verification(lambda v: v.errors),
+    ),
 )
 _GAUGES: Final[Sequence[tuple[str, str, str, _Read]]] = (
     ("events.waiting", "{event}", "Events emitted and not yet durable.", lambda s: s.waiting),
     ("chain.head_seq", "{record}", "Sequence number of the newest record.", lambda s: s.head_seq),
     ("sync.age", "s", "Time since the last sync; long also if nothing waits.", lambda s: s.since_sync_s),
     ("disk.free", "By", "Free space on the log's file system, as of the last write.", lambda s: s.free_bytes),
+    (
+        "verification.seq",
+        "{record}",
+        "Sequence number up to which the log was verified by itself.",
+        _verification(lambda v: v.verified_seq),
+    ),
+    (
+        "verification.age",
+        "s",
+        "Time since the last verification without findings.",
+        _verification(lambda v: v.since_verified_s),
+    ),
+    (
+        "verification.findings",
+        "{finding}",
+        "Findings of the log's last verification of itself.",
+        _verification(lambda v: v.findings),
+    ),
 )

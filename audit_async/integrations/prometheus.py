@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 from audit_async.integrations._endpoint import Endpoint, Scope
 from audit_async.integrations._logger_source import LoggerSource, check_source, logger_from
 from audit_async.logger import AuditLogger
-from audit_async.status import Health, HealthStatus, Histogram, LoggerStats
+from audit_async.status import Health, HealthStatus, Histogram, LoggerStats, VerificationStats
 
 __all__ = ["AuditCollector", "LoggerSource", "MetricsEndpoint"]
 
@@ -107,10 +107,12 @@ class _Families:
         self._last_sync = _gauge("last_sync_age_seconds", "Seconds since the last sync; long also if nothing waits.")
         self._free = _gauge("disk_free_bytes", "Free space on the log's file system, as of the last write.")
         self._healthy = _gauge("healthy", "1 while what is emitted becomes durable, otherwise 0.")
+        self._verification = _VerificationFamilies()
         self._status = _gauge("health_status", "1 for the log's present status, 0 for all others.", "status")
 
     def __iter__(self) -> Iterator[Metric]:
-        return iter(vars(self).values())
+        for family in vars(self).values():
+            yield from (family,) if isinstance(family, Metric) else family
 
     def add(self, audit: AuditLogger) -> None:
         """Add the values of one log."""
@@ -118,7 +120,10 @@ class _Families:
         labels = (audit.config.service_id, directory.name if directory is not None else "")
         self._add_health(labels, audit.health())
         if directory is not None:  # before the start there is nothing to count, and when disabled there never is
-            self._add_stats(labels, audit.stats())
+            stats = audit.stats()
+            self._add_stats(labels, stats)
+            if stats.verification is not None:
+                self._verification.add(labels, stats.verification)
 
     def _add_health(self, labels: tuple[str, str], health: Health) -> None:
         self._healthy.add_metric(labels, health.ok)
@@ -142,6 +147,28 @@ class _Families:
             self._last_sync.add_metric(labels, stats.since_sync_s)
         if stats.free_bytes is not None:
             self._free.add_metric(labels, stats.free_bytes)
+
+
+class _VerificationFamilies:
+    """The metrics of logs that verify themselves."""
+
+    def __init__(self) -> None:
+        self._seq = _gauge("verified_seq", "Sequence number up to which the log was verified by itself.")
+        self._age = _gauge("verification_age_seconds", "Seconds since the last verification without findings.")
+        self._findings = _gauge("verification_findings", "Findings of the log's last verification of itself.")
+        self._errors = _counter("verification_errors", "Verifications that could not be done.")
+
+    def __iter__(self) -> Iterator[Metric]:
+        return iter(vars(self).values())
+
+    def add(self, labels: tuple[str, str], stats: VerificationStats) -> None:
+        """Add the values of one log."""
+        if stats.verified_seq is not None:
+            self._seq.add_metric(labels, stats.verified_seq)
+        if stats.since_verified_s is not None:
+            self._age.add_metric(labels, stats.since_verified_s)
+        self._findings.add_metric(labels, stats.findings)
+        self._errors.add_metric(labels, stats.errors)
 
 
 def _counter(name: str, documentation: str, *labels: str) -> CounterMetricFamily:

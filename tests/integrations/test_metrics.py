@@ -369,6 +369,10 @@ async def test_opentelemetry_exports_what_stats_says(config_for: ConfigFor) -> N
         assert list(point.bucket_counts) == counts
         assert point.count == sum(counts)
         assert point.sum == pytest.approx(histogram.sum - before.sum)
+    unit, points = metrics.pop("audit_async.health.status")
+    assert unit == "1"
+    shown = {point.attributes["audit_async.status"]: point.value for point in points}
+    assert shown == {status.value: int(status is HealthStatus.OK) for status in HealthStatus}
     assert metrics == {}
     provider.shutdown()
 
