@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from heapq import heapify, heappop, heapreplace
 from itertools import compress, islice, repeat
 from typing import Final, NamedTuple
@@ -208,11 +209,12 @@ def _runs_of(
                     continue
             except IndexWrong:
                 index.drop(part)
-        for chunk in chunks_of(part, left, damage, files=files):
-            if chunk is None:
-                yield None
-            else:
-                yield from _wanted_in(chunk, part, wanted, left, damage)
+        # By `map`, so that nothing here holds a chunk while another log is read.
+        wanted_of = partial(_wanted_in, part=part, wanted=wanted, seqs=left, damage=damage)
+        for run, error in map(wanted_of, chunks_of(part, left, damage, files=files)):
+            yield run
+            if error is not None:
+                raise error
 
 
 def _hits(
@@ -228,8 +230,12 @@ def _hits(
             yield None, None
 
 
-def _wanted_in(chunk: Lines, part: Part, wanted: Filter, seqs: Range, damage: Damage) -> Iterator[_Run]:
-    """Yield what is wanted among lines; as `segment_scan.wanted_in`, which decides on lines that deviate."""
+def _wanted_in(
+    chunk: Lines | None, *, part: Part, wanted: Filter, seqs: Range, damage: Damage
+) -> tuple[_Run | None, LogCorrupted | None]:
+    """Return what is wanted among lines, up to damage; as `segment_scan.wanted_in`, which decides what is damage."""
+    if chunk is None:
+        return None, None
     data = chunk.data
     if wanted.needles:
         data = b"".join([data[begin:end] for begin, end in candidate_lines(data, wanted)])
@@ -239,15 +245,13 @@ def _wanted_in(chunk: Lines, part: Part, wanted: Filter, seqs: Range, damage: Da
         data = b"".join([line for line in lines if not is_elsewhere(line, wanted, seqs)])
     run = _checked(data, wanted, seqs, part.segment.log.log_id) if data else _Run([], [])
     if run is not None:
-        yield run
-        return
+        return run, None
     found: list[Found] = []
     try:
         found.extend(wanted_in(chunk, part, wanted, seqs, damage))
-    except LogCorrupted:
-        yield _run_of(found)  # which may be all that is wanted
-        raise
-    yield _run_of(found)
+    except LogCorrupted as error:
+        return _run_of(found), error
+    return _run_of(found), None
 
 
 def _run_of(found: Sequence[Found]) -> _Run:
@@ -299,6 +303,8 @@ class _Stream:
                 yield None
             else:
                 self.lines, self.timestamps, self.at = run.lines, run.timestamps, 0
+                if run.records is not None:
+                    run.records.clear()  # half of the memory, and a merge of many logs has no use for them
         return True
 
     def take_until(self, other: tuple[str, str] | None) -> list[bytes]:
