@@ -21,7 +21,7 @@ __all__ = ["AuditQuery", "Glob", "InvalidQuery"]
 #: Sequence numbers have at most 18 digits, as the names of segments do.
 _SEQ_LIMIT: Final = 10**18
 #: Most dots in the path of a member; each possible place of it is looked at.
-_MOST_DOTS: Final = 32
+_MOST_DOTS: Final = 16
 
 
 class InvalidQuery(AuditError, ValueError):

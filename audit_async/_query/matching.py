@@ -248,7 +248,7 @@ def _from_address(asked: str) -> Condition:
     wanted = frozenset(values)
     # With an address also `::ffff:` and the address is wanted: one search finds both.
     ends = {value.removeprefix(_MAPPED) for value in wanted}
-    found = Needles(tuple(needles.inside(end) + b'"' for end in sorted(ends)))
+    found = Needles(tuple(needles.inside(end) + (b"" if end.isdecimal() else b'"') for end in sorted(ends)))
     return Condition("ip", values_of, wanted.__contains__, wanted, found)
 
 

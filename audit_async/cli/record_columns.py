@@ -90,15 +90,11 @@ class RecordColumn(NamedTuple):
     width: int | None = None  #: what its values need; None if nothing is known of them
     right: bool = False  #: numbers
     style: Callable[[ShownRecord], Style] = _plain_style
+    between: str = ", "  #: several values
 
     def text(self, shown: ShownRecord, most: int | None = None) -> str:
         """Return what a person sees of a record in this column, of each value at most so much; empty if nothing."""
         return self.between.join(cut(_text_of(value), most) for value in self.values(shown))
-
-    @property
-    def between(self) -> str:
-        """What is between several values."""
-        return "  " if self.title == _DETAILS else ", "
 
     def plain(self, shown: ShownRecord) -> object:
         """Return the same for a program: the value, a list if there are several, None if there is none."""
@@ -179,14 +175,15 @@ def shared_widths(columns: Sequence[RecordColumn], width: int) -> list[int]:
     """
     room = max(width - 2 * (len(columns) - 1), _LEAST_COLUMN * len(columns))
     wished = [column.width or 2 * _LEAST_COLUMN for column in columns]
-    fixed = sum(wish for column, wish in zip(columns, wished, strict=True) if column.title in _NOT_CUT)
+    pairs = list(zip(columns, wished, strict=True))
+    fixed = sum(wish for column, wish in pairs if column.title in _NOT_CUT)
     left, others = room - fixed, sum(wished) - fixed
     if left < _LEAST_COLUMN * sum(column.title not in _NOT_CUT for column in columns):
         return [max(_LEAST_COLUMN, room * wish // sum(wished)) for wish in wished]
-    return [
-        wish if column.title in _NOT_CUT else max(_LEAST_COLUMN, left * wish // others)
-        for column, wish in zip(columns, wished, strict=True)
-    ]
+    unknown = sum(column.width is None for column in columns)
+    if unknown and left >= others:  # nothing is cut: what is over is for those of which nothing is known
+        return [wish + (column.width is None) * ((left - others) // unknown) for column, wish in pairs]
+    return [wish if column.title in _NOT_CUT else max(_LEAST_COLUMN, left * wish // others) for column, wish in pairs]
 
 
 _NOT_CUT: Final = frozenset({"time", "timestamp", "seq", "ip", "status"})
@@ -196,11 +193,12 @@ _LEAST_COLUMN: Final = 8
 
 # -- the columns if none are asked for ----------------------------------------------------------------------------
 
-_DETAILS: Final = "details"
 #: An event was about its resource, or else about the first of these that it has, or about what names a resource.
 _TARGETS: Final = ("path", "attempted_path", "endpoint", "route")
 #: Members that say nothing more than their columns do.
-_IN_COLUMNS: Final = frozenset({"event_type", "reduced", "status", "outcome"})
+_IN_COLUMNS: Final = frozenset({"event_type", "reduced"})
+#: Members that are the result, if they are a text or a number.
+_IN_RESULT: Final = frozenset({"status", "outcome", "result"})
 
 
 def _target(event: dict[str, object]) -> tuple[str, frozenset[str]]:
@@ -255,13 +253,16 @@ def _details(shown: ShownRecord) -> Sequence[object]:
     for name, value in event.items():
         if name in _IN_COLUMNS or name in of_target or value == actor:
             continue
+        if name in _IN_RESULT and as_text(value) is not None:
+            continue
         if name == "changes" and isinstance(value, dict):
             first += [_change(inner, of) for inner, of in value.items()]
         elif name == "actor" and isinstance(value, dict):
-            of_actor += [f"{inner}={_short(of)}" for inner, of in value.items() if inner != "user_id"]
+            of_actor += [f"{inner}={_short(of)}" for inner, of in value.items() if of != actor or inner != "user_id"]
         elif name == "result" and isinstance(value, dict):
-            own += [f"{inner}={_short(of)}" for inner, of in value.items() if inner != "status"]
-        elif name != "result":
+            stated = _of_result(event)
+            own += [f"{inner}={_short(of)}" for inner, of in value.items() if of != stated or inner != "status"]
+        else:
             own.append(f"{name}={_short(value)}")
     # What is asked for most comes first, since a terminal shows the beginning.
     details = [*first, *own, *of_actor]
@@ -286,4 +287,4 @@ PLACE: Final = RecordColumn("log:seq", lambda shown: (f"{shown.record.log}:{show
 CLOCK: Final = RecordColumn("time", lambda shown: (f"{shown.record.timestamp:%H:%M:%S}",))
 TARGET: Final = RecordColumn("target", _target_of)
 RESULT: Final = RecordColumn("result", _result_of, style=_result_style)
-DETAILS: Final = RecordColumn(_DETAILS, _details)
+DETAILS: Final = RecordColumn("details", _details, between="  ")

@@ -144,8 +144,9 @@ class RecordLines:
         if self._is_narrow and (day := f"{record.timestamp:%Y-%m-%d}") != self._day:
             self._day = day
             self._output.line(Cell(f"{day}, UTC", "bold"))
+        # One long value must not hide all others; what has a column of its own is cut at its width.
         most = _MOST_SHOWN if self._is_cut else None
-        texts = [column.text(shown, most) for column in self._columns]
+        texts = [column.text(shown, most if column is DETAILS else None) for column in self._columns]
         self._write_row(texts, [column.style(shown) for column in self._columns])
         if self._is_narrow:
             self._write_below([column.text(shown, most) for column in self._below], "dim")

@@ -151,6 +151,7 @@ def test_what_a_line_shows(tmp_path: Path, audit: Audit) -> None:
     """Method and path, the resource with its type, status and outcome, and a change as before and after are shown."""
     shown = [*WEB, {"event_type": "x.y", "resource": {"resource_type": "doc", "resource_id": "d1"}, "method": "sso"}]
     shown[0] = shown[0] | {"method": "GET", "user_agent": "a b" * 40}
+    shown.append({"event_type": "x.z", "actor": {"user_id": [1]}, "status": {"a": 1}, "result": [2], "outcome": 2.5})
     make_trail(tmp_path / "t", [json.dumps(event).encode() for event in shown])
     _, *lines = audit("query", tmp_path / "t").out.splitlines()
     for line, words in zip(
@@ -163,6 +164,7 @@ def test_what_a_line_shows(tmp_path: Path, audit: Audit) -> None:
             ["bob", "e.mail: 1 -> x=y"],
             ["svc-7", "success", "worker_id=w"],
             ["doc/d1", "method=sso"],
+            ["user_id=[1]", 'status={"a":1}', "result=[2]", "outcome=2.5"],
         ],
         strict=True,
     ):
@@ -209,6 +211,14 @@ def test_wide_cuts_nothing(tmp_path: Path) -> None:
         assert "…" in cut.decode()
         assert b"bob" * 40 in whole
         assert "…" not in whole.decode()
+
+
+def test_a_value_is_cut_at_its_column_s_width(tmp_path: Path) -> None:
+    """On a terminal that is wide enough, a column that was asked for is whole, however long its values are."""
+    chain = make_trail(tmp_path / "t", [failure("bob" * 30)])
+    _, written = run_on_terminal("query", tmp_path / "t", "--columns", "hash,event.attempted_user", columns=200)
+    assert chain.head.hash in written
+    assert b"bob" * 30 in written
 
 
 def test_count(chain: Chain, tmp_path: Path, audit: Audit) -> None:

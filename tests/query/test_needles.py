@@ -66,6 +66,7 @@ def test_a_line_without_what_is_wanted_is_not_read(query: AuditQuery) -> None:
         (AuditQuery(fields={"n": "7"}), (b"", b"")),
         (AuditQuery(fields={"n.0": "404"}), (b"", b"")),
         (AuditQuery(ip="203.0.113.144/28"), (b"", b"")),
+        (AuditQuery(ip="3405803785"), (b'"203.0.113.150"', b"3405803785")),
         (AuditQuery(ip="202.0.0.0/7"), (b"", b"")),
     ],
     ids=repr,

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "query",
-        epilog="Example: audit-async query ./audit --type 'auth.*' --actor mallory --since 24h",
+        epilog="Example: audit-async query ./audit --outcome failure --actor mallory --since 24h",
         short_help="Find records by actor, resource, type, time and text.",
     )(query)
 
@@ -39,7 +39,7 @@ def query(
     count: Annotated[
         bool, typer.Option("--count", help="Only say how many there are, of each log and in all.")
     ] = False,
-    no_index: Annotated[bool, typer.Option("--no-index", help="Read the records alone, and make no index.")] = False,
+    no_index: Annotated[bool, typer.Option("--no-index", help="Read all records, without their index.")] = False,
     damage: OnDamageChoice,
     keys: KeyOptions,
     access: Access,
