@@ -7,20 +7,26 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from audit_async import AuditLogger
 from audit_async.errors import ConfigError
 from audit_async.privacy import (
     ExternalMasterKey,
     KeyStoreUnavailable,
     MasterKeyError,
     MasterKeySource,
+    SqliteKeyStore,
     create_key_store,
     new_master_key,
     open_key_store,
 )
 from audit_async.privacy.master_key import load_master_key
+from tests.logs import ConfigFor
 from tests.privacy.key_stores import ALICE, TODAY, copies_in_files, make_store, open_store, some_keys
+from tests.privacy.sealed_logs import opened, recorded, sealing, success
 
 SECRET = bytes(range(1, 33))
 
@@ -193,6 +199,31 @@ class TestRotation:
         assert len(admin.keys(service.find(ALICE))) == 6
         service.close()
         admin.close()
+
+    @pytest.mark.anyio
+    async def test_a_log_that_has_the_old_key_keeps_events_until_it_has_the_new_one(
+        self, config_for: ConfigFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On a new day: nothing is lost, nothing is written without its key, and the health says what to do."""
+        config = sealing(config_for, tmp_path)
+        # As if each key were the first of a new day: none is kept in memory.
+        monkeypatch.setattr(SqliteKeyStore, "_remember", lambda _self, _day, key: AESGCM(key))
+        async with AuditLogger(config) as audit:
+            await audit.emit(success("alice")).durable()
+            admin = open_store(tmp_path / "keys")
+            new = written(tmp_path / "new.key", new_master_key())
+            admin.rotate_master_key(new)
+            receipt = audit.emit(success("bob"))
+            with anyio.fail_after(20):
+                while "not the master key" not in (audit.health().reason or ""):
+                    await anyio.sleep(0.05)
+            assert not receipt.is_durable
+            assert len(recorded(config)) == 1
+            (tmp_path / "master.key").write_bytes((tmp_path / "new.key").read_bytes())
+            with anyio.fail_after(20):
+                await receipt.durable()
+            admin.close()
+        assert [one.event["actor"]["user_id"] for one in opened(config, tmp_path)] == ["alice", "bob"]  # type: ignore[index]
 
     def test_a_rotation_that_fails_changes_nothing(self, tmp_path: Path) -> None:
         """A KMS that fails in the middle: the old key opens the store."""
