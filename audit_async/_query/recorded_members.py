@@ -52,6 +52,8 @@ class Said(msgspec.Struct):
 
 #: Decode what a line says; raises as msgspec does.
 read_said: Final[Callable[[bytes], Said]] = msgspec.json.Decoder(Said).decode
+#: The same of many whole lines.
+read_said_lines: Final[Callable[[bytes], list[Said]]] = msgspec.json.Decoder(Said).decode_lines
 #: The same of several lines at once.
 read_all_said: Final[Callable[[bytes], list[Said]]] = msgspec.json.Decoder(Said).decode_lines
 

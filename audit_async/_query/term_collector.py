@@ -13,8 +13,6 @@ from itertools import chain, repeat
 from types import NoneType
 from typing import Final, cast
 
-import msgspec
-
 from audit_async._query.index_file import ANY_SEALED, KINDS, seed_of, terms_of
 from audit_async._query.recorded_members import (
     ACTING,
@@ -30,6 +28,7 @@ from audit_async._query.recorded_members import (
     is_resource,
     outcomes_of,
     paths_of,
+    read_said_lines,
     resources_of,
     statuses_of,
     type_of,
@@ -54,8 +53,6 @@ _MOST_SEEDS: Final = 1000
 
 _Event = dict[str, object]
 
-_read_lines: Final[Callable[[bytes], list[Said]]] = msgspec.json.Decoder(Said).decode_lines
-
 
 class TermCollector:
     """Collects the terms, types and times of a segment. From one thread."""
@@ -70,7 +67,7 @@ class TermCollector:
 
     def terms_in(self, page: bytes) -> Iterator[int]:
         """Return the terms in whole lines, hardly one twice; raises as msgspec does for one that is no record."""
-        records = _read_lines(page)
+        records = read_said_lines(page)
         if not records:
             return iter(())
         self.records += len(records)

@@ -103,7 +103,7 @@ class LogIndex:
         if stamp is None or stamp == index.stamp:
             return stamp is not None
         digest = sha256()
-        for chunk in _content(part):
+        for chunk in sealed_lines(part):
             digest.update(chunk.data)
             yield None
         if digest.hexdigest() != index.header.sha256:
@@ -248,7 +248,7 @@ def _write(log: Log, part: Part, sealed: SealedSegment, file: BinaryIO, advance:
     salt, stamp = os.urandom(16), stamp_of(part)
     digest, collector = sha256(), TermCollector(salt)
     writer = IndexWriter(file)
-    for chunk in _content(part):
+    for chunk in sealed_lines(part):
         digest.update(chunk.data)
         before = collector.records
         writer.add(chunk.offset, collector.terms_in(chunk.data))
@@ -274,7 +274,7 @@ def _write(log: Log, part: Part, sealed: SealedSegment, file: BinaryIO, advance:
     writer.finish(header, stamp)
 
 
-def _content(part: Part) -> Iterator[Lines]:
+def sealed_lines(part: Part) -> Iterator[Lines]:
     """Give the lines of a sealed segment up to its sealed end; fewer if it can't be read, which its hash shows."""
     end = part.sealed_bytes
     assert end is not None  # noqa: S101

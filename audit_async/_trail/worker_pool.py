@@ -46,6 +46,20 @@ async def run_tasks(
 ) -> list[_Answer]:
     """Do the tasks, the largest first, and return the answers in the tasks' order; `advance` is called here."""
     answers: dict[int, _Answer] = {}
+    await take_answers(work, tasks, sizes, processes=processes, advance=advance, take=answers.__setitem__)
+    return [answers[index] for index in range(len(tasks))]
+
+
+async def take_answers(
+    work: Work[_Task, _Answer],
+    tasks: Sequence[_Task],
+    sizes: Sequence[int],
+    *,
+    processes: int,
+    advance: Advance,
+    take: Callable[[int, _Answer], None],
+) -> None:
+    """Do the tasks, the largest first, and give each answer to `take` as it comes, with the task's number."""
     waiting = deque(sorted(range(len(tasks)), key=lambda index: -sizes[index]))
 
     async def elsewhere() -> None:
@@ -56,15 +70,15 @@ async def run_tasks(
                 if answer is None:  # the process died
                     waiting.appendleft(index)
                     break
-                answers[index] = answer
+                take(index, answer)
 
     if processes > 1 and len(tasks) > 1:
         async with anyio.create_task_group() as group:
             for _ in range(min(processes, len(tasks))):
                 group.start_soon(elsewhere)
-    left = sorted(waiting)
-    answers |= zip(left, await run_in_thread(work, [tasks[index] for index in left], advance), strict=True)
-    return [answers[index] for index in range(len(tasks))]
+    for index in sorted(waiting):
+        [answer] = await run_in_thread(work, [tasks[index]], advance)
+        take(index, answer)
 
 
 async def run_in_thread(work: Work[_Task, _Answer], tasks: Sequence[_Task], advance: Advance) -> list[_Answer]:

@@ -7,6 +7,7 @@ import io
 import json
 import signal
 import subprocess
+import sys
 import threading
 import zipfile
 from collections import Counter
@@ -17,13 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit_async.cli.commands.stats import Frequencies
+from audit_async._query.record_counts import Frequencies
 from audit_async.events.registry import known_types
 from tests.chain.test_chain import resealed
 from tests.cli.commands import COMMAND, OWN_SEQUENCES, Audit, environment, run_on_terminal
 from tests.cli.made_trails import erasure, failure, make_trail
 from tests.cli.running_service import running_service
 from tests.store.chained import Chain
+from tests.trail.written import WrittenLog
 
 
 @pytest.fixture
@@ -403,6 +405,48 @@ def test_stats(chain: Chain, tmp_path: Path, audit: Audit) -> None:
     }
     filtered = audit("stats", tmp_path / "t", "--json", "--actor", "eve", "--since", "2026-11-22T13:00:00Z").document
     assert filtered["records"] == 4
+
+
+def test_stats_are_the_same_however_they_are_counted(tmp_path: Path, audit: Audit) -> None:
+    """By the segment or by the record, in one process or several, from archives and from the active segment."""
+    for instance in ("00", "01"):
+        log = WrittenLog(tmp_path, instance)
+        for n in range(60):
+            event: dict[str, object] = {"event_type": f"test.t{n % 3}", "n": n}
+            event |= ({"actor": {"user_id": f"u{n % 7}"}}, {"user_id": 7}, {"actor": None}, {"set_by": "ann"})[n % 4]
+            log.write(event, step_ns=600 * 10**9)
+        log.archive(log.sealed()[::2])
+        log.close()
+    counted = audit("stats", tmp_path, "--json", "--top", "100").document
+    assert counted["records"] == 120
+    assert {named["name"] for named in counted["actors"]["top"]} >= {"u0", "7", "ann", "(nobody)"}
+    for options in (["--jobs", "2"], ["--since", "2000-01-01"], ["--type", "test.*"]):
+        assert audit("stats", tmp_path, "--json", "--top", "100", *options).document == counted
+
+
+def test_stats_name_a_segment_that_is_damaged(tmp_path: Path, audit: Audit) -> None:
+    """Counting by the segment hides nothing that counting by the record would report."""
+    log = WrittenLog(tmp_path)
+    log.write(*({"event_type": "test.a", "user_id": f"u{n}"} for n in range(40)))
+    damaged = log.directory / log.sealed()[1]
+    log.close()
+    damaged.chmod(0o600)
+    damaged.write_bytes(damaged.read_bytes().replace(b'"user_id":"u1', b'"user_id":"v1'))
+    result = audit("stats", tmp_path)
+    assert result.status != 0
+    assert damaged.name in result.err
+
+
+def test_stats_of_more_logs_than_files_may_be_open(tmp_path: Path) -> None:
+    """Logs are counted one after the other, also by record."""
+    for n in range(80):
+        log = WrittenLog(tmp_path, f"{n:02}")
+        log.write({"event_type": "test.a", "user_id": "eve"})
+        log.close()
+    for options in ("", "--actor eve"):
+        command = f"ulimit -n 48; exec {sys.executable} -m audit_async.cli stats {tmp_path} --json {options}"
+        done = subprocess.run(["bash", "-c", command], check=True, capture_output=True, timeout=120)
+        assert json.loads(done.stdout)["records"] == 80
 
 
 def test_stats_are_a_chart(chain: Chain, tmp_path: Path, audit: Audit) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Annotated, Final
 
 import anyio.from_thread
@@ -13,11 +12,14 @@ import typer
 
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.matching import Filter
-from audit_async._query.recorded_members import actors_of, read_said, type_of
+from audit_async._query.record_counts import Frequencies, SegmentCounts, Tally, count_segment
+from audit_async._query.recorded_members import Said, read_said
 from audit_async._query.search import Search
-from audit_async._query.segment_scan import Damage
+from audit_async._query.segment_scan import Damage, Found, scan
+from audit_async._query.term_index import IndexTask
 from audit_async._trail.log_files import Log
-from audit_async._trail.segment_parts import Part, parts_of
+from audit_async._trail.segment_parts import Part, Range, parts_of
+from audit_async._trail.worker_pool import processes_for, take_answers
 from audit_async.cli.arguments import Json
 from audit_async.cli.event_types import check_types
 from audit_async.cli.filters import PeriodFilters
@@ -25,45 +27,11 @@ from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import LogsAt
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Meter, Output, count_of
-from audit_async.events.registry import known_types
 
-__all__ = ["Frequencies", "register"]
+__all__ = ["register"]
 
-#: At most twice as many different names are counted at a time.
-_KEPT: Final = 20_000
-
-
-class Frequencies:
-    """How often each name came, in bounded memory.
-
-    When there are too many names, the rarest are put together into `others`. From then on a rare name that comes
-    again is counted from zero, so a count may be too low by at most `uncertain`; it is exact as long as that is 0. The
-    sum of all counts and `others` is always exact.
-    """
-
-    def __init__(self, *, kept: int = _KEPT) -> None:
-        self._kept = kept
-        self._counts: Counter[str] = Counter()
-        self.others = 0
-        self.uncertain = 0
-
-    def add(self, name: str) -> None:
-        """Count a name."""
-        self._counts[name] += 1
-        if len(self._counts) > 2 * self._kept:
-            self._forget_the_rarest()
-
-    def _forget_the_rarest(self) -> None:
-        ranked = self._counts.most_common()
-        forgotten = ranked[self._kept :]
-        self.others += sum(count for _, count in forgotten)
-        self.uncertain += forgotten[0][1]
-        self._counts = Counter(dict(ranked[: self._kept]))
-
-    def top(self, number: int) -> tuple[list[tuple[str, int]], int]:
-        """Return the most frequent names, equal ones by name, and the sum of all the others."""
-        ranked = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
-        return ranked[:number], self.others + sum(count for _, count in ranked[number:])
+#: So many records found are counted together.
+_AT_A_TIME: Final = 500
 
 
 class Named(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,11 +77,18 @@ def stats(
     *,
     filters: PeriodFilters,
     top: Annotated[int, typer.Option("--top", min=1, max=1000, metavar="N", help="Rows in each chart.")] = 10,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes", "--jobs", min=1, metavar="N", help="Processes that count segments; one a core by default."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Count events by type, by actor and by hour of the day (UTC).
 
-    Each record is checked by its own hash; whether the chain holds is for verify. Nothing of this is recorded.
+    Each record is checked by its own hash, or its segment by the hash that it was sealed with; whether the chain holds
+    is for verify. Nothing of this is recorded.
     """
     query = filters.query()
     output = Output(as_json=as_json)
@@ -123,7 +98,8 @@ def stats(
         await check_types(reader, query, output)
         logs = reader.logs()
         with output.meter("counting") as meter:
-            statistics = await anyio.to_thread.run_sync(_count, logs, query, meter, top)
+            tally = await _Counting(logs, query, meter).run(processes)
+        statistics = _statistics(tally, top)
         if as_json:
             output.document(statistics)
         else:
@@ -133,60 +109,83 @@ def stats(
     perform(output, run)
 
 
-def _count(logs: list[Log], query: AuditQuery, meter: Meter, top: int) -> Statistics:
-    critical_types = frozenset(tag for tag, cls in known_types().items() if cls.critical)
-    types, actors = Frequencies(), Frequencies()
-    by_log: Counter[str] = Counter()
-    hours = [0] * 24
-    critical = 0
-    first, last = "", ""
-    for log, timestamp, line in _records(logs, query, meter):
-        event = read_said(line).event
-        event_type = type_of(event)
-        types.add(event_type)
-        actors.add(next(actors_of(event), _NO_ACTOR))
-        by_log[log] += 1
-        critical += event_type in critical_types
-        hours[int(timestamp[11:13]) % 24] += 1
-        first = min(first or timestamp, timestamp)
-        last = max(last, timestamp)
+class _Counting:
+    """One count over several logs, one after the other, so that no more than a few files are open."""
+
+    def __init__(self, logs: list[Log], query: AuditQuery, meter: Meter) -> None:
+        self._logs = logs
+        self._query = query
+        self._meter = meter
+        self._tally = Tally(log.name for log in logs)
+        self._total: int | None = None
+        self._done = 0
+
+    async def run(self, processes: int | None) -> Tally:
+        """Count: what is sealed by the segment, in several processes, and the rest, or what is asked for, by record."""
+        wanted = Filter(self._query)
+        if not wanted.is_open or wanted.asks_for_times:
+            for log in self._logs:
+                await anyio.to_thread.run_sync(self._count_found, log, Search([log], self._query, Damage(skip=False)))
+            return self._tally
+        tasks, others = await anyio.to_thread.run_sync(self._divide)
+        sizes = [task.sealed.bytes for task in tasks]
+        self._total = sum(sizes)
+        unsound: list[Part] = []
+
+        def take(index: int, counts: SegmentCounts) -> None:
+            if counts.is_sound:
+                self._tally.add(tasks[index].part.segment.log.name, counts)
+            else:
+                unsound.append(tasks[index].part)
+
+        count = processes_for(self._total, processes)
+        await take_answers(count_segment, tasks, sizes, processes=count, advance=self._advance, take=take)
+        for part in [*sorted(unsound, key=lambda part: part.name), *others]:
+            # Which says what is wrong with a segment.
+            found = scan(part, wanted, Range(), Damage(skip=False))
+            await anyio.to_thread.run_sync(self._count_found, part.segment.log, found)
+        return self._tally
+
+    def _divide(self) -> tuple[list[IndexTask], list[Part]]:
+        """Return the sealed segments as tasks, and the others."""
+        parts = [part for log in self._logs for part in parts_of(log)]
+        return list(IndexTask.of(parts)), [part for part in parts if part.segment.sealed is None]
+
+    def _count_found(self, log: Log, found: Iterable[Found | None]) -> None:
+        records: list[Said] = []
+        for one in found:
+            if one is None:
+                anyio.from_thread.check_cancelled()
+                self._meter.show(self._done, self._total)
+            else:
+                self._done += len(one.line)
+                records.append(read_said(one.line))
+            if one is None or len(records) >= _AT_A_TIME:
+                self._add(log, records)
+                records = []
+        self._add(log, records)
+
+    def _add(self, log: Log, records: list[Said]) -> None:
+        counts = SegmentCounts()
+        counts.add(records)
+        self._tally.add(log.name, counts)
+
+    def _advance(self, bytes_: int, _records: int) -> None:
+        self._done += bytes_
+        self._meter.show(self._done, self._total)
+
+
+def _statistics(tally: Tally, top: int) -> Statistics:
     return Statistics(
-        records=sum(hours),
-        critical=critical,
-        first=first or None,
-        last=last or None,
-        logs=[Named(name=name, records=by_log[name]) for name in (log.name for log in logs)],
-        types=_ranking(types, top),
-        actors=_ranking(actors, top),
-        hours=hours,
+        records=sum(tally.hours),
+        critical=tally.critical,
+        first=tally.first or None,
+        last=tally.last or None,
+        logs=[Named(name=name, records=records) for name, records in tally.by_log.items()],
+        types=_ranking(tally.types, top),
+        actors=_ranking(tally.actors, top),
+        hours=tally.hours,
     )
-
-
-#: For an event that names no actor; no recorded name has parentheses around it.
-_NO_ACTOR: Final = "(nobody)"
-
-
-def _records(logs: list[Log], query: AuditQuery, meter: Meter) -> Iterator[tuple[str, str, bytes]]:
-    """Yield the log, time and line of each record that is wanted."""
-    everything = Filter(query).is_open and not Filter(query).asks_for_times
-    total = sum(map(_bytes_of, (part for log in logs for part in parts_of(log)))) if everything else None
-    read = 0
-    for found in Search(logs, query, Damage(skip=False)).run():
-        if found is None:
-            meter.show(read, total)
-            anyio.from_thread.check_cancelled()
-        else:
-            read += len(found.line)
-            yield found.log.name, found.timestamp, found.line
-
-
-def _bytes_of(part: Part) -> int:
-    if part.sealed_bytes is not None:
-        return part.sealed_bytes
-    try:
-        return (part.segment.log.directory / part.segment.name).stat().st_size
-    except FileNotFoundError:  # sealed and archived in this moment
-        return 0
 
 
 def _ranking(counted: Frequencies, top: int) -> Ranking:
