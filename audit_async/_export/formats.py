@@ -25,7 +25,8 @@ _BLANK_LETTERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 #: Where the decimal separator is a comma, a spreadsheet divides a line at semicolons, also within quotation marks.
 _NEXT_CELL: Final = re.compile(r"(?<=;)\s*[=+\-@]")
 #: Cells that are written as they are in any case: none of their characters misleads, ends a cell or begins a formula.
-_PLAIN_CELLS: Final = re.compile(r"(?:(?:[0-9A-Za-z_./:{][ -:<-~]*+)?\n)*+")
+_PLAIN_CELL: Final = re.compile(r"(?:[0-9A-Za-z_./:{][ -:<-~]*+)?")
+_PLAIN_CELLS: Final = re.compile(rf"(?:{_PLAIN_CELL.pattern}\n)*+")
 _PLAIN_JSON: Final = re.compile(r"[ -:<-~\n]*+")
 
 
@@ -108,6 +109,8 @@ class CsvTable:
 
 def csv_cell(text: str, *, raw: bool = False) -> str:
     """Return a text as a cell: what misleads is visible, and unless it is `raw`, no spreadsheet computes it."""
+    if _PLAIN_CELL.fullmatch(text):
+        return text
     # A line break in a cell would begin a line of its own for `grep` and `wc`, such as a forged record.
     cell = escape(text).replace("\n", "\\n")
     if raw:

@@ -274,6 +274,8 @@ def _is_number(value: object) -> bool:
 
 def _text(value: object) -> str:
     """Return a value as a person reads it; empty for null."""
+    if isinstance(value, str):
+        return value
     if value is None:
         return ""
     plain = _plain(value)
