@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 from audit_async._durable import disk
 from audit_async.errors import AuditError
@@ -79,8 +79,11 @@ class StreamOut(io.RawIOBase):
         self._digest.update(view)
         self._size += len(view)
         left = view
-        while left:  # a raw stream may take a part
-            left = left[self._stream.write(left) :]
+        while left:
+            written = cast("int | None", self._stream.write(left))
+            if written is None and isinstance(self._stream, io.RawIOBase):
+                raise ExportFailed("the stream takes nothing at the moment; give one that blocks until it does")
+            left = left[len(left) if written is None else written :]  # a raw stream may take a part
         return len(view)
 
     def tell(self) -> int:

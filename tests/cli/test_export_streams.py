@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pytest
@@ -129,3 +130,38 @@ async def test_to_a_stream_of_one_s_own(tmp_path: Path) -> None:
     assert (report.path, report.records, report.bytes) == ("-", 5, len(stream.getvalue()))
     with pytest.raises(ExportFailed, match="give a path"):
         await AuditReader(tmp_path / "t").export(stream, "bundle")
+
+
+@pytest.mark.anyio
+async def test_to_a_stream_that_takes_parts_or_nothing(tmp_path: Path) -> None:
+    """A raw stream may take a part at a time, some streams don't say how much; one that can't wait is an error."""
+    chain = make_trail(tmp_path / "t", [failure("bob", n) for n in range(5)])
+    taken: list[bytes] = []
+
+    class Parts(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: bytes, /) -> int | None:  # type: ignore[override]  # bytes are what comes
+            taken.append(bytes(data[:7]))
+            return len(taken[-1])
+
+    class Silent(io.BytesIO):
+        def write(self, data: bytes, /) -> None:  # type: ignore[override]  # as many do
+            super().write(data)
+
+    class Full(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: bytes, /) -> int | None:  # type: ignore[override]  # bytes are what comes
+            return None
+
+    reader = AuditReader(tmp_path / "t")
+    await reader.export(cast("BinaryIO", Parts()))
+    assert b"".join(taken) == b"".join(chain.lines)
+    silent = Silent()
+    await reader.export(silent)
+    assert silent.getvalue() == b"".join(chain.lines)
+    with pytest.raises(ExportFailed, match="blocks"):
+        await reader.export(cast("BinaryIO", Full()))

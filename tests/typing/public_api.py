@@ -6,6 +6,7 @@ not needed is an error itself.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, assert_type
@@ -160,6 +161,9 @@ async def read() -> None:
     assert_type(await reader.count(query), dict[str, int])
     assert_type(await reader.record(audit_id="5f0c1e9b7a3d2c48-1"), PlacedRecord)
     assert_type(await reader.export("evidence.zip", "bundle", query), ExportReport)
+    assert_type(await reader.export(sys.stdout.buffer, "csv", query), ExportReport)
+    async for batch in reader.record_batches(query, on_damage="skip"):
+        assert batch.num_rows
     assert_type(decode_record(b"{}"), Record)
     AuditQuery(ip="203.0.113.0/24", path=Glob("/admin/*"), status="5xx", outcome="failure", actor=Glob("svc-*"))
     AuditQuery(status=404, fields={"actor.role": "admin", "scope": ("read", "write")})
