@@ -7,7 +7,6 @@ most members hold is looked at by functions of C, and a value that many lines ha
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from types import NoneType
@@ -61,7 +60,7 @@ class TermCollector:
         self.earliest = "~"
         self.latest = ""
         self.records = 0
-        self.types: Final[Counter[str]] = Counter()
+        self.types: Final[set[str]] = set()
         self._salt = salt
         self._seeds: dict[str, int] = {}
 
@@ -96,8 +95,8 @@ class TermCollector:
         """Add by kind the values in some events."""
         members: set[str] = set().union(*events)
         types = _types_of(events)
-        self.types.update(types)
         found["type"] = set(types)
+        self.types.update(found["type"])
         found["actor"] = _values_of(members & ACTING, events)
         found["resource"] = _values_of(filter(is_resource, members), events)
         found["path"] = _values_of(members & PATHS, events)
