@@ -15,6 +15,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Final
 
+import msgspec
+
 from audit_async._chain import FORMAT_VERSION
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment, decode_manifest_file
@@ -140,11 +142,27 @@ def _check_identity(log: Log, observed: Observations) -> Identity | None:
 
 
 def _check_manifest(log: Log, log_id: str | None, observed: Observations) -> None:
-    """Check that the manifest is whole and of this log; raises `LogCorrupted`, `OSError`."""
+    """Check that the manifest, whose entries are those of a whole one, is of this log.
+
+    Raises `LogCorrupted`, `OSError`.
+    """
     content = read_bounded(log.directory / MANIFEST_FILE, max_bytes=MOST_MANIFEST_BYTES)
-    rebuilt = decode_manifest_file(content, log_id).rebuilt
+    try:
+        head = msgspec.json.decode(content, type=_ManifestHead)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # replaced by another one since it was listed
+        head = None
+    if head is None or (log_id is not None and head.log_id != log_id):
+        decode_manifest_file(content, log_id)  # which says what is wrong
+    rebuilt = head.rebuilt if head is not None else None
     if rebuilt is not None:
         observed.add(Observation.REBUILT, when=rebuilt if _TIME.fullmatch(rebuilt) else "an unknown time")
+
+
+class _ManifestHead(msgspec.Struct):
+    """What a manifest says besides its entries, which take a hundred times as long to decode."""
+
+    log_id: str
+    rebuilt: str | None = None
 
 
 def _by_name(log: Log) -> list[SegmentFile]:

@@ -25,6 +25,7 @@ from audit_async._trail.log_files import (
     DAMAGED_ARCHIVE,
     LONGEST_LINE,
     Lines,
+    SegmentFile,
     open_regular,
     open_segment,
     read_lines,
@@ -58,9 +59,9 @@ def check_segment(task: SegmentTask, progress: Callable[[int, int], None] | None
     Never raises for anything that files hold or for files that can't be read: that is in the verdict.
     """
     verdict = SegmentVerdict(observed=Observations(log=task.log))
-    observed, name = verdict.observed, task.segment
+    observed, name, segment = verdict.observed, task.segment, task.file
     try:
-        with open_segment(task.file) as file:
+        with open_segment(segment) as file:
             _Check(task, verdict, file).run(progress)
         if task.sealed is not None and task.sealed.state == "archived":
             verdict.extent.archive_sha256 = _archive_sha256(task)
@@ -75,7 +76,7 @@ def check_segment(task: SegmentTask, progress: Callable[[int, int], None] | None
     except DAMAGED_ARCHIVE:
         observed.add(Observation.ARCHIVE_DAMAGED, segment=name, seq=_due(verdict, task))
     if verdict.is_sound and not task.is_part:
-        _compare_with_name(task, verdict)
+        _compare_with_name(segment, verdict)
         if task.sealed is not None:
             _compare_with_manifest(task.sealed, verdict)
     elif verdict.is_sound and task.sealed is not None and task.end is None:
@@ -341,9 +342,9 @@ def _without_first(good: Good) -> Good:
     )
 
 
-def _compare_with_name(task: SegmentTask, verdict: SegmentVerdict) -> None:
+def _compare_with_name(file: SegmentFile, verdict: SegmentVerdict) -> None:
     """Compare the first record with what the file is named for."""
-    first, file = verdict.extent.first, task.file
+    first = verdict.extent.first
     if first is None:
         return
     if first.seq != file.first_seq:
