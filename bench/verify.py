@@ -65,6 +65,25 @@ print(json.dumps([report.logs[0].records / took, own, workers]))
 """
 
 
+_AGAIN = """
+import anyio, anyio.to_thread, json, sys, time
+from pathlib import Path
+from audit_async._trail.log_files import find_logs
+from audit_async._verify.state_file import StateFile
+from audit_async._verify.verification import verify_trail
+from audit_async._verify.verified_before import Verified
+logs, state = find_logs(sys.argv[1]), StateFile(sys.argv[2])
+anyio.run(anyio.to_thread.run_sync, int)  # what a first run imports is no part of it
+verified, began = Verified(state.read(), full=sys.argv[3] == "full"), time.process_time()
+report = anyio.run(lambda: verify_trail(logs, verified=verified, processes=1))
+took = time.process_time() - began
+assert report.valid
+if not state.path.exists():
+    state.write(verified.logs)
+print(json.dumps([1 / took, report.logs[0].records, 0]))
+"""
+
+
 class _Measured(NamedTuple):
     """What a measuring process prints."""
 
@@ -74,9 +93,9 @@ class _Measured(NamedTuple):
 
 
 def _write(base_dir: Path, records: int) -> Path:
-    """Write a log of ordinary events, sealed as usual; return its directory."""
+    """Write so many ordinary events into a log, sealed as usual; return its directory."""
     store = LogStore.open(base_dir, "bench", "00", rotation=RotationPolicy())
-    framer = Framer(store.head, audit_prefix="5f0c1e9b7a3d2c48", service_id="bench")
+    framer = Framer(store.head, audit_prefix=os.urandom(8).hex(), service_id="bench")
     for begin in range(0, records, _BATCH):
         batch = Batch(framer.head)
         now_ns = time.time_ns()
@@ -108,7 +127,11 @@ def run() -> None:
     """Measure and print."""
     records = int(os.environ.get("BENCH_VERIFY_RECORDS", effort(1_000_000, 20_000)))
     with work_directory() as directory:
-        log = _write(directory, records)
+        newest = max(1, records // 100)
+        log = _write(directory, records - newest)
+        state = directory / "verified"
+        _measuring(_AGAIN, 1, log, state, "full")()
+        _write(directory, newest)
         size = sum(len(path.read_bytes()) for path in log.glob("*.audit"))  # and so into the page cache
         measured = in_turn(
             {
@@ -116,6 +139,8 @@ def run() -> None:
                 "hashed": _measuring(_HASHED, 1, log),
                 "one": _measuring(_VERIFY, 1, log, 1),
                 "two": _measuring(_VERIFY, 2, log, 2),
+                "everything": _measuring(_AGAIN, 1, log, state, "full"),
+                "again": _measuring(_AGAIN, 1, log, state, "new"),
             },
             rounds=effort(5, 1),
         )
@@ -134,6 +159,17 @@ def run() -> None:
             row_of("verify, 2 CPUs, 2 processes", rates["two"], "records/s"),
             row_of("what verifying costs, of the limit", ratios(rates["hashed"], rates["one"]), "times", digits=2),
             row_of("2 CPUs over 1", ratios(rates["two"], rates["one"]), "times", digits=2, floor=1.6),
+            row_of(
+                "verify what is new, the last 1 %, of verifying everything",
+                [
+                    100 * everything / again
+                    for everything, again in zip(rates["everything"], rates["again"], strict=True)
+                ],
+                "%",
+                "with --state; CPU time",
+                digits=2,
+                ceiling=3,
+            ),
             _memory("peak memory, 1 process", [each.own_kib for each in measured["one"]]),
             _memory("peak memory, 2 processes: who asks", [each.own_kib for each in measured["two"]]),
             _memory("peak memory, 2 processes: a worker", [each.worker_kib for each in measured["two"]]),

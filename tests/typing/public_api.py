@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncGenerator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, ClassVar, assert_type
 
@@ -41,6 +42,7 @@ from audit_async import (
     bind_context,
     unbind_context,
 )
+from audit_async.config import Verification
 from audit_async.events import AuthFailure, DataDeleted, Personal, Record, decode_record
 from audit_async.integrations.fastapi import Audit, AuditMiddleware, Policy, Rule, audit_lifespan, get_audit
 from audit_async.integrations.health import readiness
@@ -91,6 +93,7 @@ def configure(critical_at_once: bool = True) -> AuditConfig:
         retention=RetentionPolicy(min_retention_days=365, archive_after_days=30, delete_after_days=730),
         redaction=Redaction(extra_keys=("national_id",)),
         transparency=Transparency(key="credential:audit-key"),
+        verification=Verification(interval=60, full_every_days=3, state_dir=Path("/var/lib/verified")),
         on_unsafe="reject",
     )
 
@@ -146,7 +149,9 @@ def contexts() -> None:
 async def read() -> None:
     """Verifying and asking."""
     reader = AuditReader("./audit")
-    report = await reader.verify()
+    report = await reader.verify(state=Path("/var/lib/verified/state"), full_every=timedelta(days=3))
+    assert_type(report.to_dict(), dict[str, object])
+    assert_type(report.logs[0].verified_before, str | None)
     assert_type(report, VerifyReport)
     assert_type(report.valid, bool)
     query = AuditQuery(event_types=("auth.*",), actor="mallory")
