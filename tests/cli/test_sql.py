@@ -22,6 +22,7 @@ from audit_async._query.segment_scan import Damage
 from audit_async._trail.log_files import find_logs
 from tests.cli.commands import COMMAND, Audit, environment, foreign_controls, run_on_terminal
 from tests.cli.made_trails import HOSTILE, erasure, failure, make_hostile_trail, make_trail
+from tests.trail.written import WrittenLog
 
 
 @pytest.fixture
@@ -221,6 +222,18 @@ def test_what_is_being_written(trail: Path, audit: Audit) -> None:
     with newest.open("ab") as file:
         file.write(b'{"seq":40,"audit_id":"')
     assert audit("sql", trail, statement, "--json").rows == before
+
+
+def test_archives(tmp_path: Path, audit: Audit) -> None:
+    """What retention has compressed is in the table as before."""
+    log = WrittenLog(tmp_path / "t")
+    for n in range(40):
+        log.write(failure("bob", n))
+    log.archive(log.sealed()[::2])
+    log.close()
+    assert list((tmp_path / "t").rglob("*.zst"))
+    statement = "select count(*) n, count(distinct hash) h, max(seq) m from records"
+    assert audit("sql", tmp_path / "t", statement, "--json").rows == [{"n": 40, "h": 40, "m": 39}]
 
 
 def test_who_asks_is_recorded(trail: Path, audit: Audit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit_async._export.record_blocks import blocks_of
+from audit_async._export.record_blocks import blocks_of, last_seqs_of
 from audit_async._query import search
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.search import Search
@@ -24,6 +25,7 @@ from audit_async._trail.log_files import Log, find_logs
 from audit_async._trail.segment_parts import Part, parts_of
 from audit_async.errors import LogCorrupted
 from tests.cli.made_trails import erasure, failure, make_trail, rehashed
+from tests.trail.written import WrittenLog
 
 QUERIES: Final = (
     AuditQuery(),
@@ -157,3 +159,24 @@ def test_a_segment_in_which_much_is_found_is_read_as_a_whole(tmp_path: Path, mon
     assert went_to == []
     assert exported(logs, AuditQuery(actor="nobody"), use_index=True) == []
     assert went_to == [0] * sealed
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=repr)
+def test_archives_and_a_place_to_end_at(query: AuditQuery, tmp_path: Path) -> None:
+    """Compressed segments are read as the others, and with an end no later record comes, wherever it is."""
+    log = WrittenLog(tmp_path / "t", max_bytes=3000)
+    for event in events(60, 1):
+        log.write(event)
+    log.archive(log.sealed()[::2])
+    log.close()
+    logs = find_logs(tmp_path / "t")
+    assert list((tmp_path / "t").rglob("*.zst"))
+    expected = found_by_query(logs, query, use_index=False)
+    assert exported(logs, query, use_index=False) == expected
+    if query.newest_first or query.limit is not None:
+        return
+    assert last_seqs_of(logs) == {"orders/00": 59}
+    for end in (-1, 0, 17, 40, 59, 99):
+        blocks = blocks_of(logs, query, Damage(skip=False), use_index=False, ends={"orders/00": end})
+        lines = [line for block in blocks if block is not None for line in block.lines]
+        assert lines == [line for _, line in expected if json.loads(line)["seq"] <= end]
