@@ -337,7 +337,8 @@ def _backwards(file: BinaryIO, part: Part, seqs: Range, damage: Damage, chunk_by
             carried = block + carried
             continue
         data, carried = block[first:] + carried, block[:first]
-        del block  # as in `read_lines`
+        if chunk_bytes < CHUNK_BYTES:
+            block = b""  # as in `read_lines`
         yield Lines(begin + first, data)
 
 

@@ -234,11 +234,13 @@ def read_lines(file: BinaryIO, *, offset: int = 0, chunk_bytes: int | None = Non
     while block := file.read(chunk_bytes):
         end = block.rfind(b"\n") + 1
         if end:
-            data = b"".join((*carried, block[:end])) if carried else block[:end]
+            data = b"".join((*carried, memoryview(block)[:end])) if carried else block[:end]
             carried = [block[end:]] if end < len(block) else []
             carried_bytes = len(block) - end
-            # Not kept while the caller has the lines: with thousands of logs that wait for each other it adds up.
-            del block
+            # With thousands of logs that wait for each other, in small pieces, what is held twice adds up. Large pieces
+            # are kept, since the allocator would give their memory back to the system for each of them.
+            if chunk_bytes < CHUNK_BYTES:
+                block = b""
             yield Lines(offset, data, continues)
             offset += len(data)
             continues = False
