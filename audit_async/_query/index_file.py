@@ -16,8 +16,8 @@ It is a cache and never evidence: the pages it points to are searched, and what 
 can write to it can hide a record from a query that uses it. It holds no text of the trail but event types.
 
 All of it is chosen for the time that building takes, which verifying a segment is the measure of (`bench query`):
-pages instead of lines, since a value that is in many lines is entered once a page, and searching a page takes 40 us;
-blocks, which are sorted while the cache has them and never merged, since looking into one takes 3 us; and fractions,
+pages instead of lines, since a value that is in many lines is entered once a page, and searching a page takes 50 us;
+blocks, which are sorted while the cache has them and never merged, since looking into one takes 1 us; and fractions,
 which Python sorts in half the time of integers of this size. They hold 53 bits exactly.
 """
 

@@ -1,4 +1,4 @@
-"""The index of a log: a file for each sealed segment that says which lines name an actor, a resource, and so on.
+"""The index of a log: a file for each sealed segment that says on which pages an actor, a resource, and so on are.
 
 An index file is made whole (`build_index`) and never changed, so building can be killed at any point and goes on with
 the next segment, and a query uses the files that are there and scans the segments that have none. Nothing waits for
@@ -42,7 +42,7 @@ from audit_async._trail.segment_parts import Part
 from audit_async._trail.worker_process import Advance
 from audit_async.errors import LogCorrupted
 
-#: Searching so many bytes takes 40 us; with pages half as long the index takes a tenth more room and time.
+#: Searching so many bytes takes 50 us; with pages half as long the index takes a tenth more room and time.
 _PAGE_BYTES: Final = 128 << 10
 #: States of a segment of which only the hashes are left.
 _GONE: Final = frozenset({"deleted", "lost"})

@@ -72,9 +72,9 @@ class SegmentIndexing:
                 "index", f"no segment is indexed, so queries scan them: {describe_error(error)}; it is tried again"
             )
             return False
-        self._done = outcome.newest
+        has_advanced, self._done = outcome.newest > self._done, outcome.newest
         self._set_trouble("index", None if outcome.problem is None else f"queries scan a segment: {outcome.problem}")
-        return True
+        return has_advanced or outcome.problem is None
 
     def _run_process(self) -> Indexed:
         """Run the process to its end, or kill it if the log is closed meanwhile. In a thread."""

@@ -16,6 +16,7 @@ import pytest
 from audit_async import AuditConfig, AuditLogger, RotationPolicy
 from audit_async._query import search
 from audit_async._query import segment_scan as scan
+from audit_async._query.index_process import Indexed
 from audit_async._trail.segment_parts import Part
 from audit_async._writer import index_task
 from audit_async.reader import AuditQuery, AuditReader
@@ -171,3 +172,30 @@ async def test_a_segment_that_can_not_be_indexed_is_reported(config_for: ConfigF
                 await asyncio.sleep(0.005)
         assert f"{damaged.name}: its content is not what was sealed" in (audit.health().reason or "")
     assert indexed(config) == sealed(config) - {damaged.name}
+
+
+async def test_a_log_that_can_not_be_read_is_not_tried_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that finds nothing to do its work on is not started every few seconds."""
+    said: list[str | None] = []
+    starts: list[int] = []
+    plain = index_task.SegmentIndexing._run_process
+
+    def count(self: index_task.SegmentIndexing) -> Indexed:
+        starts.append(1)
+        return plain(self)
+
+    monkeypatch.setattr(index_task.SegmentIndexing, "_run_process", count)
+    indexing = index_task.SegmentIndexing(
+        tmp_path / "none", newest=lambda: "000000000000-2026-11-22.audit", set_trouble=lambda _, text: said.append(text)
+    )
+    with anyio.move_on_after(30):
+        async with anyio.create_task_group() as group:
+            group.start_soon(indexing.run)
+            while not said:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.5)
+            group.cancel_scope.cancel()
+    assert len(starts) == 1
+    assert "can't be read" in (said[0] or "")
