@@ -24,6 +24,7 @@ from audit_async.reader import AuditReader, InvalidQuery, LastRecords
 from audit_async.status import Position
 from tests.chain.test_chain import resealed
 from tests.trail.lived import LivedLog, changed, forge, found, note_kinds, only, rewrite_manifest
+from tests.trail.signed import SigningLog
 
 
 @pytest.fixture
@@ -394,3 +395,50 @@ def test_what_comes_after_a_verification_is_not_taken_as_verified(log: LivedLog)
     log.edit(log.segments[0], lambda lines: [lines[0], changed(lines[1]), *lines[2:]])
     assert found(asyncio.run(verify_trail(find_logs(log.base_dir), verified=verified, processes=1))) == [("record", 1)]
     assert verified.logs["orders/00"] == known
+
+
+def test_a_torn_tail_between_two_verifications(log: LivedLog, state: Path) -> None:
+    """A crash leaves one, which is noted; the next opening sets it aside and the verification goes on from the head."""
+    log.session(batches=1, closed=False)
+    with log.segments[-1].open("ab") as file:
+        file.write(b'{"seq":99,"audit_id":"torn')
+    report = verify(log, state)
+    assert report.valid
+    assert "torn_tail" in note_kinds(report)
+    log.session(batches=4)
+    report = verify(log, state)
+    assert report.valid, report.findings
+    assert report.logs[0].head == log.head
+    assert report.logs[0].records < len(log.chain.lines) / 2
+
+
+def test_several_processes_continue_as_one_does(log: LivedLog, state: Path) -> None:
+    """The report is the same with any number of processes."""
+    verify(log, state)
+    content = state.read_bytes()
+    log.session(batches=12)
+    os.utime(log.segments[0], (1, 1))
+    reports = []
+    for processes in (1, 2):
+        state.write_bytes(content)
+        reports.append(asyncio.run(AuditReader(log.base_dir).verify(state=state, processes=processes)))
+    assert reports[0].valid
+    assert reports[0].logs == reports[1].logs
+    assert reports[0].notes == reports[1].notes
+
+
+def test_a_signed_log_is_compared_with_what_was_signed_each_time(tmp_path: Path, state: Path) -> None:
+    """With a policy the state saves reading lines; a finding of the signatures keeps the state as it was."""
+    log = SigningLog(tmp_path / "audit").session()
+    reader = AuditReader(tmp_path / "audit")
+    for _ in range(2):
+        report = asyncio.run(reader.verify(policy=log.policy, state=state))
+        assert report.valid, report.findings
+        assert "signed" in {note.kind for note in report.notes}
+    assert report.logs[0].records == 0
+    log.session()
+    before = state.read_bytes()
+    (log.segment.parent / "tlog" / "checkpoint").unlink()
+    report = asyncio.run(reader.verify(policy=log.policy, state=state))
+    assert {finding.kind for finding in report.findings} == {"checkpoint"}
+    assert state.read_bytes() == before

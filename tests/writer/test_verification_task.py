@@ -271,3 +271,28 @@ def test_settings(tmp_path: Path) -> None:
             Verification(**wrong)
     with pytest.raises(ConfigError, match="keep it outside of the trail"):
         AuditConfig(mode=Local(tmp_path), service_id="a", verification=Verification(state_dir=tmp_path / "kept"))
+
+
+def test_an_edit_by_another_process_is_found_by_a_running_service(tmp_path: Path) -> None:
+    """A service of its own process, whose old segment is changed by this one, records it and goes on."""
+    program = f"""
+import anyio
+from pathlib import Path
+from tests.writer.test_verification_task import filled, until
+async def main():
+    async with filled(Path({str(tmp_path)!r})) as audit:
+        await until(lambda: (audit.health().verified_seq or 0) >= 30)
+        print("verified", flush=True)
+        await until(lambda: audit.health().findings > 0)
+        print(audit.health().status.value, flush=True)
+anyio.run(main)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        assert service.stdout.readline() == "verified\n"
+        name = edit(tmp_path, which=1)
+        assert service.stdout.readline() == "invalid\n"
+        assert service.wait(timeout=_DEADLINE_S) == 0
+    records = b"".join(path.read_bytes() for path in (tmp_path / "orders" / "00").glob("*.audit"))
+    (line,) = [line for line in records.splitlines() if b'"event_type":"audit.verification_failed"' in line]
+    assert json.loads(line)["event"]["segments"] == [name]
