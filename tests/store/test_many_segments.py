@@ -103,7 +103,7 @@ def test_the_work_is_linear(name: str, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_archiving_a_segment_lists_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty thousand archives listed for each of twenty thousand segments took a minute and a half of CPU."""
+    """Twenty thousand archives listed for each of twenty thousand segments would be 87 s of CPU (4.3 ms on average)."""
     with memory_directory() as base_dir:
         directory = write_log(base_dir, Shape(400, segments=200, rare_hits=0)).directory
         store = open_store(base_dir, service="bench")
