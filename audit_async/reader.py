@@ -10,6 +10,7 @@ It needs no lock, changes nothing but the index (a cache), and works while the l
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ import msgspec
 
 from audit_async._export.record_blocks import blocks_of
 from audit_async._export.record_export import NEEDS_PYARROW, ExportFailed, ExportFormat, ExportReport, export
+from audit_async._layout.age_files import ArchiveEncrypted, Identities
 from audit_async._query.answers import Page, page_of, records_of
 from audit_async._query.audit_query import AuditQuery, Glob, InvalidQuery
 from audit_async._query.cursor import decode_cursor
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from audit_async.tlog.policy import Policy  # needs an extra
 
 __all__ = [
+    "ArchiveEncrypted",
     "AuditQuery",
     "AuditReader",
     "CheckedIndex",
@@ -71,6 +74,7 @@ __all__ = [
     "ExportReport",
     "Finding",
     "Glob",
+    "Identities",
     "IndexedSegment",
     "InvalidQuery",
     "LastRecords",
@@ -118,6 +122,7 @@ class AuditReader:
         service: str | None = None,
         instance: str | None = None,
         key_store: KeyStore | None = None,
+        identities: Identities | None = None,
     ) -> None:
         """Read nothing yet.
 
@@ -129,11 +134,15 @@ class AuditReader:
                 returned with what is sealed in the clear, or `[erased DATE]`, `[key missing]`, `[forged]` instead.
                 Without it a sealed member is the text that was recorded. It stays the caller's to close. Exports
                 are sealed unless `export` is asked to `unseal`.
+            identities: The age private keys that encrypted archives are opened with
+                (`Identities.from_files("key.txt")`). Without, `verify` reports what it could not open, and a query
+                yields what it finds elsewhere and then raises `TrailUnreadable`.
         """
         self.base_dir: Final = Path(base_dir)
         self.service: Final = service
         self.instance: Final = instance
         self._key_store: Final = key_store
+        self._identities: Final = identities
 
     def _reading(self, query: AuditQuery) -> SealedReading:
         return SealedReading(query, self._key_store)
@@ -150,7 +159,8 @@ class AuditReader:
         Raises:
             TrailUnreadable: There is none, or a directory may not be read.
         """
-        return find_logs(self.base_dir, service=self.service, instance=self.instance)
+        logs = find_logs(self.base_dir, service=self.service, instance=self.instance)
+        return [dataclasses.replace(log, identities=self._identities) for log in logs] if self._identities else logs
 
     # Verifying.
 
@@ -166,6 +176,7 @@ class AuditReader:
         state: str | os.PathLike[str] | None = None,
         full: bool = False,
         full_every: timedelta = FULL_EVERY,
+        skip_encrypted: bool = False,
         processes: int | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> VerifyReport:
@@ -188,6 +199,8 @@ class AuditReader:
                 where other users can write. Records before are not read again; the report says so (`verified_before`).
             full: Read everything in spite of `state`.
             full_every: Read everything in spite of `state` if the last time is longer ago.
+            skip_encrypted: Archives that are encrypted, and that the reader's identities don't open, make the report
+                not valid unless this is set: then they are a note. Their files are checked all the same.
             processes: How many processes share the work; by default one for each core, if there is enough to do.
             progress: Called on the event loop, now and then.
 
@@ -215,7 +228,13 @@ class AuditReader:
         verified = None if kept is None else await anyio.to_thread.run_sync(kept.read, full, full_every)
         if policy is None:
             report = await verify_trail(
-                logs, scope, expected_heads=heads, verified=verified, processes=processes, progress=progress
+                logs,
+                scope,
+                expected_heads=heads,
+                verified=verified,
+                skip_encrypted=skip_encrypted,
+                processes=processes,
+                progress=progress,
             )
         else:
             from audit_async._verify.signed_trail import verify_signed_trail  # noqa: PLC0415 - needs the extra tlog
@@ -228,6 +247,7 @@ class AuditReader:
                 published=published,
                 expected_heads=heads,
                 verified=verified,
+                skip_encrypted=skip_encrypted,
                 processes=processes,
                 progress=progress,
             )
@@ -268,7 +288,8 @@ class AuditReader:
 
         Raises:
             InvalidQuery: The question makes no sense for these logs.
-            TrailUnreadable: A log can't be read.
+            TrailUnreadable: A log can't be read. If archives are encrypted and no identity opens them, this comes after
+                all that was found elsewhere.
             LogCorrupted: A line that may be wanted is no genuine record.
         """
         _require_asker(audit, accessed_by)
@@ -300,6 +321,7 @@ class AuditReader:
                     for record in piece:
                         given += 1
                         yield record
+            damage.require_searched()
         finally:
             _warn_of(damage)
             _report_undecided(reading.undecided, on_undecided)
@@ -406,6 +428,7 @@ class AuditReader:
             async with aclosing(in_pieces(counts)) as pieces:
                 async for piece in pieces:
                     counted |= piece
+            damage.require_searched()
             return counted
         finally:
             _warn_of(damage)
@@ -511,6 +534,7 @@ class AuditReader:
             logs = await access.begin(await self._logs_for(query))
             search = Search(logs, query, damage, reached=reached, use_index=use_index, wanted=reading.wanted)
             page = await only_one(page_of(search, query, query.limit or _PAGE_SIZE, reading.decode))
+            damage.require_searched()
             given = len(page.records)
             return page
         finally:
@@ -892,6 +916,8 @@ def _report_undecided(records: int, report: Callable[[int], None] | None) -> Non
 
 
 def _warn_of(damage: Damage) -> None:
+    if damage.skips and damage.not_searched is not None:
+        _log.warning("%s", damage.not_searched)
     if damage.skipped:
         _log.warning("a query passed over damage, %d times in all; the first: %s", damage.skipped, damage.first)
 

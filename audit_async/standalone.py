@@ -4,7 +4,8 @@ PATH is a log, a tree of logs, or the folder of an unpacked evidence bundle. Exi
 nothing to verify, 3 something can't be read or was not checked, and nothing else was found. A chain can't show by
 itself that its newest records were cut off, or that all of it was rewritten: compare the head printed here with one
 kept elsewhere. Archived segments are compared with the SHA-256 that the chain records of them; their records are read
-as well if Python has a module for zstd (3.14 has).
+as well if Python has a module for zstd (3.14 has). Archives that are encrypted with age are compared with the SHA-256
+in the manifest and in the chain, and reported as not checked: nothing here decrypts.
 """
 
 # This file is put into every evidence bundle, so it must run alone, and be short enough to be read by its auditor. It
@@ -166,7 +167,8 @@ class LogCheck:
                 raise Damaged("of another log or format version")
             entries, due, prev = {}, 0, "0" * 64
             for item in manifest["segments"]:
-                entry = {"state": "live"} | members(item, ENTRY, {"state", "recorded"})
+                entry = {"state": "live"} | members(item, ENTRY, {"state", "recorded", "encrypted"})
+                members(entry.get("encrypted", {}), ENCRYPTED, set() if "encrypted" in entry else set(ENCRYPTED))
                 name = SEGMENT.fullmatch(entry["segment"])
                 in_place = entry["first_seq"] == due and entry["prev_hash"] == prev and len(entry["hash"]) == 64
                 if (
@@ -206,15 +208,16 @@ class LogCheck:
             self.find("archive", "a symbolic link")
         if "manifest.json" in names and self.is_manifest_known:
             for name in sorted(archives):
-                if not name.endswith(".unfinished") and name.removesuffix(".zst") not in self.entries:
+                segment = name.removesuffix(".zst.age") if name.endswith(".age") else name.removesuffix(".zst")
+                if not name.endswith(".unfinished") and segment not in self.entries:
                     self.find(f"archive/{name}", "no archive of this log")
 
     # -- segments ----------------------------------------------------------------------------------------------------
 
     def check_sealed(self, entry: dict[str, Any], names: set[str]) -> None:
         """Check a segment that the manifest has, or join the chain over it."""
-        name, state = entry["segment"], entry["state"]
-        archive = f"archive/{name}.zst"
+        name, state, encrypted = entry["segment"], entry["state"], entry.get("encrypted")
+        archive = f"archive/{name}.zst{'.age' if encrypted else ''}"
         before, self.head = self.head, (entry["last_seq"], entry["hash"].encode())
         if state in {"lost", "damaged"}:
             self.find(name, f"{state} while the log was written")
@@ -224,6 +227,9 @@ class LogCheck:
         if state == "live":
             self.check_checksum(entry, names)
         is_archived = state == "archived" or (name not in names and exists(self.log / archive))
+        if encrypted and is_archived:
+            self.check_encrypted(entry, archive)
+            return
         if is_archived and zstd is None:
             say(f"{self.log}: seq {entry['first_seq']} on is {state!a}: not read here (zstd), joined by its hashes")
             self.read[name] = Extent(archive_sha256=self.archive_digest(name, archive))
@@ -240,6 +246,16 @@ class LogCheck:
             or (extent.first_time, extent.last_time) != (entry["first_timestamp"], entry["last_timestamp"])
         ):
             self.find(name, "not what manifest.json says")
+
+    def check_encrypted(self, entry: dict[str, Any], archive: str) -> None:
+        """Check that an encrypted archive is the file that the manifest has; what is in it can't be read here."""
+        name = entry["segment"]
+        digest = self.archive_digest(name, archive)
+        if digest and digest != entry["encrypted"].get("sha256"):
+            self.find(name, "its encrypted archive is not the file that manifest.json has")
+        self.read[name] = Extent(archive_sha256=digest, is_encrypted=True)
+        text = f"seq {entry['first_seq']} to {entry['last_seq']} are encrypted with age, and joined by their hashes"
+        self.not_checked.append(f"{self.log / archive}: {text}; audit-async verify --identity reads them")
 
     def archive_digest(self, name: str, archive: str) -> str:
         """Return the SHA-256 of an archive as it is; empty if it can't be read."""
@@ -430,7 +446,7 @@ class LogCheck:
                 continue
             if name in archives and extent.archive_sha256 not in archives[name]:
                 self.find(name, "its archive is not the file that the chain records")
-            elif name not in archives and extent.first_seq is None:
+            elif name not in archives and extent.first_seq is None and not extent.is_encrypted:
                 text = "its archive was not checked: Python 3.14 can read it, and audit-async verify"
                 self.not_checked.append(f"{self.log / name}: {text}")
         deleted = [name for name, entry in self.entries.items() if entry["state"] == "deleted"]
@@ -518,8 +534,11 @@ class LogCheck:
 class Extent:
     """What was read of one segment."""
 
-    def __init__(self, *, size_of_file: int = 0, is_last: bool = False, archive_sha256: str = "") -> None:
-        self.size_of_file, self.is_last, self.archive_sha256 = size_of_file, is_last, archive_sha256
+    def __init__(
+        self, *, size_of_file: int = 0, is_last: bool = False, archive_sha256: str = "", is_encrypted: bool = False
+    ) -> None:
+        self.size_of_file, self.is_last = size_of_file, is_last
+        self.archive_sha256, self.is_encrypted = archive_sha256, is_encrypted
         self.is_good = True  # all lines are records in their places
         self.is_converted = False  # to CR LF
         self.size, self.records, self.digest = 0, 0, sha256()
@@ -697,7 +716,9 @@ IDENTITY: "dict[str, type]" = {
 ENTRY: "dict[str, type]" = {
     "segment": str, "state": str, "first_seq": int, "last_seq": int, "first_timestamp": str, "last_timestamp": str,
     "records": int, "bytes": int, "sha256": str, "prev_hash": str, "hash": str, "recorded": bool,
+    "encrypted": dict,
 }  # fmt: skip
+ENCRYPTED: "dict[str, type]" = {"sha256": str, "bytes": int, "earliest": str, "latest": str}
 MANIFEST: "dict[str, type]" = {"format_version": int, "log_id": str, "rebuilt": str, "segments": list}
 HOLD: "dict[str, type]" = {"reason": str, "set_by": str, "since": str, "id": str}
 STATES = {"live", "archived", "deleted", "damaged", "lost"}

@@ -178,6 +178,7 @@ def _unbroken(piece: _Piece, parts: Sequence[Part]) -> Iterator[Found]:
                 raise LogCorrupted(part.name, None, due, reason)
             due, prev = found.seq + 1, found.line[HASH_AT : HASH_AT + 64]
             yield found
+    damage.require_searched()
     if due != piece.last_seq + 1:
         raise LogCorrupted(piece.log.name, None, due, "records are missing from here on; verify the trail")
 

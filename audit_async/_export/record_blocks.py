@@ -24,7 +24,7 @@ from audit_async._query.index_file import IndexWrong
 from audit_async._query.matching import Filter
 from audit_async._query.open_files import OpenFiles, open_file_limit
 from audit_async._query.recorded_members import read_all_said
-from audit_async._query.search import Search, look_up_pages, search_pages, still_wanted
+from audit_async._query.search import Search, look_up_pages, may_hold, search_pages, still_wanted
 from audit_async._query.segment_scan import (
     Damage,
     Found,
@@ -126,9 +126,10 @@ def blocks_of(
             if block is not None and left is not None:
                 if len(block.lines) >= left:
                     yield block.head(left)
-                    return
+                    break
                 left -= len(block.lines)
             yield block
+    damage.require_searched()
 
 
 def _from_end(
@@ -196,7 +197,7 @@ def _runs_of(
     if use_index and wanted.is_indexed:
         index = LogIndex(log)
     for part in parts_of(log):
-        if not part.overlaps(seqs):
+        if not part.overlaps(seqs) or not may_hold(part, wanted):
             continue
         left = seqs
         if index is not None and part.sealed_bytes is not None:

@@ -157,7 +157,8 @@ def _found(
 ) -> Iterator[Found]:
     """Yield the records of a query; ends early if the task that waits for the export is cancelled."""
     number = 0
-    search_all = Search(logs, query, Damage(skip=False), use_index=use_index, wanted=wanted)
+    damage = Damage(skip=False)
+    search_all = Search(logs, query, damage, use_index=use_index, wanted=wanted)
     with closing(search_all.run()) as search:
         for found in search:
             if found is None:
@@ -168,7 +169,8 @@ def _found(
             if progress is not None and number % _RECORDS_A_TIME == 0:
                 progress(number)
             if number == query.limit:
-                return
+                break
+    damage.require_searched()
 
 
 def _blocks(

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from audit_async._layout.age_files import Identities, open_encrypted
 from audit_async._layout.manifest import SealedSegment
-from audit_async._layout.names import ARCHIVE, COMPRESSED
+from audit_async._layout.names import ARCHIVE, COMPRESSED, ENCRYPTED
 from audit_async._layout.regular_files import open_regular
 
 if sys.version_info >= (3, 14):
@@ -20,38 +21,48 @@ else:
 DAMAGED_ARCHIVE: Final = (zstd.ZstdError, EOFError)
 
 
-def open_segment_for_reading(directory: Path, segment: SealedSegment) -> BinaryIO:
+def open_segment_for_reading(directory: Path, segment: SealedSegment, identities: Identities | None = None) -> BinaryIO:
     """Open a sealed segment's uncompressed content, wherever it is; the caller closes it.
 
     Needs no lock. A segment that is archived between the reading of the manifest and this call is found as well.
 
     Raises:
         FileNotFoundError: The segment is deleted or lost.
+        ArchiveEncrypted: It is encrypted, and `identities` don't open it; an `OSError`.
         LogCorrupted: Something other than a regular file has its name.
         OSError: It can't be opened.
 
     Reading an archive raises `zstd.ZstdError` or `EOFError` if it is damaged, and `EOFError` as well once it has given
     more bytes than the manifest says: what inflates to terabytes is stopped there.
     """
-    archive = _archive_of(directory, segment.segment)
     if segment.state in {"live", "damaged"}:
         try:
             return open_binary(directory / segment.segment)
         except FileNotFoundError:
-            if not archive.exists():
+            # Of the two an interrupted archiving may have left the other one.
+            for ending in (ENCRYPTED, COMPRESSED):
+                if (directory / ARCHIVE / (segment.segment + ending)).exists():
+                    break
+            else:
                 raise
-    elif segment.state != "archived":
+    elif segment.state == "archived":
+        ending = ENCRYPTED if segment.is_encrypted else COMPRESSED
+    else:
         raise FileNotFoundError(f"{segment.segment} is {segment.state}: the manifest has its hashes, not its records")
-    return io.BufferedReader(_Decompressed(open_binary(archive), segment.bytes))
+    path = directory / ARCHIVE / (segment.segment + ending)
+    return _open(path, segment.bytes, identities)
 
 
 def open_archive(directory: Path, segment: str, *, max_bytes: int = sys.maxsize) -> BinaryIO:
     """Open the uncompressed content of a segment in `archive/`; as `open_segment_for_reading`, without a manifest."""
-    return io.BufferedReader(_Decompressed(open_binary(_archive_of(directory, segment)), max_bytes))
+    return _open(directory / ARCHIVE / (segment + COMPRESSED), max_bytes, None)
 
 
-def _archive_of(directory: Path, segment: str) -> Path:
-    return directory / ARCHIVE / (segment + COMPRESSED)
+def _open(path: Path, max_bytes: int, identities: Identities | None) -> BinaryIO:
+    file = open_binary(path)
+    if path.name.endswith(ENCRYPTED):
+        file = open_encrypted(file, identities, str(path))
+    return io.BufferedReader(_Decompressed(file, max_bytes))
 
 
 def open_binary(path: Path) -> BinaryIO:

@@ -13,13 +13,22 @@ from typing import Literal
 import msgspec
 
 from audit_async._chain import FORMAT_VERSION, START, Head
-from audit_async._layout.names import MANIFEST_FILE, SegmentName
+from audit_async._layout.names import COMPRESSED, ENCRYPTED, MANIFEST_FILE, SegmentName
 from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, read_bounded
 from audit_async.errors import LogCorrupted
 
 #: `live`: in the log directory. `archived`: compressed, in archive/. `deleted`: by retention. `damaged`: changed by
 #: somebody while it was written, and reported. `lost`: removed by somebody with its directory, and reported.
 SegmentState = Literal["live", "archived", "deleted", "damaged", "lost"]
+
+
+class EncryptedArchive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the manifest says of the encrypted archive of a segment, so that much can be done without a key."""
+
+    sha256: str  #: of the encrypted file, 64 hex digits
+    bytes: int  #: of the encrypted file
+    earliest: str  #: timestamp among its records, RFC 3339: the first record's unless the clock was set back
+    latest: str  #: timestamp among its records, RFC 3339
 
 
 class SealedSegment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,11 +46,23 @@ class SealedSegment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     prev_hash: str  #: `prev_hash` of its first record
     hash: str  #: `hash` of its last record
     recorded: bool = False  #: the chain holds its `audit.segment_sealed`, for certain
+    #: Of an archived segment that is encrypted; left out of the file for all others.
+    encrypted: EncryptedArchive | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def head(self) -> Head:
         """The chain's head after its last record."""
         return Head(self.last_seq, self.hash.encode())
+
+    @property
+    def is_encrypted(self) -> bool:
+        """True if its records are in an encrypted archive and nowhere else."""
+        return self.state == "archived" and self.encrypted is not msgspec.UNSET
+
+    @property
+    def archive_file(self) -> str:
+        """The name of its archive in `archive/`, if it has or gets one."""
+        return self.segment + (COMPRESSED if self.encrypted is msgspec.UNSET else ENCRYPTED)
 
 
 class ManifestFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

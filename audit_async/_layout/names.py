@@ -20,6 +20,8 @@ ARCHIVE: Final = "archive"
 CHECKSUM: Final = ".sha256"
 #: What compression adds to a segment's name.
 COMPRESSED: Final = ".zst"
+#: What it adds if the compressed segment is encrypted with age as well.
+ENCRYPTED: Final = ".zst.age"
 #: The readers' index, a cache: a directory with a file for each sealed segment, deleted with it. And what an earlier
 #: release kept instead.
 INDEX: Final = "index"
@@ -30,6 +32,14 @@ UNFINISHED: Final = ".unfinished"
 
 _SEGMENT: Final = re.compile(r"([0-9]{12,18})-([0-9]{4}-[0-9]{2}-[0-9]{2})\.audit", re.ASCII)
 CONFIGURABLE_NAME: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+def archived_segment(name: str) -> str | None:
+    """Return the segment whose archive a file name in `archive/` is; None if it is that of none."""
+    for ending in (ENCRYPTED, COMPRESSED):
+        if name.endswith(ending):
+            return name.removesuffix(ending)
+    return None
 
 
 class SegmentName(NamedTuple):

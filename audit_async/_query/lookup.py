@@ -77,16 +77,17 @@ def find_record(logs: Sequence[Log], *, seq: int | None, audit_id: str | None) -
         if audit_id is not None and (counted := find_counted(parts, audit_id)) is not None:
             yield counted
             return
-        wanted = Filter(AuditQuery(), audit_id=audit_id)
+        wanted, damage = Filter(AuditQuery(), audit_id=audit_id), Damage(skip=False)
         seqs = Range(seq - 1, seq + 1) if seq is not None else Range()
         for part in parts:
             if not part.overlaps(seqs):
                 continue
-            for found in scan(part, wanted, seqs, Damage(skip=False)):
+            for found in scan(part, wanted, seqs, damage):
                 if found is not None and audit_id in (None, decode_record(found.line).audit_id):
                     yield found
                     return
                 yield None
+        damage.require_searched()
     what = f"seq {seq}" if seq is not None else f"audit_id {audit_id}"
     raise RecordNotFound(
         f"no record with {what} in {', '.join(log.name for log in logs)}: it was never recorded, or was deleted"

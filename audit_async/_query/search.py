@@ -15,6 +15,8 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import BinaryIO
 
+from msgspec import UNSET
+
 from audit_async._chain import BadRecord
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.index_file import IndexWrong
@@ -54,6 +56,7 @@ class Search:
         `reached` is how far a page before this one came, as its search said; None for the first.
         """
         self._newest_first = query.newest_first
+        self._damage = damage
         self._ranges = [still_wanted(log, query, reached) for log in logs]
         wanted = wanted if wanted is not None else Filter(query)
         # A merge reads from all logs at once; fewer logs than files may be open need no watching of their files.
@@ -78,9 +81,14 @@ class Search:
         return self.run()
 
     def run(self) -> Generator[Found | None, None, None]:
-        """Yield what is found, merged by time; closing it closes all files. Once."""
+        """Yield what is found, merged by time; closing it closes all files. Once.
+
+        Raises `TrailUnreadable` at the end if something encrypted was not searched; whoever ends it earlier asks
+        `damage.require_searched` itself.
+        """
         try:
             yield from merge(self._streams, newest_first=self._newest_first)
+            self._damage.require_searched()
         finally:
             if self._files is not None:
                 self._files.close()
@@ -154,7 +162,7 @@ def _search_log(
     if use_index and wanted.is_indexed:
         index = LogIndex(log)
     for part in reversed(parts) if newest_first else parts:
-        if not part.overlaps(seqs):
+        if not part.overlaps(seqs) or not may_hold(part, wanted):
             continue
         left = seqs
         if index is not None and part.segment.sealed is not None:
@@ -171,6 +179,14 @@ def _search_log(
             except IndexWrong:
                 index.drop(part)
         yield from scan(part, wanted, left, damage, newest_first=newest_first, files=files)
+
+
+def may_hold(part: Part, wanted: Filter) -> bool:
+    """Return whether an encrypted segment may hold what is wanted: its times are known to the manifest exactly."""
+    entry = part.segment.sealed
+    if entry is None or entry.encrypted is UNSET:
+        return True
+    return wanted.may_overlap(entry.encrypted.earliest, entry.encrypted.latest)
 
 
 def _beyond(seqs: Range, seq: int, *, newest_first: bool) -> Range:

@@ -15,6 +15,7 @@ from typing import BinaryIO, Final, NamedTuple
 import msgspec
 
 from audit_async._chain import BadRecord, check_record
+from audit_async._layout.age_files import ArchiveEncrypted
 from audit_async._query.matching import Filter
 from audit_async._query.open_files import OpenFiles
 from audit_async._query.recorded_members import read_said
@@ -61,9 +62,10 @@ class Damage:
     """What is done about damage that a query comes upon: the first is an error, or all of it is passed over."""
 
     def __init__(self, *, skip: bool) -> None:
-        self._skip = skip
+        self.skips: Final = skip  #: passes damage over
         self.skipped = 0  #: how often something was passed over
         self.first: LogCorrupted | None = None
+        self._encrypted: dict[str, str] = {}  # segments that no identity opens, and why
 
     def found(self, part: Part, offset: int | None, reason: str) -> None:
         """Take note of damage at `offset` of a segment; raises `LogCorrupted` unless it is to be passed over."""
@@ -73,9 +75,27 @@ class Damage:
         line = _line_number(part, offset) if offset is not None else None
         seq = part.segment.first_seq + (line - 1 if line is not None else 0)
         self.first = LogCorrupted(part.name, line, seq, f"{reason}; verify the trail to see all that is wrong with it")
-        if not self._skip:
+        if not self.skips:
             raise self.first
         self.skipped = 1
+
+    def found_encrypted(self, part: Part, error: ArchiveEncrypted) -> None:
+        """Take note of a segment that can't be searched, because no identity that opens it was given."""
+        self._encrypted[part.name] = error.strerror or "it is encrypted"
+
+    @property
+    def not_searched(self) -> str | None:
+        """What was not searched, and what to do; None if all was that had to be."""
+        if not self._encrypted:
+            return None
+        (name, why), count = next(iter(self._encrypted.items())), len(self._encrypted)
+        which = f"{name} was" if count == 1 else f"{count} segments, of which {name} is the first, were"
+        return f"{which} not searched, so the answer may lack records: {why}"
+
+    def require_searched(self) -> None:
+        """Raise `TrailUnreadable` if something was not searched, unless damage is passed over."""
+        if self.not_searched is not None and not self.skips:
+            raise TrailUnreadable(self.not_searched)
 
 
 def _line_number(part: Part, offset: int) -> int | None:
@@ -93,12 +113,17 @@ def _line_number(part: Part, offset: int) -> int | None:
 
 
 def open_part(part: Part, damage: Damage, files: OpenFiles | None = None) -> BinaryIO | None:
-    """Open a segment, as one of `files`; None if it was deleted meanwhile, or is missing and that is passed over."""
+    """Open a segment, as one of `files`; None if it was deleted meanwhile.
+
+    None as well if it is missing and that is passed over, or is encrypted, of which `damage` takes note.
+    """
     try:
         file = open_segment(part.segment)
         return file if files is None else files.keep(file, lambda: open_segment(part.segment))
     except SegmentDeleted:
         return None
+    except ArchiveEncrypted as error:
+        damage.found_encrypted(part, error)
     except FileNotFoundError:
         damage.found(part, None, "the segment is missing")
     except LogCorrupted as error:

@@ -2,7 +2,8 @@
 
 An index file is made whole (`build_index`) and never changed, so building can be killed at any point and goes on with
 the next segment, and a query uses the files that are there and scans the segments that have none. Nothing waits for
-an index. See `index_file` for what is in a file; it is a cache and never evidence.
+an index. See `index_file` for what is in a file; it is a cache and never evidence. A segment whose archive is encrypted
+has none: an index holds no name, but whoever has it can try whether a name is in it.
 
 The files are in `index/` in the log's directory if that belongs to this user and can be written, else in
 `$XDG_CACHE_HOME/audit-async/<log_id>/`. Both places are read.
@@ -80,7 +81,7 @@ class LogIndex:
 
     def _open(self, part: Part) -> SegmentIndex | None:
         sealed = part.segment.sealed
-        if sealed is None:
+        if sealed is None or sealed.is_encrypted:
             return None
         for path in self.paths(part):
             try:
@@ -210,7 +211,13 @@ def tasks_of_index(log: Log, parts: Sequence[Part], *, again: bool = False) -> l
     index = LogIndex(log)
     if (directory := _make_directory(log)) is not None:
         _remove_others(log, directory)
-    missing = (part for part in parts if part.segment.sealed is not None and (again or not index.is_complete(part)))
+    missing = (
+        part
+        for part in parts
+        if part.segment.sealed is not None
+        and not part.segment.needs_identity
+        and (again or not index.is_complete(part))
+    )
     tasks = list(IndexTask.of(missing))
     return tasks if directory is not None else tasks[:1]  # whose outcome says so for all of them
 
@@ -345,7 +352,11 @@ def _remove_others(log: Log, directory: Path) -> None:
         names = os.listdir(directory)
         # The manifest is read after that: a segment was sealed before anybody could index it, so each of these files
         # that is not a left-over is of a segment that the manifest has by now, also if another builder just made it.
-        kept = {entry.segment for entry in read_manifest(log.directory) if entry.state not in _GONE}
+        kept = {
+            entry.segment
+            for entry in read_manifest(log.directory)
+            if entry.state not in _GONE and not entry.is_encrypted
+        }
         for name in names:
             is_index = name.endswith(INDEX_ENDING) and name.removesuffix(INDEX_ENDING) not in kept
             if is_index or is_left_over(directory / name):

@@ -25,6 +25,8 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO, Final, NamedTuple
 
+from msgspec import UNSET
+
 from audit_async._durable import disk
 from audit_async._layout.archive_reading import DAMAGED_ARCHIVE, open_segment_for_reading
 from audit_async._layout.hold_file import read_hold
@@ -32,7 +34,6 @@ from audit_async._layout.manifest import ManifestFile, SealedSegment, decode_man
 from audit_async._layout.names import (
     ARCHIVE,
     CHECKSUM,
-    COMPRESSED,
     HOLD_FILE,
     LOG_FILE,
     MANIFEST_FILE,
@@ -42,7 +43,7 @@ from audit_async._layout.names import (
 from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, NO_DESCRIPTORS, open_regular, read_bounded
 from audit_async._store.backup_lock import holding_back_retention
 from audit_async._store.log_directory import LogDirectory
-from audit_async._store.removal import remove_leftovers
+from audit_async._store.removal import archives_that_are_gone, remove_leftovers
 from audit_async._store.sealing import write_checksum
 from audit_async._store.survey import segment_names, survey
 from audit_async.errors import AuditError, LogCorrupted
@@ -184,9 +185,9 @@ class LogCopier:
         try:
             there = set(os.listdir(target_fd))
             for entry in wanted:
-                name = entry.segment + COMPRESSED
+                name = entry.archive_file
                 size = _size_of(name, archive_fd)
-                if name in there and _size_of(name, target_fd) == size:
+                if name in there and _size_of(name, target_fd) == size and _is_same(self.target.path, entry):
                     self._kept += 1
                     continue
                 self._copy_file(archive_fd, name, target_fd, sealed=True)
@@ -226,7 +227,7 @@ class LogCopier:
                 for entry in gone
                 if entry.segment in there
                 or entry.segment + CHECKSUM in there
-                or (entry.state == "deleted" and entry.segment + COMPRESSED in archives)
+                or not archives.isdisjoint(archives_that_are_gone(entry))
             ],
         )
 
@@ -391,10 +392,21 @@ def _size_of(name: str, dir_fd: int) -> int | None:
         return None
 
 
+def _is_same(directory: Path, entry: SealedSegment) -> bool:
+    """Return whether a copied archive is the one of the manifest; only those that are encrypted are made again."""
+    return not entry.is_encrypted or _is_whole(directory, entry)
+
+
 def _is_whole(directory: Path, entry: SealedSegment) -> bool:
-    """Return whether an archive holds what the manifest says; raises `OSError` if there is no descriptor left."""
+    """Return whether an archive holds what the manifest says; of one that is encrypted, whether it is that file.
+
+    Raises `OSError` if there is no descriptor left.
+    """
     digest = hashlib.sha256()
     try:
+        if entry.encrypted is not UNSET:
+            with open(open_regular(directory / ARCHIVE / entry.archive_file), "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == entry.encrypted.sha256
         with open_segment_for_reading(directory, entry) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)

@@ -13,7 +13,7 @@ import msgspec
 
 from audit_async._durable import disk
 from audit_async._layout.manifest import SealedSegment
-from audit_async._layout.names import ARCHIVE, CHECKSUM, COMPRESSED, INDEX, INDEX_ENDING, OLD_INDEX_FILE
+from audit_async._layout.names import ARCHIVE, CHECKSUM, COMPRESSED, ENCRYPTED, INDEX, INDEX_ENDING, OLD_INDEX_FILE
 from audit_async._store.log_directory import LogDirectory
 from audit_async._store.manifest_file import OR_A_COPY, Manifest
 from audit_async.errors import LogCorrupted
@@ -39,32 +39,47 @@ def leftovers(directory: LogDirectory, names: set[str], segments: Iterable[Seale
     Raises `LogCorrupted` if the archive that a segment's state promises is missing. `names` are those in the log
     directory.
     """
-    archives: set[str] = set()
-    if ARCHIVE in names:
-        fd = disk.open_directory(ARCHIVE, dir_fd=directory.fd)
-        try:
-            archives = set(os.listdir(fd))
-        finally:
-            disk.close(fd)
+    archives = _names_in(directory, ARCHIVE) if ARCHIVE in names else set()
+    indexes = _names_in(directory, INDEX) if INDEX in names else set()
     left = []
     for entry in segments:
-        archive = entry.segment + COMPRESSED
-        if entry.state == "archived" and archive not in archives:
+        if entry.state == "archived" and entry.archive_file not in archives:
             reason = f"the archived segment is missing{OR_A_COPY}"
-            raise LogCorrupted(f"{ARCHIVE}/{archive}", None, entry.first_seq, reason)
-        live = entry.segment in names or entry.segment + CHECKSUM in names
-        if (entry.state in {"archived", "deleted"} and live) or (entry.state == "deleted" and archive in archives):
+            raise LogCorrupted(f"{ARCHIVE}/{entry.archive_file}", None, entry.first_seq, reason)
+        if entry.state not in {"archived", "deleted"}:
+            continue
+        is_live = entry.segment in names or entry.segment + CHECKSUM in names
+        is_indexed = entry.is_encrypted and entry.segment + INDEX_ENDING in indexes
+        if is_live or is_indexed or not archives.isdisjoint(archives_that_are_gone(entry)):
             left.append(entry)
     return left
 
 
+def _names_in(directory: LogDirectory, name: str) -> set[str]:
+    fd = disk.open_directory(name, dir_fd=directory.fd)
+    try:
+        return set(os.listdir(fd))
+    finally:
+        disk.close(fd)
+
+
+def archives_that_are_gone(entry: SealedSegment) -> set[str]:
+    """Return the names in `archive/` that nothing of an archived or deleted segment has any more."""
+    both = {entry.segment + COMPRESSED, entry.segment + ENCRYPTED}
+    return both if entry.state == "deleted" else both - {entry.archive_file}
+
+
 def remove_leftovers(directory: LogDirectory, segments: Collection[SealedSegment]) -> None:
-    """Remove the files that these segments' states, `archived` or `deleted`, say are gone; durably."""
+    """Remove the files that these segments' states, `archived` or `deleted`, say are gone; durably.
+
+    What is encrypted loses its index, too: that holds no name, but whoever has it can try whether a name is in it.
+    """
     deleted = [entry for entry in segments if entry.state == "deleted"]
     # The indexes first: as long as a segment or its archive is there, `leftovers` finds what a crash has left of it.
-    for entry in deleted:
-        with suppress(FileNotFoundError):
-            disk.unlink(f"{INDEX}/{entry.segment}{INDEX_ENDING}", dir_fd=directory.fd)
+    for entry in segments:
+        if entry.state == "deleted" or entry.is_encrypted:
+            with suppress(FileNotFoundError):
+                disk.unlink(f"{INDEX}/{entry.segment}{INDEX_ENDING}", dir_fd=directory.fd)
     if deleted:
         with suppress(FileNotFoundError):
             disk.unlink(OLD_INDEX_FILE, dir_fd=directory.fd)
@@ -72,19 +87,21 @@ def remove_leftovers(directory: LogDirectory, segments: Collection[SealedSegment
         for name in (entry.segment + CHECKSUM, entry.segment):
             with suppress(FileNotFoundError):
                 disk.unlink(name, dir_fd=directory.fd)
-    if deleted:
-        with suppress(FileNotFoundError):
-            _remove_archives(directory, deleted)
     if segments:
+        with suppress(FileNotFoundError):
+            _remove_archives(directory, segments)
         directory.sync()
 
 
-def _remove_archives(directory: LogDirectory, deleted: Iterable[SealedSegment]) -> None:
+def _remove_archives(directory: LogDirectory, segments: Iterable[SealedSegment]) -> None:
     archive_fd = disk.open_directory(ARCHIVE, dir_fd=directory.fd)
     try:
-        for entry in deleted:
+        is_changed = False
+        for name in sorted(set[str]().union(*map(archives_that_are_gone, segments))):
             with suppress(FileNotFoundError):
-                disk.unlink(entry.segment + COMPRESSED, dir_fd=archive_fd)
-        disk.sync_directory(archive_fd)
+                disk.unlink(name, dir_fd=archive_fd)
+                is_changed = True
+        if is_changed:
+            disk.sync_directory(archive_fd)
     finally:
         disk.close(archive_fd)

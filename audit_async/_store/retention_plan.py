@@ -28,9 +28,10 @@ def plan_retention(
 ) -> list[RetentionStep]:
     """Return what `policy` asks for at `now` (aware), oldest segment first; nothing while there is a hold.
 
-    This is the dry run, too. A segment is as old as its last record, counted in
-    whole days. Deletion proceeds from the chain's beginning and stops at the first segment that has to stay, so
-    what remains is one unbroken piece. A `damaged` segment is evidence: it is never compressed.
+    This is the dry run, too. A segment is as old as its last record, counted in whole days. Deletion proceeds from the
+    chain's beginning and stops at the first segment that has to stay, so what remains is one unbroken piece. A
+    `damaged` segment is evidence: it is never compressed. With recipients, what was archived without encryption is
+    archived again.
 
     The chain's order is believed before a clock that was set back: a segment is no older than its first record, nor,
     for deletion, than anything before it. (A host without a clock of its own starts in 1970, and its first records go
@@ -53,6 +54,9 @@ def plan_retention(
         deleting = deleting and (now - latest).days >= delete_after
         if deleting:
             steps.append(RetentionStep("delete", segment, (now - latest).days))
-        elif segment.state == "live" and age_days >= policy.archive_after_days:
+        elif age_days >= policy.archive_after_days and (
+            segment.state == "live"
+            or (segment.state == "archived" and policy.archive_recipients and not segment.is_encrypted)
+        ):
             steps.append(RetentionStep("archive", segment, age_days))
     return steps

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -21,6 +21,7 @@ import msgspec
 
 from audit_async._chain import FORMAT_VERSION
 from audit_async._layout import crash_traces, regular_files
+from audit_async._layout.age_files import ArchiveEncrypted, Identities
 from audit_async._layout.archive_reading import open_segment_for_reading
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment, read_manifest
@@ -59,6 +60,8 @@ class Log:
     instance: str  #: the directory's name
     log_id: str  #: of log.json; empty if that file is missing or not what the library writes
     format_version: int | None = None  #: of log.json; None if that file does not say it
+    #: What its encrypted archives are opened with; None if nothing was given.
+    identities: Identities | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -85,6 +88,11 @@ class SegmentFile:
     def is_archived(self) -> bool:
         """True if the manifest says that it is in the archive."""
         return self.sealed is not None and self.sealed.state == "archived"
+
+    @property
+    def needs_identity(self) -> bool:
+        """True if its records are in an encrypted archive, as far as was known when it was listed."""
+        return self.sealed is not None and self.sealed.is_encrypted
 
     @property
     def is_readable(self) -> bool:
@@ -193,6 +201,7 @@ def open_segment(segment: SegmentFile) -> BinaryIO:
 
     Raises:
         SegmentDeleted: Retention deleted it, or it is lost.
+        ArchiveEncrypted: It is encrypted, and the log's `identities` don't open it; an `OSError`.
         FileNotFoundError: It is missing.
         LogCorrupted: Something other than a regular file has its name.
         OSError: It can't be read.
@@ -219,7 +228,7 @@ def _open_as_listed(segment: SegmentFile, entry: SealedSegment | None) -> Binary
         # Nearly always there; looking no further saves half of the 40 us.
         with suppress(FileNotFoundError):
             return open_regular(segment.path)
-    return open_segment_for_reading(segment.log.directory, entry)
+    return open_segment_for_reading(segment.log.directory, entry, segment.log.identities)
 
 
 def read_lines(file: BinaryIO, *, offset: int = 0, chunk_bytes: int | None = None) -> Iterator[Lines]:
@@ -367,6 +376,8 @@ def unreadable(path: Path, error: OSError) -> TrailUnreadable:
 def why_unreadable(error: OSError) -> str:
     """Say why something can't be read, and what to do; lack of rights and lack of descriptors are different things."""
     reason = error.strerror or type(error).__name__
+    if isinstance(error, ArchiveEncrypted):
+        return reason
     if error.errno in NO_DESCRIPTORS:
         return f"{reason}; close files or raise the limit (ulimit -n): nothing was found out about the file"
     if isinstance(error, PermissionError):

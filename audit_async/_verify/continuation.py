@@ -121,6 +121,7 @@ class Continuation:
         stamps = dict(self._stamps)
         if last.segment.sealed is not None and last.segment.sealed.state != "live":
             stamps[last.segment.name] = ""  # not all of what is another file by now was read
+        stamps |= {each.segment.name: "" for each in checked if each.verdict.is_closed}  # of these nothing was read
         assert extent.last is not None  # noqa: S101 - it was chosen for that
         now = VerifiedLog(
             log_id=report.log_id,

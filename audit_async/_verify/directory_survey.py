@@ -20,7 +20,17 @@ import msgspec
 from audit_async._chain import FORMAT_VERSION
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment, decode_manifest_file
-from audit_async._layout.names import ARCHIVE, CHECKSUM, LOG_FILE, MANIFEST_FILE, UNFINISHED, SegmentName
+from audit_async._layout.names import (
+    ARCHIVE,
+    CHECKSUM,
+    COMPRESSED,
+    ENCRYPTED,
+    LOG_FILE,
+    MANIFEST_FILE,
+    UNFINISHED,
+    SegmentName,
+    archived_segment,
+)
 from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, read_bounded
 from audit_async._trail.log_files import (
     Log,
@@ -37,7 +47,6 @@ from audit_async._verify.findings import Observation, Observations
 from audit_async.errors import LogCorrupted
 
 _SEGMENT: Final = ".audit"
-_COMPRESSED: Final = ".zst"
 _TIME: Final = re.compile(r"[0-9TZ:.-]{20,32}", re.ASCII)
 
 
@@ -196,7 +205,7 @@ def _is_there(path: Path) -> bool:
 def _check_state(survey: Survey, sealed: SealedSegment, observed: Observations) -> bool:
     """Check what the manifest says of a segment against its files; True if its checksum file was converted."""
     name, sizes = sealed.segment, survey.sizes
-    archive = survey.log.directory / ARCHIVE / (name + _COMPRESSED)
+    archives = survey.log.directory / ARCHIVE
 
     if sealed.state == "lost":
         observed.add(Observation.SEGMENT_LOST, segment=name, seq=sealed.first_seq)
@@ -204,13 +213,15 @@ def _check_state(survey: Survey, sealed: SealedSegment, observed: Observations) 
         observed.add(Observation.SEGMENT_DAMAGED, segment=name, seq=sealed.first_seq)
     elif sealed.state == "live":
         return _check_checksum(survey, sealed, observed)
-    elif sealed.state == "archived" and not _is_there(archive):
-        file = f"{ARCHIVE}/{archive.name}"
+    elif sealed.state == "archived" and not _is_there(archives / sealed.archive_file):
+        file = f"{ARCHIVE}/{sealed.archive_file}"
         observed.add(Observation.ARCHIVE_MISSING, segment=name, seq=sealed.first_seq, file=file)
     if sealed.state in {"archived", "deleted"}:
         left = [file for file in (name, name + CHECKSUM) if file in sizes]
-        if sealed.state == "deleted" and _is_there(archive):
-            left.append(f"{ARCHIVE}/{archive.name}")
+        for file in (name + COMPRESSED, name + ENCRYPTED):
+            is_gone = sealed.state == "deleted" or file != sealed.archive_file
+            if is_gone and _is_there(archives / file):
+                left.append(f"{ARCHIVE}/{file}")
         if left:
             observed.add(Observation.LEFTOVER, seq=sealed.first_seq, files=", ".join(left), state=sealed.state)
     return False
@@ -262,9 +273,7 @@ def _check_names(survey: Survey, observed: Observations) -> None:
         observed.add(Observation.UNREADABLE, segment=ARCHIVE, reason=why_unreadable(error))
         return
     for name in archives:
-        if not name.endswith(UNFINISHED) and (
-            survey.manifest == "present" and name.removesuffix(_COMPRESSED) not in known
-        ):
+        if not name.endswith(UNFINISHED) and (survey.manifest == "present" and archived_segment(name) not in known):
             observed.add(Observation.ARCHIVE_FOREIGN, segment=f"{ARCHIVE}/{_printable(name)}")
 
 

@@ -41,6 +41,7 @@ FindingKind = Literal[
 #: - `leftover`: a file of a segment that is archived or deleted, which the next opening removes
 #: - `damaged`: the writer saw that a segment was changed or removed under it
 #: - `clock`: a record's timestamp is more than a second before that of the record before it
+#: - `encrypted`: records in encrypted archives, which were skipped as asked
 #: - `deleted`: records that retention deleted; their hashes are in the manifest
 #: - `incomplete`: a manifest that is older than the segments, or a sealed segment without its checksum file, as in a
 #:   copy that was taken while the log was written; the next opening completes it
@@ -59,7 +60,7 @@ FindingKind = Literal[
 NoteKind = Literal[
     "unclean_end", "in_use", "dropped", "recovered", "torn_tail", "void_copies", "leftover", "damaged", "clock",
     "deleted", "incomplete", "rebuilt", "copy", "hold_unrecorded", "hold_lifted", "not_here", "head_not_covered",
-    "verified_before", "full_pass", "truncation_unseen", "signed", "not_signed",
+    "verified_before", "full_pass", "truncation_unseen", "signed", "not_signed", "encrypted",
     "behind_checkpoint", "publication_behind", "log_absent", "more",
 ]  # fmt: skip
 
@@ -167,6 +168,7 @@ class Observation(Enum):
     # Archives and checksums.
     ARCHIVE_MISSING = _finding("segment", "its archive {file} is missing")
     ARCHIVE_DAMAGED = _finding("segment", "its archive can't be decompressed")
+    ARCHIVE_REPLACED = _finding("segment", "its encrypted archive is not the file that the manifest has")
     ARCHIVE_NOT_RECORDED = _finding("segment", "its archive is not the file that the chain records")
     ARCHIVE_FOREIGN = _finding("segment", "a file that is no archive of this log")
     ARCHIVE_DIRECTORY_LINKED = _finding("segment", "not a directory but a symbolic link")
@@ -267,6 +269,16 @@ class Observation(Enum):
 
     # What can't be read. `reason` is what the system says, and what to do.
     UNREADABLE = _unreadable("{reason}")
+    ENCRYPTED = _unreadable(
+        "{segments} segments with {records} records, from seq {seq} to {until}, are encrypted, and no identity that "
+        "opens them was given: each is the file that the manifest has, and its hashes join the chain, but no record in "
+        "it was verified; give --identity"
+    )
+    ENCRYPTED_SKIPPED = _note(
+        "encrypted",
+        "{segments} segments with {records} records, from seq {seq} to {until}, are encrypted and were skipped: each "
+        "is the file that the manifest has, and its hashes join the chain, but no record in it was verified",
+    )
 
     # How the log was written.
     UNCLEAN_END = _note(

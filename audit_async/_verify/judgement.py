@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from audit_async._layout.chain_holds import ChainHolds
 from audit_async._layout.manifest import SealedSegment
-from audit_async._layout.names import CHECKSUM, MANIFEST_FILE
+from audit_async._layout.names import ARCHIVE, CHECKSUM, MANIFEST_FILE
 from audit_async._layout.regular_files import read_bounded
 from audit_async._trail.log_files import SegmentFile, why_unreadable
 from audit_async._verify.directory_survey import Survey
@@ -54,6 +54,7 @@ def judge(
     expected: Sequence[Position],
     life: LifeSoFar | None,
     manifest_now: Mapping[str, SealedSegment] | None,
+    skip_encrypted: bool = False,
 ) -> Judged:
     """Judge what was read of a log.
 
@@ -65,6 +66,7 @@ def judge(
         expected: Heads that the chain must hold.
         life: What records that were not read have stated, because they were verified before; None if there are none.
         manifest_now: The manifest as it was after the reading; None if it is damaged.
+        skip_encrypted: What is encrypted, and was not opened, is a note.
     """
     judgement = _Judgement(survey, checked, scope, observed, life)
     judgement.take_over()
@@ -78,6 +80,7 @@ def judge(
     judgement.check_hold()
     judgement.note_what_is_not_here()
     judgement.check_expected(expected)
+    judgement.state_encrypted(skip=skip_encrypted)
     return Judged(judgement.report(), judgement.life_so_far())
 
 
@@ -320,10 +323,24 @@ class _Judgement:
             where = "before it begins" if end is None else f"with seq {end}"
             observed.add(Observation.HEAD_MISSING, seq=seq, where=where)
 
+    def state_encrypted(self, *, skip: bool) -> None:
+        """State, last of all, what was not verified because it is encrypted."""
+        closed = [each.segment.sealed for each in self._checked if each.verdict.is_closed and each.segment.sealed]
+        if closed:
+            self._observed.add(
+                Observation.ENCRYPTED_SKIPPED if skip else Observation.ENCRYPTED,
+                segment=f"{ARCHIVE}/{closed[0].archive_file}",
+                seq=closed[0].first_seq,
+                segments=len(closed),
+                records=sum(entry.records for entry in closed),
+                until=closed[-1].last_seq,
+            )
+
     @property
     def _is_complete(self) -> bool:
         """True if all of the log was to be verified, and could be read."""
-        return isinstance(self._scope, Everything) and not self._observed.unreadable
+        is_closed = any(each.verdict.is_closed for each in self._checked)
+        return isinstance(self._scope, Everything) and not self._observed.unreadable and not is_closed
 
     def report(self) -> LogReport:
         """Return the figures."""

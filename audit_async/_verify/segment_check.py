@@ -18,9 +18,10 @@ import msgspec
 from audit_async._chain import Head
 from audit_async._chain.bulk_check import Bad, ChainChecker, Good
 from audit_async._chain.record_check import Members
+from audit_async._layout.age_files import ArchiveEncrypted
 from audit_async._layout.crash_traces import torn_by_crash
 from audit_async._layout.manifest import SealedSegment
-from audit_async._layout.names import ARCHIVE, COMPRESSED
+from audit_async._layout.names import ARCHIVE
 from audit_async._trail.log_files import (
     DAMAGED_ARCHIVE,
     LONGEST_LINE,
@@ -56,22 +57,26 @@ _UNUSED: Final = frozenset({"event_type", "by_type"})
 def check_segment(task: SegmentTask, progress: Callable[[int, int], None] | None = None) -> SegmentVerdict:
     """Check what the task names; `progress` is called with bytes and records, as they come.
 
+    Of an encrypted archive that the task's identities don't open the file is checked, and its records are not.
+
     Never raises for anything that files hold or for files that can't be read: that is in the verdict.
     """
     verdict = SegmentVerdict(observed=Observations(log=task.log))
     observed, name, segment = verdict.observed, task.segment, task.file
     try:
+        if task.sealed is not None and task.sealed.state == "archived":
+            verdict.extent.archive_sha256 = _archive_sha256(task.directory, task.sealed, observed)
         with open_segment(segment) as file:
             _Check(task, verdict, file).run(progress)
-        if task.sealed is not None and task.sealed.state == "archived":
-            verdict.extent.archive_sha256 = _archive_sha256(task)
+    except ArchiveEncrypted:
+        verdict.is_closed = True
     except (FileNotFoundError, NotADirectoryError):
         verdict.is_missing = True
     except LogCorrupted as error:
         observed.add(Observation.SEGMENT_NOT_A_FILE, segment=name, reason=error.reason)
     except OSError as error:
         is_archived = task.sealed is not None and task.sealed.state == "archived"
-        file_name = f"{ARCHIVE}/{name}{COMPRESSED}" if is_archived else name
+        file_name = f"{ARCHIVE}/{task.sealed.archive_file}" if task.sealed is not None and is_archived else name
         observed.add(Observation.UNREADABLE, segment=file_name, reason=why_unreadable(error))
     except DAMAGED_ARCHIVE:
         observed.add(Observation.ARCHIVE_DAMAGED, segment=name, seq=_due(verdict, task))
@@ -428,9 +433,13 @@ def _lines_between(file: BinaryIO, begin: int, end: int | None) -> Iterator[Line
         yield chunk
 
 
-def _archive_sha256(task: SegmentTask) -> str:
-    with open_regular(Path(task.directory) / ARCHIVE / f"{task.segment}{COMPRESSED}") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _archive_sha256(directory: str, sealed: SealedSegment, observed: Observations) -> str:
+    """Return the SHA-256 of an archive's file; one that is encrypted has to be what the manifest says."""
+    with open_regular(Path(directory) / ARCHIVE / sealed.archive_file) as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sealed.encrypted is not msgspec.UNSET and sha256 != sealed.encrypted.sha256:
+        observed.add(Observation.ARCHIVE_REPLACED, segment=sealed.segment, seq=sealed.first_seq)
+    return sha256
 
 
 def _place_of(record: Members) -> RecordPlace:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 from pathlib import Path
 
 import msgspec
 
 from audit_async._chain import Head
+from audit_async._layout.age_files import Identities
 from audit_async._layout.manifest import SealedSegment
 from audit_async._layout.names import SegmentName
 from audit_async._trail.log_files import Log, SegmentFile
 from audit_async._verify.findings import Observations
 from audit_async._verify.repeated_ids import IdRun
+
+
+class IdentityTexts(msgspec.Struct, frozen=True):
+    """The identities for encrypted archives, as they travel to another process; no representation shows them."""
+
+    texts: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<IdentityTexts {len(self.texts)}>"
+
+    def parsed(self) -> Identities | None:
+        """Return the identities; None if there are none."""
+        return Identities(self.texts) if self.texts else None
 
 
 class SegmentTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +44,7 @@ class SegmentTask(msgspec.Struct, frozen=True, kw_only=True):
     until_seq: int | None = None  #: lines at or past the first seq of the next file are void copies
     is_last: bool = False  #: a crash may have torn its end
     watched: tuple[int, ...] = ()  #: sequence numbers whose hashes are asked for
+    identities: IdentityTexts = IdentityTexts()
     resumes: bool = False  #: its first line was verified before, so that it does not count
 
     @property
@@ -41,7 +57,10 @@ class SegmentTask(msgspec.Struct, frozen=True, kw_only=True):
         """The segment as `_trail` knows it."""
         name = SegmentName.parse(self.segment)
         assert name is not None  # noqa: S101 - only such files are checked
-        return SegmentFile(_log_in(self.directory), self.segment, name.first_seq, name.date, self.sealed)
+        log = _log_in(self.directory)
+        if (identities := self.identities.parsed()) is not None:
+            log = dataclasses.replace(log, identities=identities)
+        return SegmentFile(log, self.segment, name.first_seq, name.date, self.sealed)
 
 
 @lru_cache(maxsize=8)
@@ -117,6 +136,7 @@ class SegmentVerdict(msgspec.Struct, kw_only=True):
 
     observed: Observations
     is_missing: bool = False  #: the file is not there
+    is_closed: bool = False  #: it is encrypted, and no identity opens it
     extent: Extent = msgspec.field(default_factory=Extent)
     facts: Facts = msgspec.field(default_factory=Facts)
     end: SegmentEnd = msgspec.field(default_factory=SegmentEnd)
@@ -124,4 +144,4 @@ class SegmentVerdict(msgspec.Struct, kw_only=True):
     @property
     def is_sound(self) -> bool:
         """True if all of it was read and nothing was found in it."""
-        return not (self.is_missing or self.observed.found or self.observed.unreadable)
+        return not (self.is_missing or self.is_closed or self.observed.found or self.observed.unreadable)

@@ -43,6 +43,7 @@ async def verify_signed_trail(
     published: str | os.PathLike[str] | None = None,
     expected_heads: Mapping[str, Position] | None = None,
     verified: Verified | None = None,
+    skip_encrypted: bool = False,
     processes: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> VerifyReport:
@@ -60,6 +61,7 @@ async def verify_signed_trail(
         published: The URL or directory at which the one log is published; None for `tlog/` of each.
         expected_heads: As for `verify_trail`.
         verified: As for `verify_trail`; the hashes of all records are compared with what was signed all the same.
+        skip_encrypted: As for `verify_trail`.
         processes: As for `verify_trail`.
         progress: Called with the bytes of both: what is compared with the signatures, then what is verified.
 
@@ -92,6 +94,7 @@ async def verify_signed_trail(
         scope,
         expected_heads=expected_heads,
         verified=verified,
+        skip_encrypted=skip_encrypted,
         processes=processes,
         progress=meter.verified if progress is not None else None,
     )

@@ -30,7 +30,7 @@ from audit_async._verify.findings import Observation, Observations
 from audit_async._verify.judgement import CheckedSegment, judge
 from audit_async._verify.same_log import ComparedLog, compare_logs
 from audit_async._verify.segment_check import check_segment
-from audit_async._verify.segment_verdict import SegmentTask, SegmentVerdict
+from audit_async._verify.segment_verdict import IdentityTexts, SegmentTask, SegmentVerdict
 from audit_async._verify.verified_before import Verified, VerifiedLog
 from audit_async._verify.verify_report import LogReport, Progress, VerifyReport
 from audit_async._verify.verify_scope import Everything, Part, Scope, select
@@ -50,6 +50,7 @@ async def verify_trail(
     *,
     expected_heads: Mapping[str, Position] | None = None,
     verified: Verified | None = None,
+    skip_encrypted: bool = False,
     processes: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> VerifyReport:
@@ -64,6 +65,7 @@ async def verify_trail(
             were cut off or that a chain was rewritten.
         verified: What was verified before and need not be read again; only with the scope `Everything`. Afterwards it
             has the new state of each log in which nothing was found.
+        skip_encrypted: Encrypted archives that the logs' identities don't open make a note, and the report is valid.
         processes: How many share the work. None for one per core, if there is enough to do; 1 for a worker thread.
             The report is the same with any number.
         progress: Called on the event loop.
@@ -74,7 +76,10 @@ async def verify_trail(
     What is wrong with a trail is in the report, and so is what can't be read of it.
     """
     expected = _checked(expected_heads or {})
-    checks = [_LogCheck(log, scope or Everything(), expected.get(log.name), verified) for log in logs]
+    checks = [
+        _LogCheck(log, scope or Everything(), expected.get(log.name), verified, skip_encrypted=skip_encrypted)
+        for log in logs
+    ]
     for check in checks:
         await anyio.to_thread.run_sync(check.look)
     counter = _Counter(sum(check.bytes for check in checks), progress)
@@ -153,7 +158,9 @@ class _Counter:
 class _LogCheck:
     """The verification of one log."""
 
-    def __init__(self, log: Log, scope: Scope, expected: Position | None, verified: Verified | None) -> None:
+    def __init__(
+        self, log: Log, scope: Scope, expected: Position | None, verified: Verified | None, *, skip_encrypted: bool
+    ) -> None:
         self.log: Final = log
         self.verdicts: dict[SegmentTask, SegmentVerdict] = {}
         self.now_verified: VerifiedLog | None = None  #: if nothing is wrong, and a state was given
@@ -161,6 +168,7 @@ class _LogCheck:
         self._continuation: Final = None if verified is None else Continuation(log, verified, expected)
         known = None if self._continuation is None else self._continuation.head
         self._expected: Final = [head for head in (expected, known) if head is not None]
+        self._skip_encrypted: Final = skip_encrypted
         self._observed = Observations(log=log.name)
         self._survey: Survey
         self._parts: list[Part] = []
@@ -264,6 +272,7 @@ class _LogCheck:
             end=end,
             until_seq=following.first_seq if sealed is None and following is not None else None,
             is_last=sealed is None and following is None,
+            identities=IdentityTexts(self.log.identities.texts if self.log.identities is not None else ()),
             watched=tuple(head.seq for head in self._expected),
             resumes=part.resumed_after is not None,
         )
@@ -344,6 +353,7 @@ class _LogCheck:
             expected=self._expected,
             life=None if continuation is None else continuation.life,
             manifest_now=manifest_now,
+            skip_encrypted=self._skip_encrypted,
         )
         if continuation is None:
             return judged.report

@@ -24,7 +24,7 @@ import msgspec
 from audit_async._chain import Head
 from audit_async._layout.hold_file import Hold
 from audit_async._layout.manifest import SealedSegment
-from audit_async._layout.names import ARCHIVE, CHECKSUM, COMPRESSED
+from audit_async._layout.names import ARCHIVE, CHECKSUM, COMPRESSED, ENCRYPTED
 from audit_async._verify.repeated_ids import IdRun
 from audit_async.status import Position
 
@@ -139,7 +139,7 @@ def _stamp(files: Mapping[str, str]) -> str:
 
 
 _SEGMENT_END: Final = ".audit"
-_ENDINGS: Final = frozenset({"", CHECKSUM, COMPRESSED})
+_ENDINGS: Final = frozenset({"", CHECKSUM, COMPRESSED, ENCRYPTED})
 
 
 def newest_runs(runs: Sequence[IdRun]) -> tuple[IdRun, ...]:

@@ -96,6 +96,7 @@ class Session:
             low_disk_bytes=config.low_disk_bytes,
             holds=self._holds,
             keys=None if keys is None else keys.commits,
+            on_sealed=self._segments_sealed,
         )
         self.upkeep: Final = Upkeep(
             store=store,
@@ -305,6 +306,9 @@ class Session:
             self.store.close()
 
     # The life of it, and its end.
+
+    def _segments_sealed(self) -> None:
+        self.upkeep.segments_sealed()
 
     async def _let_go(self) -> None:
         """Let go of everything, after the writer has drained or failed: the other tasks, the tree, the store."""

@@ -48,6 +48,9 @@ _FIRST_RUN_S: Final = 60.0
 _DAY_S: Final = 86_400.0
 #: While a backup is being taken, seconds to the next try.
 _AFTER_BACKUP_S: Final = 60.0
+#: If nothing has to wait, seconds from a seal to the run. Without it the records of tiny segments that are archived,
+#: which fill others, would keep retention running.
+_AFTER_SEAL_S: Final = 5.0
 #: Segments of so many bytes are compressed before the first of them is taken out of the log directory.
 _MOST_BYTES_AT_ONCE: Final = 128 << 20
 #: A clock that was set forward by more than this since the opening is not trusted with deleting evidence.
@@ -128,6 +131,7 @@ class Upkeep:
         self._verification = verification
         self._now = now
         self.indexing: Final = self._indexing_of(store) if index_sealed else None
+        self._sealed = asyncio.Event()  # since the last run began
         self._stopped = Event()  # asked by the thread that compresses
         self._one_at_a_time = anyio.Lock()
         # The host's worker threads may all be taken by the host; one more is always there for this.
@@ -154,10 +158,14 @@ class Upkeep:
         return RetentionReport(steps=tuple(outcomes), hold=hold, dry_run=dry_run)
 
     async def run_daily(self) -> None:
-        """Apply the policy once a day until cancelled; what fails is logged when it changes, and tried the next day."""
+        """Apply the policy once a day until cancelled, and after each seal if nothing has to wait.
+
+        What fails is logged when it changes, and tried with the next run.
+        """
         await anyio.sleep(_FIRST_RUN_S)
         while True:
             pause_s = _DAY_S
+            self._sealed.clear()
             try:
                 report = await self.apply(dry_run=False, at=None)
                 failed = [f"{step.segment}: {step.error}" for step in report.steps if step.error is not None]
@@ -166,7 +174,20 @@ class Upkeep:
                 pause_s = _AFTER_BACKUP_S
             except Exception as error:  # noqa: BLE001 - nobody awaits this task: it reports the error, and goes on
                 self._report(describe_error(error))
+            await self._pause(pause_s)
+
+    def segments_sealed(self) -> None:
+        """Take note that segments were sealed, and that the chain records it: with no days to wait they are due."""
+        self._sealed.set()
+
+    async def _pause(self, pause_s: float) -> None:
+        """Wait for the next run: a day, or, if what is sealed is archived at once, until something is sealed."""
+        if self._policy.archive_after_days or pause_s < _DAY_S:
             await anyio.sleep(pause_s)
+            return
+        with anyio.move_on_after(pause_s):
+            await self._sealed.wait()
+            await anyio.sleep(_AFTER_SEAL_S)
 
     def stop(self) -> None:
         """Have the step that is under way end soon, and no other begin: the log is being closed."""
@@ -211,6 +232,9 @@ class Upkeep:
         return [RetentionOutcome.of(step, done=True) for step in steps]
 
     async def _archive(self, steps: list[RetentionStep]) -> None:
+        if self._policy.archive_recipients:  # the signed tree is made of records that this host can read
+            for step in steps:
+                await self._wait_covered(step.segment)
         archives = [await self._compress(step.segment) for step in steps]
         await self._in_disk_thread(self._store.refuse_during_backup)
         await self.record(
@@ -219,6 +243,7 @@ class Upkeep:
                 archive=archive.file,
                 sha256=archive.sha256,
                 archive_sha256=archive.archive_sha256,
+                recipients=list(self._policy.archive_recipients) if archive.encrypted is not None else None,
             )
             for archive in archives
         )
@@ -231,7 +256,7 @@ class Upkeep:
         def stopped() -> bool:
             return self._stopped.is_set() or cancelled.is_set()
 
-        compress = partial(compress_segment, access=self._store.access)
+        compress = partial(compress_segment, access=self._store.access, recipients=self._policy.archive_recipients)
         call = asyncio.ensure_future(
             anyio.to_thread.run_sync(compress, self._store.directory, segment, stopped, limiter=self._compressing)
         )

@@ -87,6 +87,7 @@ class Writer:
         low_disk_bytes: int,
         holds: StatedHolds,
         keys: KeyCommits | None = None,
+        on_sealed: Callable[[], None] = lambda: None,
     ) -> None:
         self.first_seq: Final = framer.head.seq + 1  #: of this session
         self.phase = Phase.RUNNING
@@ -96,6 +97,7 @@ class Writer:
         self._schedule: Final = schedule
         self._holds: Final = holds
         self._keys: Final = keys
+        self._on_sealed: Final = on_sealed  # called when the records of seals are on their way
         self._health: Final = WriterHealth(condition, str(store.directory), low_disk_bytes)
         # The intake bounds what waits, in events and bytes; the stream itself has no bound.
         self._mailbox_in, self._mailbox = anyio.create_memory_object_stream[_Message](math.inf)
@@ -300,6 +302,7 @@ class Writer:
             epoch = None if self._keys is None else self._keys.epoch
             for event in events_of(committed, self._holds, erasure_epoch=epoch):
                 self._intake.emit_internal(event)
+            self._on_sealed()
 
     def record_erased(self) -> None:
         """Put into the chain how many records were sealed under keys that were gone before they were durable."""

@@ -14,6 +14,7 @@ from audit_async.status import Position
 
 __all__ = [
     "Directory",
+    "IdentityFiles",
     "Instance",
     "Json",
     "Service",
@@ -37,6 +38,15 @@ Directory = Annotated[
 ]
 Service = Annotated[str | None, typer.Option("--service", metavar="NAME", help="Only the logs of this service.")]
 Instance = Annotated[str | None, typer.Option("--instance", metavar="NAME", help="Only the logs of this instance.")]
+IdentityFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--identity",
+        metavar="FILE",
+        readable=False,
+        help="An age identity (private key) that opens encrypted archives, as age-keygen writes it. May be repeated.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON, in ASCII, for a program.")]
 
 _AGO: Final = re.compile(r"([0-9]{1,7})\s*(s|m|min|h|d|w)", re.ASCII)

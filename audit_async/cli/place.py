@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -11,16 +12,16 @@ import typer
 
 from audit_async._trail.log_files import Log, find_logs
 from audit_async.cli.access import Access
-from audit_async.cli.arguments import Directory, Instance, Service
+from audit_async.cli.arguments import Directory, IdentityFiles, Instance, Service
 from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.run import Refused
 from audit_async.config import AuditConfig, Local
-from audit_async.reader import AuditReader, PlacedRecord
+from audit_async.reader import AuditReader, Identities, PlacedRecord
 
 if TYPE_CHECKING:
     from audit_async.privacy.key_store import KeyStore  # needs an extra
 
-__all__ = ["ConfiguredLogs", "LogsAt", "RecordAt", "load_config"]
+__all__ = ["ConfiguredLogs", "LogsAt", "ReadableLogs", "RecordAt", "load_config"]
 
 _AUDIT_ID: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]+", re.ASCII)
 
@@ -39,6 +40,26 @@ class LogsAt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReadableLogs(LogsAt):
+    """The logs below a directory, and what opens their encrypted archives."""
+
+    identity: IdentityFiles = None
+
+    def reader(self, key_store: KeyStore | None = None) -> AuditReader:
+        """Return a reader of these logs; nothing but identity files is read yet.
+
+        Raises `ConfigError` for an identity file that is none.
+        """
+        return AuditReader(
+            self.directory,
+            service=self.service,
+            instance=self.instance,
+            key_store=key_store,
+            identities=_identities(self.identity),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecordAt:
     """One record below a directory."""
 
@@ -50,6 +71,11 @@ class RecordAt:
     log: Annotated[
         str | None, typer.Option("--log", metavar="LOG", help="The log, such as orders/00, if there are several.")
     ] = None
+    identity: IdentityFiles = None
+
+    def reader(self, key_store: KeyStore | None = None) -> AuditReader:
+        """Return a reader of the logs below the directory; raises `ConfigError` for an identity file that is none."""
+        return AuditReader(self.directory, key_store=key_store, identities=_identities(self.identity))
 
     def require_valid(self) -> None:
         """Raise `typer.BadParameter` if what names the record is neither a sequence number nor an audit_id."""
@@ -121,6 +147,10 @@ class ConfiguredLogs:
         if directory is None:
             raise typer.BadParameter("give a DIRECTORY, or a --config that has one")
         return find_logs(directory, service=service, instance=self.instance)
+
+
+def _identities(files: Sequence[Path] | None) -> Identities | None:
+    return Identities.from_files(*files) if files else None
 
 
 def load_config(path: Path) -> AuditConfig:

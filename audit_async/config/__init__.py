@@ -10,6 +10,7 @@ file.
 | --- | --- |
 | `audit_config` | all settings of one log, and how they fit together |
 | `mode`, `flush_mode`, `segments`, `redaction` | the groups of settings, each with what it promises |
+| `archive_recipients` | the public keys that archives are encrypted to |
 | `privacy_settings`, `key_store_settings` | personal data: what is sealed, where its keys are |
 | `presets`, `overrides` | starting points, and what replaces their settings |
 | `toml_file`, `environment` | the sources, each read into a table |

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
+from msgspec import Meta
+
+from audit_async.config.archive_recipients import parse_recipients
 from audit_async.config.setting import KIB, MIB, TIB, Flag, Settings, byte_size, whole_number
 from audit_async.errors import ConfigError
 
@@ -32,6 +35,12 @@ class RetentionPolicy(Settings, frozen=True, kw_only=True):
     `min_retention_days` is the promise to auditors: nothing younger is ever deleted, and a policy that would
     do so is refused. An open log applies the policy by itself, once a day, unless `automatic` is off; then only
     `AuditLogger.apply_retention` does.
+
+    With `archive_recipients`, public keys of [age](https://age-encryption.org), each archive is encrypted to all of
+    them, so that whoever steals the disk can't read it and neither can this host; what was archived before is
+    encrypted by the next run. With `archive_after_days=0` a segment is archived as soon as it is sealed. Needs the
+    extra `age`. Keep the private keys elsewhere, more than one, and in a safe place: without any of them the archived
+    records are lost.
     """
 
     _path: ClassVar[str] = "retention."
@@ -40,9 +49,13 @@ class RetentionPolicy(Settings, frozen=True, kw_only=True):
     archive_after_days: Annotated[int, whole_number(0, 36_500, "days")] = 90
     delete_after_days: _Days = 2555
     automatic: Flag = True
+    archive_recipients: Annotated[
+        tuple[str, ...], Meta(description='a list of age recipients: "age1...", "ssh-ed25519 ..." or "ssh-rsa ..."')
+    ] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        parse_recipients(self.archive_recipients)
         if self.delete_after_days < self.min_retention_days:
             raise ConfigError(
                 "retention.delete_after_days",

@@ -84,12 +84,13 @@ class AuditSegmentSealed(AuditEvent, tag="audit.segment_sealed"):
 
 
 class AuditSegmentArchived(AuditEvent, tag="audit.segment_archived"):
-    """A sealed segment was compressed into `archive`; both files' hashes are given."""
+    """A sealed segment was compressed into `archive`, and encrypted to `recipients`; both files' hashes are given."""
 
     segment: str
     archive: str
     sha256: str
     archive_sha256: str
+    recipients: list[str] | None = None  #: the age public keys; left out if it is not encrypted
 
 
 class AuditSegmentDeleted(AuditEvent, tag="audit.segment_deleted"):

@@ -186,6 +186,7 @@ def test_the_defaults_are_those_that_the_documentation_names() -> None:
             "archive_after_days": 90,
             "delete_after_days": 2555,
             "automatic": True,
+            "archive_recipients": (),
         },
         "buffer_events": 10_000,
         "buffer_bytes": 10 * 1024**2,

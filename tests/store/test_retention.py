@@ -19,6 +19,7 @@ import pytest
 
 from audit_async._chain import START, Head, check_record
 from audit_async._durable import disk
+from audit_async._layout.age_files import Identities
 from audit_async._layout.archive_reading import open_segment_for_reading
 from audit_async._layout.hold_file import read_hold
 from audit_async._layout.manifest import SealedSegment, read_manifest
@@ -92,14 +93,14 @@ def deleted(entry: SealedSegment) -> AuditSegmentDeleted:
     )
 
 
-def read_all(log: Path) -> tuple[list[bytes], Head]:
+def read_all(log: Path, identities: Identities | None = None) -> tuple[list[bytes], Head]:
     """Read and verify a log through its manifest: every record that is left, and the head."""
     lines: list[bytes] = []
     head = START
     for entry in read_manifest(log):
         assert (entry.first_seq, entry.prev_hash.encode()) == (head.seq + 1, head.hash)
         if entry.state not in {"deleted", "lost"}:
-            with open_segment_for_reading(log, entry) as file:
+            with open_segment_for_reading(log, entry, identities) as file:
                 content = file.readlines()
             assert hashlib.sha256(b"".join(content)).hexdigest() == entry.sha256
             for line in content:

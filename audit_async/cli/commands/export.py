@@ -16,7 +16,7 @@ from audit_async.cli.event_types import check_types
 from audit_async.cli.filters import Filters
 from audit_async.cli.key_options import KeyOptions, could_not_search
 from audit_async.cli.option_groups import with_option_groups
-from audit_async.cli.place import LogsAt
+from audit_async.cli.place import ReadableLogs
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Output, byte_size, count_of
 from audit_async.reader import AuditReader
@@ -69,7 +69,7 @@ class FileOptions:
 
 @with_option_groups
 def export_records(
-    logs: LogsAt,
+    logs: ReadableLogs,
     target: Annotated[
         Path,
         typer.Argument(

@@ -18,7 +18,7 @@ from audit_async.cli.place import RecordAt
 from audit_async.cli.run import ExitStatus, Refused, perform
 from audit_async.cli.terminal import Cell, Output
 from audit_async.cli.trusted import Published
-from audit_async.reader import AuditReader, PlacedRecord
+from audit_async.reader import PlacedRecord
 from audit_async.tlog.checkpoint import SignedCheckpoint
 from audit_async.tlog.failures import InconsistentLog, NotCovered
 from audit_async.tlog.proof import FILE_ENDING, TlogProof, make_proof
@@ -76,7 +76,7 @@ def prove(
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
-        reader = AuditReader(choice.directory)
+        reader = choice.reader()
         placed = await choice.look_up(reader, access)
         place = next(found.directory for found in reader.logs() if found.name == placed.record.log)
         source = published_at(place / TREE_DIRECTORY if published is None else published)

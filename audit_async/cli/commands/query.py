@@ -12,7 +12,7 @@ from audit_async.cli.event_types import check_types
 from audit_async.cli.filters import Filters
 from audit_async.cli.key_options import KeyOptions, could_not_search
 from audit_async.cli.option_groups import with_option_groups
-from audit_async.cli.place import LogsAt
+from audit_async.cli.place import ReadableLogs
 from audit_async.cli.record_view import OnDamageChoice, RecordLines, RecordView
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Output, count_of
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 @with_option_groups
 def query(
-    logs: LogsAt,
+    logs: ReadableLogs,
     *,
     filters: Filters,
     view: RecordView,

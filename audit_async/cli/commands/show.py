@@ -12,7 +12,6 @@ from audit_async.cli.place import RecordAt
 from audit_async.cli.record_view import write_record
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Output
-from audit_async.reader import AuditReader
 
 __all__ = ["register"]
 
@@ -35,7 +34,7 @@ def show(choice: RecordAt, *, keys: KeyOptions, access: Access, as_json: Json = 
 
     async def run() -> ExitStatus:
         with keys.opened(choice.directory) as key_store:
-            placed = await choice.look_up(AuditReader(choice.directory, key_store=key_store), access, keys)
+            placed = await choice.look_up(choice.reader(key_store), access, keys)
         if as_json:
             output.document(placed.to_dict())
         else:

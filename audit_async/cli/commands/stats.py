@@ -24,7 +24,7 @@ from audit_async.cli.arguments import Json
 from audit_async.cli.event_types import check_types
 from audit_async.cli.filters import PeriodFilters
 from audit_async.cli.option_groups import with_option_groups
-from audit_async.cli.place import LogsAt
+from audit_async.cli.place import ReadableLogs
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Meter, Output, count_of
 
@@ -73,7 +73,7 @@ def register(app: typer.Typer) -> None:
 
 @with_option_groups
 def stats(
-    at: LogsAt,
+    at: ReadableLogs,
     *,
     filters: PeriodFilters,
     top: Annotated[int, typer.Option("--top", min=1, max=1000, metavar="N", help="Rows in each chart.")] = 10,

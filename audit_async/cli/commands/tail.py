@@ -14,7 +14,7 @@ from audit_async.cli.event_types import check_types
 from audit_async.cli.filters import EventFilters
 from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.option_groups import with_option_groups
-from audit_async.cli.place import LogsAt
+from audit_async.cli.place import ReadableLogs
 from audit_async.cli.record_view import OnDamageChoice, RecordLines, RecordView
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Output
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 @with_option_groups
 def tail(
-    logs: LogsAt,
+    logs: ReadableLogs,
     *,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new records as they are written.")] = False,
     number: Annotated[int, typer.Option("-n", "--number", min=0, metavar="N", help="How many old ones to show.")] = 10,

@@ -18,7 +18,7 @@ from audit_async._verify.verify_scope import Everything, LastRecords, Scope, Seq
 from audit_async.cli.arguments import Json, parse_duration, parse_heads, parse_seq_range, parse_time
 from audit_async.cli.filters import Since, Until
 from audit_async.cli.option_groups import with_option_groups
-from audit_async.cli.place import LogsAt
+from audit_async.cli.place import ReadableLogs
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Column, Output, byte_size, count_of
 from audit_async.cli.trusted import Published, Trust
@@ -32,6 +32,12 @@ _SHOWN: Final = 100
 _NAMED: Final = 2
 
 
+Processes = Annotated[
+    int | None,
+    typer.Option("--processes", min=1, metavar="N", help="Processes that check segments; one a core by default."),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScopeChoice:
     """The options that say which part of each log is checked."""
@@ -42,6 +48,14 @@ class ScopeChoice:
     seq: Annotated[str | None, typer.Option("--seq", metavar="A-B", help="Only these sequence numbers.")] = None
     since: Since = None
     until: Until = None
+    skip_encrypted: Annotated[
+        bool,
+        typer.Option(
+            "--skip-encrypted",
+            help="Call a trail valid whose encrypted archives no --identity opens: of these the files are checked, and "
+            "the records are not.",
+        ),
+    ] = False
 
     def scope(self) -> Scope:
         """Return the scope; raises `typer.BadParameter` if the options contradict each other."""
@@ -96,10 +110,7 @@ class StateChoice:
 class WorkChoice:
     """The options that say how much is done, and by how many."""
 
-    processes: Annotated[
-        int | None,
-        typer.Option("--processes", min=1, metavar="N", help="Processes that check segments; one a core by default."),
-    ] = None
+    processes: Processes = None
     index: Annotated[
         bool,
         typer.Option(
@@ -122,7 +133,7 @@ def register(app: typer.Typer) -> None:
 
 @with_option_groups
 def verify(
-    at: LogsAt,
+    at: ReadableLogs,
     *,
     expected_head: Annotated[
         list[str] | None,
@@ -176,6 +187,7 @@ def verify(
                 state=state.state,
                 full=state.full,
                 full_every=full_every,
+                skip_encrypted=scope.skip_encrypted,
                 processes=work.processes,
                 progress=lambda progress: meter.show(progress.bytes_done, progress.bytes_total),
             )

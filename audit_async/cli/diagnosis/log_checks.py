@@ -19,7 +19,6 @@ from audit_async._layout.hold_file import read_hold
 from audit_async._layout.holds_in_force import find_holds
 from audit_async._layout.names import (
     ARCHIVE,
-    COMPRESSED,
     INDEX,
     INDEX_ENDING,
     LOCK_FILE,
@@ -177,9 +176,9 @@ def _segments(log: Log, segments: list[SegmentFile], writer: int | None) -> Iter
             yield fail(log.name, "segments", f"{segment.name} is missing; run verify")
         elif entry.state == "live" and os.stat(log.directory / segment.name).st_size != entry.bytes:
             yield fail(log.name, "segments", f"{segment.name} does not have the {entry.bytes} bytes that were sealed")
-        elif entry.state == "archived" and not (log.directory / ARCHIVE / f"{segment.name}.zst").exists():
-            yield fail(log.name, "segments", f"{ARCHIVE}/{segment.name}.zst is missing; run verify")
-        path = log.directory / (f"{ARCHIVE}/{segment.name}{COMPRESSED}" if entry.state == "archived" else segment.name)
+        elif entry.state == "archived" and not (log.directory / ARCHIVE / entry.archive_file).exists():
+            yield fail(log.name, "segments", f"{ARCHIVE}/{entry.archive_file} is missing; run verify")
+        path = log.directory / (f"{ARCHIVE}/{entry.archive_file}" if entry.state == "archived" else segment.name)
         if path.exists() and not os.access(path, os.R_OK):
             yield refused(log.name, "segments", PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)))
     unsealed = [segment for segment in segments if segment.sealed is None]
