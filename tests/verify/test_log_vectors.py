@@ -59,7 +59,7 @@ def test_the_checksums_are_what_sha256sum_says() -> None:
 
 def test_the_check_that_the_page_prints_follows_the_chain() -> None:
     """Run as it is printed, over the segments of the valid log and of one in which a record was changed."""
-    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "format.md").read_text(encoding="utf-8"), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", (DOCS / "format.md").read_text(encoding="utf-8"), re.DOTALL)
     for case in LOGS:
         if named(case) in {"valid", "record-changed", "record-removed"}:
             segments = sorted((VECTORS / case["directory"]).glob("*.audit"))

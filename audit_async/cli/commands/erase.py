@@ -24,7 +24,7 @@ from audit_async._trail.log_files import Log
 from audit_async.cli.arguments import Json
 from audit_async.cli.key_options import KeyOptions, SubjectOptions
 from audit_async.cli.option_groups import with_option_groups
-from audit_async.cli.place import LogsAt
+from audit_async.cli.place import ReadableLogs
 from audit_async.cli.run import ExitStatus, Refused, perform
 from audit_async.cli.terminal import Cell, Output, count_of
 from audit_async.cli.writing import OWN_SERVICE, base_directory, config_for, require_owner
@@ -76,7 +76,7 @@ def register(app: typer.Typer) -> None:
 
 @with_option_groups
 def erase(
-    logs: LogsAt,
+    logs: ReadableLogs,
     *,
     subject: SubjectOptions,
     reason: Reason = None,
@@ -182,14 +182,14 @@ def _preview(logs: list[Log], person: Subject, keys: KeyOptions) -> ErasurePrevi
         key_ids = store.find(person)
     about = SubjectFilter(AuditQuery(), person, key_ids)
     sealed = plain = 0
-    with closing(Search(logs, AuditQuery(), Damage(skip=True), use_index=False, wanted=about).run()) as search:
+    with closing(Search(logs, AuditQuery(), Damage(skip=False), wanted=about).run()) as search:
         for found in search:
             if found is not None:
                 is_sealed = about.is_sealed(read_said(found.line))
                 sealed += is_sealed
                 plain += not is_sealed
     exported = AuditQuery(event_types=("audit.exported",), fields={"unsealed": "true"})
-    with closing(Search(logs, exported, Damage(skip=True)).run()) as search:
+    with closing(Search(logs, exported, Damage(skip=False)).run()) as search:
         exports = sum(found is not None for found in search)
     return ErasurePreview(
         keys=len(key_ids),

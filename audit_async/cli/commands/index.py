@@ -65,7 +65,7 @@ def _report(output: Output, made: list[IndexedSegment], failed: list[IndexedSegm
     done = [segment for segment in made if segment.problem is None]
     records, size = sum(segment.records for segment in done), sum(segment.index_bytes for segment in done)
     if not made:
-        output.line("Every sealed segment has an index.")
+        output.line("Every sealed segment has an index, but for those that are encrypted.")
     elif done:
         output.line(f"Indexed {count_of(records, 'record')} in {count_of(len(done), 'segment')}: {byte_size(size)}.")
     if failed:

@@ -14,7 +14,7 @@ from audit_async._query.key_check import KeyCheck, check_keys
 from audit_async.cli.arguments import Json
 from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.option_groups import with_option_groups
-from audit_async.cli.place import LogsAt
+from audit_async.cli.place import ReadableLogs
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Column, Meter, Output, byte_size, count_of
 from audit_async.config.key_store_settings import Normalization, split_master_key_source
@@ -197,7 +197,7 @@ def status(
 
 
 @with_option_groups
-def check(at: LogsAt, keys: KeyOptions, *, as_json: Json = False) -> None:
+def check(at: ReadableLogs, keys: KeyOptions, *, as_json: Json = False) -> None:
     """Try to open every sealed member of a trail: with a copy of the key store before it is needed, for example.
 
     A key that is missing, and was not destroyed, is a finding (status 1): the key store is older than the trail, it is

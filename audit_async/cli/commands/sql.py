@@ -27,7 +27,7 @@ from audit_async.cli.arguments import Json
 from audit_async.cli.event_types import check_types
 from audit_async.cli.filters import PeriodFilters
 from audit_async.cli.option_groups import with_option_groups
-from audit_async.cli.place import LogsAt
+from audit_async.cli.place import ReadableLogs
 from audit_async.cli.record_view import OnDamageChoice
 from audit_async.cli.run import ExitStatus, Refused, perform
 from audit_async.cli.terminal import Cell, Column, Output, count_of, json_line
@@ -88,7 +88,7 @@ def register(app: typer.Typer) -> None:
 
 @with_option_groups
 def sql(
-    logs: LogsAt,
+    logs: ReadableLogs,
     statement: Annotated[str, typer.Argument(metavar="SELECT", show_default=False, help="One SELECT of DuckDB.")],
     *,
     verify: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import compress
 from typing import Annotated, Final
 
 import anyio.from_thread
@@ -122,11 +123,17 @@ class _Counting:
 
     async def run(self, processes: int | None) -> Tally:
         """Count: what is sealed by the segment, in several processes, and the rest, or what is asked for, by record."""
+        damage = Damage(skip=False)
+        await self._count(damage, processes)
+        damage.require_searched()
+        return self._tally
+
+    async def _count(self, damage: Damage, processes: int | None) -> None:
         wanted = Filter(self._query)
         if not wanted.is_open or wanted.asks_for_times:
             for log in self._logs:
-                await anyio.to_thread.run_sync(self._count_found, log, Search([log], self._query, Damage(skip=False)))
-            return self._tally
+                await anyio.to_thread.run_sync(self._count_found, log, Search([log], self._query, damage))
+            return
         tasks, others = await anyio.to_thread.run_sync(self._divide)
         sizes = [task.sealed.bytes for task in tasks]
         self._total = sum(sizes)
@@ -142,14 +149,15 @@ class _Counting:
         await take_answers(count_segment, tasks, sizes, processes=count, advance=self._advance, take=take)
         for part in [*sorted(unsound, key=lambda part: part.name), *others]:
             # Which says what is wrong with a segment.
-            found = scan(part, wanted, Range(), Damage(skip=False))
+            found = scan(part, wanted, Range(), damage)
             await anyio.to_thread.run_sync(self._count_found, part.segment.log, found)
-        return self._tally
 
     def _divide(self) -> tuple[list[IndexTask], list[Part]]:
-        """Return the sealed segments as tasks, and the others."""
+        """Return the sealed segments as tasks, and the others: an identity is not given to another process."""
         parts = [part for log in self._logs for part in parts_of(log)]
-        return list(IndexTask.of(parts)), [part for part in parts if part.segment.sealed is None]
+        is_task = [part.segment.sealed is not None and not part.segment.needs_identity for part in parts]
+        others = [part for part, is_one in zip(parts, is_task, strict=True) if not is_one]
+        return list(IndexTask.of(compress(parts, is_task))), others
 
     def _count_found(self, log: Log, found: Iterable[Found | None]) -> None:
         records: list[Said] = []

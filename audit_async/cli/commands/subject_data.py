@@ -16,7 +16,7 @@ from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
 from audit_async.cli.key_options import KeyOptions, SubjectOptions
 from audit_async.cli.option_groups import with_option_groups
-from audit_async.cli.place import LogsAt
+from audit_async.cli.place import ReadableLogs
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Output, byte_size, count_of, json_line
 from audit_async.logger import AuditLogger
@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
 
 @with_option_groups
 def subject_data(
-    logs: LogsAt,
+    logs: ReadableLogs,
     target: Annotated[
         Path,
         typer.Argument(
