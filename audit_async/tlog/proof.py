@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from audit_async.tlog.checkpoint import SignedCheckpoint, VerifiedCheckpoint
+from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint, VerifiedCheckpoint
 from audit_async.tlog.failures import InvalidProof, LogForked, Malformed, NotCovered
 from audit_async.tlog.merkle import HASH_SIZE, MAX_SIZE, inclusion_proof, leaf_hash, verify_inclusion
 from audit_async.tlog.notes import decode_base64, encode_base64, parse_decimal
@@ -119,9 +119,19 @@ def verify_proof(proof: TlogProof, *, index: int, record_hash: bytes, policy: Po
         InvalidProof: The proof is for another record, or does not lead to the signed root.
         InvalidSignature, QuorumNotMet, Malformed: The policy does not accept its checkpoint.
     """
+    verified = policy.verify(proof.checkpoint)
+    check_inclusion(proof, verified.checkpoint, index=index, record_hash=record_hash)
+    return verified
+
+
+def check_inclusion(proof: TlogProof, checkpoint: Checkpoint, *, index: int, record_hash: bytes) -> None:
+    """Check that a proof leads from the record with this hash at `index` to a checkpoint's root.
+
+    For many proofs against one checkpoint, whose signatures the caller has verified; the proof's own is not looked at.
+
+    Raises:
+        InvalidProof: It does not, or is for another record.
+    """
     if proof.leaf_index != index:
         raise InvalidProof(f"the proof is for record {proof.leaf_index}, and this is record {index}")
-    verified = policy.verify(proof.checkpoint)
-    checkpoint = verified.checkpoint
     verify_inclusion(index, checkpoint.size, leaf_hash(record_hash), checkpoint.root, proof.hashes)
-    return verified
