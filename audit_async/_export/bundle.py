@@ -7,22 +7,20 @@ of checksums over all of it. Two exports of the same records at the same time ar
 
 from __future__ import annotations
 
-import re
 import tempfile
 import zipfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from hashlib import sha256
 from importlib import resources
-from typing import IO, Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import msgspec
 
 from audit_async._chain import Head
 from audit_async._chain.record_format import HASH_AT, PREV_AT
+from audit_async._export.evidence_zip import README, EvidenceZip, log_folders
 from audit_async._export.export_file import ExportFailed
 from audit_async._layout.names import CHECKSUM, LOG_FILE, MANIFEST_FILE
 from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, MOST_SMALL_BYTES, read_bounded
@@ -40,9 +38,6 @@ __all__ = ["write_bundle"]
 
 _FORMAT: Final = "audit-async evidence bundle"
 _VERSION: Final = 1
-_CHECKSUMS: Final = "MANIFEST.sha256"
-#: A path in the zip is a log's name if that is one that the library makes.
-_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _SPOOLED_IN_MEMORY: Final = 8 << 20
 
 
@@ -92,19 +87,18 @@ def _note(found: Found, pieces: dict[Log, _Piece]) -> None:
 def _write(file: BinaryIO, pieces: Sequence[_Piece], query: AuditQuery, now: datetime) -> None:
     """Write the zip: what the README speaks of first, the checksums over everything last."""
     pieces = sorted(pieces, key=lambda piece: piece.log.name)
-    folders = _folders([piece.log for piece in pieces])
+    folders = log_folders([piece.log for piece in pieces])
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        bundle = _Archive(archive)
+        bundle = EvidenceZip(archive)
         for piece in pieces:
             parts = parts_of(piece.log)
             piece.head = _head(parts)
             _write_piece(bundle, folders[piece.log], piece, parts)
         contents = _contents(pieces, folders, query, now)
         bundle.add("bundle.json", msgspec.json.format(msgspec.json.encode(contents), indent=2) + b"\n")
-        bundle.add("README.txt", _readme(contents).encode())
+        bundle.add(README, _readme(contents).encode())
         bundle.add("verify_trail.py", _verifier())
-        checksums = "".join(f"{digest}  {name}\n" for name, digest in sorted(bundle.digests.items()))
-        bundle.add(_CHECKSUMS, checksums.encode())
+        bundle.add_checksums()
 
 
 def _verifier() -> bytes:
@@ -112,16 +106,7 @@ def _verifier() -> bytes:
     return resources.files("audit_async").joinpath("standalone.py").read_bytes()
 
 
-def _folders(logs: Sequence[Log]) -> dict[Log, str]:
-    """Return each log's folder in the zip: its name, if that is a plain one and no other log's."""
-    folders: dict[Log, str] = {}
-    for number, log in enumerate(logs):
-        is_plain = _PLAIN.fullmatch(log.name) is not None and log.name not in folders.values()
-        folders[log] = log.name if is_plain else f"log-{number}"
-    return folders
-
-
-def _write_piece(bundle: _Archive, folder: str, piece: _Piece, parts: Sequence[Part]) -> None:
+def _write_piece(bundle: EvidenceZip, folder: str, piece: _Piece, parts: Sequence[Part]) -> None:
     """Write one log's chain, its records, and the files that vouch for its sealed segments."""
     wanted = iter(piece.seqs)
     next_wanted = next(wanted, None)
@@ -230,36 +215,6 @@ def _for_the_verifier(query: AuditQuery) -> dict[str, Any]:
         **({"recorded_as": recorded_as} if recorded_as else {}),
         **({"critical_types": critical} if query.critical is not None else {}),
     }
-
-
-class _Archive:
-    """The zip that is being written: every entry with the same time and mode, and its SHA-256 kept."""
-
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
-        self.digests: dict[str, str] = {}
-
-    @contextmanager
-    def begin(self, name: str) -> Iterator[Callable[[bytes], None]]:
-        """Yield a function that writes to a new entry."""
-        entry = zipfile.ZipInfo(name)  # of 1 January 1980, so that the same content is the same zip
-        entry.compress_type = zipfile.ZIP_DEFLATED
-        entry.create_system = 3
-        entry.external_attr = 0o100600 << 16
-        digest = sha256()
-        with self._archive.open(entry, "w", force_zip64=True) as file:
-            yield lambda data: _write_both(file, digest.update, data)
-        self.digests[name] = digest.hexdigest()
-
-    def add(self, name: str, content: bytes) -> None:
-        """Write a whole entry."""
-        with self.begin(name) as write:
-            write(content)
-
-
-def _write_both(file: IO[bytes], update: Callable[[bytes], None], data: bytes) -> None:
-    file.write(data)
-    update(data)
 
 
 def _readme(contents: dict[str, Any]) -> str:
