@@ -27,7 +27,15 @@ import anyio.to_thread
 import msgspec
 
 from audit_async._export.record_blocks import blocks_of
-from audit_async._export.record_export import NEEDS_PYARROW, ExportFailed, ExportFormat, ExportReport, export
+from audit_async._export.record_export import (
+    NEEDS_PYARROW,
+    Evidence,
+    ExportFailed,
+    ExportFormat,
+    ExportReport,
+    Selection,
+    export,
+)
 from audit_async._layout.age_files import ArchiveEncrypted, Identities
 from audit_async._query.answers import Page, page_of, records_of
 from audit_async._query.audit_query import AuditQuery, Glob, InvalidQuery
@@ -69,6 +77,7 @@ __all__ = [
     "AuditReader",
     "CheckedIndex",
     "Everything",
+    "Evidence",
     "ExportFailed",
     "ExportFormat",
     "ExportReport",
@@ -771,6 +780,9 @@ class AuditReader:
         overwrite: bool = False,
         raw_cells: bool = False,
         unseal: bool = False,
+        evidence: Evidence = "chain",
+        disclose: Sequence[str] = (),
+        published: str | os.PathLike[str] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> ExportReport:
         """Write the records that `query` wants to a file: their lines, a table, or an evidence bundle.
@@ -793,6 +805,13 @@ class AuditReader:
             raw_cells: For CSV: write no apostrophe before cells that a spreadsheet would take for a formula.
             unseal: Write what is sealed in the clear, with this reader's key store; not in a bundle. No erasure
                 reaches such a file, so `audit` records it (`audit.exported`) before it gets its name.
+            evidence: What a bundle has besides the records. `"chain"`: all records of the log from the first of them to
+                the last. `"selective"`: no other record, and for each a proof against the log's newest checkpoint;
+                needs the extra `tlog` and a log that signs (see `docs/transparency.md`).
+            disclose: Sealed members that are shown in selective evidence, such as `actor.user_id` or `context.user_id`,
+                each with all below it; needs this reader's key store, and `audit`, which records it as for `unseal`.
+            published: For selective evidence: the URL or directory at which the one log is published; None for `tlog/`
+                in each log's directory.
             progress: Called with the number of records so far, from another thread.
 
         Returns:
@@ -800,21 +819,26 @@ class AuditReader:
 
         Raises:
             ExportFailed: `target` exists, its directory does not, pyarrow is missing, or a bundle can't be made (or is
-                to be written to a stream).
-            InvalidQuery: As for `query`.
+                to be written to a stream); for selective evidence also if no checkpoint covers a record yet.
+            InvalidQuery: As for `query`; also for a name in `disclose` that is none.
+            TilesDamaged, SourceFailed: What the log has published is damaged, or can't be read.
             TrailUnreadable: As for `query`.
-            LogCorrupted: A record that is wanted is damaged; in a bundle also a gap between them.
+            LogCorrupted: A record that is wanted is damaged; in a bundle also a gap between them, in selective evidence
+                also a record that is not the one that was signed.
             OSError: The file can't be written.
         """
         _require_asker(audit, accessed_by)
-        if unseal and audit is None:
+        selection = _selection(evidence, disclose, published)
+        if (unseal or disclose) and audit is None:
             raise InvalidQuery("audit", "is missing: what leaves the trail in the clear has to be recorded")
         access = _Access(audit, accessed_by)
         given: int | None = None
 
-        def record_unsealed(records: int, sha256: str) -> None:
+        def record_unsealed(made: ExportReport) -> None:
             if audit is not None and accessed_by is not None:
-                receipt = audit.record_export(accessed_by, format=format, records=records, sha256=sha256, unsealed=True)
+                receipt = audit.record_export(
+                    accessed_by, format=format, records=made.records, sha256=made.sha256, unsealed=made.unsealed
+                )
                 anyio.from_thread.run(receipt.durable)
 
         try:
@@ -830,7 +854,8 @@ class AuditReader:
                 progress=progress,
                 key_store=self._key_store,
                 unseal=unseal,
-                completed=record_unsealed if unseal else None,
+                selection=selection,
+                completed=record_unsealed if unseal or disclose else None,
             )
             given = report.records
             return report
@@ -846,6 +871,19 @@ class AuditReader:
                 "from a page's cursor",
             )
         return logs
+
+
+def _selection(
+    evidence: Evidence, disclose: Sequence[str], published: str | os.PathLike[str] | None
+) -> Selection | None:
+    """Return how selective evidence is made, None if it is not what was asked for; raises `InvalidQuery`."""
+    if evidence not in get_args(Evidence):
+        raise InvalidQuery("evidence", 'is neither "chain" nor "selective"')
+    if evidence == "selective":
+        return Selection((disclose,) if isinstance(disclose, str) else tuple(disclose), published)
+    if disclose or published is not None:
+        raise InvalidQuery("evidence", 'must be "selective" if members are disclosed or a published tree is named')
+    return None
 
 
 def _durable_in(audit: AuditLogger | None) -> Callable[[Log], int | None]:

@@ -6,11 +6,13 @@ The records are those of a query and in its order, each checked as a query check
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Literal, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, NamedTuple, cast
 
 import anyio.from_thread
 import anyio.to_thread
@@ -28,13 +30,17 @@ from audit_async._trail.log_files import Log
 from audit_async.events.plain_data import PlainData
 
 if TYPE_CHECKING:
+    from audit_async._export.selective_evidence import SelectiveEvidence
     from audit_async.privacy.key_store import KeyStore
 
-__all__ = ["NEEDS_PYARROW", "ExportFailed", "ExportFormat", "ExportReport", "export"]
+__all__ = ["NEEDS_PYARROW", "Evidence", "ExportFailed", "ExportFormat", "ExportReport", "Selection", "export"]
 
 ExportFormat = Literal["ndjson", "csv", "parquet", "bundle"]
+#: What a bundle has besides the records: the chain around them, or a proof against a signed checkpoint for each.
+Evidence = Literal["chain", "selective"]
 
 NEEDS_PYARROW: Final = "Parquet and Arrow need pyarrow; install it with: pip install 'audit-async[parquet]'"
+_NEEDS_TLOG: Final = "selective evidence needs the extra tlog; install it with: pip install 'audit-async[tlog]'"
 
 #: Progress is reported this often.
 _RECORDS_A_TIME: Final = 1000
@@ -50,10 +56,19 @@ class ExportReport(PlainData, frozen=True, kw_only=True):
     sha256: str  #: of the same; keep it apart from it
     unsealed: bool = False  #: sealed members are in the clear in it, where no erasure reaches them
     undecided: int = 0  #: records that may be wanted or not: what was asked for is sealed in them
+    disclosed: int = 0  #: members that are in the clear next to their sealed records, in selective evidence
+    undisclosed: int = 0  #: members that were to be, and stay sealed: their key was destroyed, or is missing
 
 
-#: Called with the number of records and the SHA-256 of a file that is complete, before it gets its name.
-Completed = Callable[[int, str], None]
+class Selection(NamedTuple):
+    """How a bundle of selective evidence is made."""
+
+    disclose: tuple[str, ...] = ()  #: members, such as `actor.user_id`
+    published: str | os.PathLike[str] | None = None  #: where the log publishes its tree; None for `tlog/` in it
+
+
+#: Called with the report on what is complete; a file gets its name after that.
+Completed = Callable[[ExportReport], None]
 
 
 async def export(
@@ -68,12 +83,14 @@ async def export(
     progress: Callable[[int], None] | None = None,
     key_store: KeyStore | None = None,
     unseal: bool = False,
+    selection: Selection | None = None,
     completed: Completed | None = None,
 ) -> ExportReport:
     """Export the records of a query: their lines (`ndjson`), a table (`csv`, `parquet`), or an evidence bundle.
 
     With a key store what is asked for is found also if it is sealed; with `unseal` what is sealed is written opened,
-    except to a bundle, which is evidence.
+    except to a bundle, which is evidence. A bundle with a `selection` has no records but those of the query, and needs
+    a log that signs.
 
     A file appears when it is whole and on stable storage, and is closed to other users. A stream is written to as the
     records come, and stays open; a bundle is never written to one. `raw_cells` leaves the cells of a CSV as they are,
@@ -84,49 +101,69 @@ async def export(
     """
     if unseal:
         _require_unsealable(format, key_store)
+    evidence = _selective(format, selection, key_store)
     reading = SealedReading(query, key_store)
 
     def write(file: BinaryIO) -> int:
         if format == "bundle":
             found = _found(logs, query, reading.wanted, use_index=use_index, progress=progress)
-            return write_bundle(found, query, file)
+            return _write_bundle(found, logs, query, file, evidence)
         blocks = _blocks(logs, query, reading.wanted, use_index=use_index, progress=progress)
         if unseal:
             blocks = map(_opened_by(reading), blocks)
         return _write_table(blocks, format, file, raw_cells=raw_cells)
 
     def report(path: str, records: int, size: int, digest: str) -> ExportReport:
+        disclosed, undisclosed = (0, 0) if evidence is None else (evidence.disclosed, evidence.undisclosed)
         return ExportReport(
             path=path,
             format=format,
             records=records,
             bytes=size,
             sha256=digest,
-            unsealed=unseal,
+            unsealed=unseal or disclosed > 0,
             undecided=reading.undecided,
+            disclosed=disclosed,
+            undisclosed=undisclosed,
         )
 
-    def write_file(path: Path) -> ExportReport:
-        with new_file(path, overwrite=overwrite) as new:
-            records = write(new.file)
-            if completed is not None:
-                completed(records, new.digest()[1])
-            size, digest = new.finish()
-        return report(str(path), records, size, digest)
-
-    def write_stream(stream: BinaryIO) -> ExportReport:
-        out = StreamOut(stream)
-        records = write(cast("BinaryIO", out))
-        size, digest = out.finish()
-        if completed is not None:
-            completed(records, digest)
-        return report("-", records, size, digest)
-
     if isinstance(target, Path):
-        return await anyio.to_thread.run_sync(write_file, target)
+        to_file = partial(_write_file, target, write, report, completed, overwrite=overwrite)
+        return await anyio.to_thread.run_sync(to_file)
     if format == "bundle":
         raise ExportFailed("a bundle is a file, which is complete or not there at all; give a path")
-    return await anyio.to_thread.run_sync(write_stream, target)
+    return await anyio.to_thread.run_sync(_write_stream, target, write, report, completed)
+
+
+def _write_file(
+    path: Path,
+    write: Callable[[BinaryIO], int],
+    report: Callable[[str, int, int, str], ExportReport],
+    completed: Completed | None,
+    *,
+    overwrite: bool,
+) -> ExportReport:
+    with new_file(path, overwrite=overwrite) as new:
+        records = write(new.file)
+        made = report(str(path), records, *new.digest())
+        if completed is not None:
+            completed(made)
+        new.finish()
+    return made
+
+
+def _write_stream(
+    stream: BinaryIO,
+    write: Callable[[BinaryIO], int],
+    report: Callable[[str, int, int, str], ExportReport],
+    completed: Completed | None,
+) -> ExportReport:
+    out = StreamOut(stream)
+    records = write(cast("BinaryIO", out))
+    made = report("-", records, *out.finish())
+    if completed is not None:
+        completed(made)
+    return made
 
 
 def _require_unsealable(format: ExportFormat, key_store: KeyStore | None) -> None:  # noqa: A002
@@ -134,6 +171,30 @@ def _require_unsealable(format: ExportFormat, key_store: KeyStore | None) -> Non
         raise ExportFailed("a bundle has the lines as they were recorded, so nothing in it can be unsealed")
     if key_store is None:
         raise ExportFailed("what is sealed can be unsealed with its key store alone; give that")
+
+
+def _selective(
+    format: ExportFormat,  # noqa: A002
+    selection: Selection | None,
+    key_store: KeyStore | None,
+) -> SelectiveEvidence | None:
+    """Return what writes selective evidence, None if that is not what was asked for."""
+    if selection is None:
+        return None
+    if format != "bundle":
+        raise ExportFailed("selective evidence is a bundle; ask for that format")
+    try:
+        import audit_async.tlog.signature_check  # noqa: PLC0415, F401 - an extra, without which nobody can check it
+        from audit_async._export.selective_evidence import SelectiveEvidence  # noqa: PLC0415 - the same
+    except ImportError as error:
+        raise ExportFailed(_NEEDS_TLOG) from error
+    return SelectiveEvidence(selection.disclose, key_store, selection.published)
+
+
+def _write_bundle(
+    found: Iterable[Found], logs: Sequence[Log], query: AuditQuery, file: BinaryIO, evidence: SelectiveEvidence | None
+) -> int:
+    return write_bundle(found, query, file) if evidence is None else evidence.write(found, logs, file)
 
 
 def _opened_by(reading: SealedReading) -> Callable[[RecordBlock], RecordBlock]:

@@ -22,7 +22,7 @@ __all__ = ["ExitStatus", "Refused", "describe", "perform"]
 
 
 #: What a question's parts are called here, of those that only the trail shows to be wrong.
-_OPTIONS: Final = {"log": "--log", "after_seq": "--after-seq", "event_types": "--type"}
+_OPTIONS: Final = {"log": "--log", "after_seq": "--after-seq", "event_types": "--type", "disclose": "--disclose"}
 
 
 class ExitStatus(IntEnum):

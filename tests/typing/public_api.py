@@ -62,7 +62,7 @@ from audit_async.privacy import (
     key_store_status,
     open_key_store,
 )
-from audit_async.reader import AuditQuery, AuditReader, ExportReport, Glob, Page, PlacedRecord, VerifyReport
+from audit_async.reader import AuditQuery, AuditReader, Evidence, ExportReport, Glob, Page, PlacedRecord, VerifyReport
 from audit_async.testing import AuditTrail
 
 
@@ -166,6 +166,8 @@ async def read() -> None:
     assert_type(await reader.count(query), dict[str, int])
     assert_type(await reader.record(audit_id="5f0c1e9b7a3d2c48-1"), PlacedRecord)
     assert_type(await reader.export("evidence.zip", "bundle", query), ExportReport)
+    selective: Evidence = "selective"
+    assert_type(await reader.export("e.zip", "bundle", evidence=selective, disclose=["actor.user_id"]), ExportReport)
     assert_type(await reader.export(sys.stdout.buffer, "csv", query), ExportReport)
     async for batch in reader.record_batches(query, on_damage="skip"):
         assert batch.num_rows

@@ -9,7 +9,7 @@ from typing import Annotated, Final, get_args
 
 import typer
 
-from audit_async._export.record_export import ExportFormat, ExportReport
+from audit_async._export.record_export import Evidence, ExportFormat, ExportReport
 from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
 from audit_async.cli.event_types import check_types
@@ -19,6 +19,7 @@ from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import ReadableLogs
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Output, byte_size, count_of
+from audit_async.cli.trusted import Published
 from audit_async.reader import AuditReader
 
 __all__ = ["register"]
@@ -37,7 +38,8 @@ def register(app: typer.Typer) -> None:
     app.command(
         "export",
         epilog="Example: audit-async export ./audit evidence.zip --actor mallory --since 7d. In a pipe: "
-        "audit-async export ./audit --format csv | gzip > all.csv.gz",
+        "audit-async export ./audit --format csv | gzip > all.csv.gz. Without other records: "
+        "audit-async export ./audit evidence.zip --evidence selective --actor mallory --until 1h",
         short_help="Write records to a file: NDJSON, CSV, Parquet, or an evidence bundle.",
     )(export_records)
 
@@ -67,6 +69,48 @@ class FileOptions:
     ] = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvidenceOptions:
+    """What a bundle proves its records with, and what of them is shown."""
+
+    evidence: Annotated[
+        Evidence | None,
+        typer.Option(
+            "--evidence",
+            help="What a bundle has besides the records: all records between the first and the last (chain), or none "
+            "but a proof for each against the log's newest signed checkpoint (selective). Without it: chain.",
+        ),
+    ] = None
+    disclose: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--disclose",
+            metavar="MEMBER[,MEMBER]",
+            help="With --evidence selective: show these sealed members, such as actor.user_id or context.user_id, with "
+            "the key store; recorded, so it needs --as. May be repeated.",
+        ),
+    ] = None
+    published: Published = None
+
+    @property
+    def members(self) -> list[str]:
+        """The members to disclose."""
+        return [name.strip() for names in self.disclose or () for name in names.split(",")]
+
+    def require_valid(self, keys: KeyOptions, access: Access, format_name: ExportFormat) -> None:
+        """Raise `typer.BadParameter` unless the options fit each other and the file."""
+        if self.evidence is not None and format_name != "bundle":
+            raise typer.BadParameter("--evidence is for a bundle: give a FILE that ends in .zip, or --format bundle")
+        if self.evidence != "selective":
+            for option, value in (("--disclose", self.disclose), ("--published", self.published)):
+                if value:
+                    raise typer.BadParameter(f"{option} needs --evidence selective")
+        if self.disclose:
+            if not all(self.members):
+                raise typer.BadParameter("--disclose has an empty name; give members such as actor.user_id")
+            _require_recorded("--disclose", keys, access)
+
+
 @with_option_groups
 def export_records(
     logs: ReadableLogs,
@@ -81,6 +125,7 @@ def export_records(
     ] = Path("-"),
     *,
     file: FileOptions,
+    bundle: EvidenceOptions,
     filters: Filters,
     keys: KeyOptions,
     access: Access,
@@ -93,7 +138,8 @@ def export_records(
 
     ndjson has the lines byte for byte as they were recorded. A bundle is evidence: a zip with the records, the
     unbroken chain from the first of them to the last (so it holds records that were not asked for, too), manifest,
-    checksums, a README and a verifier that needs Python alone.
+    checksums, a README and a verifier that needs Python alone. With --evidence selective it holds no other record,
+    needs a log that signs, and is checked with verify-proof.
 
     What is sealed stays sealed unless --unseal is given. No erasure reaches a file that was written so.
     """
@@ -104,7 +150,8 @@ def export_records(
     if to_stdout:
         _require_pipe(output, chosen)
     if file.unseal:
-        _require_recorded(keys, access, chosen)
+        _require_unsealable(keys, access, chosen)
+    bundle.require_valid(keys, access, chosen)
 
     async def run() -> ExitStatus:
         with keys.opened(logs.directory) as key_store:
@@ -128,6 +175,9 @@ def export_records(
                     overwrite=file.force,
                     raw_cells=file.raw,
                     unseal=file.unseal,
+                    evidence=bundle.evidence or "chain",
+                    disclose=bundle.members,
+                    published=bundle.published,
                     progress=counter.show,
                 )
 
@@ -146,14 +196,22 @@ def _format_for(target: Path) -> ExportFormat:
     return chosen
 
 
-def _require_recorded(keys: KeyOptions, access: Access, format_name: ExportFormat) -> None:
-    """Raise `typer.BadParameter` unless what is sealed can be opened, and that it was is going to be recorded."""
-    if keys.key_store is None:
-        raise typer.BadParameter("--unseal needs the key store: --key-store and --master-key")
-    if access.as_name is None:
-        raise typer.BadParameter("--unseal needs --as: personal data that leaves the trail has to be recorded")
+def _require_unsealable(keys: KeyOptions, access: Access, format_name: ExportFormat) -> None:
+    """Raise `typer.BadParameter` unless what is sealed can be opened in such a file, and that it was is recorded."""
+    _require_recorded("--unseal", keys, access)
     if format_name == "bundle":
-        raise typer.BadParameter("a bundle has the lines as they were recorded, so nothing in it can be unsealed")
+        raise typer.BadParameter(
+            "a bundle has the lines as they were recorded, so nothing in it can be unsealed; single members can be "
+            "shown: --evidence selective --disclose MEMBER"
+        )
+
+
+def _require_recorded(option: str, keys: KeyOptions, access: Access) -> None:
+    """Raise `typer.BadParameter` unless there are keys to open what is sealed, and a name to record it under."""
+    if keys.key_store is None:
+        raise typer.BadParameter(f"{option} needs the key store: --key-store and --master-key")
+    if access.as_name is None:
+        raise typer.BadParameter(f"{option} needs --as: personal data that leaves the trail has to be recorded")
 
 
 def _show(output: Output, report: ExportReport) -> None:
@@ -164,6 +222,14 @@ def _show(output: Output, report: ExportReport) -> None:
     else:
         output.line(Cell(count_of(report.records, "record"), "bold"), f", {byte_size(report.bytes)}: {report.path}")
         output.line(f"SHA-256 {report.sha256}")
+        if report.disclosed:
+            output.line(f"{count_of(report.disclosed, 'sealed member')} disclosed")
+    if report.undisclosed:
+        output.message(
+            f"audit-async: {count_of(report.undisclosed, 'member')} could not be disclosed: the key was destroyed, or "
+            "is not in this key store",
+            "yellow",
+        )
 
 
 def _require_pipe(output: Output, format_name: ExportFormat) -> None:
