@@ -10,11 +10,14 @@ import shutil
 import stat
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from audit_async import AuditLogger
 from audit_async._export import evidence_check, selective_evidence
 from audit_async._export.evidence_check import InvalidEvidence, check_evidence
 from audit_async._export.evidence_zip import CHECKSUMS
@@ -27,8 +30,11 @@ from audit_async.tlog.policy import Policy
 from audit_async.tlog.proof import TlogProof, verify_proof
 from audit_async.tlog.signing_keys import load_signer, new_key, write_key
 from tests.export.evidence_trails import ASKED, ORIGINS, Entries, EvidenceTrail, entries_of, replaced, write_entries
+from tests.logs import Counted
 from tests.privacy.key_stores import open_store
+from tests.tlog.test_log_monitor import static_server
 from tests.tlog.trees import sign
+from tests.trail.signed import SigningLog
 
 FOLDER, OTHER = "orders/00", "orders/01"
 RECORDS, PROOFS = f"{FOLDER}/records.ndjson", f"{FOLDER}/proofs"
@@ -184,6 +190,25 @@ def test_a_record_that_no_checkpoint_covers_yet(tmp_path: Path) -> None:
     trail.export(tmp_path / "e.zip", AuditQuery(actor="alice-00"), published=tmp_path / "www")
     (log,) = check_evidence(tmp_path / "e.zip", trail.policy)
     assert len(log.records) == 1
+
+
+def test_a_log_of_several_tiles(tmp_path: Path) -> None:
+    """Also the newest records first, and of a tree that is published on a web server."""
+    log = SigningLog(tmp_path / "audit")
+
+    async def live() -> None:
+        async with AuditLogger(log.config()) as audit:
+            for n in range(700):
+                audit.emit(Counted(producer="p", n=n))
+
+    anyio.run(live)
+    shutil.move(log.directory / "tlog", tmp_path / "www")
+    query = AuditQuery(fields={"producer": "p"}, newest_first=True, limit=600)
+    with static_server(tmp_path / "www") as url:
+        export = partial(AuditReader(log.base_dir).export, evidence="selective", published=url)
+        assert anyio.run(export, tmp_path / "e.zip", "bundle", query).records == 600
+    (proven,) = check_evidence(tmp_path / "e.zip", log.policy)
+    assert len({record.seq for record in proven.records}) == 600
 
 
 def test_a_record_that_was_changed_has_no_evidence(tmp_path: Path) -> None:

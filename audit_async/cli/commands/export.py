@@ -141,7 +141,7 @@ def export_records(
     checksums, a README and a verifier that needs Python alone. With --evidence selective it holds no other record,
     needs a log that signs, and is checked with verify-proof.
 
-    What is sealed stays sealed unless --unseal is given. No erasure reaches a file that was written so.
+    What is sealed stays sealed unless --unseal or --disclose is given. No erasure reaches a file that was written so.
     """
     query = filters.query()
     to_stdout = str(target) == "-"
