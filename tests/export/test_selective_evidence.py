@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import pytest
 
-from audit_async import AuditLogger
+from audit_async import AuditConfig, AuditLogger, Local, LogClosed
 from audit_async._export import evidence_check, selective_evidence
 from audit_async._export.evidence_check import InvalidEvidence, check_evidence
 from audit_async._export.evidence_zip import CHECKSUMS
@@ -121,12 +121,31 @@ def test_a_container_discloses_what_is_below_it(trail: EvidenceTrail, tmp_path: 
 
 
 def test_disclosing_is_recorded_with_the_digest_of_the_file(trail: EvidenceTrail, tmp_path: Path) -> None:
-    """Before the file gets its name; and without a logger that records it there is no file."""
+    """What is recorded is the file that was made, and that sealed members are in the clear in it."""
     report = trail.export(tmp_path / "e.zip", disclose=["actor.user_id"])
     recorded = b"".join(path.read_bytes() for path in (trail.home / "readers").rglob("*.audit"))
     assert hashlib.sha256((tmp_path / "e.zip").read_bytes()).hexdigest() == report.sha256
     (exported,) = [json.loads(line)["event"] for line in recorded.splitlines() if report.sha256.encode() in line]
     assert (exported["event_type"], exported["unsealed"], exported["records"]) == ("audit.exported", True, 6)
+
+
+@pytest.mark.anyio
+async def test_what_can_not_be_recorded_is_not_disclosed(trail: EvidenceTrail, tmp_path: Path) -> None:
+    """The record comes before the file's name: a logger that takes no more records leaves no file."""
+    config = AuditConfig(mode=Local(tmp_path / "readers"), service_id="audit-cli", handle_signals=False)
+    async with AuditLogger(config) as closed:
+        pass
+    store = open_store(trail.key_store)
+    try:
+        reader = AuditReader(trail.base_dir, key_store=store)
+        with pytest.raises(LogClosed):
+            await reader.export(
+                tmp_path / "e.zip", "bundle", ASKED, evidence="selective", disclose=MEMBERS, audit=closed,
+                accessed_by="roe",
+            )  # fmt: skip
+    finally:
+        store.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["readers"]
 
 
 @pytest.mark.anyio
