@@ -46,9 +46,10 @@ class ErasedInFlight(NamedTuple):
 class KeyCommits:
     """The key store's half of commits. Owned by the disk thread, but for `erased`, which the loop takes."""
 
-    def __init__(self, store: KeyStore, session: KeySession, sealer: Sealer) -> None:
+    def __init__(self, store: KeyStore, session: KeySession, sealer: Sealer, *, owns_store: bool) -> None:
         self.erased: Final[deque[ErasedInFlight]] = deque()  #: to be recorded; appended here, taken in the loop
         self.store: Final = store
+        self._owns_store: Final = owns_store  # one that the application has given is its own to close
         self._session: Final = session
         self._sealer: Final = sealer
         self._kept: Final[deque[Batch]] = deque()  # not handed to the log's store yet, since keys are missing
@@ -158,7 +159,8 @@ class KeyCommits:
     def close(self) -> None:
         """Leave the key store; safe to call twice."""
         self._session.close()
-        self.store.close()
+        if self._owns_store:
+            self.store.close()
 
 
 def _merged(first: Committed, second: Committed) -> Committed:

@@ -48,7 +48,8 @@ def open_keys(settings: Privacy, base_dir: Path, log_name: str, log_id: str, enc
         session = store.open_session(log_name)
         sealer = Sealer(settings, store, log_id, epoch=store.epoch(), changed=encoder.forget_context_texts)
     except BaseException:
-        store.close()
+        if store is not given:
+            store.close()
         raise
     encoder.seal_with(sealer)
-    return OpenedKeys(store, KeyCommits(store, session, sealer), sealer)
+    return OpenedKeys(store, KeyCommits(store, session, sealer, owns_store=store is not given), sealer)

@@ -17,14 +17,14 @@ import pytest
 
 from audit_async import AuditConfig, AuditLogger, Batched, BufferFull, Hybrid, Immediate, InvalidEvent, audit_context
 from audit_async._durable import disk
-from audit_async.config import FlushMode
+from audit_async.config import FlushMode, Privacy
 from audit_async.events import AuditEvent, AuthFailure, CapturedBody, HttpRequest, LogRecorded, ResourceInfo
 from audit_async.events.authorization import AuthorizationGranted
 from audit_async.privacy import KeyStoreUnavailable, NewKey, Subject, key_id_text
 from audit_async.privacy.sqlite_key_store import SqliteSession
 from audit_async.status import HealthStatus
 from tests.logs import ConfigFor, log_directory, segment_lines
-from tests.privacy.key_stores import ALICE, open_store
+from tests.privacy.key_stores import ALICE, make_store, open_store
 from tests.privacy.sealed_logs import (
     all_key_ids,
     key_ids_in,
@@ -466,6 +466,17 @@ def test_no_nonce_is_used_twice_after_a_fork(tmp_path: Path, config_for: ConfigF
     assert total >= 3 * 30_000
     assert len(seen) == total
     assert all(len(instances) == 1 for instances in owners.values())
+
+
+async def test_a_key_store_of_the_application_stays_open(config_for: ConfigFor, tmp_path: Path) -> None:
+    """Several logs may be given one, and each of them closes only what it has opened itself."""
+    make_store(tmp_path)
+    store = open_store(tmp_path / "keys")
+    for service in ("orders", "billing"):
+        async with AuditLogger(config_for(privacy=Privacy(key_store=store), service_id=service)) as audit:
+            audit.emit(success("alice"))
+    assert len(store.find(ALICE)) == 2
+    store.close()
 
 
 async def test_a_log_that_does_not_seal_is_as_before(config_for: ConfigFor) -> None:
