@@ -42,6 +42,7 @@ from audit_async._query.audit_query import AuditQuery, Glob, InvalidQuery
 from audit_async._query.cursor import decode_cursor
 from audit_async._query.follow import Follower
 from audit_async._query.index_check import CheckedIndex, check_index_of
+from audit_async._query.likely_lines import likely_lines
 from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
 from audit_async._query.opened_records import SealedReading, seals
 from audit_async._query.sealed_filter import NOT_RECORDED, asked_without_names
@@ -323,7 +324,8 @@ class AuditReader:
         given = 0
         try:
             logs = await access.begin(await self._logs_for(query))
-            search = Search(logs, query, damage, use_index=use_index, wanted=reading.wanted)
+            likely = await likely_lines(logs, query, reading.wanted, use_index=use_index)
+            search = Search(logs, query, damage, use_index=use_index, wanted=reading.wanted, likely=likely)
             found = records_of(search.run(), query.limit, reading.decode)
             async with aclosing(in_pieces(found)) as pieces:
                 async for piece in pieces:
@@ -387,7 +389,8 @@ class AuditReader:
         try:
             logs = await access.begin(await self._logs_for(query))
             reading = await anyio.to_thread.run_sync(lambda: SealedReading(query, self._key_store, about=subject))
-            search = Search(logs, query, damage, wanted=reading.wanted)
+            likely = await likely_lines(logs, query, reading.wanted, use_index=True)
+            search = Search(logs, query, damage, wanted=reading.wanted, likely=likely)
             async with aclosing(in_pieces(records_of(search.run(), query.limit, reading.decode))) as pieces:
                 async for piece in pieces:
                     for record in piece:
@@ -433,7 +436,8 @@ class AuditReader:
         counted: dict[str, int] = {}
         try:
             logs = await access.begin(await self._logs_for(query))
-            counts = count_wanted(logs, query, reading.wanted, damage, use_index=use_index)
+            likely = await likely_lines(logs, query, reading.wanted, use_index=use_index)
+            counts = count_wanted(logs, query, reading.wanted, damage, use_index=use_index, likely=likely)
             async with aclosing(in_pieces(counts)) as pieces:
                 async for piece in pieces:
                     counted |= piece

@@ -239,7 +239,7 @@ def _wanted_in(
         return None, None
     data = chunk.data
     if wanted.needles:
-        data = b"".join([data[begin:end] for begin, end in candidate_lines(data, wanted)])
+        data = b"".join([data[begin:end] for begin, end in candidate_lines(data, wanted.needles)])
     is_whole = part.until_seq is not None and seqs.after < part.segment.first_seq and part.until_seq <= seqs.before
     if wanted.asks_for_times or not (is_whole or seqs == _EVERY_SEQ):
         lines = [line + b"\n" for line in data.removesuffix(b"\n").split(b"\n")]

@@ -50,9 +50,11 @@ class Search:
         reached: Mapping[str, int] | None = None,
         use_index: bool = True,
         wanted: Filter | None = None,
+        likely: Mapping[tuple[str, str], Sequence[Place]] | None = None,
     ) -> None:
         """Put `query` to these logs, as `wanted` understands it.
 
+        `likely` has, by log id and segment, where lines are that may be wanted, of segments that were searched already.
         `reached` is how far a page before this one came, as its search said; None for the first.
         """
         self._newest_first = query.newest_first
@@ -71,6 +73,7 @@ class Search:
                     damage,
                     newest_first=query.newest_first,
                     use_index=use_index,
+                    likely=likely or {},
                     files=self._files,
                 ),
             )
@@ -112,7 +115,13 @@ class Search:
 
 
 def count_wanted(
-    logs: Sequence[Log], query: AuditQuery, wanted: Filter, damage: Damage, *, use_index: bool = True
+    logs: Sequence[Log],
+    query: AuditQuery,
+    wanted: Filter,
+    damage: Damage,
+    *,
+    use_index: bool = True,
+    likely: Mapping[tuple[str, str], Sequence[Place]] | None = None,
 ) -> Generator[tuple[str, int] | None, None, None]:
     """Yield the name of each log, and how many records `query` wants of it as `wanted` understands it; and None.
 
@@ -122,7 +131,7 @@ def count_wanted(
     for log in logs:
         counted = 0
         if left is None or left > 0:
-            search = Search([log], query, damage, use_index=use_index, wanted=wanted)
+            search = Search([log], query, damage, use_index=use_index, wanted=wanted, likely=likely)
             with closing(search.run()) as found:
                 for one in found:
                     if one is None:
@@ -154,6 +163,7 @@ def _search_log(
     *,
     newest_first: bool,
     use_index: bool,
+    likely: Mapping[tuple[str, str], Sequence[Place]],
     files: OpenFiles | None,
 ) -> Generator[Found | None, None, None]:
     """Yield what is wanted of one log, in the order of its chain or against it."""
@@ -165,9 +175,11 @@ def _search_log(
         if not part.overlaps(seqs) or not may_hold(part, wanted):
             continue
         left = seqs
-        if index is not None and part.segment.sealed is not None:
+        pages = likely.get((log.log_id, part.segment.name))
+        if pages is not None or (index is not None and part.segment.sealed is not None):
             try:
-                pages = yield from look_up_pages(index, part, wanted)
+                if pages is None and index is not None:
+                    pages = yield from look_up_pages(index, part, wanted)
                 if pages is not None:
                     for found in search_pages(
                         part, pages, wanted, seqs, damage, newest_first=newest_first, files=files
@@ -177,7 +189,8 @@ def _search_log(
                             left = _beyond(left, found.seq, newest_first=newest_first)
                     continue
             except IndexWrong:
-                index.drop(part)
+                if index is not None:
+                    index.drop(part)
         yield from scan(part, wanted, left, damage, newest_first=newest_first, files=files)
 
 
@@ -237,7 +250,7 @@ def search_pages(
 
 def _wanted_on(page: Lines, part: Part, wanted: Filter, seqs: Range, *, newest_first: bool) -> Iterator[Found]:
     """Yield the records that are wanted among lines; raises `BadRecord`."""
-    places = candidate_lines(page.data, wanted)
+    places = candidate_lines(page.data, wanted.needles)
     for begin, end in reversed(list(places)) if newest_first else places:
         found = check(page.data[begin:end], page.offset + begin, part, wanted, seqs)
         if found is not None:

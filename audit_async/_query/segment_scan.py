@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -17,6 +17,7 @@ import msgspec
 from audit_async._chain import BadRecord, check_record
 from audit_async._layout.age_files import ArchiveEncrypted
 from audit_async._query.matching import Filter
+from audit_async._query.needles import Needles
 from audit_async._query.open_files import OpenFiles
 from audit_async._query.recorded_members import read_said
 from audit_async._trail.line_search import bisect_lines, line_from, size_of
@@ -179,7 +180,7 @@ def _candidates_in_archive(
     kept: list[Lines] = []
     for chunk in chunks_of(part, seqs, damage, files=files):
         if chunk is not None:
-            for begin, end in candidate_lines(chunk.data, wanted):
+            for begin, end in candidate_lines(chunk.data, wanted.needles):
                 most_bytes -= end - begin + _LINE_COSTS_BYTES
                 if most_bytes < 0:
                     return None
@@ -224,7 +225,7 @@ def wanted_in(
     chunk: Lines, part: Part, wanted: Filter, seqs: Range, damage: Damage, *, newest_first: bool = False
 ) -> Iterator[Found]:
     """Yield the records that are wanted among lines."""
-    places = candidate_lines(chunk.data, wanted)
+    places = candidate_lines(chunk.data, wanted.needles)
     for begin, end in reversed(list(places)) if newest_first else places:
         try:
             found = check(chunk.data[begin:end], chunk.offset + begin, part, wanted, seqs)
@@ -279,24 +280,24 @@ def last_seq_of(part: Part, damage: Damage) -> int | None:
 _SEQ: Final = re.compile(rb'\{"seq":([0-9]{1,18}),')
 
 
-def candidate_lines(data: bytes, wanted: Filter) -> Iterator[tuple[int, int]]:
-    """Yield the beginning and end of each line that may be wanted."""
+def candidate_lines(data: bytes, needles: Sequence[Needles]) -> Iterator[tuple[int, int]]:
+    """Yield the beginning and end of each line that may be wanted: that has one of each of these needles."""
     find, size = data.find, len(data)
-    if not wanted.needles:
+    if not needles:
         begin = 0
         while begin < size:
             end = find(b"\n", begin) + 1 or size
             yield begin, end
             begin = end
         return
-    first, *others = wanted.needles
+    first, *others = needles
     done = 0
     for place in first.hits(data):
         if place < done:
             continue  # another hit in a line that was looked at
         begin = max(data.rfind(b"\n", done, place) + 1, done)
         done = find(b"\n", place) + 1 or size
-        if not others or all(needles.may_be_in(data[begin:done]) for needles in others):
+        if not others or all(other.may_be_in(data[begin:done]) for other in others):
             yield begin, done
 
 

@@ -93,6 +93,11 @@ class LogIndex:
                 continue
         return None
 
+    def has(self, part: Part) -> bool:
+        """Return whether a segment has an index."""
+        with self.opened(part) as index:
+            return index is not None
+
     def is_complete(self, part: Part) -> bool:
         """Return whether a segment has an index, with all kinds of terms that this release knows."""
         with self.opened(part) as index:
