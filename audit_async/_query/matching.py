@@ -72,8 +72,10 @@ class Filter:
         self.end: Final = recorded_time(query.end) if query.end is not None else None
         self._types = re.compile("|".join(map(translate, query.event_types))) if query.event_types else None
         self._critical = query.critical
-        # Asked for once, so that a class that is defined meanwhile changes nothing half-way.
-        self._critical_types = frozenset(tag for tag, cls in known_types().items() if cls.critical)
+        # Asked for once, so that a class that is defined meanwhile changes nothing half-way; and only if it matters,
+        # since learning all classes takes a process 0.1 s.
+        known = known_types() if query.critical is not None else {}
+        self._critical_types = frozenset(tag for tag, cls in known.items() if cls.critical)
         self.is_open: Final = not (
             self._conditions or self._fields or self._text or self._types or self._critical is not None
         )
