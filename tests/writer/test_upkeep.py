@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -28,7 +29,6 @@ from audit_async import (
     RetentionRefused,
 )
 from audit_async._chain import START, check_record
-from audit_async._layout.access_modes import Access
 from audit_async._layout.archive_reading import open_segment_for_reading
 from audit_async._layout.hold_file import read_hold
 from audit_async._layout.manifest import SealedSegment, read_manifest
@@ -249,10 +249,10 @@ async def test_a_step_that_fails_is_reported_and_done_the_next_time(
             compress = compress_segment
             failing = read_manifest(log)[0].segment
 
-            def no_space(directory: Path, segment: object, *rest: object, access: object) -> Archive:
+            def no_space(directory: Path, segment: object, *rest: object, **how: object) -> Archive:
                 if getattr(segment, "segment", None) == failing:
                     raise OSError(errno.ENOSPC, "No space left on device")
-                return compress(directory, segment, *rest, access=access)  # type: ignore[arg-type]  # passed on as they came
+                return compress(directory, segment, *rest, **how)  # type: ignore[arg-type]  # passed on as they came
 
             patch.setattr(upkeep, "compress_segment", no_space)
             report = await audit.apply_retention()
@@ -416,11 +416,11 @@ async def test_closing_does_not_wait_for_a_long_compression(
     compressing = threading.Event()
     compress = compress_segment
 
-    def endless(directory: Path, segment: object, stopped: object, *, access: object) -> Archive:
+    def endless(directory: Path, segment: object, stopped: object, **how: object) -> Archive:
         compressing.set()
         while not stopped():  # type: ignore[operator]  # it is a callable
             time.sleep(0.001)
-        return compress(directory, segment, stopped, access=access)  # type: ignore[arg-type]  # passed on as they came
+        return compress(directory, segment, stopped, **how)  # type: ignore[arg-type]  # passed on as they came
 
     async with AuditLogger(config) as audit:
         believe(audit, clock)
@@ -435,7 +435,7 @@ async def test_closing_does_not_wait_for_a_long_compression(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(apply)
             with anyio.fail_after(20):
-                await anyio.to_thread.run_sync(compressing.wait)
+                assert await anyio.to_thread.run_sync(compressing.wait, 20)
                 await audit.aclose()
         assert not reports[0].ok
     monkeypatch.setattr(upkeep, "compress_segment", compress)
@@ -455,7 +455,7 @@ async def test_a_run_that_is_cancelled_has_stopped_before_the_next_begins(
     running: list[int] = []
     most: list[int] = []
 
-    def slow(directory: Path, segment: SealedSegment, stopped: Callable[[], bool], *, access: Access) -> Archive:
+    def slow(directory: Path, segment: SealedSegment, stopped: Callable[[], bool], **how: Any) -> Archive:
         running.append(1)
         most.append(len(running))
         try:
@@ -463,7 +463,7 @@ async def test_a_run_that_is_cancelled_has_stopped_before_the_next_begins(
                 time.sleep(0.01)
                 if stopped():
                     break
-            return compress_segment(directory, segment, stopped, access=access)
+            return compress_segment(directory, segment, stopped, **how)
         finally:
             running.pop()
 
