@@ -21,7 +21,7 @@ from audit_async._durable import disk
 from audit_async._layout.archive_reading import DAMAGED_ARCHIVE, open_archive
 from audit_async._layout.crash_traces import torn_by_crash
 from audit_async._layout.manifest import SealedSegment, read_manifest
-from audit_async._layout.names import ARCHIVE, CHECKSUM, COMPRESSED, MANIFEST_FILE, UNFINISHED, SegmentName
+from audit_async._layout.names import ARCHIVE, CHECKSUM, COMPRESSED, ENCRYPTED, MANIFEST_FILE, UNFINISHED, SegmentName
 from audit_async._layout.regular_files import open_regular
 from audit_async._store.checked_segment import CheckedSegment, check_segment
 from audit_async._store.log_directory import LogDirectory
@@ -32,6 +32,11 @@ from audit_async._store.survey import segment_names
 from audit_async.errors import LogCorrupted
 
 _CHUNK_BYTES: Final = 1 << 20
+_ENCRYPTED: Final = (
+    "it is encrypted, so the manifest can't be made again from its records; take another copy, with `audit-async "
+    "backup`, or decrypt each such archive in the copy first: age -d -i KEY NAME.zst.age > NAME.zst, and remove "
+    "NAME.zst.age"
+)
 _NO_BEGINNING: Final = (
     "the copy does not have the beginning of the chain, nor a manifest that says what was deleted; take another copy, "
     "with `audit-async backup`"
@@ -159,7 +164,10 @@ class _Chain:
 
 
 def _segments_there(directory: LogDirectory) -> list[SegmentName]:
-    """Return the segments of which a file is in the log directory or in `archive/`, oldest first."""
+    """Return the segments of which a file is in the log directory or in `archive/`, oldest first.
+
+    Raises `LogCorrupted` if some are encrypted: their records can't be read, and must not be taken for lost.
+    """
     names = directory.names()
     if ARCHIVE in names:
         fd = disk.open_directory(ARCHIVE, dir_fd=directory.fd)
@@ -167,6 +175,8 @@ def _segments_there(directory: LogDirectory) -> list[SegmentName]:
             archives = os.listdir(fd)
         finally:
             disk.close(fd)
+        if encrypted := sorted(name for name in archives if name.endswith(ENCRYPTED)):
+            raise LogCorrupted(f"{ARCHIVE}/{encrypted[0]}", None, None, _ENCRYPTED)
         names |= {name.removesuffix(COMPRESSED) for name in archives if name.endswith(COMPRESSED)}
     return segment_names(names)
 

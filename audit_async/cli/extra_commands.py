@@ -13,6 +13,8 @@ from audit_async.cli.trusted import NEEDS_TLOG
 __all__ = ["register"]
 
 _NEEDS_PRIVACY: Final = "a key store needs the extra privacy; install it with: pip install 'audit-async[cli,privacy]'"
+_NEEDS_SQLITE: Final = "a key store needs the module sqlite3, which this Python was built without"
+_TAKES_ANYTHING: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
 _COMMANDS: Final = {
     "keys": NEEDS_TLOG,
     "prove": NEEDS_TLOG,
@@ -25,14 +27,19 @@ _COMMANDS: Final = {
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     if importlib.util.find_spec("cryptography") is None:  # what both extras install
-        takes_anything = {"allow_extra_args": True, "ignore_unknown_options": True}
         for name, needed in _COMMANDS.items():
-            app.command(name, hidden=True, context_settings=takes_anything)(_refusing(needed))
+            app.command(name, hidden=True, context_settings=_TAKES_ANYTHING)(_refusing(needed))
         return
-    from audit_async.cli.commands import keys, keystore, monitor, prove, verify_proof  # noqa: PLC0415 - need an extra
+    from audit_async.cli.commands import keys, monitor, prove, verify_proof  # noqa: PLC0415 - need an extra
 
-    for module in (keys, prove, verify_proof, monitor, keystore):
+    for module in (keys, prove, verify_proof, monitor):
         module.register(app)
+    try:
+        from audit_async.cli.commands import keystore  # noqa: PLC0415 - needs an extra, and sqlite3
+    except ImportError:  # an interpreter that was built without it
+        app.command("keystore", hidden=True, context_settings=_TAKES_ANYTHING)(_refusing(_NEEDS_SQLITE))
+    else:
+        keystore.register(app)
 
 
 def _refusing(needed: str) -> Callable[[], None]:

@@ -62,3 +62,13 @@ def test_an_index_leaves_out_what_is_encrypted(audit: Audit, base_dir: Path) -> 
     encrypted = {path.name.removesuffix(".zst.age") for path in base_dir.rglob("*.age")}
     assert encrypted
     assert encrypted.isdisjoint(path.name.removesuffix(".index") for path in base_dir.rglob("index/*"))
+
+
+def test_a_copy_with_encrypted_archives_is_not_rebuilt(audit: Audit, base_dir: Path) -> None:
+    """What can't be read is not lost: nothing is changed, and the message says what to do."""
+    log = base_dir / "orders" / "00"
+    before = (log / "manifest.json").read_bytes()
+    refused = audit("restore", base_dir, base_dir.parent / "restored", "--from-copy")
+    assert (refused.status, "age -d" in refused.err) != (0, True), refused
+    assert "encrypted" in refused.err
+    assert (log / "manifest.json").read_bytes() == before

@@ -125,8 +125,8 @@ def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command(
         "verify",
-        epilog="Examples: audit-async verify ./audit --expected-head orders/00=41:5f0c... | "
-        "audit-async verify /mnt/audit --state /var/lib/audit-verify/state",
+        epilog="Example: audit-async verify ./audit --expected-head orders/00=41:5f0c.... What is new since the last "
+        "time: audit-async verify /mnt/audit --state /var/lib/audit-verify/state",
         short_help="Check that nothing was changed, removed or inserted.",
     )(verify)
 
