@@ -247,6 +247,13 @@ class Observation(Enum):
         "checkpoint",
         "what was signed can't be compared: records were deleted, and their published hashes are damaged ({reason})",
     )
+    CHECKPOINT_UNREADABLE = _unreadable(
+        "what was signed can't be compared with the records from seq {seq} on: {reason}"
+    )
+    CHECKPOINT_RECORD_UNDECIDED = _unreadable(
+        "the checkpoint in record {seq} is not accepted ({reason}), but a segment that can't be read may record the "
+        "key that signed it"
+    )
     CHECKPOINT_SHARED = _finding(
         "checkpoint", "{other} publishes checkpoints of {origin}, too: one of them is a copy of the other"
     )
@@ -259,6 +266,9 @@ class Observation(Enum):
     )
     HISTORY_OTHER_ROOT = _finding(
         "history", "the records up to {size} are not those that were signed: {place} has another root{since}"
+    )
+    HISTORY_OTHER_ENTRY = _finding(
+        "history", "the manifest's hash of its last record, {seq}, is not the one that is published and signed"
     )
     HISTORY_FROM_THE_FUTURE = _finding(
         "history", "the checkpoint in record {seq} is for {size} records, which were not there yet"
@@ -333,6 +343,12 @@ class Observation(Enum):
         "seen without one or a signature; keep the head of this report elsewhere",
     )
     SIGNED = _note("signed", "{size} records are those that {signer} has signed{witnesses}")
+    SIGNED_IN_PART = _note(
+        "signed",
+        "{size} records are those that {signer} has signed{witnesses}, except that {unread} of them can't be read "
+        "here: of these the published hashes and the manifest's were compared, not the records, nor the checkpoints "
+        "that they record",
+    )
     NOT_SIGNED = _note(
         "not_signed", "the policy has no key for this log: whether it is the one that was signed was not checked"
     )

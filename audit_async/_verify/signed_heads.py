@@ -2,9 +2,9 @@
 
 `verification` shows that a chain fits together; this shows that it is the chain that was there when a checkpoint was
 signed. Checkpoints come from the log's publication, from its own chain (`audit.checkpoint`), and from elsewhere, if one
-was kept there. Tiles are not needed and not trusted, except for records that retention has deleted: their published
-hashes are used instead, which a signed root confirms. Memory grows neither with the trail nor with the number of its
-checkpoints.
+was kept there. Tiles are not needed and not trusted, except for records that retention has deleted or that can't be
+read here, such as those in an archive that no identity opens: their published hashes are used instead, which a signed
+root confirms. Memory grows neither with the trail nor with the number of its checkpoints.
 
 A record's hash is taken from its line here; whether the line hashes to it is judged by `verification`, and
 `signed_trail` does both for several logs. Needs the extra `tlog`.
@@ -16,10 +16,18 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, TypeVar
 
+from audit_async._layout.names import ARCHIVE
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.matching import Filter
 from audit_async._query.segment_scan import Damage, last_seq_of, scan
-from audit_async._trail.log_files import Log, list_segments, manifest_stamp, unreadable
+from audit_async._trail.log_files import (
+    Log,
+    SegmentFile,
+    TrailUnreadable,
+    list_segments,
+    manifest_stamp,
+    why_unreadable,
+)
 from audit_async._trail.record_hashes import RecordHashes
 from audit_async._trail.segment_parts import Part, Range, parts_of
 from audit_async._verify.findings import Observation, Observations
@@ -29,7 +37,7 @@ from audit_async.events.lifecycle import AuditCheckpoint, AuditSigningKeysChange
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint, VerifiedCheckpoint
 from audit_async.tlog.commitments import Commitments
 from audit_async.tlog.failures import InvalidSignature, LogForked, Malformed, QuorumNotMet, TilesDamaged
-from audit_async.tlog.merkle import HASH_SIZE, RightEdge, leaf_hashes
+from audit_async.tlog.merkle import HASH_SIZE, RightEdge, leaf_hash, leaf_hashes
 from audit_async.tlog.notes import VerifierKey, verify_note
 from audit_async.tlog.policy import Policy
 from audit_async.tlog.signed_tree import CHECKPOINT_FILE
@@ -55,6 +63,31 @@ class Head(NamedTuple):
     size: int
     root: bytes
     place: str
+
+
+class _Absent(NamedTuple):
+    """Records that can't be read here; what is published has their hashes."""
+
+    segment: SegmentFile
+    begin: int
+    end: int  #: excluded
+    error: OSError | None  #: why they can't be read; None if retention deleted them, or they are lost
+
+    @property
+    def file(self) -> str:
+        """The file they are in, relative to the log's directory."""
+        sealed = self.segment.sealed
+        is_archived = sealed is not None and self.segment.is_archived
+        return f"{ARCHIVE}/{sealed.archive_file}" if sealed is not None and is_archived else self.segment.name
+
+
+class _NotCompared(Exception):
+    """From some record on the tree can't be built: neither the records nor their published hashes can be read."""
+
+    def __init__(self, absent: _Absent, at: int, reason: str) -> None:
+        super().__init__(reason)
+        self.absent = absent
+        self.at = at
 
 
 class SignedHeads(NamedTuple):
@@ -88,7 +121,8 @@ def check_signed_heads(
 
     Raises:
         SourceFailed: What is published can't be read.
-        TrailUnreadable: The log can't be read. What is wrong with it is in the result.
+
+    What is wrong with the log is in the result, and so is what can't be read of it.
     """
     accepted = tuple([key.key.name for key in policy.logs]) if origins is None else tuple(origins)
     if not accepted:
@@ -100,7 +134,8 @@ def check_signed_heads(
         # A running writer archives and deletes meanwhile: a finding counts while the manifest is still the same.
         stamp = _stamp(log)
         result = _Check(log, policy, published, origins=accepted, known=known, tick=tick).run()
-        if not result.observed.found or _stamp(log) == stamp:
+        is_sound = not result.observed.found and not result.observed.unreadable
+        if is_sound or _stamp(log) == stamp:
             break
     return result
 
@@ -130,23 +165,27 @@ class _Check:
         self._is_held = False
         self._largest_recorded = 0
         self._misfits = 0
+        self._unread: list[_Absent] = []  # what can't be read, so far
+        # Segments that could not be searched for what the chain records, by name: their first record, and why.
+        self._unsearched: dict[str, tuple[int, str]] = {}
 
     def run(self) -> SignedHeads:
         """Read what is published, then the records: there are never fewer records than were signed before."""
         self._read_published()
         heads = self._heads()
         try:
-            records = self._compare(heads)
+            self._compare(heads)
         except LogCorrupted as error:
             self._observed.add(Observation.CHECKPOINT_NOT_COMPARED, seq=error.seq, reason=error.reason)
         except TilesDamaged as error:
             self._observed.add(Observation.CHECKPOINT_TILES_DAMAGED, reason=error)
         except FileNotFoundError:
             self._observed.add(Observation.CHECKPOINT_NOT_COMPARED, reason="a segment is missing")
-        except OSError as error:
-            raise unreadable(self._log.directory, error) from error
+        except (TrailUnreadable, OSError) as error:
+            reason = why_unreadable(error) if isinstance(error, OSError) else str(error)
+            self._observed.add(Observation.CHECKPOINT_UNREADABLE, seq=self._compared, reason=reason)
         else:
-            self._note_accepted(records)
+            self._note_accepted(self._records)
         origin = self._published.checkpoint.origin if self._published is not None else None
         return SignedHeads(self._observed.complete(), origin, is_held=self._is_held)
 
@@ -178,13 +217,27 @@ class _Check:
 
     # -- records and roots -------------------------------------------------------------------------------------------
 
-    def _compare(self, heads: Sequence[Head]) -> int:
-        """Build the tree from the records, and compare its root at each size that was signed; return their number."""
+    def _compare(self, heads: Sequence[Head]) -> None:
+        """Build the tree from the records, and compare its root at each size that was signed."""
+        self._records = until = _records_in(self._log)
+        try:
+            self._compare_roots(heads)
+        except _NotCompared as error:
+            until = error.at
+            self._observed.add(Observation.CHECKPOINT_UNREADABLE, segment=error.absent.file, seq=error.at, reason=error)
+        self._report_unsearched(until)
+        for head in heads:
+            if head.size > self._records:
+                self._observed.add(Observation.HISTORY_SHORTER, seq=self._records, place=head.place, size=head.size)
+        if self._published is not None and not self._published.checkpoint.size:
+            self._is_held = True
+
+    def _compare_roots(self, heads: Sequence[Head]) -> None:
+        """Compare as far as the tree can be built; raises `_NotCompared` if that is not to its end."""
         edge = RightEdge()
         recorded = self._recorded_heads()
         pending = next(recorded, None)
         held = 0
-        self._records = _records_in(self._log)
         for piece in self._leaves(self._records):
             leaves, reach = piece, edge.size + len(piece)
             due = [head for head in heads if edge.size < head.size <= reach]
@@ -203,12 +256,6 @@ class _Check:
             edge.append(leaves)
             self._compared = edge.size
             self._tick(self._compared, self._records)
-        for head in heads:
-            if head.size > edge.size:
-                self._observed.add(Observation.HISTORY_SHORTER, seq=edge.size, place=head.place, size=head.size)
-        if self._published is not None and not self._published.checkpoint.size:
-            self._is_held = True
-        return edge.size
 
     def _find_misfit(self, head: Head, held: int, *, is_known: bool) -> None:
         if not is_known:
@@ -217,39 +264,80 @@ class _Check:
                 self._observed.found += 1  # counted, not kept
                 return
         since = f"; those up to {held} are" if held else ""
+        if unread := self._unread_before(head.size):
+            since += (
+                f" (of {unread} of them, which can't be read here, the published hashes; these may be what differs)"
+            )
         self._observed.add(Observation.HISTORY_OTHER_ROOT, seq=held, size=head.size, place=head.place, since=since)
 
     def _leaves(self, records: int) -> Iterator[list[bytes]]:
-        """Yield the leaf hashes of all records in pieces; those of records that are gone as they are published."""
-        gone = [
-            (segment.first_seq, segment.sealed.last_seq + 1)
-            for segment in list_segments(self._log)
-            if segment.sealed is not None and not segment.is_readable
-        ]
-        at = 0
-        for begin, end in [*gone, (records, records)]:
-            hashes = RecordHashes(self._log, at - 1)
-            while at < begin:
-                piece = hashes.read(begin - 1, _PIECE)
-                at += len(piece)
-                yield leaf_hashes(piece)
-            for leaves in self._published_leaves(begin, end) if begin < end else ():
-                at += len(leaves)
-                yield leaves
+        """Yield the leaf hashes of all records in pieces; those of records that can't be read as they are published.
 
-    def _published_leaves(self, begin: int, end: int) -> Iterator[list[bytes]]:
+        Raises `_NotCompared` at the first record of which neither can be read.
+        """
+        at = 0
+        hashes: RecordHashes | None = None
+        segments = list_segments(self._log)
+        begins = [segment.first_seq for segment in segments]
+        for segment, following in zip(segments, [*begins, records][1:], strict=True):
+            end = min(following, records)
+            error: OSError | None = None
+            try:
+                while at < end and segment.is_readable:
+                    # One reader as long as nothing is left out: it checks that each record links to the one before.
+                    hashes = hashes or RecordHashes(self._log, at - 1)
+                    piece = hashes.read(end - 1, _PIECE)
+                    at += len(piece)
+                    yield leaf_hashes(piece)
+            except FileNotFoundError:
+                raise
+            except OSError as unreadable:
+                error = unreadable
+            if at < end:
+                hashes = None
+                absent = _Absent(segment, at, end, error)
+                if error is not None:
+                    self._unread.append(absent)
+                yield from self._published_leaves(absent)
+                at = end
+
+    def _published_leaves(self, absent: _Absent) -> Iterator[list[bytes]]:
+        """Yield the published leaf hashes of records that can't be read, and compare the manifest with them."""
         size = self._published.checkpoint.size if self._published is not None else 0
-        if end > size:
-            reason = f"records up to seq {end - 1} were deleted, and no accepted checkpoint covers them"
-            raise LogCorrupted(self._log.name, None, begin, reason)
+        covered = absent.end <= size
+        if not covered and absent.error is None:
+            reason = f"records up to seq {absent.end - 1} were deleted, and no accepted checkpoint covers them"
+            raise LogCorrupted(self._log.name, None, absent.begin, reason)
         reader = TileReader(size, self._read_file)
-        at = begin
-        while at < end:
+        at, until = absent.begin, min(absent.end, size)
+        while at < until:
             tile, first = divmod(at, TILE_WIDTH)
-            content = reader.content(0, tile)[first * HASH_SIZE : (first + end - at) * HASH_SIZE]
+            try:
+                content = reader.content(0, tile)[first * HASH_SIZE : (first + until - at) * HASH_SIZE]
+            except TilesDamaged as error:
+                if absent.error is None:
+                    raise
+                reason = f"{why_unreadable(absent.error)}; and their published hashes are damaged ({error})"
+                raise _NotCompared(absent, at, reason) from error
             leaves = [content[place : place + HASH_SIZE] for place in range(0, len(content), HASH_SIZE)]
+            self._compare_with_manifest(absent.segment, at, leaves)
             yield leaves
             at += len(leaves)
+        if not covered and absent.error is not None:
+            reason = f"{why_unreadable(absent.error)}; and no accepted checkpoint covers them"
+            raise _NotCompared(absent, at, reason)
+
+    def _compare_with_manifest(self, segment: SegmentFile, begin: int, leaves: Sequence[bytes]) -> None:
+        """Compare what the manifest says of a segment's last record, if its leaf is among these, with the leaf."""
+        entry = segment.sealed
+        if entry is None or not begin <= entry.last_seq < begin + len(leaves):
+            return
+        if leaf_hash(bytes.fromhex(entry.hash)) != leaves[entry.last_seq - begin]:
+            self._observed.add(Observation.HISTORY_OTHER_ENTRY, segment=segment.name, seq=entry.last_seq)
+
+    def _unread_before(self, size: int) -> int:
+        """Return how many records below `size` can't be read, as far as was seen so far."""
+        return sum(max(0, min(absent.end, size) - absent.begin) for absent in self._unread)
 
     # -- what the chain records --------------------------------------------------------------------------------------
 
@@ -266,7 +354,11 @@ class _Check:
                 if checkpoint.origin in keys:
                     verify_note(signed.note, keys[checkpoint.origin])
             except (Malformed, InvalidSignature, UnicodeError) as error:
-                self._observed.add(Observation.CHECKPOINT_RECORD_REFUSED, seq=seq, reason=error)
+                is_undecided = isinstance(error, InvalidSignature) and self._may_record_keys_after(seq)
+                what = (
+                    Observation.CHECKPOINT_RECORD_UNDECIDED if is_undecided else Observation.CHECKPOINT_RECORD_REFUSED
+                )
+                self._observed.add(what, seq=seq, reason=error)
                 continue
             if (event.size, event.root) != (checkpoint.size, checkpoint.root.hex()):
                 self._observed.add(Observation.CHECKPOINT_RECORD_OTHER, seq=seq)
@@ -302,13 +394,31 @@ class _Check:
         """Yield the events of one type and their places; what is damaged is found by `verify_trail`."""
         wanted = Filter(AuditQuery(event_types=(kind.__struct_config__.tag,)))  # type: ignore[arg-type]  # a text
         for part in parts_of(self._log):
-            for found in scan(part, wanted, Range(), Damage(skip=True)):
-                if found is None:
-                    self._tick(self._compared, self._records)
-                    continue
-                event = decode_record(found.line).event
-                if isinstance(event, kind):
-                    yield found.seq, event
+            damage = Damage(skip=True)
+            why: str | None = None
+            try:
+                for found in scan(part, wanted, Range(), damage):
+                    if found is None:
+                        self._tick(self._compared, self._records)
+                        continue
+                    event = decode_record(found.line).event
+                    if isinstance(event, kind):
+                        yield found.seq, event
+            except TrailUnreadable as error:
+                why = str(error)
+            if (why := why or damage.not_searched) is not None:
+                self._unsearched[part.segment.name] = (part.segment.first_seq, why)
+
+    def _may_record_keys_after(self, seq: int) -> bool:
+        """Return whether a later segment, which may record a change of the keys, could not be searched for one."""
+        return any(first_seq > seq for first_seq, _ in self._unsearched.values())
+
+    def _report_unsearched(self, until: int) -> None:
+        """Report segments before `until` that were not searched for checkpoints, though their records were read."""
+        unread = {absent.segment.name for absent in self._unread}
+        for name, (seq, why) in self._unsearched.items():
+            if seq < until and name not in unread:
+                self._observed.add(Observation.CHECKPOINT_UNREADABLE, segment=name, seq=seq, reason=why)
 
     # -- what else to know -------------------------------------------------------------------------------------------
 
@@ -324,7 +434,11 @@ class _Check:
             if signature.timestamp is not None
         ]
         cosigned = f", cosigned by {', '.join(witnesses)}" if witnesses else ""
-        self._observed.add(Observation.SIGNED, size=size, signer=signers[0].key.name, witnesses=cosigned)
+        signer = signers[0].key.name
+        if unread := self._unread_before(size):
+            self._observed.add(Observation.SIGNED_IN_PART, size=size, signer=signer, witnesses=cosigned, unread=unread)
+        else:
+            self._observed.add(Observation.SIGNED, size=size, signer=signer, witnesses=cosigned)
         self._observed.add(Observation.AFTER_CHECKPOINT, seq=size, records=records - size)
         newest = max([self._largest_recorded, *[checkpoint.size for checkpoint, _ in self._known]])
         if newest > size:
@@ -347,8 +461,8 @@ def _records_in(log: Log) -> int:
 def _stamp(log: Log) -> tuple[int, int, int] | None:
     try:
         return manifest_stamp(log)
-    except OSError as error:
-        raise unreadable(log.directory, error) from error
+    except OSError:  # reading the log says why
+        return None
 
 
 def cosigned_at(timestamp: int) -> str:

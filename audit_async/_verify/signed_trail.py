@@ -68,7 +68,6 @@ async def verify_signed_trail(
     Raises:
         ConfigError: As `verify_trail` does, and for a known checkpoint that no key of the policy has signed.
         SourceFailed: A published log can't be reached.
-        TrailUnreadable: A log can't be read.
     """
     known = _read_known(policy, known_checkpoints or {})
     origins = _origins(policy, [log.name for log in logs])
@@ -202,13 +201,14 @@ def _merged(
     origins: Mapping[str, tuple[str, ...]],
 ) -> VerifyReport:
     """Return the report with what was observed of signatures."""
-    findings = list(report.findings)
+    findings, unreadable = list(report.findings), list(report.unreadable)
     notes = [note for note in report.notes if note.kind != "truncation_unseen" or not results[note.log].is_held]
     claimed: dict[str, str] = {}
     for name, result in results.items():
         if result.origin is not None and (other := claimed.setdefault(result.origin, name)) != name:
             result.observed.add(Observation.CHECKPOINT_SHARED, other=other, origin=result.origin)
         findings += result.observed.findings
+        unreadable += result.observed.unreadable
         notes += result.observed.notes
     here = {origin for own in origins.values() for origin in own}
     for checkpoint, place in known:
@@ -222,8 +222,9 @@ def _merged(
     ]
     return msgspec.structs.replace(
         report,
-        valid=not findings and not report.unreadable,
+        valid=not findings and not unreadable,
         findings=tuple(findings),
+        unreadable=tuple(unreadable),
         notes=tuple(notes),
         logs=tuple(logs),
     )

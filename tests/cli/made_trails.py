@@ -47,9 +47,9 @@ def make_hostile_trail(base_dir: Path) -> Chain:
     return make_trail(base_dir, [event, other.encode(), failure("alice")])
 
 
-def rehashed(content: bytes) -> bytes:
-    """Return the lines of a whole log as somebody would leave them who changed them and made the chain anew."""
-    prev, lines = b"0" * 64, []
+def rehashed(content: bytes, prev: bytes = b"0" * 64) -> bytes:
+    """Return lines as somebody would leave them who changed them and made the chain again, from `prev` on."""
+    lines = []
     for line in content.splitlines(keepends=True):
         body = line[:PREV_MEMBER_AT] + b',"prev_hash":"' + prev + b'"'
         prev = sha256(body + b"}").hexdigest().encode()

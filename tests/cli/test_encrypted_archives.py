@@ -10,6 +10,7 @@ import pytest
 from tests.age_keys import key_file
 from tests.cli.commands import Audit
 from tests.verify.test_encrypted_trails import RECORDS, make
+from tests.verify.test_signed_archives import encrypted
 
 
 @pytest.fixture
@@ -72,3 +73,14 @@ def test_a_copy_with_encrypted_archives_is_not_rebuilt(audit: Audit, base_dir: P
     assert (refused.status, "age -d" in refused.err) != (0, True), refused
     assert "encrypted" in refused.err
     assert (log / "manifest.json").read_bytes() == before
+
+
+def test_a_signed_log_is_verified_without_the_identity(audit: Audit, tmp_path: Path) -> None:
+    """By the real command: a report with status 3, 0 once it is said that this is known, and 0 with the identity."""
+    log = encrypted(tmp_path / "audit")
+    options = ("--vkey", log.vkey)
+    closed = audit("verify", log.base_dir, *options, "--json")
+    assert closed.status == 3, closed.err
+    assert closed.document["findings"] == []
+    assert audit("verify", log.base_dir, *options, "--skip-encrypted").status == 0
+    assert audit("verify", log.base_dir, *options, "--identity", key_file(tmp_path)).status == 0

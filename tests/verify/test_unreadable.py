@@ -22,6 +22,7 @@ from audit_async._trail.log_files import read_lines
 from audit_async._verify import segment_check, void_copies
 from audit_async.status import Position
 from tests.trail.lived import LivedLog, verify
+from tests.trail.signed import SigningLog
 
 NOBODY = 65534
 
@@ -30,7 +31,7 @@ _AS_NOBODY = """
 import os, sys
 from audit_async.cli import main
 good, base, *options = sys.argv[1:]
-main(["verify", good, "--json"])
+main(["verify", good, *options])
 sys.stdout.flush()
 os.ftruncate(1, 0)
 if os.geteuid() == 0:
@@ -55,8 +56,11 @@ def log() -> Iterator[LivedLog]:
             path.chmod(0o700 if path.is_dir() else 0o600)
 
 
-def as_nobody(log: LivedLog, *options: str) -> tuple[int, str, str]:
-    """Verify as a user without rights; return status, standard output and standard error."""
+def as_nobody(log: LivedLog | SigningLog, *options: str) -> tuple[int, str, str]:
+    """Verify as a user without rights; return status, standard output and standard error.
+
+    A log that anybody may read is verified before, as root, so that all that is needed is imported.
+    """
     with tempfile.TemporaryDirectory() as name, (Path(name) / "out").open("wb+") as out:
         good = LivedLog(Path(name) / "good").session(1)
         command = [sys.executable, "-c", _AS_NOBODY, str(good.base_dir), str(log.base_dir), *options]
