@@ -53,9 +53,11 @@ def open_segment_for_reading(directory: Path, segment: SealedSegment, identities
     return _open(path, segment.bytes, identities)
 
 
-def open_archive(directory: Path, segment: str, *, max_bytes: int = sys.maxsize) -> BinaryIO:
-    """Open the uncompressed content of a segment in `archive/`; as `open_segment_for_reading`, without a manifest."""
-    return _open(directory / ARCHIVE / (segment + COMPRESSED), max_bytes, None)
+def open_archive(
+    directory: Path, file_name: str, *, identities: Identities | None = None, max_bytes: int = sys.maxsize
+) -> BinaryIO:
+    """Open the uncompressed content of a file in `archive/`; as `open_segment_for_reading`, without a manifest."""
+    return _open(directory / ARCHIVE / file_name, max_bytes, identities)
 
 
 def _open(path: Path, max_bytes: int, identities: Identities | None) -> BinaryIO:

@@ -188,7 +188,7 @@ def _write_encrypted(
 ) -> Archive:
     """Compress and encrypt a segment, live or archived, in one pass; the file is durable under its name on return."""
     name = segment.segment + ENCRYPTED
-    times, digest = _Times(), hashlib.sha256()
+    times, digest = Times(), hashlib.sha256()
     with _unfinished(archive_fd, name, access) as (unfinished, write):
 
         def write_and_add(piece: bytes) -> None:
@@ -280,7 +280,7 @@ def _decompressible(pieces: Iterable[bytes], segment: SealedSegment) -> Iterator
         raise LogCorrupted(segment.segment, None, None, "what was compressed of it is not what was sealed")
 
 
-class _Times:
+class Times:
     """The earliest and the latest timestamp among the lines that pass."""
 
     def __init__(self) -> None:

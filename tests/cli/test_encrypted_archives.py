@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import anyio
@@ -65,14 +66,48 @@ def test_an_index_leaves_out_what_is_encrypted(audit: Audit, base_dir: Path) -> 
     assert encrypted.isdisjoint(path.name.removesuffix(".index") for path in base_dir.rglob("index/*"))
 
 
-def test_a_copy_with_encrypted_archives_is_not_rebuilt(audit: Audit, base_dir: Path) -> None:
-    """What can't be read is not lost: nothing is changed, and the message says what to do."""
-    log = base_dir / "orders" / "00"
-    before = (log / "manifest.json").read_bytes()
-    refused = audit("restore", base_dir, base_dir.parent / "restored", "--from-copy")
-    assert (refused.status, "age -d" in refused.err) != (0, True), refused
-    assert "encrypted" in refused.err
-    assert (log / "manifest.json").read_bytes() == before
+@pytest.mark.parametrize("with_identity", [True, False])
+def test_a_copy_with_encrypted_archives_is_rebuilt(
+    audit: Audit, base_dir: Path, identity: Path, with_identity: bool
+) -> None:
+    """By reading them, or without the key by the manifest of the copy; either way they are the same bytes."""
+    options = ("--identity", identity) if with_identity else ()
+    target = base_dir.parent / "restored"
+    done = audit("restore", base_dir, target, "--from-copy", "--json", *options)
+    assert done.status == 0, done.err
+    (restored,) = done.document["logs"]
+    archives = {path.name: path.read_bytes() for path in base_dir.rglob("*.age")}
+    assert archives
+    assert {path.name: path.read_bytes() for path in target.rglob("*.age")} == archives
+    assert restored["unread"] == (0 if with_identity else len(archives))
+    assert restored["set_aside"] == []
+    assert audit("verify", target, "--identity", identity).status == 0
+    assert audit("verify", target, "--skip-encrypted").status == 0
+    manifest = json.loads((base_dir / "orders" / "00" / "manifest.json").read_bytes())["segments"]
+    again = json.loads((target / "orders" / "00" / "manifest.json").read_bytes())["segments"]
+    assert [entry["encrypted"] for entry in again if "encrypted" in entry] == [
+        entry["encrypted"] for entry in manifest if "encrypted" in entry
+    ]
+
+
+def test_a_restore_says_what_it_did_not_read(audit: Audit, base_dir: Path, identity: Path) -> None:
+    """In words as well; and an identity is nothing for a backup, of which no record is read."""
+    target = base_dir.parent / "restored"
+    refused = audit("restore", base_dir, target, "--identity", identity)
+    assert (refused.status, "--from-copy" in refused.err) == (2, True)
+    done = audit("restore", base_dir, target, "--from-copy")
+    assert done.status == 0
+    assert "restored unread" in done.out + done.err
+
+
+def test_a_copy_whose_manifest_is_lost_needs_the_identity(audit: Audit, base_dir: Path, identity: Path) -> None:
+    """What can't be read is not taken for lost: the command says what to give it, and with it restores everything."""
+    (base_dir / "orders" / "00" / "manifest.json").unlink()
+    refused = audit("restore", base_dir, base_dir.parent / "refused", "--from-copy")
+    assert (refused.status, "--identity" in refused.err) == (1, True), refused
+    target = base_dir.parent / "restored"
+    assert audit("restore", base_dir, target, "--from-copy", "--identity", identity).status == 0
+    assert audit("verify", target, "--identity", identity).status == 0
 
 
 def test_a_signed_log_is_verified_without_the_identity(audit: Audit, tmp_path: Path) -> None:

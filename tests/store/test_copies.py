@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from audit_async import AuditLogger
@@ -38,6 +39,9 @@ MAX_BYTES = 1500
 class RunningLog:
     """A log whose writer takes one step after the other: records, rotations and seals, archives and deletions."""
 
+    #: Whom archives are encrypted to.
+    recipients: tuple[str, ...] = ()
+
     def __init__(self, base_dir: Path, seed: int) -> None:
         self.random = random.Random(seed)  # noqa: S311 - no secret depends on it
         self.chain = Chain()
@@ -65,9 +69,13 @@ class RunningLog:
     def archive(self, entry: SealedSegment) -> None:
         """Archive a segment; the chain says so before."""
         self.store.refuse_during_backup()
-        archive = compress_segment(self.directory, entry)
+        archive = compress_segment(self.directory, entry, recipients=self.recipients)
         event = AuditSegmentArchived(
-            segment=entry.segment, archive=archive.file, sha256=archive.sha256, archive_sha256=archive.archive_sha256
+            segment=entry.segment,
+            archive=archive.file,
+            sha256=archive.sha256,
+            archive_sha256=archive.archive_sha256,
+            recipients=list(self.recipients) or None,
         )
         self.store.commit(self.chain.batch_of([encode(event)]), sync=True)
         self.store.archive_segments([archive])
@@ -351,6 +359,27 @@ def test_a_copy_without_its_newest_live_segment_is_rebuilt_from_the_archive(tmp_
     head = opened(tmp_path / "copy")
     assert head.seq == store.sealed_segments[-1].last_seq
     checked(tmp_path / "copy")
+
+
+def test_a_damaged_segment_at_the_end_is_set_aside(tmp_path: Path) -> None:
+    """The segment before it is written on, so nothing after that may be left in the manifest."""
+    chain = Chain()
+    store = open_store(tmp_path, max_bytes=MAX_BYTES)
+    for _ in range(8):
+        store.commit(chain.batch(2), sync=True)
+    store.close()
+    log = log_path(tmp_path)
+    manifest = read_manifest_file(log)
+    assert manifest is not None
+    *rest, last = manifest.segments
+    damaged = msgspec.structs.replace(last, state="damaged")
+    (log / "manifest.json").write_bytes(msgspec.structs.replace(manifest, segments=(*rest, damaged)).encode())
+    (active,) = set(log.glob("*.audit")) - {log / entry.segment for entry in manifest.segments}
+    active.unlink()
+    (log / last.segment).chmod(0o600)
+    (log / last.segment).write_bytes(b"damaged\n")
+    assert any(last.segment in name for name in rebuilt(tmp_path))
+    assert opened(tmp_path).seq == last.first_seq - 1
 
 
 def test_tampering_is_no_gap(tmp_path: Path) -> None:

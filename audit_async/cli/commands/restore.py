@@ -17,7 +17,7 @@ from audit_async.cli.arguments import Json
 from audit_async.cli.commands.backup import open_target
 from audit_async.cli.each_log import Failures, for_each_log
 from audit_async.cli.option_groups import with_option_groups
-from audit_async.cli.place import LogsAt
+from audit_async.cli.place import ReadableLogs
 from audit_async.cli.run import ExitStatus, Refused, perform
 from audit_async.cli.terminal import Column, Output, byte_size, count_of
 from audit_async.errors import LogCorrupted
@@ -32,6 +32,8 @@ class LogRestored(msgspec.Struct, frozen=True, kw_only=True):
     files: int
     bytes: int
     rebuilt: bool  #: the manifest was made again by reading every record
+    #: Encrypted archives that no identity opens: byte for byte those of the copy, with the entries of its manifest.
+    unread: int
     set_aside: tuple[str, ...]  #: what came after a gap in the copy, below the log's directory
 
 
@@ -39,14 +41,15 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "restore",
-        epilog="Example: audit-async restore /mnt/backup/audit /var/lib/audit",
+        epilog="Example: audit-async restore /mnt/backup/audit /var/lib/audit. From a copy that rsync has taken: "
+        "audit-async restore /mnt/rsync/audit /var/lib/audit --from-copy --identity key.txt",
         short_help="Put logs back from a backup, or from another copy with --from-copy.",
     )(restore)
 
 
 @with_option_groups
 def restore(
-    at: LogsAt,
+    at: ReadableLogs,
     target: Annotated[
         Path,
         typer.Argument(metavar="TARGET", show_default=False, readable=False, help="The base directory to restore to."),
@@ -66,8 +69,12 @@ def restore(
 
     A log that is there already is never overwritten: stop its service and move it away first, it is evidence. With
     --from-copy the unbroken chain of each copy is restored; what comes after a gap is set aside in torn/, and verify
-    says that the manifest was rebuilt. A log that can't be restored keeps no other from being restored.
+    says that the manifest was rebuilt. An encrypted archive that no --identity opens is restored as it is, if
+    the copy's manifest says that it is this file and joins the chain; verify with the identity reads it. A log that
+    can't be restored keeps no other from being restored.
     """
+    if at.identity and not from_copy:
+        raise typer.BadParameter("--identity belongs to --from-copy; a backup is restored without reading any record")
     output = Output(as_json=as_json)
 
     async def of_one(log: Log) -> LogRestored:
@@ -98,11 +105,18 @@ def _restored(log: Log, target: Path, *, from_copy: bool) -> LogRestored:
                         f"{log.directory} is no whole backup ({error.segment}: {error.reason}). If it was copied in "
                         "another way while the log was written, run restore with --from-copy into an empty directory"
                     ) from error
-                return LogRestored(log=log.name, files=copied.files, bytes=copied.bytes, rebuilt=False, set_aside=())
+                return LogRestored(
+                    log=log.name, files=copied.files, bytes=copied.bytes, rebuilt=False, unread=0, set_aside=()
+                )
             copied = copier.copy_all()
-            rebuilt = rebuild(directory, directory.identify(may_create=False).log_id)
+            rebuilt = rebuild(directory, directory.identify(may_create=False).log_id, log.identities)
             return LogRestored(
-                log=log.name, files=copied.files, bytes=copied.bytes, rebuilt=True, set_aside=rebuilt.set_aside
+                log=log.name,
+                files=copied.files,
+                bytes=copied.bytes,
+                rebuilt=True,
+                unread=rebuilt.unread,
+                set_aside=rebuilt.set_aside,
             )
         finally:
             lock.close()
@@ -127,6 +141,9 @@ def _report(output: Output, done: list[LogRestored], failures: Failures) -> Exit
     ]
     output.table(columns, rows)
     for log in done:
+        if log.unread:
+            text = f"{count_of(log.unread, 'encrypted archive')} restored unread, as the copy's manifest has them"
+            output.message(f"audit-async: {log.log}: {text}; audit-async verify --identity FILE reads them", "yellow")
         for name in log.set_aside:
             output.message(f"audit-async: {log.log}: after a gap in the copy, so set aside: {name}", "yellow")
     failures.show(output)
