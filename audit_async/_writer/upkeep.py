@@ -35,7 +35,13 @@ from audit_async._writer.stated_holds import StatedHolds
 from audit_async._writer.write_loop import Writer
 from audit_async.config import RetentionPolicy
 from audit_async.errors import AuditError, LogCorrupted, RetentionRefused
-from audit_async.events import AuditEvent, AuditSegmentArchived, AuditSegmentDamaged, AuditSegmentDeleted
+from audit_async.events import (
+    AuditEvent,
+    AuditSegmentArchived,
+    AuditSegmentDamaged,
+    AuditSegmentDeleted,
+    AuditSegmentKept,
+)
 from audit_async.privacy.key_store import KeyStore
 from audit_async.status import Condition, VerificationStats, describe_error
 
@@ -247,7 +253,7 @@ class Upkeep:
             )
             for archive in archives
         )
-        await self._in_disk_thread(self._store.archive_segments, archives)
+        await self._finish(steps, self._store.archive_segments, archives)
 
     async def _compress(self, segment: SealedSegment) -> Archive:
         """Compress a segment in a thread; a cancelled call has stopped before this raises, so no other runs with it."""
@@ -288,7 +294,31 @@ class Upkeep:
             )
             for step in steps
         )
-        await self._in_disk_thread(self._store.delete_segments, [step.segment.segment for step in steps])
+        await self._finish(steps, self._store.delete_segments, [step.segment.segment for step in steps])
+
+    async def _finish(self, steps: list[RetentionStep], take: Callable[[_T], None], what: _T) -> None:
+        """Take steps that the chain has recorded; if they were not taken after all, it records that as well."""
+        try:
+            await self._in_disk_thread(take, what)
+        except (AuditError, OSError) as error:
+            if kept := await self._in_disk_thread(self._not_taken, steps):
+                reason = describe_error(error)
+                await self.record(
+                    AuditSegmentKept(segment=step.segment.segment, step=step.action, reason=reason) for step in kept
+                )
+            raise
+
+    def _not_taken(self, steps: list[RetentionStep]) -> list[RetentionStep]:
+        """Return those of these steps, all of one action, after which the manifest would say something else."""
+        entries = {entry.segment: entry for entry in self._store.sealed_segments}
+
+        def is_taken(step: RetentionStep) -> bool:
+            entry = entries[step.segment.segment]
+            if step.action == "delete":
+                return entry.state == "deleted"
+            return entry.state == "archived" and (entry.is_encrypted or not self._policy.archive_recipients)
+
+        return [step for step in steps if not is_taken(step)]
 
     async def _wait_covered(self, segment: SealedSegment) -> None:
         """Return when the signed tree no longer needs a segment, or raise."""

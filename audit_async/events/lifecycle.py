@@ -104,6 +104,14 @@ class AuditSegmentDeleted(AuditEvent, tag="audit.segment_deleted"):
     reason: str
 
 
+class AuditSegmentKept(AuditEvent, tag="audit.segment_kept"):
+    """A segment that the chain has said to be archived or deleted was not, and stays as it was."""
+
+    segment: str
+    step: str  #: `archive` or `delete`
+    reason: str
+
+
 class AuditSegmentDamaged(AuditEvent, tag="audit.segment_damaged"):
     """Somebody or something changed a segment while the log was being written."""
 

@@ -235,6 +235,41 @@ async def test_a_hold_set_while_retention_runs_stops_what_is_left(
     assert len(told(config, "audit.segment_deleted")) == 1, "nothing is told that did not happen"
 
 
+@pytest.mark.parametrize("action", ["archive", "delete"])
+async def test_steps_that_were_recorded_and_not_taken_are_recorded_as_not_taken(
+    config_for: ConfigFor, clock: Clock, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    """A hold that comes between the record and the step: the chain says of each segment that it was kept."""
+    config = config_for(retention=POLICY)
+    name = f"{action}_segments"
+    step_of_store = getattr(LogStore, name)
+    monkeypatch.setattr(LogStore, "steps_at_once", 10)
+    async with AuditLogger(config) as audit:
+        believe(audit, clock)
+        await write_days(audit, clock, 4)
+        clock.days += 400 if action == "delete" else 100
+
+        def hold_first(log_store: LogStore, what: object) -> None:
+            log_store.set_hold(reason="just now", set_by="legal", now=clock.now())
+            step_of_store(log_store, what)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LogStore, name, hold_first)
+            report = await audit.apply_retention()
+        assert not any(step.done for step in report.steps if step.action == action)
+        recorded = told(config, f"audit.segment_{action}d")
+        kept = told(config, "audit.segment_kept")
+        assert len(recorded) > 1
+        assert [(event["segment"], event["step"]) for event in kept] == [
+            (event["segment"], action) for event in recorded
+        ]
+        assert all("legal hold" in event["reason"] for event in kept)
+        await audit.lift_hold(reason="settled", lifted_by="legal")
+        assert (await audit.apply_retention()).ok
+    assert len(told(config, "audit.segment_kept")) == len(kept), "what was taken is not said to be kept"
+    check_whole(log_directory(config))
+
+
 async def test_a_step_that_fails_is_reported_and_done_the_next_time(
     config_for: ConfigFor, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
