@@ -61,13 +61,19 @@ class Frequencies:
         return ranked[:number], self.others + sum(count for _, count in ranked[number:])
 
 
+def _count(counts: dict[str, int], names: Iterable[str]) -> None:
+    """Count names into what JSON can hold, which a `Counter` is not for msgspec."""
+    for name, count in Counter(names).items():
+        counts[name] = counts.get(name, 0) + count
+
+
 class SegmentCounts(msgspec.Struct):
     """What was counted in one segment; it travels between processes as JSON."""
 
     is_sound: bool = True  #: False if its content is not what was sealed; then nothing else counts
     records: int = 0
-    types: Counter[str] = msgspec.field(default_factory=Counter)
-    actors: Counter[str] = msgspec.field(default_factory=Counter)
+    types: dict[str, int] = {}
+    actors: dict[str, int] = {}
     hours: list[int] = msgspec.field(default_factory=lambda: [0] * 24)
     first: str = ""  #: the earliest timestamp
     last: str = ""  #: the latest
@@ -78,8 +84,8 @@ class SegmentCounts(msgspec.Struct):
             return
         times = [record.timestamp for record in records]
         self.records += len(records)
-        self.types.update([type_of(record.event) for record in records])
-        self.actors.update([next(actors_of(record.event), NO_ACTOR) for record in records])
+        _count(self.types, [type_of(record.event) for record in records])
+        _count(self.actors, [next(actors_of(record.event), NO_ACTOR) for record in records])
         for hour, count in Counter([time[11:13] for time in times]).items():
             self.hours[int(hour) % 24] += count
         self.first = min(self.first or times[0], *times)

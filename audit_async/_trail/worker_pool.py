@@ -124,7 +124,7 @@ async def _worker(work: Work[_Task, _Answer]) -> AsyncIterator[_Ask[_Task, _Answ
                 line = await messages.receive_until(b"\n", _LONGEST_MESSAGE)
                 message = msgspec.json.decode(line, type=Message)
                 advance(message.bytes, message.records)
-                if message.answer is not None:
+                if bytes(message.answer):
                     return decode(message.answer)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, anyio.IncompleteRead):
             return None

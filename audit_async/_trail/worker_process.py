@@ -33,12 +33,15 @@ def command_for(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", program]
 
 
+NO_ANSWER: Final = msgspec.Raw(b"")
+
+
 class Message(msgspec.Struct, omit_defaults=True):
     """What a worker reports: how many more bytes and records are done, and at the end of a task, the answer."""
 
     bytes: int = 0
     records: int = 0
-    answer: msgspec.Raw | None = None
+    answer: msgspec.Raw = NO_ANSWER  # not `| None`: msgspec 0.22 decodes that as null and nothing else
 
 
 class Unreported:

@@ -263,7 +263,7 @@ async def test_steps_that_were_recorded_and_not_taken_are_recorded_as_not_taken(
         assert [(event["segment"], event["step"]) for event in kept] == [
             (event["segment"], action) for event in recorded
         ]
-        assert all("legal hold" in event["reason"] for event in kept)
+        assert all("legal hold" in str(event["reason"]) for event in kept)
         await audit.lift_hold(reason="settled", lifted_by="legal")
         assert (await audit.apply_retention()).ok
     assert len(told(config, "audit.segment_kept")) == len(kept), "what was taken is not said to be kept"
