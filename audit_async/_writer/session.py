@@ -331,8 +331,11 @@ class Session:
         if self.acknowledgements.failure is None:
             self._condition.set_status(HealthStatus.CLOSED)
 
-    def begin_close(self) -> None:
-        """Take no more events, and have the rest made durable within `drain_timeout`. In the loop's thread."""
+    def begin_close(self, spent_s: float = 0.0) -> None:
+        """Take no more events, and have the rest made durable within `drain_timeout`, of which some is spent already.
+
+        In the loop's thread.
+        """
         if self._closing:
             return
         self._closing = True
@@ -342,7 +345,7 @@ class Session:
             task.cancel()
         self._intake.close(AuditLogClosed())
         self.writer.retry_now()
-        timeout_s = self._config.drain_timeout
+        timeout_s = max(self._config.drain_timeout - spent_s, self._config.drain_timeout / 2)
         self._drain_deadline = self.home.loop.call_later(
             timeout_s, self.writer.fail, TimeoutError(f"the disk did not take everything within {timeout_s} s")
         )
@@ -354,13 +357,25 @@ class Session:
             await asyncio.wait({self._task})
             return
         self._was_closed = True
-        self.begin_close()
         with anyio.CancelScope(shield=True):
-            cancelled = await _wait_done(self._task, None)
+            cancelled = await self._encrypt_sealed()
+            cancelled |= await _wait_done(self._task, None)
         if (failure := self.acknowledgements.failure) is not None:
             raise failure
         if cancelled:
             raise asyncio.CancelledError
+
+    async def _encrypt_sealed(self) -> bool:
+        """Encrypt what must not stay readable, in half of the time for draining; then begin to close.
+
+        Return whether the caller was cancelled meanwhile.
+        """
+        began, cancelled = self.home.loop.time(), False
+        if self.upkeep.encrypts_at_once and not self._closing and self.acknowledgements.failure is None:
+            encrypting = self.home.loop.create_task(self.upkeep.encrypt_before_close(self._config.drain_timeout / 2))
+            cancelled = await _wait_done(encrypting, None)
+        self.begin_close(self.home.loop.time() - began)
+        return cancelled
 
     # What signals and forks ask for.
 

@@ -57,6 +57,8 @@ _AFTER_BACKUP_S: Final = 60.0
 #: If nothing has to wait, seconds from a seal to the run. Without it the records of tiny segments that are archived,
 #: which fill others, would keep retention running.
 _AFTER_SEAL_S: Final = 5.0
+#: What archiving records may fill and seal tiny segments in their turn; so often they are archived as well.
+_MOST_PASSES: Final = 8
 #: Segments of so many bytes are compressed before the first of them is taken out of the log directory.
 _MOST_BYTES_AT_ONCE: Final = 128 << 20
 #: A clock that was set forward by more than this since the opening is not trusted with deleting evidence.
@@ -168,7 +170,7 @@ class Upkeep:
 
         What fails is logged when it changes, and tried with the next run.
         """
-        await anyio.sleep(_FIRST_RUN_S)
+        await self._wait_for_first_run()
         while True:
             pause_s = _DAY_S
             self._sealed.clear()
@@ -181,6 +183,44 @@ class Upkeep:
             except Exception as error:  # noqa: BLE001 - nobody awaits this task: it reports the error, and goes on
                 self._report(describe_error(error))
             await self._pause(pause_s)
+
+    async def _wait_for_first_run(self) -> None:
+        """Wait until the daily runs begin; meanwhile encrypt what must not stay readable, and delete nothing."""
+        with anyio.move_on_after(_FIRST_RUN_S):
+            while self.encrypts_at_once:
+                self._sealed.clear()
+                await self._encrypt_sealed()
+                await self._sealed.wait()
+                await anyio.sleep(_AFTER_SEAL_S)
+            await anyio.sleep_forever()
+
+    async def encrypt_before_close(self, timeout_s: float) -> None:
+        """Encrypt what is sealed, as far as that can be done in time.
+
+        What is left over is encrypted by the next opening. Doesn't raise.
+        """
+        with anyio.move_on_after(timeout_s):
+            await self._encrypt_sealed()
+
+    @property
+    def encrypts_at_once(self) -> bool:
+        """True if what is sealed must not stay readable on this host."""
+        policy = self._policy
+        return policy.automatic and bool(policy.archive_recipients) and not policy.archive_after_days
+
+    async def _encrypt_sealed(self) -> None:
+        """Archive all that is sealed, also what the records of doing so have sealed; doesn't raise."""
+        try:
+            async with self._one_at_a_time:
+                for _ in range(_MOST_PASSES):
+                    steps = await self._in_disk_thread(self._store.plan_retention, self._policy, self._now())
+                    due = [step for step in steps if step.action == "archive"]
+                    outcomes = [done for group in self._groups(due) for done in await self._take(group)]
+                    if not any(step.done for step in outcomes):
+                        break
+                self._report("; ".join(f"{step.segment}: {step.error}" for step in outcomes if step.error) or None)
+        except Exception as error:  # noqa: BLE001 - the log goes on, or is closed, all the same
+            self._report(describe_error(error))
 
     def segments_sealed(self) -> None:
         """Take note that segments were sealed, and that the chain records it: with no days to wait they are due."""

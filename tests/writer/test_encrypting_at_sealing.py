@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from audit_async import AuditConfig, AuditLogger, Local, RetentionPolicy, RotationPolicy, Transparency
 from audit_async._layout.manifest import read_manifest
+from audit_async._store.archiving import Stopped
 from audit_async._writer import upkeep
 from audit_async.reader import AuditReader
 from tests.age_keys import IDENTITIES, RECIPIENT
@@ -47,6 +53,127 @@ async def test_each_segment_is_encrypted_when_it_is_sealed(tmp_path: Path, monke
             before = len(read_manifest(log))
     report = await AuditReader(tmp_path, identities=IDENTITIES).verify()
     assert report.valid, report.findings
+
+
+def config_for(base_dir: Path, **settings: Any) -> AuditConfig:
+    """Return a configuration of small segments that are encrypted as soon as they are sealed."""
+    given: dict[str, Any] = {"rotation": RotationPolicy(max_bytes=4096), "retention": POLICY, "handle_signals": False}
+    given |= settings
+    return AuditConfig(mode=Local(base_dir), service_id="orders", **given)
+
+
+def readable(log: Path) -> list[bytes]:
+    """Return the records that whoever has the disk can read in the files of a log."""
+    return [line for path in sorted(log.glob("*.audit")) for line in path.read_bytes().splitlines()]
+
+
+async def test_after_an_orderly_end_only_the_active_segment_is_readable(tmp_path: Path) -> None:
+    """What was sealed shortly before is encrypted before the log is closed, with the usual pauses."""
+    log = tmp_path / "orders" / "00"
+    async with AuditLogger(config_for(tmp_path)) as audit:
+        for number in range(60):
+            await audit.emit_durable(failure(number))
+        assert len(list(log.glob("*.audit"))) > 3
+    entries = read_manifest(log)
+    assert len(entries) > 3
+    # The closing itself may have sealed one segment.
+    assert [entry.is_encrypted for entry in entries[:-1]] == [True] * (len(entries) - 1)
+    lines = readable(log)
+    assert b'"audit.log_closed"' in lines[-1]
+    assert not any(b'"/login/%d"' % number in line for line in lines for number in range(30))
+    report = await AuditReader(tmp_path, identities=IDENTITIES).verify()
+    assert report.valid, report.findings
+
+
+_KILLED = """
+import asyncio, os, signal, sys
+from tests.logs import failure
+from tests.writer.test_encrypting_at_sealing import config_for
+from audit_async import AuditLogger, RetentionPolicy
+
+async def main():
+    retention = RetentionPolicy(archive_after_days=0, archive_recipients=(sys.argv[2],))
+    audit = AuditLogger(config_for(sys.argv[1], retention=retention))
+    await audit.start()
+    for number in range(60):
+        await audit.emit_durable(failure(number))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_a_killed_process_has_left_readable_is_encrypted_by_the_next_start(tmp_path: Path) -> None:
+    """At once, and not after the minute that passes before the first daily run."""
+    command = [sys.executable, "-c", _KILLED, str(tmp_path), RECIPIENT]
+    ended = await anyio.run_process(command, check=False)
+    assert ended.returncode == -9, ended.stderr
+    log = tmp_path / "orders" / "00"
+    assert len(list(log.glob("*.audit"))) > 3
+    async with AuditLogger(config_for(tmp_path)):
+        with anyio.fail_after(50):
+            while len(list(log.glob("*.audit"))) > 2:
+                await anyio.sleep(0.05)
+    report = await AuditReader(tmp_path, identities=IDENTITIES).verify()
+    assert report.valid, report.findings
+
+
+@pytest.mark.parametrize("why", ["a hold", "not automatic"])
+async def test_closing_encrypts_nothing_that_the_policy_leaves(tmp_path: Path, why: str) -> None:
+    """A legal hold keeps everything as it is, and without `automatic` only the caller archives."""
+    retention = RetentionPolicy(archive_after_days=0, archive_recipients=(RECIPIENT,), automatic=why != "not automatic")
+    log = tmp_path / "orders" / "00"
+    async with AuditLogger(config_for(tmp_path, retention=retention)) as audit:
+        if why == "a hold":
+            await audit.set_hold(reason="a court asks", set_by="legal")
+        for number in range(40):
+            await audit.emit_durable(failure(number))
+    assert {entry.state for entry in read_manifest(log)} == {"live"}
+
+
+@pytest.mark.parametrize("how", ["hangs", "fails"])
+async def test_encrypting_never_keeps_a_log_from_closing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """At most half of the time for draining is spent on it; the next session does what is left."""
+
+    def compress(*args: Any, **_: Any) -> None:
+        if how == "fails":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        stopped = args[2]
+        while not stopped():
+            time.sleep(0.01)
+        raise Stopped("the log is being closed")
+
+    log = tmp_path / "orders" / "00"
+    with monkeypatch.context() as patch:
+        patch.setattr(upkeep, "compress_segment", compress)
+        with anyio.fail_after(60):
+            async with AuditLogger(config_for(tmp_path, drain_timeout=1.0)) as audit:
+                for number in range(40):
+                    await audit.emit_durable(failure(number))
+    assert {entry.state for entry in read_manifest(log)} == {"live"}
+    assert b'"audit.log_closed"' in readable(log)[-1]
+    assert list((log / "archive").glob("*")) == [] if (log / "archive").exists() else True
+    async with AuditLogger(config_for(tmp_path)):
+        pass
+    assert all(entry.is_encrypted for entry in read_manifest(log)[:-1])
+
+
+async def test_a_closing_that_is_cancelled_closes_all_the_same(tmp_path: Path) -> None:
+    """Whoever asked for it is cancelled while segments are encrypted."""
+    log = tmp_path / "orders" / "00"
+    audit = AuditLogger(config_for(tmp_path))
+    await audit.start()
+    for number in range(40):
+        await audit.emit_durable(failure(number))
+    closing = asyncio.create_task(audit.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert b'"audit.log_closed"' in readable(log)[-1]
+    assert all(entry.is_encrypted for entry in read_manifest(log)[:-1])
 
 
 async def test_a_signed_log_encrypts_only_what_its_tree_covers(tmp_path: Path) -> None:
