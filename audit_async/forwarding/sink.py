@@ -1,0 +1,58 @@
+"""What every engine can do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from audit_async.forwarding.batches import Batch, Head
+from audit_async.forwarding.identities import LogIdentity
+
+__all__ = ["Sink"]
+
+
+class Sink(Protocol):
+    """Where a forwarder brings records to and a collector gets them from.
+
+    Each call may raise `SinkUnavailable` or `SinkRefused`.
+    """
+
+    async def head(self, log: LogIdentity) -> Head | None:
+        """Return the last record of a log that is durable at the engine, None if it does not have the log."""
+        ...
+
+    async def append(self, log: LogIdentity, batch: Batch, *, after: Head | None, resume: bytes | None = None) -> None:
+        """Store a batch if the log's head is still `after`; durable at the engine when it returns.
+
+        Args:
+            log: whose records they are.
+            batch: the next records.
+            after: the head that they follow; None for record 0.
+            resume: the collector's signed confirmation of `after`, if the engine does not have the log.
+
+        Raises:
+            HeadMoved: the head is another one; nothing was stored.
+            SinkFull: there is no room.
+            RecordTooLarge: a record is larger than the engine takes.
+        """
+        ...
+
+    def read(self, log: LogIdentity, after: Head | None) -> AsyncIterator[Batch]:
+        """Yield what the engine has of a log after a head, in order."""
+        ...
+
+    async def logs(self) -> list[LogIdentity]:
+        """Return the logs of the tenant, for its collector."""
+        ...
+
+    async def confirm(self, log: LogIdentity, confirmation: bytes) -> None:
+        """Store a collector's newest signed confirmation of a log, in the place of the last one."""
+        ...
+
+    async def confirmation(self, log: LogIdentity) -> bytes | None:
+        """Return a collector's newest signed confirmation, None if there is none."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        ...

@@ -1,0 +1,1 @@
+"""Bringing records to engines outside the host."""
