@@ -139,7 +139,8 @@ class CheckpointLog:
 
         Raises:
             LogForked, LogRolledBack: The log is not what was signed before.
-            ConfigError: The configuration contradicts what was signed, or records that the tree needs were deleted.
+            ConfigError: The configuration contradicts what was signed, or records that the tree needs were deleted or
+                are encrypted.
             KeyUnavailable, TilesDamaged, LogCorrupted, OSError: A key, the tree or the log can't be used.
         """
         origin = settings.origin or default_origin(socket.gethostname(), log.service_id, log.instance)
@@ -452,7 +453,11 @@ def _open_tree(
 
 
 def _recorded_checkpoints(log: Log, origin: str) -> Iterator[tuple[Checkpoint, str]]:
-    """Yield the checkpoints that the chain records: removing the tree is no fresh start."""
+    """Yield the checkpoints that the chain records: removing the tree is no fresh start.
+
+    Those in encrypted archives are left out. `GrowingTree` refuses a tree that does not cover all of what is encrypted,
+    and one that does was signed over the records in there, so it agrees with the smaller ones that they record.
+    """
     wanted = Filter(AuditQuery(event_types=(AuditCheckpoint.__struct_config__.tag,)))  # type: ignore[arg-type]  # a text
     for part in parts_of(log):
         for found in scan(part, wanted, Range(), Damage(skip=True)):

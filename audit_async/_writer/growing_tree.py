@@ -4,8 +4,9 @@ After any error neither the tree nor the reader of the records is believed: a re
 arrived in the tree would leave a gap in it, or wait for ever for what it has read already. Both are then made from what
 is on the disk.
 
-A tree can grow over a record only while the record, or at least its hash, is there. Retention deletes nothing that the
-published tree does not cover (`CheckpointLog.cover`); what was deleted before that was a rule is found by `open_tree`.
+A tree can grow over a record only while this host can read the record, or at least has its hash. Retention deletes and
+encrypts nothing that the published tree does not cover (`CheckpointLog.cover`); a tree that is lost, or that was put
+back from an earlier time, is refused when it is opened.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from audit_async._layout.manifest import read_manifest
+from audit_async._layout.manifest import SealedSegment, read_manifest
 from audit_async._trail.log_files import Log
 from audit_async._trail.record_hashes import RecordHashes
 from audit_async.errors import ConfigError
@@ -38,7 +39,7 @@ class GrowingTree:
 
         Raises:
             InconsistentLog: The log is not what was signed before.
-            ConfigError: Records that the tree needs were deleted.
+            ConfigError: Records that the tree needs were deleted, or are encrypted.
             TilesDamaged: A published file is missing or damaged.
             LogCorrupted, OSError: The log or the tree can't be read.
         """
@@ -145,27 +146,30 @@ class GrowingTree:
         return tree
 
     def _record_hash(self, seq: int) -> bytes:
-        """Return a record's hash, if its segment was deleted from the manifest: the last one of each is kept there."""
+        """Return a record's hash; one that can't be read is in the manifest if it is the last one of its segment."""
         self._require_records_from(seq + 1)
         for entry in read_manifest(self._log.directory):
-            if entry.last_seq == seq and entry.state in {"deleted", "lost"}:
+            if entry.last_seq == seq and _is_unreadable(entry):
                 return bytes.fromhex(entry.hash)
         return RecordHashes(self._log, seq - 1).read(seq, 1)[0]
 
     def _require_records_from(self, size: int) -> None:
-        """Refuse a log of which records from `size` on are gone: the tree can never get past them."""
-        gone = [
-            entry
-            for entry in read_manifest(self._log.directory)
-            if entry.state in {"deleted", "lost"} and entry.last_seq >= size
+        """Refuse a log of which this host can't read records from `size` on: the tree can never get past them.
+
+        What the chain records of earlier checkpoints can't be read in there either, so it is not known what was signed.
+        """
+        unreadable = [
+            entry for entry in read_manifest(self._log.directory) if _is_unreadable(entry) and entry.last_seq >= size
         ]
-        if not gone:
+        if not unreadable:
             return
+        states = {"encrypted" if entry.is_encrypted else entry.state for entry in unreadable}
         what = "no checkpoint was signed before" if size == 0 else f"the signed tree ends at record {size - 1}"
         raise ConfigError(
             "transparency",
-            f"{self._log.name} can't be signed: records {max(size, gone[0].first_seq)} to {gone[-1].last_seq} are "
-            f"{gone[-1].state}, and {what}. A tree over a log needs the hash of every record. Set `instance` to a name "
+            f"{self._log.name} can't be signed: records {max(size, unreadable[0].first_seq)} to "
+            f"{unreadable[-1].last_seq} are {' or '.join(sorted(states))}, and {what}. A tree over a log needs the "
+            "hash of every record. Set `instance` to a name "
             "that is not used yet, so that a new log begins, which is signed from its first record on (this one stays "
             "readable and verifiable by its chain); or leave `transparency` out. If its directory `tlog` was moved "
             "away, put it back",
@@ -174,3 +178,8 @@ class GrowingTree:
     def close(self) -> None:
         """Close all files; what was appended since the last `prepare` is appended again after the next opening."""
         self._tree.close()
+
+
+def _is_unreadable(entry: SealedSegment) -> bool:
+    """Return whether this host, which has no identity, can't read a segment's records."""
+    return entry.state in {"deleted", "lost"} or entry.is_encrypted

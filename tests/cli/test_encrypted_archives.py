@@ -119,3 +119,38 @@ def test_a_signed_log_is_verified_without_the_identity(audit: Audit, tmp_path: P
     assert closed.document["findings"] == []
     assert audit("verify", log.base_dir, *options, "--skip-encrypted").status == 0
     assert audit("verify", log.base_dir, *options, "--identity", key_file(tmp_path)).status == 0
+
+
+@pytest.mark.parametrize("by", ["seq", "audit_id"])
+def test_one_record_is_shown_and_proven_with_the_identity(audit: Audit, tmp_path: Path, by: str) -> None:
+    """By its number or its id; the evidence is checked without the log. Without the identity nothing is made up."""
+    log, identity = encrypted(tmp_path / "audit"), key_file(tmp_path)
+    record = audit("query", log.base_dir, "--json", "--identity", identity).rows[3]
+    which = str(record["seq"]) if by == "seq" else record["audit_id"]
+    closed = audit("show", which, log.base_dir)
+    assert (closed.status, "--identity" in closed.err, closed.out) == (3, True, ""), closed
+    shown = audit("show", which, log.base_dir, "--identity", identity)
+    assert shown.status == 0, shown.err
+    assert record["audit_id"] in shown.out
+    proof, line = tmp_path / "record.tlog-proof", tmp_path / "record.json"
+    closed = audit("prove", which, log.base_dir, "--out", proof)
+    assert (closed.status, "--identity" in closed.err, proof.exists()) == (3, True, False), closed
+    made = audit("prove", which, log.base_dir, "--out", proof, "--identity", identity)
+    assert made.status == 0, made.err
+    assert json.loads(line.read_bytes())["audit_id"] == record["audit_id"]
+    checked = audit("verify-proof", line, proof, "--vkey", log.vkey)
+    assert checked.status == 0, checked.out
+
+
+@pytest.mark.parametrize("name", ["all.csv", "all.ndjson", "bundle.zip", "selective.zip"])
+def test_an_export_reads_archives_with_the_identity(audit: Audit, tmp_path: Path, name: str) -> None:
+    """In every form; without the identity there is no file."""
+    log, identity, file = encrypted(tmp_path / "audit"), key_file(tmp_path), tmp_path / name
+    options = ("--evidence", "selective") if name == "selective.zip" else ()
+    closed = audit("export", log.base_dir, file, *options)
+    assert (closed.status, "--identity" in closed.err, file.exists()) == (3, True, False), closed
+    made = audit("export", log.base_dir, file, *options, "--identity", identity)
+    assert made.status == 0, made.err
+    assert file.exists()
+    if name == "selective.zip":
+        assert audit("verify-proof", file, "--vkey", log.vkey).status == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,9 @@ import pytest
 from audit_async import AuditConfig, AuditLogger, Local, RetentionPolicy, RotationPolicy
 from audit_async._layout.archive_reading import open_segment_for_reading
 from audit_async._layout.manifest import ManifestFile, read_manifest_file
+from audit_async._store.log_backup import Copied, LogCopier
+from audit_async._store.log_directory import LogDirectory
+from audit_async._store.writer_lock import WriterLock
 from audit_async.errors import LogCorrupted
 from audit_async.events import AuditSegmentArchived, AuthFailure, Record
 from audit_async.reader import (
@@ -276,15 +278,40 @@ async def test_a_bundle_of_encrypted_records_needs_the_key(tmp_path: Path) -> No
 
 
 async def test_a_log_goes_on_and_is_copied_without_the_key(tmp_path: Path) -> None:
-    """Opening, writing, retention and a backup need none."""
+    """Opening, writing, retention and backups, the second of which copies what is new, need none."""
     log = await make(tmp_path / "a")
+    first = back_up(log, tmp_path / "copy")
+    assert first.damaged == ()
     async with AuditLogger(config_for(tmp_path / "a")) as audit:
         for number in range(RECORDS):
             await audit.emit_durable(attempt(f"again{number}"))
         assert (await audit.apply_retention()).ok
-    report = await AuditReader(tmp_path / "a", identities=IDENTITIES).verify()
-    assert report.valid
-    assert json.loads((log / "manifest.json").read_bytes())["segments"][0]["encrypted"]["sha256"]
+        second = back_up(log, tmp_path / "copy")
+    assert second.damaged == ()
+    assert second.kept >= len(encrypted_entries(log)) // 3
+    copied = tmp_path / "copy" / "orders" / "00"
+    assert encrypted_entries(copied) == encrypted_entries(log)
+    for name in encrypted_entries(log):
+        assert (copied / "archive" / f"{name}.zst.age").read_bytes() == (
+            log / "archive" / f"{name}.zst.age"
+        ).read_bytes()
+    for base_dir in (tmp_path / "a", tmp_path / "copy"):
+        report = await AuditReader(base_dir, identities=IDENTITIES).verify()
+        assert report.valid, report.findings
+    async with AuditLogger(config_for(tmp_path / "copy")) as audit:
+        await audit.emit_durable(attempt("in the copy"))
+    assert (await AuditReader(tmp_path / "copy", identities=IDENTITIES).verify()).valid
+
+
+def back_up(log: Path, base_dir: Path) -> Copied:
+    """Do what `audit-async backup` does for one log."""
+    directory = LogDirectory(base_dir, "orders", "00", allow_insecure_dir=False)
+    lock = WriterLock(directory)
+    try:
+        return LogCopier(log, directory).copy()
+    finally:
+        lock.close()
+        directory.close()
 
 
 async def test_missing_archives_are_damage(tmp_path: Path) -> None:

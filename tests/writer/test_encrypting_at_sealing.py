@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
-from audit_async import AuditConfig, AuditLogger, Local, RetentionPolicy, RotationPolicy, Transparency
+from audit_async import AuditConfig, AuditLogger, ConfigError, Local, RetentionPolicy, RotationPolicy, Transparency
 from audit_async._layout.manifest import read_manifest
 from audit_async._store.archiving import Stopped
 from audit_async._writer import upkeep
 from audit_async.reader import AuditReader
+from audit_async.tlog.checkpoint import SignedCheckpoint
+from audit_async.tlog.policy import Policy
+from audit_async.tlog.signing_keys import load_signer, new_key, write_key
 from tests.age_keys import IDENTITIES, RECIPIENT
 from tests.logs import failure
 
@@ -176,20 +181,22 @@ async def test_a_closing_that_is_cancelled_closes_all_the_same(tmp_path: Path) -
     assert all(entry.is_encrypted for entry in read_manifest(log)[:-1])
 
 
-async def test_a_signed_log_encrypts_only_what_its_tree_covers(tmp_path: Path) -> None:
-    """The tree is made of records that this host reads; what it has not read can't be encrypted yet. All verifies."""
-    pytest.importorskip("cryptography", reason="signing needs the extra tlog")
-    from audit_async.tlog.signing_keys import new_key, write_key  # noqa: PLC0415 - needs the extra
-
+def signing(tmp_path: Path, **settings: Any) -> AuditConfig:
+    """Return the configuration of a log that signs, with segments that are encrypted when the test says so."""
     key = tmp_path / "key"
-    write_key(key, new_key())
-    config = AuditConfig(
-        mode=Local(tmp_path / "audit"),
-        service_id="orders",
-        rotation=RotationPolicy(max_bytes=4096),
+    if not key.exists():
+        write_key(key, new_key())
+    return config_for(
+        tmp_path / "audit",
         retention=RetentionPolicy(archive_after_days=0, archive_recipients=(RECIPIENT,), automatic=False),
         transparency=Transparency(key=str(key), origin="example.org/orders/00", interval=3600),
+        **settings,
     )
+
+
+async def test_a_signed_log_encrypts_only_what_its_tree_covers(tmp_path: Path) -> None:
+    """The tree is made of records that this host reads; what it has not read can't be encrypted yet. All verifies."""
+    config = signing(tmp_path)
     for _ in range(2):
         async with AuditLogger(config) as audit:
             for number in range(60):
@@ -199,3 +206,70 @@ async def test_a_signed_log_encrypts_only_what_its_tree_covers(tmp_path: Path) -
             assert (await audit.checkpoint()) is not None
     report_ = await AuditReader(tmp_path / "audit", identities=IDENTITIES).verify()
     assert report_.valid, report_.findings
+
+
+async def encrypted_and_signed(tmp_path: Path) -> Path:
+    """Write a signed log with encrypted archives; return its directory."""
+    async with AuditLogger(signing(tmp_path)) as audit:
+        for number in range(40):
+            await audit.emit_durable(failure(number))
+        assert (await audit.apply_retention()).ok
+    return tmp_path / "audit" / "orders" / "00"
+
+
+async def test_a_tree_whose_guard_is_lost_goes_on_over_encrypted_archives(tmp_path: Path) -> None:
+    """The checkpoint that is published covers all that is encrypted, and so each that is recorded in there."""
+    log = await encrypted_and_signed(tmp_path)
+    (log / "tlog" / "guard").unlink()
+    before = SignedCheckpoint.parse((log / "tlog" / "checkpoint").read_bytes()).checkpoint
+    async with AuditLogger(signing(tmp_path)) as audit:
+        await audit.emit_durable(failure())
+        signed = await audit.checkpoint()
+        assert signed.checkpoint.size > before.size
+    reader = AuditReader(tmp_path / "audit", identities=IDENTITIES)
+    policy = Policy.of([load_signer(tmp_path / "key", origin="example.org/orders/00").key])
+    report = await reader.verify(policy=policy)
+    assert report.valid, report.findings
+
+
+@pytest.mark.parametrize("left", ["nothing", "an older checkpoint"])
+async def test_no_tree_begins_over_records_that_this_host_can_not_read(tmp_path: Path, left: str) -> None:
+    """Instead of signing nothing for ever, the log says which records the tree lacks, and what to do."""
+    log = tmp_path / "audit" / "orders" / "00"
+    if left == "an older checkpoint":
+        async with AuditLogger(signing(tmp_path)) as audit:
+            await audit.emit_durable(failure())
+        shutil.copytree(log / "tlog", tmp_path / "older")
+    await encrypted_and_signed(tmp_path)
+    shutil.rmtree(log / "tlog")
+    if left == "an older checkpoint":
+        shutil.copytree(tmp_path / "older", log / "tlog")
+        (log / "tlog" / "guard").unlink()
+    with pytest.raises(ConfigError, match=r"can't be signed: records .* are encrypted.*put it back"):
+        async with AuditLogger(signing(tmp_path)):
+            pass
+    async with AuditLogger(config_for(tmp_path / "audit")) as audit:
+        await audit.emit_durable(failure())
+
+
+async def test_a_tree_that_ends_with_what_is_encrypted_is_opened_again(tmp_path: Path) -> None:
+    """A session's last record was signed, ends its segment, and is encrypted by the next session, which is killed."""
+    async with AuditLogger(signing(tmp_path, rotation=RotationPolicy())) as audit:
+        for number in range(10):
+            await audit.emit_durable(failure(number))
+    log = tmp_path / "audit" / "orders" / "00"
+    signed = SignedCheckpoint.parse((log / "tlog" / "checkpoint").read_bytes()).checkpoint.size
+    async with AuditLogger(signing(tmp_path)) as audit:
+        await audit.emit_durable(failure())
+        assert (await audit.apply_retention()).ok
+        shutil.copytree(tmp_path / "audit", tmp_path / "killed")
+    (entry, *_) = read_manifest(tmp_path / "killed" / "orders" / "00")
+    assert (entry.is_encrypted, entry.last_seq + 1) == (True, signed)
+    guard = (tmp_path / "killed" / "orders" / "00" / "tlog" / "guard").read_text()
+    assert guard.splitlines()[1] == str(signed)
+    config = msgspec.structs.replace(signing(tmp_path), mode=Local(tmp_path / "killed"))
+    async with AuditLogger(config) as audit:
+        await audit.emit_durable(failure())
+        assert (await audit.checkpoint()).checkpoint.size > signed
+    report = await AuditReader(tmp_path / "killed", identities=IDENTITIES).verify()
+    assert report.valid, report.findings
