@@ -35,7 +35,7 @@ ROWS = (
     ("_writer",),
     ("forwarding",),
     ("logger",),
-    ("reader", "testing"),
+    ("reader", "testing", "evidence"),
     ("integrations",),
     ("cli",),
 )
@@ -47,6 +47,7 @@ PUBLIC = (
     "audit_async.context",
     "audit_async.errors",
     "audit_async.events",
+    "audit_async.evidence",
     "audit_async.forwarding",
     "audit_async.integrations.aiohttp",
     "audit_async.integrations.asgi",

@@ -1,12 +1,13 @@
 """Checking selective evidence: without the log, without keys of the key store, and believing nothing in the file.
 
 What counts is whom the caller trusts (a policy), and what follows from it: the checkpoint's signatures, the proof of
-each record, the hash of each record's bytes, and the commitment in it of each member that is disclosed. Memory is
-bounded by the number of records and what is disclosed, whatever the file claims.
+each record, the hash of each record's bytes, and the commitment in it of each member that is disclosed. A record is
+kept in memory only once it is proven, so a file can't claim more than the log that is trusted has.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import zipfile
@@ -15,7 +16,7 @@ from base64 import b64decode
 from binascii import Error as NotBase64
 from collections.abc import Iterator
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
@@ -47,7 +48,7 @@ from audit_async.tlog.policy import Policy
 from audit_async.tlog.proof import TlogProof, check_inclusion
 from audit_async.tlog.signed_tree import CHECKPOINT_FILE
 
-__all__ = ["Disclosed", "InvalidEvidence", "ProvenLog", "ProvenRecord", "check_evidence"]
+__all__ = ["Disclosed", "InvalidEvidence", "ProvenLog", "ProvenRecord", "verify_evidence"]
 
 _MOST_SMALL_BYTES: Final = 4 << 20
 _MOST_CHECKSUM_BYTES: Final = 64 << 20
@@ -74,23 +75,36 @@ class ProvenRecord(NamedTuple):
 
     seq: int
     audit_id: str
-    timestamp: str  #: by the log's own clock
-    disclosed: tuple[Disclosed, ...]
+    timestamp: str  #: by the log's own clock, RFC 3339
+    disclosed: tuple[Disclosed, ...]  #: members that are sealed in the record
+    line: bytes  #: the record as it is in the log, which is what is proven; `audit_async.events.decode_record` reads it
 
 
 class ProvenLog(NamedTuple):
     """The records of one log, all proven against one checkpoint."""
 
-    verified: VerifiedCheckpoint
-    records: list[ProvenRecord]
+    verified: VerifiedCheckpoint  #: the checkpoint, and the signatures on it that the policy knows
+    records: tuple[ProvenRecord, ...]
 
 
-def check_evidence(path: Path, policy: Policy) -> list[ProvenLog]:
-    """Return what a file of selective evidence proves. Blocks.
+def verify_evidence(path: str | os.PathLike[str], policy: Policy) -> tuple[ProvenLog, ...]:
+    """Check a file of selective evidence, and return what it proves.
+
+    It needs neither the log nor a key of the key store, and believes nothing in the file but what follows from the
+    signatures: that each record is in its log at its place, and that each disclosed member is what was sealed. It says
+    nothing about records that are not in the file. The format is that of
+    https://audit-async.github.io/audit-async/format/#selective-evidence.
+
+    It blocks, for some 0.1 ms a record; call it in a thread if an event loop runs. It may be called from any thread,
+    several times at once.
 
     Args:
-        path: The zip; it is read where it is, and nothing is unpacked.
-        policy: Whose signatures count.
+        path: The zip, made by `AuditReader.export(..., evidence="selective")`. It is read where it is, and nothing is
+            unpacked.
+        policy: Whose signatures count; have it from another source than the file.
+
+    Returns:
+        The records, log by log, in the order of the file.
 
     Raises:
         InvalidEvidence: Something in the file is wrong, missing or too much; then nothing of it is proven.
@@ -98,7 +112,7 @@ def check_evidence(path: Path, policy: Policy) -> list[ProvenLog]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return _Check(archive, policy).run()
+            return tuple(_Check(archive, policy).run())
     except _DAMAGED_ZIP as error:
         # Only the kind of error: its text may be anything that is in the file.
         raise InvalidEvidence(f"the file is no zip that can be read ({type(error).__name__})") from error
@@ -203,7 +217,7 @@ class _Check:
             records[checked.seq] = self._proven(part, checked, line)
         if len(records) != part.records or not records:
             raise InvalidEvidence(f"{_shown(entry)} has {len(records)} records, and {CONTENTS} says {part.records}")
-        return ProvenLog(verified, list(records.values()))
+        return ProvenLog(verified, tuple(records.values()))
 
     def _check_proof(self, part: LogContents, record: CheckedRecord, note: bytes, verified: VerifiedCheckpoint) -> None:
         name = proof_entry(part.log, record.seq)
@@ -219,7 +233,7 @@ class _Check:
     def _proven(self, part: LogContents, record: CheckedRecord, line: bytes) -> ProvenRecord:
         disclosures = self._disclosures.pop((part.log_id, record.seq), [])
         disclosed = tuple(_check_disclosures(disclosures, record, line)) if disclosures else ()
-        return ProvenRecord(record.seq, record.audit_id, record.timestamp, disclosed)
+        return ProvenRecord(record.seq, record.audit_id, record.timestamp, disclosed, line)
 
     # Disclosures.
 

@@ -8,6 +8,8 @@ import json
 import re
 import shutil
 import stat
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -19,9 +21,10 @@ import pytest
 
 from audit_async import AuditConfig, AuditLogger, Local, LogClosed
 from audit_async._export import evidence_check, selective_evidence
-from audit_async._export.evidence_check import InvalidEvidence, check_evidence
 from audit_async._export.evidence_zip import CHECKSUMS
 from audit_async.errors import LogCorrupted
+from audit_async.events import decode_record
+from audit_async.evidence import InvalidEvidence, verify_evidence
 from audit_async.privacy import Subject, open_key_store
 from audit_async.reader import AuditQuery, AuditReader, ExportFailed, InvalidQuery
 from audit_async.tlog.checkpoint import SignedCheckpoint
@@ -67,7 +70,7 @@ def test_the_asked_records_and_no_others_are_proven(trail: EvidenceTrail, tmp_pa
     report = trail.export(tmp_path / "e.zip")
     assert (report.records, report.unsealed, report.disclosed, report.format) == (6, False, 0, "bundle")
     assert stat.S_IMODE((tmp_path / "e.zip").stat().st_mode) == 0o600
-    logs = check_evidence(tmp_path / "e.zip", trail.policy)
+    logs = verify_evidence(tmp_path / "e.zip", trail.policy)
     assert [log.verified.checkpoint.origin for log in logs] == list(ORIGINS.values())
     assert [len(log.records) for log in logs] == [3, 3]
     entries = entries_of(tmp_path / "e.zip")
@@ -90,7 +93,7 @@ def test_what_was_asked_for_is_not_in_the_file(trail: EvidenceTrail, tmp_path: P
     report = trail.export(tmp_path / "e.zip", AuditQuery(actor="alice-00"))
     assert report.records == 1
     assert b"alice" not in b"".join(entries_of(tmp_path / "e.zip").values())
-    ((record,),) = [log.records for log in check_evidence(tmp_path / "e.zip", trail.policy)]
+    ((record,),) = [log.records for log in verify_evidence(tmp_path / "e.zip", trail.policy)]
     assert record.disclosed == ()
 
 
@@ -98,7 +101,7 @@ def test_members_are_disclosed_one_by_one(trail: EvidenceTrail, evidence: Path) 
     """Those that were named, checked without a key; all others stay sealed, and no key is in the file."""
     values = {
         (record.seq, one.place): one.value
-        for record in check_evidence(evidence, trail.policy)[0].records
+        for record in verify_evidence(evidence, trail.policy)[0].records
         for one in record.disclosed
     }
     names = ["alice-00", "bob-00", "carol-00"]
@@ -114,7 +117,7 @@ def test_a_container_discloses_what_is_below_it(trail: EvidenceTrail, tmp_path: 
     """`actor` is all that is sealed in it, of the one record that was asked for."""
     report = trail.export(tmp_path / "e.zip", AuditQuery(actor="bob-01"), disclose=["actor"])
     assert (report.records, report.disclosed, report.unsealed) == (1, 3, True)
-    ((record,),) = [log.records for log in check_evidence(tmp_path / "e.zip", trail.policy)]
+    ((record,),) = [log.records for log in verify_evidence(tmp_path / "e.zip", trail.policy)]
     assert {one.place[-1]: one.value for one in record.disclosed} == {
         "user_id": "bob-01", "ip": "203.0.113.9", "display_name": "Alice Liddell",
     }  # fmt: skip
@@ -207,7 +210,7 @@ def test_a_record_that_no_checkpoint_covers_yet(tmp_path: Path) -> None:
     with pytest.raises(ExportFailed, match="--published"):
         trail.export(tmp_path / "e.zip")
     trail.export(tmp_path / "e.zip", AuditQuery(actor="alice-00"), published=tmp_path / "www")
-    (log,) = check_evidence(tmp_path / "e.zip", trail.policy)
+    (log,) = verify_evidence(tmp_path / "e.zip", trail.policy)
     assert len(log.records) == 1
 
 
@@ -226,7 +229,7 @@ def test_a_log_of_several_tiles(tmp_path: Path) -> None:
     with static_server(tmp_path / "www") as url:
         export = partial(AuditReader(log.base_dir).export, evidence="selective", published=url)
         assert anyio.run(export, tmp_path / "e.zip", "bundle", query).records == 600
-    (proven,) = check_evidence(tmp_path / "e.zip", log.policy)
+    (proven,) = verify_evidence(tmp_path / "e.zip", log.policy)
     assert len({record.seq for record in proven.records}) == 600
 
 
@@ -274,7 +277,7 @@ def test_what_was_erased_stays_sealed_and_is_counted(tmp_path: Path) -> None:
     store.close()
     report = trail.export(tmp_path / "e.zip", disclose=["actor.user_id"])
     assert (report.records, report.disclosed, report.undisclosed) == (6, 5, 1)
-    first, second, _ = check_evidence(tmp_path / "e.zip", trail.policy)[0].records
+    first, second, _ = verify_evidence(tmp_path / "e.zip", trail.policy)[0].records
     assert (first.disclosed, [one.value for one in second.disclosed]) == ((), ["bob-00"])
 
 
@@ -542,13 +545,13 @@ def test_no_change_is_believed(
     entries = entries_of(evidence)
     change(entries)
     with pytest.raises(InvalidEvidence, match=said):
-        check_evidence(write_entries(tmp_path / "e.zip", entries), trail.policy)
+        verify_evidence(write_entries(tmp_path / "e.zip", entries), trail.policy)
 
 
 def test_evidence_that_was_written_again_unchanged_holds(trail: EvidenceTrail, evidence: Path, tmp_path: Path) -> None:
     """So what the attacks are refused for is the change alone."""
     again = write_entries(tmp_path / "e.zip", entries_of(evidence))
-    assert check_evidence(again, trail.policy) == check_evidence(evidence, trail.policy)
+    assert verify_evidence(again, trail.policy) == verify_evidence(evidence, trail.policy)
 
 
 def test_a_byte_that_does_not_fit_the_checksums(trail: EvidenceTrail, evidence: Path, tmp_path: Path) -> None:
@@ -557,11 +560,11 @@ def test_a_byte_that_does_not_fit_the_checksums(trail: EvidenceTrail, evidence: 
         entries = entries_of(evidence)
         entries[name] = entries[name][:-2] + b"?" + entries[name][-1:]
         with pytest.raises(InvalidEvidence):
-            check_evidence(write_entries(tmp_path / "e.zip", entries, fitting=False), trail.policy)
+            verify_evidence(write_entries(tmp_path / "e.zip", entries, fitting=False), trail.policy)
     entries = entries_of(evidence)
     entries["README.txt"] += b"All other records are proven, too.\n"
     with pytest.raises(InvalidEvidence, match=r"README\.txt was changed"):
-        check_evidence(write_entries(tmp_path / "e.zip", entries, fitting=False), trail.policy)
+        verify_evidence(write_entries(tmp_path / "e.zip", entries, fitting=False), trail.policy)
 
 
 def test_every_checksum_counts(trail: EvidenceTrail, evidence: Path, tmp_path: Path) -> None:
@@ -570,7 +573,7 @@ def test_every_checksum_counts(trail: EvidenceTrail, evidence: Path, tmp_path: P
     for line in entries[CHECKSUMS].splitlines(keepends=True):
         listed = {CHECKSUMS: entries[CHECKSUMS].replace(line, b"0" * 64 + line[64:])}
         with pytest.raises(InvalidEvidence, match="was changed"):
-            check_evidence(write_entries(tmp_path / "e.zip", entries | listed, fitting=False), trail.policy)
+            verify_evidence(write_entries(tmp_path / "e.zip", entries | listed, fitting=False), trail.policy)
 
 
 def test_more_records_than_are_kept_in_memory(
@@ -579,7 +582,7 @@ def test_more_records_than_are_kept_in_memory(
     """Whatever a file claims, the check keeps no more records than one may have."""
     monkeypatch.setattr(evidence_check, "MOST_RECORDS", 2)
     with pytest.raises(InvalidEvidence, match="more records than"):
-        check_evidence(evidence, trail.policy)
+        verify_evidence(evidence, trail.policy)
 
 
 def test_a_checkpoint_of_a_key_that_nobody_trusts(trail: EvidenceTrail, evidence: Path, tmp_path: Path) -> None:
@@ -591,10 +594,10 @@ def test_a_checkpoint_of_a_key_that_nobody_trusts(trail: EvidenceTrail, evidence
     new = sign(SignedCheckpoint.parse(old).checkpoint, signer).encode()
     forged = {name: content.replace(old, new) for name, content in entries.items()}
     with pytest.raises(InvalidEvidence, match="orders/00/checkpoint is not accepted"):
-        check_evidence(write_entries(tmp_path / "e.zip", forged), trail.policy)
+        verify_evidence(write_entries(tmp_path / "e.zip", forged), trail.policy)
     only_first = Policy.of([VerifierKey.parse(trail.vkeys[0])])
     with pytest.raises(InvalidEvidence, match=r"orders/01/checkpoint is not accepted.*the policy accepts"):
-        check_evidence(evidence, only_first)
+        verify_evidence(evidence, only_first)
 
 
 def test_a_link_and_an_entry_twice(trail: EvidenceTrail, evidence: Path, tmp_path: Path) -> None:
@@ -605,12 +608,12 @@ def test_a_link_and_an_entry_twice(trail: EvidenceTrail, evidence: Path, tmp_pat
         link.create_system, link.external_attr = 3, 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(InvalidEvidence, match="no regular file"):
-        check_evidence(path, trail.policy)
+        verify_evidence(path, trail.policy)
     path = write_entries(path, entries_of(evidence))
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr(RECORDS, b"other")
     with pytest.raises(InvalidEvidence, match="there twice"):
-        check_evidence(path, trail.policy)
+        verify_evidence(path, trail.policy)
 
 
 def test_what_is_no_zip_or_half_of_one(trail: EvidenceTrail, evidence: Path, tmp_path: Path) -> None:
@@ -619,21 +622,21 @@ def test_what_is_no_zip_or_half_of_one(trail: EvidenceTrail, evidence: Path, tmp
     for number, content in enumerate([b"", b"PK", whole[:1000], whole[:-10], b"\xff" * 3000]):
         (tmp_path / f"{number}.zip").write_bytes(content)
         with pytest.raises(InvalidEvidence, match="no zip"):
-            check_evidence(tmp_path / f"{number}.zip", trail.policy)
+            verify_evidence(tmp_path / f"{number}.zip", trail.policy)
     for at in range(0, len(whole), max(1, len(whole) // 60)):
         (tmp_path / "e.zip").write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
         try:
-            proven = check_evidence(tmp_path / "e.zip", trail.policy)
+            proven = verify_evidence(tmp_path / "e.zip", trail.policy)
         except (InvalidEvidence, OSError):
             continue
-        assert proven == check_evidence(evidence, trail.policy)  # a time or a flag of the zip that nothing depends on
+        assert proven == verify_evidence(evidence, trail.policy)  # a time or a flag of the zip that nothing depends on
 
 
 def test_an_entry_that_is_longer_than_it_can_be(trail: EvidenceTrail, evidence: Path, tmp_path: Path) -> None:
     """A small zip that unpacks to very much is refused before it fills the memory."""
     entries = entries_of(evidence) | {"README.txt": bytes(5 << 20)}
     with pytest.raises(InvalidEvidence, match=r"README\.txt is longer"):
-        check_evidence(write_entries(tmp_path / "e.zip", entries), trail.policy)
+        verify_evidence(write_entries(tmp_path / "e.zip", entries), trail.policy)
 
 
 def test_the_key_store_is_not_needed_to_check(trail: EvidenceTrail, evidence: Path) -> None:
@@ -648,3 +651,29 @@ def test_the_key_store_is_not_needed_to_check(trail: EvidenceTrail, evidence: Pa
             assert base64.b64encode(key) not in content
     finally:
         store.close()
+
+
+def test_what_is_proven_is_the_record_itself(trail: EvidenceTrail, evidence: Path) -> None:
+    """Byte for byte as it is in the log, from a path or a text."""
+    logs = verify_evidence(str(evidence), trail.policy)
+    assert logs == verify_evidence(evidence, trail.policy)
+    lines = next(iter(trail.logs.values())).lines
+    for record in logs[0].records:
+        assert record.line == lines[record.seq]
+        assert decode_record(record.line).audit_id == record.audit_id
+
+
+def test_without_its_extra_it_says_what_to_install(trail: EvidenceTrail, evidence: Path) -> None:
+    """At the first signature; nothing is called proven that was not checked."""
+    code = (
+        "import sys; sys.modules['cryptography'] = None\n"
+        "from audit_async.evidence import verify_evidence\n"
+        "from audit_async.tlog.notes import VerifierKey\n"
+        "from audit_async.tlog.policy import Policy\n"
+        "verify_evidence(sys.argv[1], Policy.of([VerifierKey.parse(vkey) for vkey in sys.argv[2:]]))\n"
+        "print('proven')"
+    )
+    command = [sys.executable, "-c", code, str(evidence), *[log.vkey for log in trail.logs.values()]]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "audit-async[tlog]" in ended.stderr.splitlines()[-1]

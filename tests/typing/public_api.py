@@ -40,10 +40,12 @@ from audit_async import (
     Transparency,
     audit_context,
     bind_context,
+    tlog,
     unbind_context,
 )
 from audit_async.config import Verification
 from audit_async.events import AuthFailure, DataDeleted, Personal, Record, decode_record
+from audit_async.evidence import ProvenLog, ProvenRecord, verify_evidence
 from audit_async.integrations.fastapi import Audit, AuditMiddleware, Policy, Rule, audit_lifespan, get_audit
 from audit_async.integrations.health import readiness
 from audit_async.integrations.logging import AuditHandler
@@ -64,6 +66,7 @@ from audit_async.privacy import (
 )
 from audit_async.reader import AuditQuery, AuditReader, Evidence, ExportReport, Glob, Page, PlacedRecord, VerifyReport
 from audit_async.testing import AuditTrail
+from audit_async.tlog import VerifiedCheckpoint
 
 
 class RefundForced(AuditEvent, tag="typing.refund_forced"):
@@ -215,6 +218,16 @@ def key_store(kms: ExternalMasterKey) -> KeyStore:
     assert_type(store.keys(found), dict[bytes, bytes | Destroyed])
     assert_type(store.open_session("orders/00").insert([]), list[bytes])
     return store
+
+
+def evidence(policy: tlog.Policy) -> list[object]:
+    """Selective evidence, checked from a path or a text."""
+    logs = verify_evidence("evidence.zip", policy)
+    assert_type(logs, tuple[ProvenLog, ...])
+    assert_type(verify_evidence(Path("evidence.zip"), policy)[0].records, tuple[ProvenRecord, ...])
+    assert_type(logs[0].verified, VerifiedCheckpoint)
+    verify_evidence("evidence.zip", "a key")  # type: ignore[arg-type]
+    return [one.value for log in logs for record in log.records for one in record.disclosed]
 
 
 def test(audit_trail: AuditTrail) -> None:

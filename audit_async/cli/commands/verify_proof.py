@@ -11,7 +11,7 @@ import typer
 from anyio import to_thread
 
 from audit_async._chain import BadRecord, check_record
-from audit_async._export.evidence_check import InvalidEvidence, ProvenLog, check_evidence
+from audit_async._export.evidence_check import InvalidEvidence, ProvenLog, verify_evidence
 from audit_async._trail.log_files import LONGEST_LINE
 from audit_async.cli.arguments import Json
 from audit_async.cli.cosignatures import Cosigned, cosigned_by
@@ -137,7 +137,7 @@ def verify_proof(
 async def _check_file(path: Path, policy: Policy, output: Output) -> ExitStatus:
     """Check selective evidence, and show what it proves."""
     try:
-        logs = await to_thread.run_sync(check_evidence, path, policy)
+        logs = await to_thread.run_sync(verify_evidence, path, policy)
     except InvalidEvidence as error:
         verdict = EvidenceVerdict(proven=False, reason=str(error))
     else:
