@@ -7,9 +7,9 @@
 The events are in `audit_async.events`, the errors in `audit_async.errors`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from audit_async._first_use import imported_at_first_use
 from audit_async._version import __version__
 
 if TYPE_CHECKING:
@@ -100,86 +100,70 @@ __all__ = [
 # Imported when it is first asked for: a command that only reads, or one of the processes that verify, starts in half
 # the time without the writing half of the package.
 _HOMES: Final = {
-    name: module
-    for module, names in {
-        "audit_async.config": (
-            "AuditConfig",
-            "Batched",
-            "Disabled",
-            "Hybrid",
-            "Immediate",
-            "Local",
-            "Redaction",
-            "RetentionPolicy",
-            "RotationPolicy",
-            "Transparency",
-        ),
-        "audit_async.context": (
-            "audit_context",
-            "bind_context",
-            "current_context",
-            "unbind_context",
-        ),
-        "audit_async.errors": (
-            "AuditError",
-            "BufferFull",
-            "ConfigError",
-            "InvalidEvent",
-            "LogClosed",
-            "LogCorrupted",
-            "LogLocked",
-            "RetentionRefused",
-            "WriteFailed",
-        ),
-        "audit_async.events.base": (
-            "ActorInfo",
-            "AuditEvent",
-            "AuthMethod",
-            "ResourceInfo",
-        ),
-        "audit_async.logger": (
-            "AuditLogger",
-            "run",
-        ),
-        "audit_async.reader": (
-            "AuditQuery",
-            "AuditReader",
-        ),
-        "audit_async._writer.receipts": ("Receipt",),
-        "audit_async._redact.fingerprint": (
-            "fingerprint_secret",
-            "fingerprint_token",
-        ),
-        "audit_async._redact.redactor": ("Redactor",),
-        "audit_async.status": (
-            "Commit",
-            "Health",
-            "HealthStatus",
-            "Histogram",
-            "LoggerStats",
-            "Position",
-        ),
-        "audit_async._layout.hold_file": ("Hold",),
-        "audit_async._writer.erasure_report": ("ErasureReport",),
-        "audit_async._writer.upkeep": (
-            "RetentionOutcome",
-            "RetentionReport",
-        ),
-    }.items()
-    for name in names
+    "audit_async.config": (
+        "AuditConfig",
+        "Batched",
+        "Disabled",
+        "Hybrid",
+        "Immediate",
+        "Local",
+        "Redaction",
+        "RetentionPolicy",
+        "RotationPolicy",
+        "Transparency",
+    ),
+    "audit_async.context": (
+        "audit_context",
+        "bind_context",
+        "current_context",
+        "unbind_context",
+    ),
+    "audit_async.errors": (
+        "AuditError",
+        "BufferFull",
+        "ConfigError",
+        "InvalidEvent",
+        "LogClosed",
+        "LogCorrupted",
+        "LogLocked",
+        "RetentionRefused",
+        "WriteFailed",
+    ),
+    "audit_async.events.base": (
+        "ActorInfo",
+        "AuditEvent",
+        "AuthMethod",
+        "ResourceInfo",
+    ),
+    "audit_async.logger": (
+        "AuditLogger",
+        "run",
+    ),
+    "audit_async.reader": (
+        "AuditQuery",
+        "AuditReader",
+    ),
+    "audit_async._writer.receipts": ("Receipt",),
+    "audit_async._redact.fingerprint": (
+        "fingerprint_secret",
+        "fingerprint_token",
+    ),
+    "audit_async._redact.redactor": ("Redactor",),
+    "audit_async.status": (
+        "Commit",
+        "Health",
+        "HealthStatus",
+        "Histogram",
+        "LoggerStats",
+        "Position",
+    ),
+    "audit_async._layout.hold_file": ("Hold",),
+    "audit_async._writer.erasure_report": ("ErasureReport",),
+    "audit_async._writer.upkeep": (
+        "RetentionOutcome",
+        "RetentionReport",
+    ),
 }
 
-
 if not TYPE_CHECKING:  # or a type checker would believe in every name
-
-    def __getattr__(name: str) -> object:
-        """Import what the package offers under this name (PEP 562)."""
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value: object = getattr(import_module(_HOMES[name]), name)
-        globals()[name] = value
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = imported_at_first_use(__name__, _HOMES)

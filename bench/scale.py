@@ -45,6 +45,7 @@ _COMMAND: Final = """
 import json, os, resource, sys, time
 from audit_async.cli import main
 import audit_async.cli.app, audit_async.logger
+audit_async.cli.app.command_line()
 if limit := int(os.environ.get("BENCH_DESCRIPTORS", 0)):
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 began = time.perf_counter()

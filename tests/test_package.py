@@ -7,21 +7,25 @@ import sys
 import tarfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import audit_async
+from audit_async import privacy, tlog
 
 PROJECT = Path(__file__).parents[1]
 
 
-def test_every_name_that_is_offered_is_there() -> None:
-    """`from audit_async import *` gives all of `__all__`, and nothing is offered that `__all__` does not name."""
+@pytest.mark.parametrize("package", [audit_async, privacy, tlog])
+def test_every_name_that_is_offered_is_there(package: Any) -> None:
+    """`from ... import *` gives all of `__all__`, and nothing is offered that `__all__` does not name."""
     offered: dict[str, object] = {}
-    exec("from audit_async import *", offered)  # noqa: S102 - a star is not allowed in a function
-    assert offered.keys() - {"__builtins__"} == set(audit_async.__all__)
-    assert set(audit_async._HOMES) == set(audit_async.__all__) - {"__version__"}
-    assert set(audit_async.__all__) <= set(dir(audit_async))
+    exec(f"from {package.__name__} import *", offered)  # noqa: S102 - a star is not allowed in a function
+    assert offered.keys() - {"__builtins__"} == set(package.__all__)
+    imported_later = [name for names in package._HOMES.values() for name in names]
+    assert sorted(imported_later) == sorted(set(package.__all__) - {"__version__"})
+    assert set(package.__all__) <= set(dir(package))
 
 
 def test_a_name_that_is_not_offered_is_an_attribute_error() -> None:

@@ -1,47 +1,61 @@
-"""The commands of `audit-async`, put together."""
+"""The commands of `audit-async`, put together.
+
+A command imports what it needs, which may be half the package and a database. So only the module of the command that
+is named is imported; the help, and a command line that names none, import all of them.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Final
 
 import typer
 
 from audit_async._version import __version__
 from audit_async.cli import extra_commands
-from audit_async.cli.commands import (
-    backup,
-    config_check,
-    doctor,
-    erase,
-    export,
-    hold,
-    index,
-    query,
-    restore,
-    retention,
-    show,
-    sql,
-    stats,
-    subject_data,
-    tail,
-    verify,
-)
 from audit_async.cli.run import ExitStatus
 
-__all__ = ["run"]
+__all__ = ["command_line", "run"]
 
-app = typer.Typer(
-    name="audit-async",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Read, check and look after audit trails.",
-    epilog="Exit status: 0 all is well, 1 something was found, 2 wrong usage, 3 something can't be read or done.",
-)
+# In the order of the help.
+READING: Final = ("verify", "query", "tail", "show", "stats", "export", "sql", "subject-data")
+UPKEEP: Final = ("index", "backup", "restore", "retention", "hold", "erase", "doctor", "config")
+#: Commands whose module has another name, since a package of the library has theirs.
+_OTHER_MODULES: Final = {"config": "config_check"}
+
+
+def command_line(only: str | None = None) -> typer.Typer:
+    """Return the program with all its commands; with `only`, if that is the name of a command, with no other."""
+    app = typer.Typer(
+        name="audit-async",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Read, check and look after audit trails.",
+        epilog="Exit status: 0 all is well, 1 something was found, 2 wrong usage, 3 something can't be read or done.",
+    )
+    app.callback()(_options)
+    names = (*READING, *UPKEEP, *extra_commands.NAMES)
+    for name in (only,) if only in names else names:
+        if name in extra_commands.NAMES:
+            extra_commands.register(app, name)
+        else:
+            module = _OTHER_MODULES.get(name, name.replace("-", "_"))
+            import_module(f"audit_async.cli.commands.{module}").register(app)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command that these arguments name; return the exit status."""
+    try:
+        command_line(arguments[0] if arguments else None)(list(arguments), prog_name="audit-async")
+    except SystemExit as end:
+        return int(end.code or 0)
+    return ExitStatus.OK
 
 
 def _print_version(wanted: bool) -> None:
@@ -50,26 +64,9 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Take the options that are not of a command."""
-
-
-# A module is named after its command. They are in the order of the help.
-READING = (verify, query, tail, show, stats, export, sql, subject_data)
-UPKEEP = (index, backup, restore, retention, hold, erase, doctor, config_check)
-for module in (*READING, *UPKEEP, extra_commands):
-    module.register(app)
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run the command that these arguments name; return the exit status."""
-    try:
-        app(list(arguments), prog_name="audit-async")
-    except SystemExit as end:
-        return int(end.code or 0)
-    return ExitStatus.OK

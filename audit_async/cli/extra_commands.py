@@ -4,42 +4,46 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from importlib import import_module
 from typing import Final
 
 import typer
 
 from audit_async.cli.trusted import NEEDS_TLOG
 
-__all__ = ["register"]
+__all__ = ["NAMES", "register"]
 
 _NEEDS_PRIVACY: Final = "a key store needs the extra privacy; install it with: pip install 'audit-async[cli,privacy]'"
 _NEEDS_SQLITE: Final = "a key store needs the module sqlite3, which this Python was built without"
 _TAKES_ANYTHING: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
-_COMMANDS: Final = {
+_NEEDED: Final = {
     "keys": NEEDS_TLOG,
     "prove": NEEDS_TLOG,
     "verify-proof": NEEDS_TLOG,
     "monitor": NEEDS_TLOG,
     "keystore": _NEEDS_PRIVACY,
 }
+#: The commands, in the order of the help.
+NAMES: Final = tuple(_NEEDED)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
+def register(app: typer.Typer, name: str) -> None:
+    """Add the command of this name."""
     if importlib.util.find_spec("cryptography") is None:  # what both extras install
-        for name, needed in _COMMANDS.items():
-            app.command(name, hidden=True, context_settings=_TAKES_ANYTHING)(_refusing(needed))
+        _add_refusing(app, name, _NEEDED[name])
         return
-    from audit_async.cli.commands import keys, monitor, prove, verify_proof  # noqa: PLC0415 - need an extra
-
-    for module in (keys, prove, verify_proof, monitor):
-        module.register(app)
     try:
-        from audit_async.cli.commands import keystore  # noqa: PLC0415 - needs an extra, and sqlite3
-    except ImportError:  # an interpreter that was built without it
-        app.command("keystore", hidden=True, context_settings=_TAKES_ANYTHING)(_refusing(_NEEDS_SQLITE))
+        module = import_module(f"audit_async.cli.commands.{name.replace('-', '_')}")
+    except ImportError as error:  # an interpreter that was built without it
+        if error.name not in {"sqlite3", "_sqlite3"}:
+            raise
+        _add_refusing(app, name, _NEEDS_SQLITE)
     else:
-        keystore.register(app)
+        module.register(app)
+
+
+def _add_refusing(app: typer.Typer, name: str, needed: str) -> None:
+    app.command(name, hidden=True, context_settings=_TAKES_ANYTHING)(_refusing(needed))
 
 
 def _refusing(needed: str) -> Callable[[], None]:

@@ -25,8 +25,9 @@ Everything that applications need is imported from this package; its modules are
 It needs `cryptography`, which the extra `privacy` installs: `pip install 'audit-async[privacy]'`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
+
+from audit_async._first_use import Needed, imported_at_first_use
 
 if TYPE_CHECKING:
     from audit_async.config import Privacy
@@ -94,66 +95,42 @@ __all__ = [
 
 # Imported at first use: a configuration that names `Privacy` does not wait for `cryptography`.
 _HOMES: Final = {
-    name: module
-    for module, names in {
-        "audit_async.config": ("Privacy",),
-        "audit_async.config.key_store_settings": (
-            "ExternalMasterKey",
-            "MasterKeySource",
-            "Normalization",
-            "WrapFunction",
-        ),
-        "audit_async.events": ("Personal",),
-        "audit_async.privacy.data_keys": ("KeyMaker", "NewKey", "key_id_bytes", "key_id_text"),
-        "audit_async.privacy.key_store": (
-            "Changes",
-            "Destroyed",
-            "Erasure",
-            "Forgotten",
-            "HeldBy",
-            "KeySession",
-            "KeyStore",
-        ),
-        "audit_async.privacy.master_key": ("new_master_key",),
-        "audit_async.privacy.sqlite_key_store": ("SqliteKeyStore", "SqliteSession", "open_key_store"),
-        "audit_async.privacy.store_copy": ("StoreCopy", "copy_key_store"),
-        "audit_async.privacy.store_creation": ("create_key_store",),
-        "audit_async.privacy.store_recovery": ("recover_key_store",),
-        "audit_async.privacy.store_status": ("KeyStoreStatus", "key_store_status"),
-        "audit_async.privacy.store_failures": (
-            "ErasureRefused",
-            "KeyStoreDamaged",
-            "KeyStoreError",
-            "KeyStoreForked",
-            "KeyStoreMissing",
-            "KeyStoreRefused",
-            "KeyStoreUnavailable",
-            "MasterKeyError",
-        ),
-        "audit_async.privacy.subjects": ("UNATTRIBUTED", "Subject"),
-    }.items()
-    for name in names
+    "audit_async.config": ("Privacy",),
+    "audit_async.config.key_store_settings": (
+        "ExternalMasterKey",
+        "MasterKeySource",
+        "Normalization",
+        "WrapFunction",
+    ),
+    "audit_async.events": ("Personal",),
+    "audit_async.privacy.data_keys": ("KeyMaker", "NewKey", "key_id_bytes", "key_id_text"),
+    "audit_async.privacy.key_store": (
+        "Changes",
+        "Destroyed",
+        "Erasure",
+        "Forgotten",
+        "HeldBy",
+        "KeySession",
+        "KeyStore",
+    ),
+    "audit_async.privacy.master_key": ("new_master_key",),
+    "audit_async.privacy.sqlite_key_store": ("SqliteKeyStore", "SqliteSession", "open_key_store"),
+    "audit_async.privacy.store_copy": ("StoreCopy", "copy_key_store"),
+    "audit_async.privacy.store_creation": ("create_key_store",),
+    "audit_async.privacy.store_recovery": ("recover_key_store",),
+    "audit_async.privacy.store_status": ("KeyStoreStatus", "key_store_status"),
+    "audit_async.privacy.store_failures": (
+        "ErasureRefused",
+        "KeyStoreDamaged",
+        "KeyStoreError",
+        "KeyStoreForked",
+        "KeyStoreMissing",
+        "KeyStoreRefused",
+        "KeyStoreUnavailable",
+        "MasterKeyError",
+    ),
+    "audit_async.privacy.subjects": ("UNATTRIBUTED", "Subject"),
 }
 
-
 if not TYPE_CHECKING:  # or a type checker would believe in every name
-
-    def __getattr__(name: str) -> object:
-        """Import what the package offers under this name (PEP 562)."""
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        try:
-            value: object = getattr(import_module(_HOMES[name]), name)
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "cryptography":
-                raise
-            raise ImportError(
-                f"{__name__}.{name} needs the package cryptography; run: pip install 'audit-async[privacy]'",
-                name=__name__,
-            ) from error
-        globals()[name] = value
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = imported_at_first_use(__name__, _HOMES, Needed("cryptography", "privacy"))

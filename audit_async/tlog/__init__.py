@@ -29,8 +29,9 @@ Leaf n is the 32-byte `hash` of record n. Reading these formats needs no extra; 
 `cryptography`, which the extra `tlog` installs: `pip install 'audit-async[tlog]'`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
+
+from audit_async._first_use import Needed, imported_at_first_use
 
 if TYPE_CHECKING:
     from audit_async.config import ExternalKey, KeySource, SecretSource, SignFunction
@@ -153,88 +154,65 @@ __all__ = [
 
 # Imported at first use: who only catches `LogForked` does not wait for `cryptography`, or does not have it.
 _HOMES: Final = {
-    name: module
-    for module, names in {
-        "audit_async.config.transparency": ("ExternalKey", "KeySource", "SecretSource", "SignFunction"),
-        "audit_async.tlog.checkpoint": (
-            "Checkpoint",
-            "SignedCheckpoint",
-            "VerifiedCheckpoint",
-            "verify_checkpoint",
-        ),
-        "audit_async.tlog.failures": (
-            "InconsistentLog",
-            "InvalidProof",
-            "InvalidSignature",
-            "KeyUnavailable",
-            "LogForked",
-            "LogRolledBack",
-            "Malformed",
-            "NotCovered",
-            "PublisherStopped",
-            "QuorumNotMet",
-            "SigningFailed",
-            "SourceFailed",
-            "TilesDamaged",
-            "TransparencyError",
-            "WitnessFailed",
-            "WitnessRefused",
-        ),
-        "audit_async.tlog.log_monitor": (
-            "Observation",
-            "Seen",
-            "check_entries",
-            "directory_source",
-            "http_source",
-            "load_seen",
-            "observe",
-            "save_seen",
-        ),
-        "audit_async.tlog.merkle": ("leaf_hash", "verify_consistency", "verify_inclusion"),
-        "audit_async.tlog.notes": (
-            "Note",
-            "Signature",
-            "SignatureType",
-            "VerifiedSignature",
-            "VerifierKey",
-            "parse_note",
-            "verify_note",
-        ),
-        "audit_async.tlog.policy": ("Group", "KnownLog", "KnownWitness", "Policy"),
-        "audit_async.tlog.proof": ("TlogProof", "make_proof", "verify_proof"),
-        "audit_async.tlog.signing_keys": (
-            "Signer",
-            "load_signer",
-            "load_signers",
-            "new_key",
-            "read_secret",
-            "sign_checkpoint",
-            "write_key",
-        ),
-        "audit_async.tlog.tiles": ("FileReader",),
-        "audit_async.tlog.witness": ("Cosignature", "WitnessAnswer", "WitnessClient", "Witnesses"),
-    }.items()
-    for name in names
+    "audit_async.config.transparency": ("ExternalKey", "KeySource", "SecretSource", "SignFunction"),
+    "audit_async.tlog.checkpoint": (
+        "Checkpoint",
+        "SignedCheckpoint",
+        "VerifiedCheckpoint",
+        "verify_checkpoint",
+    ),
+    "audit_async.tlog.failures": (
+        "InconsistentLog",
+        "InvalidProof",
+        "InvalidSignature",
+        "KeyUnavailable",
+        "LogForked",
+        "LogRolledBack",
+        "Malformed",
+        "NotCovered",
+        "PublisherStopped",
+        "QuorumNotMet",
+        "SigningFailed",
+        "SourceFailed",
+        "TilesDamaged",
+        "TransparencyError",
+        "WitnessFailed",
+        "WitnessRefused",
+    ),
+    "audit_async.tlog.log_monitor": (
+        "Observation",
+        "Seen",
+        "check_entries",
+        "directory_source",
+        "http_source",
+        "load_seen",
+        "observe",
+        "save_seen",
+    ),
+    "audit_async.tlog.merkle": ("leaf_hash", "verify_consistency", "verify_inclusion"),
+    "audit_async.tlog.notes": (
+        "Note",
+        "Signature",
+        "SignatureType",
+        "VerifiedSignature",
+        "VerifierKey",
+        "parse_note",
+        "verify_note",
+    ),
+    "audit_async.tlog.policy": ("Group", "KnownLog", "KnownWitness", "Policy"),
+    "audit_async.tlog.proof": ("TlogProof", "make_proof", "verify_proof"),
+    "audit_async.tlog.signing_keys": (
+        "Signer",
+        "load_signer",
+        "load_signers",
+        "new_key",
+        "read_secret",
+        "sign_checkpoint",
+        "write_key",
+    ),
+    "audit_async.tlog.tiles": ("FileReader",),
+    "audit_async.tlog.witness": ("Cosignature", "WitnessAnswer", "WitnessClient", "Witnesses"),
 }
 
-
 if not TYPE_CHECKING:  # or a type checker would believe in every name
-
-    def __getattr__(name: str) -> object:
-        """Import what the package offers under this name (PEP 562)."""
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        try:
-            value: object = getattr(import_module(_HOMES[name]), name)
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "cryptography":
-                raise
-            raise ImportError(
-                f"{__name__}.{name} needs the package cryptography; run: pip install 'audit-async[tlog]'", name=__name__
-            ) from error
-        globals()[name] = value
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = imported_at_first_use(__name__, _HOMES, Needed("cryptography", "tlog"))

@@ -84,7 +84,7 @@ def test_each_module_is_named_after_its_command() -> None:
     """The file of a command is found by the command's name; a group of commands is one file."""
     from audit_async.cli import app, commands  # noqa: PLC0415
 
-    root = typer.main.get_command(app.app)
+    root = typer.main.get_command(app.command_line())
     assert isinstance(root, TyperGroup)
     files = {module.name for module in pkgutil.iter_modules(commands.__path__)}
     names = {name.replace("-", "_") for name in root.commands}
@@ -95,7 +95,7 @@ def test_every_command_that_reads_records_has_the_same_filters() -> None:
     """A filter that one command has is in all of them, with the same help."""
     from audit_async.cli import app  # noqa: PLC0415
 
-    root = typer.main.get_command(app.app)
+    root = typer.main.get_command(app.command_line())
     assert isinstance(root, TyperGroup)
 
     def options(name: str) -> dict[str, str | None]:

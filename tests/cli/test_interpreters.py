@@ -1,4 +1,4 @@
-"""Interpreters that lack something: no `sqlite3`, and a package that is in a zip file."""
+"""What a command imports, and interpreters that lack something: no `sqlite3`, and a package that is in a zip file."""
 
 from __future__ import annotations
 
@@ -26,6 +26,36 @@ def run(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a program in an interpreter of its own."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment())
+
+
+@pytest.mark.parametrize("command", ["query", "verify", "config"])
+def test_a_command_imports_no_other_one(trail: Path, command: str) -> None:
+    """Starting one is most of what a short command takes; a database and Parquet are for those that were asked for."""
+    code = """
+import sys
+from audit_async.cli import main
+main(sys.argv[1:])
+prefix = "audit_async.cli.commands."
+heavy = {"duckdb", "pyarrow", "cryptography", "pyrage"} & sys.modules.keys()
+print("IMPORTED", *(name.removeprefix(prefix) for name in sys.modules if name.startswith(prefix)), *heavy)
+"""
+    ended = run(code, command, *(["check", trail / "none.toml"] if command == "config" else [trail]))
+    assert ended.stdout.splitlines()[-1].split() == ["IMPORTED", {"config": "config_check"}.get(command, command)]
+
+
+def test_without_sqlite_the_command_that_needs_it_says_so(tmp_path: Path) -> None:
+    """`keystore` names the module that is missing; other commands are there, also in the help."""
+    code = """
+import sys
+sys.modules["sqlite3"] = sys.modules["_sqlite3"] = None
+from audit_async.cli import main
+main(["--help"])
+sys.exit(main(sys.argv[1:]))
+"""
+    ended = run(code, "keystore", "init", tmp_path / "keys")
+    assert ended.returncode == 2
+    assert "the module sqlite3" in " ".join(ended.stderr.replace("│", " ").split())
+    assert "subject-data" in ended.stdout
 
 
 def test_without_sqlite_everything_is_read_without_an_index(trail: Path) -> None:

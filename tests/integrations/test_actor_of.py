@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from audit_async import ActorInfo, AuditConfig, AuditEvent, ConfigError
-from audit_async.cli.app import app as command_line
+from audit_async.cli.app import command_line
 from audit_async.integrations import aiohttp as audit_aiohttp
 from audit_async.integrations import litestar as audit_litestar
 from audit_async.integrations._http.actor import identity_of
@@ -64,7 +64,7 @@ def found_by_name(config: AuditConfig) -> int:
     """Return how many records the command line finds for `--actor alice`."""
     check_trail(log_directory(config))
     base = log_directory(config).parents[1]
-    done = CliRunner().invoke(command_line, ["query", str(base), "--actor", "alice", "--json"])
+    done = CliRunner().invoke(command_line("query"), ["query", str(base), "--actor", "alice", "--json"])
     return len([line for line in done.stdout.splitlines() if line.startswith("{")])
 
 
