@@ -177,6 +177,9 @@ class KeyStore(Protocol):
     def forget(self, before: date, *, force: bool = False) -> list[Forgotten]:
         """Destroy all keys of the UTC days before a date; durable on return. May be repeated.
 
+        Returns:
+            The days that were forgotten, also by a call of this store object that failed after it had forgotten them.
+
         Raises:
             ErasureRefused: A legal hold is in force.
         """

@@ -18,6 +18,7 @@ import hmac
 import os
 import sqlite3
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Final, NamedTuple, cast, get_args
 
@@ -76,7 +77,7 @@ class MainFile:
 
     def __init__(self, path: Path) -> None:
         self.file = SqliteFile(path)
-        self._view: tuple[int, View] | None = None
+        self._view: tuple[sqlite3.Connection, int, View] | None = None
 
     # -- what it says ---------------------------------------------------------------------------------------------
 
@@ -84,9 +85,10 @@ class MainFile:
         """Return what every commit looks at; a few microseconds if nothing was written since."""
         with self.file.reading() as connection:
             version = connection.execute("PRAGMA data_version").fetchone()[0]
-            if self._view is None or self._view[0] != version:
-                self._view = version, _read_view(connection)
-            return self._view[1]
+            # Each connection counts from the same number, so a number of one says nothing about another.
+            if self._view is None or self._view[0] is not connection or self._view[1] != version:
+                self._view = connection, version, _read_view(connection)
+            return self._view[2]
 
     def meta(self, name: str) -> object:
         """Return a value of the table `meta`; None if there is none."""
@@ -111,6 +113,12 @@ class MainFile:
         with self.file.reading() as connection:
             rows = connection.execute("SELECT erasure_id, subject, epoch, forced, ended FROM erasures ORDER BY epoch")
             return [ErasureRow(row[0], row[1], row[2], bool(row[3]), bool(row[4])) for row in rows]
+
+    def forgotten_keys(self, days: Container[int]) -> dict[int, int]:
+        """Return how many data keys each of these days had, if it was forgotten; the oldest first."""
+        with self.file.reading() as connection:
+            rows = connection.execute("SELECT day, keys FROM forgotten ORDER BY day")
+            return {day: keys for day, keys in rows if day in days}
 
     def holds(self) -> list[HeldBy]:
         """Return the holds in force."""
@@ -153,7 +161,7 @@ class MainFile:
 
     def purge_erasures(self, up_to_epoch: int) -> None:
         """Forget whom the ended erasures up to an epoch were about."""
-        with self.file.writing() as connection:
+        with self.file.writing(destroys=True) as connection:
             self._view = None
             last = connection.execute(
                 "SELECT max(epoch) FROM erasures WHERE ended = 1 AND epoch <= ?", (up_to_epoch,)
@@ -162,7 +170,6 @@ class MainFile:
                 return
             connection.execute("DELETE FROM erasures WHERE ended = 1 AND epoch <= ?", (up_to_epoch,))
             _set(connection, "purged_epoch", max(last, _number(connection, "purged_epoch")))
-        self.file.scrub()
 
     def raise_epoch(self, epoch: int) -> None:
         """Raise the epoch to at least this; who had a cache before drops all of it."""
@@ -182,7 +189,7 @@ class MainFile:
     def forget(self, before: int, counts: dict[int, int]) -> None:
         """Destroy the keys of the days before one, and note how many data keys each had."""
         now_ms = time.time_ns() // 1_000_000
-        with self.file.writing() as connection:
+        with self.file.writing(destroys=True) as connection:
             self._view = None
             for day, keys in counts.items():
                 connection.execute(
@@ -191,7 +198,6 @@ class MainFile:
                 )
                 connection.execute("INSERT OR IGNORE INTO forgotten VALUES (?, ?, ?)", (day, now_ms, keys))
             _set(connection, "forgotten_before", max(before, _number(connection, "forgotten_before")))
-        self.file.scrub()
 
     def set_hold(self, log_id: str, hold_id: str) -> None:
         """Copy a hold."""
@@ -248,7 +254,7 @@ class MainFile:
 
         The old wraps are overwritten, so that with the old master key nothing of this file can be opened.
         """
-        with self.file.writing() as connection:
+        with self.file.writing(destroys=True) as connection:
             self._view = None
             connection.executemany(
                 "UPDATE wraps SET wrapped = ?, escrowed = ? WHERE day = ?",
@@ -258,7 +264,6 @@ class MainFile:
             _set(connection, "salt", salt)
             _set(connection, "master_name", master_name)
             _set(connection, "master_version", version)
-        self.file.scrub()
         return version
 
 

@@ -100,7 +100,7 @@ class MonthFile:
         """Destroy keys, note those that were never known, and overwrite the journal; return how many were alive."""
         alive = 0
         dead = _dead_state()
-        with self.file.writing() as connection:
+        with self.file.writing(destroys=True) as connection:
             for day, group in _ids_by_day(dict.fromkeys(key_ids)):
                 _make_tables(connection, day)
                 rows = [
@@ -124,7 +124,6 @@ class MonthFile:
                 known = {row[1] for row in rows}
                 _append(connection, day, [(key_id, _NOBODY, dead) for key_id in group if key_id not in known])
                 alive += len(live)
-        self.file.scrub()
         return alive
 
     def count(self, day: int) -> int:
@@ -137,11 +136,10 @@ class MonthFile:
 
     def drop(self, days: Iterable[int]) -> None:
         """Remove everything about some days, overwritten with zeros."""
-        with self.file.writing() as connection:
+        with self.file.writing(destroys=True) as connection:
             for day in days:
                 for table in ("key", "id", "subject"):
                     connection.execute(f"DROP TABLE IF EXISTS {table}_{day}")
-        self.file.scrub()
 
 
 def opened(state: bytes, key_id: bytes, day_key: Callable[[int], AESGCM | None]) -> bytes | Destroyed | None:

@@ -10,7 +10,9 @@
   only appended, and overwritten in place by as many bytes: they never move.
 - `temp_store=MEMORY`: no temporary file outside of the store.
 
-After a transaction that destroys something, `scrub` overwrites the journal, which has the pages as they were before.
+After a transaction that destroys something, the journal is overwritten, which has the pages as they were before. Until
+that is done the file says so (`user_version`, which is part of the same transaction), so that the next change finishes
+it: a process may be killed after its commit, and an error may come after it.
 """
 
 from __future__ import annotations
@@ -49,6 +51,9 @@ _ERRNOS: Final = {
     sqlite3.SQLITE_NOMEM: errno.ENOMEM,
 }
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+#: The values of `user_version` (https://www.sqlite.org/pragma.html#pragma_user_version).
+_SCRUBBED: Final = 0
+_UNSCRUBBED: Final = 1
 
 
 class SqliteFile:
@@ -58,6 +63,7 @@ class SqliteFile:
         self.path = path
         self._journal_mode = journal_mode
         self._connection: sqlite3.Connection | None = None
+        self._is_in_doubt = False  # a commit failed, and may have been done all the same
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -74,26 +80,71 @@ class SqliteFile:
             raise self._translated(error) from error
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection in a transaction, which is committed and durable at the end; see `reading`."""
+    def writing(self, *, destroys: bool = False) -> Iterator[sqlite3.Connection]:
+        """Yield the connection in a transaction, which is committed and durable at the end.
+
+        The caller has the store's lock. An error may come after the commit: a second try finds what the first has
+        changed, and makes it durable even if there is nothing left to change.
+
+        Args:
+            destroys: What is deleted or overwritten is gone from the journal as well when this returns.
+
+        Raises:
+            KeyStoreUnavailable: It was not done, or not all of it; try again.
+            KeyStoreDamaged: It is no database, or a damaged one.
+        """
+        self._scrub_if_due()
+        with self._transaction(_UNSCRUBBED if destroys else _SCRUBBED) as connection:
+            yield connection
+        if destroys:
+            self._scrub()
+
+    def finish(self) -> None:
+        """Finish a change whose commit was done and whose call failed, or whose process was killed.
+
+        The caller has the store's lock. A few microseconds if there is nothing to finish.
+        """
+        self._scrub_if_due()
+        if self._is_in_doubt:
+            with self._transaction(_SCRUBBED):
+                pass  # commits: what is visible is durable from now on
+
+    def is_scrubbed(self) -> bool:
+        """Return whether nothing that was destroyed may still be in the journal."""
+        with self.reading() as connection:
+            return bool(connection.execute("PRAGMA user_version").fetchone()[0] == _SCRUBBED)
+
+    @contextmanager
+    def _transaction(self, user_version: int) -> Iterator[sqlite3.Connection]:
         with self.reading() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
+                # Writes a page in any case. Without one SQLite would sync nothing, as in a second try that finds
+                # everything stored by a first one whose last sync failed.
+                connection.execute(f"PRAGMA user_version={user_version}")
                 yield connection
+                self._is_in_doubt = True
                 connection.execute("COMMIT")
+                self._is_in_doubt = False
             except BaseException:
                 with suppress(sqlite3.Error):
                     if self._connection is connection and connection.in_transaction:  # no more so in a child
                         connection.execute("ROLLBACK")
                 raise
 
-    def scrub(self) -> None:
+    def _scrub_if_due(self) -> None:
+        if not self.is_scrubbed():  # having read, SQLite has rolled back what a crash left: the journal is not needed
+            self._scrub()
+
+    def _scrub(self) -> None:
         """Overwrite the journal with zeros, durably. The caller has the store's lock, so nobody writes to it.
 
         A journal of zeros is none: SQLite rolls back only one whose first byte is not zero
         (https://www.sqlite.org/atomiccommit.html#_hot_rollback_journals).
         """
         overwrite(self.path.with_name(f"{self.path.name}-journal"))
+        with self._transaction(_SCRUBBED):
+            pass  # its journal has the file's first page alone, which holds no row
 
     def close(self) -> None:
         """Close the connection."""

@@ -4,8 +4,9 @@ Two kinds of step need an order between two files, which the store's lock gives 
 after it was read, under the lock, that nobody erased their subject; and an erasure begins under the lock, so what it
 finds in the months' files is everything that was ever stored for the subject before.
 
-A step that destroys is durable, and overwritten in the journals, when its call returns. Killed in between it is done
-again: an erasure by whoever opens the log next, forgetting by the next call.
+A step that destroys is durable, and overwritten in the journals, when its call returns. Killed in between, or failed
+after its commit, it is finished: an erasure by the next opening of its log, forgetting by the next call, and what is
+left in a journal by the next change of the file, whichever process makes it (see `sqlite_file`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from typing import Final
 
@@ -36,6 +37,7 @@ from audit_async.privacy.store_failures import (
     KeyStoreForked,
     KeyStoreRefused,
     KeyStoreUnavailable,
+    MasterKeyError,
 )
 from audit_async.privacy.subjects import UNATTRIBUTED, Subject, pseudonym_of
 
@@ -55,6 +57,7 @@ class SqliteKeyStore:
     ) -> None:
         self._directory = directory
         self._source = master_key
+        self._next_source: MasterKeySource | None = None  # of a rotation that has begun and not returned
         self._lock = threading.RLock()
         self._main = MainFile(directory.file(MAIN, required=True))
         try:
@@ -63,11 +66,13 @@ class SqliteKeyStore:
             self._master: MasterKey = load_master_key(master_key, self._main.salt())
             self._pseudonym_key = self._main.pseudonym_key(self._master)
             self._store_id = str(self._main.meta("store_id"))
+            self._finish_at_opening()
         except BaseException:
             self._main.file.close()
             raise
         self._months: dict[str, MonthFile] = {}
         self._day_keys: dict[int, AESGCM] = {}
+        self._unreported: set[int] = set()  # days that a call of `forget` may have forgotten before it failed
         self._sessions: list[SqliteSession] = []
         self._state = "open"
         _stores.add(self)
@@ -207,18 +212,25 @@ class SqliteKeyStore:
             self._main.raise_epoch(epoch)
 
     def forget(self, before: date, *, force: bool = False) -> list[Forgotten]:
-        """Destroy all keys of the UTC days before a date."""
+        """Destroy all keys of the UTC days before a date.
+
+        A call that is repeated after a failure also returns the days that the one before has forgotten.
+        """
         limit = day_number(before)
         with self._changed():
             if not force:
                 self._refuse_if_held("forgotten")
             counts = {day: self._count(day) for day in self._main.days() if day < limit}
-            if counts or limit > self._main.view().forgotten_before:
-                self._main.forget(limit, counts)  # from here on nothing of these days can be opened
+            self._unreported.update(counts)
             for day in counts:
                 self._day_keys.pop(day, None)
-            self._remove_forgotten(self._main.view())
-        return [Forgotten(date_of(day), keys) for day, keys in counts.items()]
+            if counts or limit > self._main.view().forgotten_before:
+                self._main.forget(limit, counts)  # from here on nothing of these days can be opened
+            view = self._main.view()
+            self._remove_forgotten(view)
+            forgotten = self._main.forgotten_keys(self._unreported)
+            self._unreported.clear()
+        return [Forgotten(date_of(day), keys) for day, keys in forgotten.items()]
 
     # -- holds --------------------------------------------------------------------------------------------------------
 
@@ -242,9 +254,9 @@ class SqliteKeyStore:
     def rotate_master_key(self, new: MasterKeySource) -> int:
         """Wrap the keys of all days by another master key; the data keys stay as they are.
 
-        One transaction: after a crash the store has the old master key or the new one, as `status` of the command line
-        says. Services that run go on; before they wrap the key of the next day they read their source again, which has
-        to have the new key by then.
+        One transaction: after a crash, and after an error, the store has the old master key or the new one, as
+        `audit-async keystore status` shows. The same call again does what is left to do. Services that run go on;
+        before they wrap the key of the next day they read their source again, which has to have the new key by then.
 
         Args:
             new: The source of the new master key.
@@ -253,13 +265,17 @@ class SqliteKeyStore:
             The number of days.
 
         Raises:
-            MasterKeyError: The new key is not there, or is none.
-            KeyStoreUnavailable: It failed, and nothing was changed.
+            MasterKeyError: The new key is not there, or is none; or the store is under a third key.
+            KeyStoreUnavailable: It failed, before the rotation or after it: call this again with the same key. The old
+                copies of the wrapped keys may still be in the store's journal until a call returns.
         """
         salt = os.urandom(16)
         master = load_master_key(new, salt)
+        with self._changed():
+            self._next_source = new
+            if self._follow_rotation():
+                return len(self._main.days())  # a call before this one has rotated, and failed after that
         with self._used():  # a KMS takes its time: not under the lock that other processes wait for
-            self._follow_rotation()
             escrow = self._main.escrow()
             ready = {day: self._rewrapped(day, master, escrow) for day in (PSEUDONYMS, *self._main.days())}
             with self._directory.locked():
@@ -270,6 +286,7 @@ class SqliteKeyStore:
                 living = {PSEUDONYMS, *self._main.days()}
                 version = self._main.rewrap([row for row in ready.values() if row.day in living], master.name, salt)
             self._source, self._master, self._master_version = new, master, version
+            self._next_source = None
             return len(living) - 1
 
     def _rewrapped(self, day: int, master: MasterKey, escrow: EscrowRecipient | None) -> WrapRow:
@@ -338,9 +355,16 @@ class SqliteKeyStore:
 
     @contextmanager
     def _changed(self) -> Iterator[None]:
-        """Keep the other threads and the other processes out."""
+        """Keep the other threads and the other processes out; first finish what a change before has left."""
         with self._used(), self._directory.locked():
+            self._main.file.finish()
             yield
+
+    def _finish_at_opening(self) -> None:
+        """Overwrite what a process that was killed has left in the journal, or leave it to the next change."""
+        if not self._main.file.is_scrubbed():
+            with suppress(KeyStoreUnavailable), self._directory.locked(timeout_s=1.0):
+                self._main.file.finish()
 
     def _month(self, month: str, *, make: bool = True) -> MonthFile:
         """Return a month's file, opened; made if it is not there unless not `make`."""
@@ -389,13 +413,34 @@ class SqliteKeyStore:
         cipher = self._day_keys[day] = AESGCM(key)
         return cipher
 
-    def _follow_rotation(self) -> None:
-        """Read the master key again if another process has rotated it: no key may be wrapped by the old one."""
+    def _follow_rotation(self) -> bool:
+        """Read the master key again if it was rotated: no key may be wrapped by the old one.
+
+        By another process, or by a call of this one that has failed after its commit: then the key is that call's.
+
+        Returns:
+            Whether the store is under the key of that call.
+
+        Raises:
+            MasterKeyError: The source has another key.
+        """
         version = self._main.view().master_version
-        if version != self._master_version:
-            master = load_master_key(self._source, self._main.salt())
-            self._main.pseudonym_key(master)
-            self._master, self._master_version = master, version
+        if version == self._master_version:
+            return False
+        try:
+            self._adopt(self._source, version)
+        except MasterKeyError:
+            if self._next_source is None:
+                raise
+            self._adopt(self._next_source, version)
+            self._source, self._next_source = self._next_source, None
+            return True
+        return False
+
+    def _adopt(self, source: MasterKeySource, version: int) -> None:
+        master = load_master_key(source, self._main.salt())
+        self._main.pseudonym_key(master)
+        self._master, self._master_version = master, version
 
     def _find(self, pseudonym: bytes) -> list[bytes]:
         before = self._main.view().forgotten_before
@@ -438,8 +483,12 @@ class SqliteKeyStore:
                 break
             if month < limit:
                 self._remove_month(month)
-            elif gone := [day for day in self._month(month, make=False).days() if day < view.forgotten_before]:
-                self._month(month).drop(gone)
+                continue
+            file = self._month(month, make=False)
+            if gone := [day for day in file.days() if day < view.forgotten_before]:
+                file.drop(gone)
+            else:
+                file.file.finish()
 
     def _remove_month(self, month: str) -> None:
         file = self._months.pop(month, None)

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from audit_async.privacy import MasterKeyError, open_key_store
+from audit_async.privacy import MasterKeyError, new_master_key, open_key_store
 from tests.cli.commands import Audit, run_in_pipes
 from tests.privacy.key_stores import ALICE, TODAY, some_keys
 
@@ -106,7 +106,7 @@ def test_a_store_in_the_trail_is_refused(tmp_path: Path, audit: Audit) -> None:
 
 
 def test_the_master_key_is_rotated(made: Path, tmp_path: Path, audit: Audit) -> None:
-    """The new key opens everything, the old one nothing; without the old one nothing is changed."""
+    """The new key opens everything, the old one nothing; the same again finds it done, by a third key it is refused."""
     old, new = tmp_path / "master.key", tmp_path / "new.key"
     ended = audit(
         "keystore",
@@ -124,7 +124,15 @@ def test_the_master_key_is_rotated(made: Path, tmp_path: Path, audit: Audit) -> 
     with pytest.raises(MasterKeyError):
         keys_in(made, old)
     again = audit("keystore", "rotate-master", made, "--master-key", f"file:{old}", "--new-master-key", f"file:{new}")
-    assert again.status == 3
+    assert (again.status, again.err) == (0, "")
+    assert "3 days" in again.out
+    third = tmp_path / "third.key"
+    third.write_bytes(new_master_key())
+    third.chmod(0o600)
+    without = audit(
+        "keystore", "rotate-master", made, "--master-key", f"file:{old}", "--new-master-key", f"file:{third}"
+    )
+    assert without.status == 3
     assert keys_in(made, new) == 12
 
 

@@ -152,9 +152,8 @@ def test_a_store_without_a_fault_does_what_the_faulty_one_is_held_to(process: Pr
 
 def test_no_fault_loses_a_key_or_leaves_one(process: Process) -> None:
     """A disk that is full or fails, and kill -9, at calls that are drawn."""
-    seed = random.randrange(1 << 30)  # noqa: S311 - no secret depends on it
-    ends = check_faults(process, random.Random(seed), 10)  # noqa: S311 - no secret depends on it
-    assert len(ends) == 10, seed
+    ends = check_faults(process, random.Random(7), 10)  # noqa: S311 - no secret depends on it
+    assert {"killed", "unavailable"} <= set(ends)
 
 
 def test_a_full_disk_is_a_full_disk(process: Process) -> None:

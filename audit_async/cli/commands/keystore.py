@@ -23,6 +23,7 @@ from audit_async.privacy.master_key import new_master_key
 from audit_async.privacy.sqlite_key_store import open_key_store
 from audit_async.privacy.store_copy import copy_key_store
 from audit_async.privacy.store_creation import create_key_store
+from audit_async.privacy.store_failures import MasterKeyError
 from audit_async.privacy.store_recovery import recover_key_store
 from audit_async.privacy.store_status import KeyStoreStatus, key_store_status
 from audit_async.tlog.signing_keys import write_key
@@ -230,13 +231,19 @@ def rotate_master(
     """Wrap the keys of all days by another master key, while services run; nothing is sealed again.
 
     Give the services the new key before the next UTC day begins: they read their source again then. Copies of the store
-    from before still open by the old key: destroy it once those copies have expired.
+    from before still open by the old key: destroy it once those copies have expired. If it ends with an error, give the
+    same command again (without --make-key once the file is there): it finishes what was begun.
     """
     output = Output(as_json=as_json)
     new_file = _file_to_make(make_key, new_master_key)
 
     def rotate() -> Opened:
-        opened = open_key_store(store, master_key)
+        try:
+            opened = open_key_store(store, master_key)
+        except MasterKeyError:
+            if not _opens(store, new_master_key):
+                raise
+            return _rotated_before(store, new_master_key)
         try:
             _make_key(new_file)
             return Opened(store=str(store), master_key=new_master_key, days=opened.rotate_master_key(new_master_key))
@@ -298,6 +305,19 @@ def recover(
         return Opened(store=str(store), master_key=new_master_key, days=days)
 
     perform(output, lambda: _report_opened(output, recover_it))
+
+
+def _opens(store: Path, master_key: str) -> bool:
+    try:
+        open_key_store(store, master_key).close()
+    except MasterKeyError:
+        return False
+    return True
+
+
+def _rotated_before(store: Path, master_key: str) -> Opened:
+    """Return the result of a rotation that took place and did not say so: opening the store has finished it."""
+    return Opened(store=str(store), master_key=master_key, days=key_store_status(store).days)
 
 
 def _report_checks(output: Output, checks: list[KeyCheck]) -> ExitStatus:
