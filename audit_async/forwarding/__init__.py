@@ -11,11 +11,21 @@ Everything that applications need is imported from this package; its modules are
 | `identities` | which log of which host and tenant |
 | `batches` | consecutive records as raw lines |
 | `sink`, `sink_errors` | what an engine can do, and how it fails |
+| `engine_admin` | preparing and checking an engine, and rights for hosts |
+| `postgres_sink` | PostgreSQL as a sink |
+| `postgres_engine`, `postgres_checks`, `postgres_schema` | preparing and checking a PostgreSQL engine |
+| `postgres_connection` | connecting to it |
+
+PostgreSQL needs psycopg, which the extra `postgres` installs: `pip install 'audit-async[postgres]'`.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Final
+
+from audit_async._first_use import Needed, imported_at_first_use
 from audit_async.forwarding.batches import Batch, Head
+from audit_async.forwarding.engine_admin import CheckedSetting, Engine, Granted, Limits, Trimmed, open_engine
 from audit_async.forwarding.identities import LogIdentity
 from audit_async.forwarding.sink import Sink
 from audit_async.forwarding.sink_errors import (
@@ -27,15 +37,31 @@ from audit_async.forwarding.sink_errors import (
     SinkUnavailable,
 )
 
+if TYPE_CHECKING:
+    from audit_async.forwarding.postgres_sink import PostgresSink
+
 __all__ = [
     "Batch",
+    "CheckedSetting",
+    "Engine",
+    "Granted",
     "Head",
     "HeadMoved",
+    "Limits",
     "LogIdentity",
+    "PostgresSink",
     "RecordTooLarge",
     "Sink",
     "SinkError",
     "SinkFull",
     "SinkRefused",
     "SinkUnavailable",
+    "Trimmed",
+    "open_engine",
 ]
+
+# Imported when it is first asked for, since it needs an extra.
+_HOMES: Final = {"audit_async.forwarding.postgres_sink": ("PostgresSink",)}
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = imported_at_first_use(__name__, _HOMES, Needed("psycopg", "postgres"))

@@ -46,6 +46,17 @@ from audit_async import (
 from audit_async.config import Verification
 from audit_async.events import AuthFailure, DataDeleted, Personal, Record, decode_record
 from audit_async.evidence import ProvenLog, ProvenRecord, verify_evidence
+from audit_async.forwarding import (
+    Batch,
+    CheckedSetting,
+    Head,
+    HeadMoved,
+    Limits,
+    LogIdentity,
+    PostgresSink,
+    Sink,
+    open_engine,
+)
 from audit_async.integrations.fastapi import Audit, AuditMiddleware, Policy, Rule, audit_lifespan, get_audit
 from audit_async.integrations.health import readiness
 from audit_async.integrations.logging import AuditHandler
@@ -228,6 +239,23 @@ def evidence(policy: tlog.Policy) -> list[object]:
     assert_type(logs[0].verified, VerifiedCheckpoint)
     verify_evidence("evidence.zip", "a key")  # type: ignore[arg-type]
     return [one.value for log in logs for record in log.records for one in record.disclosed]
+
+
+async def forwarding(sink: Sink, log: LogIdentity, batch: Batch) -> None:
+    """An engine outside of the host: appended to on condition of its head, read, prepared by its administrator."""
+    sink = PostgresSink("postgres:///audit", tenant=log.tenant, timeout_s=10)
+    head = await sink.head(log)
+    assert_type(head, Head | None)
+    try:
+        await sink.append(log, batch, after=head, resume=await sink.confirmation(log))
+    except HeadMoved as moved:
+        assert_type(moved.actual, Head | None)
+    async for read in sink.read(log, None):
+        assert_type(read, Batch)
+    engine = open_engine("postgres:///audit", tenant="acme")
+    assert_type(await engine.check(), list[CheckedSetting])
+    await engine.grant("web-1", kind="host", secret_file=Path("web-1.pgpass"), limits=Limits(max_logs=3))
+    await engine.grant("web-1", kind="admin", secret_file=Path("x"), limits=Limits())  # type: ignore[arg-type]
 
 
 def test(audit_trail: AuditTrail) -> None:
