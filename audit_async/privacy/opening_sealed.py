@@ -37,6 +37,7 @@ from audit_async.privacy.sealed_text import (
     parse_sealed,
     unescape_plain,
 )
+from audit_async.privacy.subjects import Subject
 
 __all__ = ["ERASED", "FORGED", "KEY_MISSING", "SEALED", "MemberOpened", "OpenedRecord", "Opener", "sealed_members"]
 
@@ -116,6 +117,16 @@ class Opener:
     def has_keys(self) -> bool:
         """Whether there is a key store."""
         return self._store is not None
+
+    def may_share_key(self, name: str, others: Collection[str]) -> bool:
+        """Return whether the store may know somebody of this name by the same key as one of the others.
+
+        It knows ids that differ in spelling alone by one key, if it normalises them.
+        """
+        if name in others or self._store is None:
+            return True
+        known = self._store.pseudonym(Subject("", "user", name))
+        return any(self._store.pseudonym(Subject("", "user", other)) == known for other in others)
 
     def open(
         self,

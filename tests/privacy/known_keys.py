@@ -8,15 +8,16 @@ from typing import cast
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from audit_async.privacy import Destroyed, KeyMaker, KeyStore, NewKey, key_id_text
+from audit_async.privacy import Destroyed, KeyMaker, KeyStore, NewKey, Subject, key_id_text
 from audit_async.privacy.opening_sealed import Opener
 from audit_async.privacy.sealed_text import RANDOM_BYTES, key_prefix, seal_text
+from audit_async.privacy.subjects import pseudonym_of
 
 LOG_ID = "0123456789abcdef0123456789abcdef"
 
 
 class KnownKeys:
-    """The one call of a key store that reading makes; it counts what it is asked for."""
+    """What reading asks of a key store; it counts the keys that it is asked for."""
 
     def __init__(self) -> None:
         self.maker = KeyMaker()
@@ -27,6 +28,10 @@ class KnownKeys:
         """Return the keys that are known."""
         self.asked += key_ids
         return {key_id: self.known[key_id] for key_id in key_ids if key_id in self.known}
+
+    def pseudonym(self, subject: Subject) -> bytes:
+        """Return what a person is known by."""
+        return pseudonym_of(subject, bytes(32))
 
     def seal(self, value: object, place: bytes, *, log_id: str = LOG_ID, store: bool = True) -> str:
         """Return a value sealed under a key of its own."""
