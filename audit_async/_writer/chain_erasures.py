@@ -1,7 +1,8 @@
 """What a log's chain says of erasures: so that one that was interrupted is completed, and a restored key store noticed.
 
 The key store knows what was destroyed, and may come back from a backup that knows less. The chain can't: each erasure
-lists the ids of its keys before it destroys them. Reads the log next to nobody: it is locked, and not open yet.
+lists the ids of its keys before it destroys them, and each session states the store's erasure epoch and keys that are
+destroyed. Only reads, so it may be another log than the one that is being opened.
 """
 
 from __future__ import annotations
@@ -12,20 +13,64 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from audit_async._trail.log_files import Log, list_segments, open_segment, read_lines
+from audit_async.events import AuditErasureStarted
 
 _OWN: Final = b',"event":{"event_type":"audit.'
+#: What says something of erasures; a restored key store is recorded with the epoch that it had.
+_STATING: Final = frozenset(
+    f"audit.{kind}"
+    for kind in (
+        "log_opened",
+        "segment_sealed",
+        "erasure_started",
+        "subject_erased",
+        "erased_in_flight",
+        "erasure_noticed",
+    )
+)
 #: Where that is in a line at the latest: after seq, audit_id, timestamp and service_id.
 _OWN_UNTIL: Final = 300
+
+
+class ChainStatement(NamedTuple):
+    """What the newest records of a chain say of erasures."""
+
+    epoch: int  #: the newest erasure epoch, 0 if none is stated
+    erased_keys: frozenset[str]  #: keys that are destroyed, so that a store in which one is not has gone back
+    own_erased_key: str | None  #: a key of the newest erasure that the log itself records
+    has_open: bool  #: an erasure was begun in the last session, and its end is not recorded
 
 
 class RecordedErasure(NamedTuple):
     """One erasure, as far as the chain has it."""
 
-    epoch: int
-    key_ids: tuple[str, ...]
-    is_whole: bool  #: all its parts are there
+    parts: dict[int, AuditErasureStarted]  #: by number; not all of them, if the process was killed between two
     has_ended: bool
-    forced: bool  #: it was begun under a legal hold
+
+    @property
+    def first(self) -> AuditErasureStarted:
+        """Any of its parts: they differ only in their keys."""
+        return next(iter(self.parts.values()))
+
+    @property
+    def epoch(self) -> int:
+        """Its erasure epoch."""
+        return self.first.epoch
+
+    @property
+    def key_ids(self) -> list[str]:
+        """The ids of its keys, in their order."""
+        return [key_id for number in sorted(self.parts) for key_id in self.parts[number].key_ids]
+
+    @property
+    def is_whole(self) -> bool:
+        """True if all its parts are there."""
+        return len(self.parts) >= self.first.parts
+
+    @property
+    def forced(self) -> bool:
+        """True if it was begun under a legal hold."""
+        return self.first.forced is True
 
 
 class RecordedErasures(NamedTuple):
@@ -34,47 +79,61 @@ class RecordedErasures(NamedTuple):
     by_id: dict[str, RecordedErasure]
     refused: dict[str, int]  #: ids of keys that were never stored, with their epochs
     forgotten_before: str  #: YYYY-MM-DD, empty if nothing was forgotten
+    key_store: str  #: the id of the key store of the newest session that seals; empty if there is none
 
 
-def stated_epoch(log: Log) -> int:
-    """Return the newest erasure epoch that the log states, 0 if it states none: read back until there is one.
+def stated_erasures(log: Log) -> ChainStatement:
+    """Return what the log states of erasures: its newest records, read back to one that states all of it.
 
     Raises `AuditError`, `OSError` if the log can't be read.
     """
+    epoch, erased_keys, ended = 0, set[str](), set[str]()
+    own_key: str | None = None
+    has_open = False
     for event in own_events(log):
-        epoch = event.get("erasure_epoch", event.get("epoch"))
-        if isinstance(epoch, int) and event["event_type"] != "audit.key_store_restored":
-            return epoch
-    return 0
+        kind = event["event_type"]
+        if kind not in _STATING:
+            continue
+        epoch = max(epoch, event.get("erasure_epoch") or event.get("epoch") or 0)
+        if kind == "audit.subject_erased":
+            ended.add(event["erasure_id"])
+        elif kind == "audit.erasure_started":
+            has_open = has_open or event["erasure_id"] not in ended
+            if own_key is None and event["erasure_id"] in ended and event["key_ids"]:
+                own_key = event["key_ids"][-1]
+        erased_keys.update(filter(None, [event.get("erased_key")]))
+        if event.get("erasure_epoch") is not None:
+            own_key = own_key or event.get("own_erased_key")
+            break
+    return ChainStatement(epoch, frozenset(erased_keys | ({own_key} if own_key else set())), own_key, has_open)
 
 
 def recorded_erasures(log: Log) -> RecordedErasures:
     """Return all that the log says was destroyed; reads all of it."""
-    parts: dict[str, dict[int, dict[str, Any]]] = {}
+    parts: dict[str, dict[int, AuditErasureStarted]] = {}
     ended: set[str] = set()
     refused: dict[str, int] = {}
-    forgotten_before = ""
+    forgotten_before = key_store = ""
     for event in own_events(log):
         match event["event_type"]:
             case "audit.erasure_started":
-                parts.setdefault(event["erasure_id"], {})[event["part"]] = event
+                part = _as_started(event)
+                parts.setdefault(part.erasure_id, {})[part.part] = part
             case "audit.subject_erased":
                 ended.add(event["erasure_id"])
             case "audit.erased_in_flight":
                 refused.update(dict.fromkeys(event.get("key_ids") or (), event["epoch"]))
             case "audit.keys_forgotten":
                 forgotten_before = max(forgotten_before, event["before"])
-    by_id = {
-        erasure_id: RecordedErasure(
-            epoch=max(part["epoch"] for part in found.values()),
-            key_ids=tuple(key_id for part in found.values() for key_id in part["key_ids"]),
-            is_whole=len(found) >= max(part["parts"] for part in found.values()),
-            has_ended=erasure_id in ended,
-            forced=any(part.get("forced") is True for part in found.values()),
-        )
-        for erasure_id, found in parts.items()
-    }
-    return RecordedErasures(by_id, refused, forgotten_before)
+            case "audit.log_opened":
+                key_store = key_store or event.get("key_store") or ""
+    by_id = {erasure_id: RecordedErasure(found, erasure_id in ended) for erasure_id, found in parts.items()}
+    return RecordedErasures(by_id, refused, forgotten_before, key_store)
+
+
+def _as_started(event: dict[str, Any]) -> AuditErasureStarted:
+    """Return an erasure's record; what is sealed in it stays so."""
+    return msgspec.convert({name: value for name, value in event.items() if name != "reduced"}, AuditErasureStarted)
 
 
 def own_events(log: Log) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final, ParamSpec, TypeVar
 
@@ -21,8 +22,14 @@ import anyio
 
 from audit_async._sanitize.unsafe_text import cut, escape
 from audit_async._store.log_store import LogStore
+from audit_async._trail.log_files import Log
 from audit_async._writer.disk_thread import DiskThread
-from audit_async._writer.erasure_recovery import end_erasures
+from audit_async._writer.erasure_recovery import (
+    BegunErasure,
+    complete_erasures,
+    end_erasures,
+    in_groups,
+)
 from audit_async._writer.erasure_report import ErasureReport
 from audit_async._writer.intake import Intake
 from audit_async._writer.opened_keys import OpenedKeys
@@ -31,18 +38,18 @@ from audit_async._writer.write_loop import Writer
 from audit_async.config import Privacy
 from audit_async.errors import AuditError, ConfigError
 from audit_async.events import (
+    AuditErasureNoticed,
     AuditErasureStarted,
     AuditEvent,
     AuditKeysForgotten,
     AuditSubjectErased,
 )
 from audit_async.privacy.data_keys import date_of, key_id_text
+from audit_async.privacy.key_store import Changes
 from audit_async.privacy.sealed_text import escape_plain
 from audit_async.privacy.subjects import Subject
 from audit_async.status import Condition, describe_error
 
-#: Key ids in one record: 25 KiB of them.
-MOST_KEY_IDS: Final = 1000
 #: How often a process without commits looks whether somebody was erased, and how often an erasure asks for laggards.
 _LOOK_EVERY_S: Final = 1.0
 _ASK_EVERY_S: Final = 0.05
@@ -65,6 +72,7 @@ class Erasures:
         settings: Privacy,
         *,
         store: LogStore,
+        log: Log,
         thread: DiskThread,
         writer: Writer,
         intake: Intake,
@@ -75,6 +83,7 @@ class Erasures:
         self.keys: Final = keys
         self._settings: Final = settings
         self._store: Final = store
+        self._log: Final = log
         self._thread: Final = thread
         self._writer: Final = writer
         self._intake: Final = intake
@@ -82,6 +91,7 @@ class Erasures:
         self._condition: Final = condition
         self._max_chars: Final = max_field_chars
         self._one_at_a_time: Final = anyio.Lock()
+        self._begun: list[BegunErasure] = []  # by the session before, until they are completed
         self._postponed: set[str] = set()  # erasures that a hold has stopped half-way, in the session before
 
     async def erase(  # the parts of a record, and how long to wait
@@ -106,9 +116,10 @@ class Erasures:
             erasure_id = f"{self._store.log_id[:16]}{os.urandom(8).hex()}"
             erasure = await self._in_disk_thread(key_store.begin_erasure, subject, erasure_id, force=force)
             await self._in_disk_thread(self.keys.commits.look)
+            self.keys.commits.stated.epoch = max(erasure.epoch, self.keys.commits.stated.epoch)
             requester = self._named(subject, requested_by)
             approver = None if approved_by is None else self._named(subject, approved_by)
-            groups = _in_groups(erasure.key_ids)
+            groups = in_groups(list(map(key_id_text, erasure.key_ids)))
             await self._record(
                 AuditErasureStarted(
                     erasure_id=erasure_id,
@@ -120,10 +131,12 @@ class Erasures:
                     requested_by=requester,
                     approved_by=approver,
                     forced=force or None,
+                    keys=len(erasure.key_ids) if len(groups) > 1 else None,
                 )
                 for part, group in enumerate(groups, 1)
             )
             await self._in_disk_thread(key_store.destroy, erasure.key_ids, erasure_id=erasure_id, force=force)
+            self.keys.commits.stated.erased(erasure.epoch, erasure.key_ids)
             waiting_for = await self._wait_for_others(erasure.epoch, timeout_s)
             await self._record(
                 [
@@ -175,15 +188,39 @@ class Erasures:
                 return lagging
             await asyncio.sleep(_ASK_EVERY_S)
 
-    async def recover(self, service_id: str, hold_ids: list[str]) -> list[AuditEvent]:
-        """Do at the opening what an interrupted erasure has left undone; return what is to be recorded of it."""
-        complete = self.keys.complete_erasures
-        events, self._postponed = await self._in_disk_thread(complete, self._store, service_id, hold_ids)
+    async def recover(self, hold_ids: list[str]) -> list[AuditEvent]:
+        """Destroy again at the opening what a restored key store has forgotten; return what is to be recorded first."""
+        recovered, changes = await self._in_disk_thread(self.keys.recover_erasures, self._log, hold_ids)
+        self._begun = recovered.begun
+        self.keys.commits.stated.own_erased_key = recovered.own_erased_key
+        self._notice(changes)
+        return recovered.events
+
+    async def complete_recovered(self) -> list[AuditEvent]:
+        """Complete erasures that were interrupted, all of whose records are durable; return those of their end."""
+        store = self.keys.store
+        events, self._postponed = await self._in_disk_thread(complete_erasures, self._log, store, self._begun)
+        for begun in self._begun:
+            if begun.erasure_id not in self._postponed:
+                self.keys.commits.stated.erased(begun.epoch, begun.key_ids)
+        self._begun = []
         return events
 
     async def end_recovered(self) -> None:
         """End the erasures that the opening has completed, once that is in the chain."""
         await self._in_disk_thread(end_erasures, self._store.log_id, self.keys.store, self._postponed)
+
+    def _notice(self, changes: Changes) -> bool:
+        """Take what the key store says; return whether other logs have erased somebody since it was last stated."""
+        missing = changes.missing
+        self._condition.set_trouble(
+            "the key store's backup",
+            f"it was put in place, and {missing} erasure(s) since then are recorded by logs that are not here: nothing "
+            "that is sealed can be read until each log that uses the key store was opened once"
+            if missing
+            else None,
+        )
+        return self.keys.commits.stated.noticed(changes)
 
     # Tasks.
 
@@ -193,15 +230,23 @@ class Erasures:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             try:
-                await self._in_disk_thread(self.keys.commits.look)
+                changes = await self._in_disk_thread(self.keys.look)
             except OSError as error:  # the next commit meets it as well, and reports it
                 self._condition.set_trouble("the key store", describe_error(error))
             else:
                 self._condition.set_trouble("the key store", None)
+                if self._notice(changes):
+                    self._record_noticed()
             self._writer.record_erased()
             if time.monotonic() >= forget_at:
                 forget_at = time.monotonic() + _DAY_S
                 await self._forget_daily()
+
+    def _record_noticed(self) -> None:
+        """Put into the chain that others have erased somebody: this log too then knows an older key store."""
+        stated = self.keys.commits.stated
+        with suppress(AuditError):  # the log has failed, and says so
+            self._intake.emit_on_record(AuditErasureNoticed(epoch=stated.epoch, erased_key=stated.erased_key))
 
     async def _forget_daily(self) -> None:
         try:
@@ -240,8 +285,3 @@ class Erasures:
 
     async def _in_disk_thread(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await self._thread.call(call, *args, **kwargs)
-
-
-def _in_groups(key_ids: list[bytes]) -> list[list[str]]:
-    texts = list(map(key_id_text, key_ids))
-    return [texts[at : at + MOST_KEY_IDS] for at in range(0, len(texts), MOST_KEY_IDS)] or [[]]

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from audit_async._chain import Batch
 from audit_async._store.log_store import Committed
+from audit_async._writer.stated_erasures import StatedErasures
 from audit_async.errors import AuditError
 from audit_async.privacy.data_keys import key_id_text
 from audit_async.privacy.key_store import Destroyed, KeySession, KeyStore
@@ -44,10 +45,11 @@ class ErasedInFlight(NamedTuple):
 
 
 class KeyCommits:
-    """The key store's half of commits. Owned by the disk thread, but for `erased`, which the loop takes."""
+    """The key store's half of commits. Owned by the disk thread, but for what is marked."""
 
     def __init__(self, store: KeyStore, session: KeySession, sealer: Sealer, *, owns_store: bool) -> None:
         self.erased: Final[deque[ErasedInFlight]] = deque()  #: to be recorded; appended here, taken in the loop
+        self.stated: Final = StatedErasures()  #: owned by the loop's thread
         self.store: Final = store
         self._owns_store: Final = owns_store  # one that the application has given is its own to close
         self._session: Final = session
@@ -58,11 +60,6 @@ class KeyCommits:
         self._to_pass: int | None = None  # an epoch whose keys are dropped, and that is still to be said to the store
         self._look_until = 0.0
         self._commits_to_look = 0
-
-    @property
-    def epoch(self) -> int:
-        """The erasure epoch of the last look; from any thread."""
-        return self._sealer.epoch
 
     def commit(self, batch: Batch | None, *, sync: bool, write: Write) -> Committed:
         """Store what is missing of keys, then hand the batch, and any that was kept, to the log's store.

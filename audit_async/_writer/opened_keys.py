@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from audit_async._store.log_store import LogStore
 from audit_async._trail.log_files import Log
 from audit_async._writer.encoder import Encoder
-from audit_async._writer.erasure_recovery import Completed, complete_erasures
+from audit_async._writer.erasure_recovery import Recovered, recover_erasures
 from audit_async._writer.key_commits import KeyCommits
 from audit_async.config import Privacy
 from audit_async.config.key_store_settings import ExternalMasterKey
-from audit_async.privacy.key_store import KeyStore
+from audit_async.privacy.key_store import Changes, KeyStore
 from audit_async.privacy.sealer import Sealer
 from audit_async.privacy.sqlite_key_store import open_key_store
 
@@ -24,12 +23,15 @@ class OpenedKeys(NamedTuple):
     commits: KeyCommits
     sealer: Sealer
 
-    def complete_erasures(self, log_store: LogStore, service_id: str, hold_ids: list[str]) -> Completed:
-        """Do what an interrupted erasure, or a restored key store, has left undone."""
-        log = Log(log_store.directory, service_id, log_store.directory.name, log_store.log_id)
-        completed = complete_erasures(log, self.store, hold_ids)
+    def recover_erasures(self, log: Log, hold_ids: list[str]) -> tuple[Recovered, Changes]:
+        """Destroy again what a restored key store has forgotten; return the rest that is to be done, and its state."""
+        recovered = recover_erasures(log, self.store, hold_ids, log.directory.parent.parent)
+        return recovered, self.look()
+
+    def look(self) -> Changes:
+        """Take notice of erasures; return what the key store says of them."""
         self.commits.look()
-        return completed
+        return self.store.changes_since(self.sealer.epoch)
 
 
 def open_keys(settings: Privacy, base_dir: Path, log_name: str, log_id: str, encoder: Encoder) -> OpenedKeys:

@@ -6,11 +6,12 @@ Which seals and which damage are to be recorded the store decides; here it is pu
 from __future__ import annotations
 
 from audit_async._store.log_store import Committed
+from audit_async._writer.stated_erasures import NOTHING_STATED, StatedErasures
 from audit_async._writer.stated_holds import StatedHolds
 from audit_async.events import AuditEvent, AuditSegmentDamaged, AuditSegmentSealed
 
 
-def events_of(committed: Committed, holds: StatedHolds, *, erasure_epoch: int | None = None) -> list[AuditEvent]:
+def events_of(committed: Committed, holds: StatedHolds, erasures: StatedErasures | None = None) -> list[AuditEvent]:
     """Return the records of what the store did besides writing."""
     events: list[AuditEvent] = [
         AuditSegmentSealed(
@@ -21,7 +22,7 @@ def events_of(committed: Committed, holds: StatedHolds, *, erasure_epoch: int | 
             bytes=sealed.bytes,
             sha256=sealed.sha256,
             holds=holds.stated(),
-            erasure_epoch=erasure_epoch,
+            **(NOTHING_STATED if erasures is None else erasures.stated()),
         )
         for sealed in committed.sealed
     ]

@@ -36,6 +36,7 @@ from audit_async._writer.home_loop import HomeLoop, running_loop
 from audit_async._writer.intake import Intake
 from audit_async._writer.receipts import Acknowledgements
 from audit_async._writer.segment_events import events_of
+from audit_async._writer.stated_erasures import NOTHING_STATED
 from audit_async._writer.stated_holds import StatedHolds
 from audit_async._writer.sync_schedule import SyncSchedule
 from audit_async._writer.upkeep import Upkeep
@@ -123,13 +124,15 @@ class Session:
     # Opening.
 
     def _erasures_with(self, keys: OpenedKeys) -> Erasures:
-        from audit_async._writer.erasures import Erasures  # noqa: PLC0415 - only logs that seal need it
+        from audit_async._trail.log_files import Log  # noqa: PLC0415 - only logs that seal need these
+        from audit_async._writer.erasures import Erasures  # noqa: PLC0415
 
         assert self._config.privacy is not None  # noqa: S101 - there are keys
         return Erasures(
             keys,
             self._config.privacy,
             store=self.store,
+            log=Log(self.store.directory, self._config.service_id, self.store.directory.name, self.store.log_id),
             thread=self._thread,
             writer=self.writer,
             intake=self._intake,
@@ -232,6 +235,9 @@ class Session:
             erased = await self._complete_erasures()
             await self.writer.begin([self._intake.stamp(event) for event in self._opening_events(erased)])
             if self.erasures is not None:
+                ended = await self.erasures.complete_recovered()
+                if ended:
+                    await self.writer.begin(list(map(self._intake.stamp, ended)))
                 await self.erasures.end_recovered()
         except OSError as error:
             raise WriteFailed(
@@ -264,7 +270,7 @@ class Session:
         if self.erasures is None:
             return []
         hold_ids = [hold.id for hold in (*self.store.opening.holds, *self.store.opening.unrecorded_holds)]
-        return await self.erasures.recover(self._config.service_id, hold_ids)
+        return await self.erasures.recover(hold_ids)
 
     def _opening_events(self, erased: list[AuditEvent]) -> list[AuditEvent]:
         config, store = self._config, self.store
@@ -286,14 +292,14 @@ class Session:
                 holds=self._holds.stated(),
                 privacy=None if keys is None else SEALING_VERSION,
                 key_store=None if keys is None else keys.store.store_id,
-                erasure_epoch=None if keys is None else keys.sealer.epoch,
+                **(NOTHING_STATED if keys is None else keys.commits.stated.stated()),
             ),
             *(self._holds.set_by(hold, reason=hold.reason, set_by=hold.set_by) for hold in opening.unrecorded_holds),
             *erased,
             *events_of(
                 Committed(store.head, store.head, opening.sealed, opening.damaged),
                 self._holds,
-                erasure_epoch=None if keys is None else keys.sealer.epoch,
+                None if keys is None else keys.commits.stated,
             ),
         ]
 

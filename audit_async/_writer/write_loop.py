@@ -299,8 +299,7 @@ class Writer:
     def _record_segments(self, committed: Committed) -> None:
         """Put into the chain what the store did besides writing; after the log is closed the next opening does."""
         if self._intake.state is State.OPEN:
-            epoch = None if self._keys is None else self._keys.epoch
-            for event in events_of(committed, self._holds, erasure_epoch=epoch):
+            for event in events_of(committed, self._holds, None if self._keys is None else self._keys.stated):
                 self._intake.emit_internal(event)
             self._on_sealed()
 

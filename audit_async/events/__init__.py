@@ -24,6 +24,7 @@ from audit_async.events.compliance import GdprDataAccessRequest, GdprDataExport,
 from audit_async.events.data_access import DataDeleted, InferenceExecuted, ModelAccessed
 from audit_async.events.lifecycle import (
     AuditErasedInFlight,
+    AuditErasureNoticed,
     AuditErasureStarted,
     AuditEventsDropped,
     AuditExported,
@@ -81,6 +82,7 @@ __all__ = [
     "ActorInfo",
     "ActorKind",
     "AuditErasedInFlight",
+    "AuditErasureNoticed",
     "AuditErasureStarted",
     "AuditEvent",
     "AuditEventsDropped",

@@ -28,7 +28,9 @@ class AuditLogOpened(AuditEvent, tag="audit.log_opened"):
     """A writer opened the log; `holds` are all legal holds that are in force.
 
     `privacy` is the version of the format of sealed members, if the session seals; `key_store` is the id of the key
-    store, and `erasure_epoch` how many erasures it has seen.
+    store, and `erasure_epoch` how many erasures it has seen. `erased_key` is a key that its newest erasure destroyed,
+    and `own_erased_key` one of the newest erasure that this log records: a store in which one of them is alive, or
+    unknown, came back from a backup.
     """
 
     library_version: str
@@ -40,6 +42,8 @@ class AuditLogOpened(AuditEvent, tag="audit.log_opened"):
     privacy: int | None = None
     key_store: str | None = None
     erasure_epoch: int | None = None
+    erased_key: str | None = None
+    own_erased_key: str | None = None
 
 
 class AuditLogClosed(AuditEvent, tag="audit.log_closed"):
@@ -81,6 +85,8 @@ class AuditSegmentSealed(AuditEvent, tag="audit.segment_sealed"):
     sha256: str
     holds: list[HoldInForce] | None = None
     erasure_epoch: int | None = None  #: of the key store, if the session seals
+    erased_key: str | None = None  #: as in `AuditLogOpened`
+    own_erased_key: str | None = None  #: likewise
 
 
 class AuditSegmentArchived(AuditEvent, tag="audit.segment_archived"):
@@ -162,7 +168,9 @@ class AuditExported(AuditEvent, tag="audit.exported"):
 class AuditErasureStarted(AuditEvent, tag="audit.erasure_started"):
     """Somebody is being erased: these keys are destroyed next. Several records if there are many, with one id.
 
-    `part` counts them from 1, and `parts` is how many there are. Who it is about is not recorded.
+    `part` counts them from 1, `parts` is how many there are, and `keys` the number of keys in all of them, given if
+    there are several parts. `resumed`: recorded by a later session, since the one before was killed between the parts.
+    Who it is about is not recorded.
     """
 
     erasure_id: str
@@ -174,13 +182,15 @@ class AuditErasureStarted(AuditEvent, tag="audit.erasure_started"):
     requested_by: Annotated[str, Personal("requested_by")]
     approved_by: Annotated[str | None, Personal("approved_by")] = None
     forced: bool | None = None  #: a legal hold was in force
+    keys: int | None = None
+    resumed: bool | None = None
 
 
 class AuditSubjectErased(AuditEvent, tag="audit.subject_erased"):
     """The keys of an erasure are destroyed, `keys` of them; `resumed` if a later session completed it.
 
-    `incomplete`: not all its parts were recorded, so not all its keys are known; erase again. `waiting_for` is how many
-    processes had not said in time that they hold none of them in memory any more.
+    `incomplete`: not all its parts were recorded, or none, so not all its keys are known and destroyed; erase again.
+    `waiting_for` is how many processes had not said in time that they hold none of them in memory any more.
     """
 
     erasure_id: str
@@ -214,12 +224,24 @@ class AuditKeysForgotten(AuditEvent, tag="audit.keys_forgotten"):
 
 
 class AuditKeyStoreRestored(AuditEvent, tag="audit.key_store_restored"):
-    """The key store was older than this log: `keys` that the log records as destroyed were destroyed again."""
+    """The key store was older than this log: `keys` that had been destroyed were alive, and were destroyed again.
+
+    `missing` is the number of erasures that no log which could be read records: until the logs that do are opened, the
+    key store opens nothing.
+    """
 
     key_store: str
     epoch: int  #: that it had
     expected_epoch: int  #: that the log states
     keys: int
+    missing: int | None = None
+
+
+class AuditErasureNoticed(AuditEvent, tag="audit.erasure_noticed"):
+    """Other logs have erased somebody: the key store has seen `epoch` erasures; `erased_key` as in `AuditLogOpened`."""
+
+    epoch: int
+    erased_key: str | None = None
 
 
 class AuditVerificationFailed(AuditEvent, tag="audit.verification_failed"):

@@ -42,11 +42,17 @@ class Changes(NamedTuple):
         epoch: The epoch up to which this says it.
         subjects: The pseudonyms of those who were erased; None if the store no longer knows: drop every cached key.
         forgotten_before: Keys of days before this one are gone (days since 1970-01-01).
+        erased_key: One of the keys that were destroyed last, so that a log can state it: a store in which it is alive
+            came back from a backup.
+        missing: How many erasures a store from a backup no longer knows that no log has done again yet: until there is
+            none, nothing is to be opened by this store.
     """
 
     epoch: int
     subjects: frozenset[bytes] | None
     forgotten_before: int
+    erased_key: bytes | None = None
+    missing: int = 0
 
 
 class Erasure(NamedTuple):
@@ -171,8 +177,25 @@ class KeyStore(Protocol):
     def unfinished_erasures(self) -> list[str]:
         """Return the ids of the erasures that have begun and not ended."""
 
-    def catch_up(self, epoch: int) -> None:
-        """Raise the epoch of a store that came back from a backup to the one that the chain states."""
+    def resume_erasure(self, erasure_id: str) -> Erasure | None:
+        """Return an erasure that has begun and not ended, with the keys that its subject has now; None if unknown.
+
+        The keys come in the order of `begin_erasure`; those that were made since are the last.
+        """
+
+    def catch_up(
+        self, epoch: int, *, missing: Iterable[int] = (), alive: Iterable[bytes] = (), found: Iterable[int] = ()
+    ) -> None:
+        """Raise the epoch of a store that came back from a backup to the one that the chain states.
+
+        Args:
+            epoch: The epoch that a log states.
+            missing: The epochs of erasures whose keys could not be destroyed again, since no log that could be read
+                records them. `changes_since` counts them until they are found.
+            alive: Keys that a log states as destroyed, and of which it is not known what else was destroyed with them;
+                counted until they are destroyed.
+            found: The epochs of erasures whose keys were destroyed again.
+        """
 
     def forget(self, before: date, *, force: bool = False) -> list[Forgotten]:
         """Destroy all keys of the UTC days before a date; durable on return. May be repeated.

@@ -52,6 +52,9 @@ class View(NamedTuple):
     erased: dict[bytes, int]  #: pseudonym to the epoch of its latest erasure
     forgotten: dict[int, int]  #: day to the time in milliseconds
     master_version: int
+    erased_key: bytes | None  #: one that was destroyed last
+    missing: frozenset[int]  #: epochs of erasures that are to be done again by a log that records them
+    missing_keys: frozenset[bytes]  #: keys that are to be destroyed again by a log that records their erasure
 
 
 class WrapRow(NamedTuple):
@@ -171,14 +174,22 @@ class MainFile:
             connection.execute("DELETE FROM erasures WHERE ended = 1 AND epoch <= ?", (up_to_epoch,))
             _set(connection, "purged_epoch", max(last, _number(connection, "purged_epoch")))
 
-    def raise_epoch(self, epoch: int) -> None:
-        """Raise the epoch to at least this; who had a cache before drops all of it."""
+    def catch_up(self, epoch: int, missing: frozenset[int], missing_keys: frozenset[bytes]) -> None:
+        """Raise the epoch to at least this; who had a cache before drops all of it. Note what is missing."""
         with self.file.writing() as connection:
             self._view = None
             now = _number(connection, "epoch")
             if epoch > now:
                 _set(connection, "epoch", epoch)
                 _set(connection, "purged_epoch", epoch)
+            _set(connection, "missing", " ".join(map(str, sorted(missing))))
+            _set(connection, "missing_keys", " ".join(sorted(key_id.hex() for key_id in missing_keys)))
+
+    def set_erased_key(self, key_id: bytes) -> None:
+        """Note a key that was destroyed just now."""
+        with self.file.writing() as connection:
+            self._view = None
+            _set(connection, "erased_key", key_id)
 
     def lower_epoch(self, epoch: int) -> None:
         """Say an older epoch, in a copy that may hold keys which were destroyed since."""
@@ -321,7 +332,15 @@ def _read_view(connection: sqlite3.Connection) -> View:
     finally:
         connection.execute("COMMIT")
     return View(
-        meta["epoch"], meta["purged_epoch"], meta["forgotten_before"], erased, forgotten, meta["master_version"]
+        meta["epoch"],
+        meta["purged_epoch"],
+        meta["forgotten_before"],
+        erased,
+        forgotten,
+        meta["master_version"],
+        meta.get("erased_key"),
+        frozenset(map(int, meta.get("missing", "").split())),
+        frozenset(map(bytes.fromhex, meta.get("missing_keys", "").split())),
     )
 
 

@@ -37,6 +37,7 @@ from audit_async.privacy.sealed_text import (
     parse_sealed,
     unescape_plain,
 )
+from audit_async.privacy.store_failures import KeyStoreOutdated
 from audit_async.privacy.subjects import Subject
 
 __all__ = ["ERASED", "FORGED", "KEY_MISSING", "SEALED", "MemberOpened", "OpenedRecord", "Opener", "sealed_members"]
@@ -152,6 +153,7 @@ class Opener:
 
         Raises:
             KeyStoreUnavailable: The store can't be read now.
+            KeyStoreOutdated: The store is from a backup, and may open what was erased since.
         """
         texts = list(_texts_like_sealed(event, context))
         found = [member for member in texts if isinstance(member, SealedMember)]
@@ -191,11 +193,23 @@ class Opener:
 
         if len(ciphers) + len(missing) > _KEPT_KEYS:
             ciphers.clear()
+        _refuse_outdated(self._store)
         by_id = {text: _bytes_of(text) for text in missing}
         keys = self._store.keys([key_id for key_id in by_id.values() if key_id is not None])
         for text, key_id in by_id.items():
             key = keys.get(key_id) if key_id is not None else None
             ciphers[text] = AESGCM(key) if isinstance(key, bytes) else key
+
+
+def _refuse_outdated(store: KeyStore) -> None:
+    """Refuse a store that came back from a backup as long as it may open what was erased since."""
+    missing = store.changes_since(0).missing
+    if missing:
+        raise KeyStoreOutdated(
+            f"the key store is from a backup, and has keys again that {missing} later erasure(s) had destroyed, so "
+            "nothing is shown in the clear: open, for writing, each log that uses the key store once (start its "
+            "service, or `audit-async retention run`); the logs that recorded these erasures destroy the keys again"
+        )
 
 
 def associated_data(log_id: str, event: dict[str, object], member: SealedMember) -> bytes:

@@ -97,10 +97,11 @@ class SqliteKeyStore:
         """Return who was erased after that epoch."""
         with self._used():
             view = self._main.view()
-        if epoch < view.purged_epoch:
-            return Changes(view.epoch, None, view.forgotten_before)
-        subjects = frozenset(subject for subject, erased_at in view.erased.items() if erased_at > epoch)
-        return Changes(view.epoch, subjects, view.forgotten_before)
+        subjects = None
+        if epoch >= view.purged_epoch:
+            subjects = frozenset(subject for subject, erased_at in view.erased.items() if erased_at > epoch)
+        missing = max(len(view.missing), len(view.missing_keys))  # one erasure may be known by both
+        return Changes(view.epoch, subjects, view.forgotten_before, view.erased_key, missing)
 
     def open_session(self, name: str) -> SqliteSession:
         """Register a log of this process."""
@@ -175,7 +176,9 @@ class SqliteKeyStore:
         for key_id in dict.fromkeys(key_ids):
             by_month.setdefault(month_of(day_of(key_id)), []).append(key_id)
         alive = 0
+        last: bytes | None = None
         for month, group in sorted(by_month.items()):
+            last = group[-1]
             for at in range(0, len(group), _DESTROYED_AT_ONCE):
                 with self._changed():
                     forced = force or any(row.forced for row in self._main.erasures() if row.erasure_id == erasure_id)
@@ -185,6 +188,9 @@ class SqliteKeyStore:
                     chunk = [key_id for key_id in group[at : at + _DESTROYED_AT_ONCE] if day_of(key_id) >= before]
                     if chunk:
                         alive += self._month(month).destroy(chunk)
+        if last is not None:
+            with self._changed():
+                self._main.set_erased_key(last)
         return alive
 
     def lagging(self, epoch: int) -> list[str]:
@@ -206,10 +212,42 @@ class SqliteKeyStore:
         with self._used():
             return [row.erasure_id for row in self._main.erasures() if not row.ended]
 
-    def catch_up(self, epoch: int) -> None:
+    def resume_erasure(self, erasure_id: str) -> Erasure | None:
+        """Return an erasure that has begun and not ended, with the keys that its subject has now."""
+        with self._changed():
+            for row in self._main.erasures():
+                if row.erasure_id == erasure_id and not row.ended:
+                    return Erasure(erasure_id, row.epoch, self._find(row.subject))
+        return None
+
+    def catch_up(
+        self, epoch: int, *, missing: Iterable[int] = (), alive: Iterable[bytes] = (), found: Iterable[int] = ()
+    ) -> None:
         """Raise the epoch of a store that came back from a backup."""
         with self._changed():
-            self._main.raise_epoch(epoch)
+            view = self._main.view()
+            wanted = view.missing_keys.union(alive)
+            states = self._keys(wanted)
+            self._main.catch_up(
+                epoch,
+                (view.missing | frozenset(missing)) - frozenset(found),
+                frozenset(key_id for key_id in wanted if not isinstance(states.get(key_id), Destroyed)),
+            )
+
+    def accept_missing(self) -> int:
+        """Open what is sealed again, although this store from a backup may open what was erased since.
+
+        For logs that are gone for good, with the only records of those erasures. Destroys what is known of them.
+
+        Returns:
+            How many erasures, at least, were missing.
+        """
+        with self._changed():
+            missing = self.changes_since(0).missing
+            view = self._main.view()
+            self.destroy(view.missing_keys, erasure_id="", force=True)
+            self._main.catch_up(view.epoch, frozenset(), frozenset())
+        return missing
 
     def forget(self, before: date, *, force: bool = False) -> list[Forgotten]:
         """Destroy all keys of the UTC days before a date.

@@ -27,6 +27,10 @@ class KeyStoreDamaged(KeyStoreError):
     """A file of the key store does not hold what it must; restore the store from its backup."""
 
 
+class KeyStoreOutdated(KeyStoreError):
+    """The key store is from a backup, and has keys again that were destroyed since; the message says what to do."""
+
+
 class KeyStoreRefused(KeyStoreError):
     """The place of a key store can't be trusted with keys: its owner, its mode, a link, or inside the trail."""
 

@@ -8,7 +8,7 @@ from typing import cast
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from audit_async.privacy import Destroyed, KeyMaker, KeyStore, NewKey, Subject, key_id_text
+from audit_async.privacy import Changes, Destroyed, KeyMaker, KeyStore, NewKey, Subject, key_id_text
 from audit_async.privacy.opening_sealed import Opener
 from audit_async.privacy.sealed_text import RANDOM_BYTES, key_prefix, seal_text
 from audit_async.privacy.subjects import pseudonym_of
@@ -28,6 +28,10 @@ class KnownKeys:
         """Return the keys that are known."""
         self.asked += key_ids
         return {key_id: self.known[key_id] for key_id in key_ids if key_id in self.known}
+
+    def changes_since(self, epoch: int) -> Changes:
+        """Return that nobody was erased."""
+        return Changes(epoch, frozenset(), 0)
 
     def pseudonym(self, subject: Subject) -> bytes:
         """Return what a person is known by."""
