@@ -12,7 +12,17 @@ from audit_async.errors import ConfigError
 from audit_async.forwarding.batches import Head
 from audit_async.forwarding.identities import LogIdentity
 
-__all__ = ["CheckedSetting", "ConfirmedHead", "Engine", "Granted", "Kind", "Limits", "Trimmed", "open_engine"]
+__all__ = [
+    "CheckedSetting",
+    "ConfirmedHead",
+    "Engine",
+    "Granted",
+    "Kind",
+    "Limits",
+    "Trimmed",
+    "has_password",
+    "open_engine",
+]
 
 Kind = Literal["host", "collector"]
 
@@ -109,3 +119,16 @@ def open_engine(url: str, *, tenant: str) -> Engine:
             ) from None
         return PostgresEngine(url, tenant=tenant)
     raise ConfigError("engine", "name the engine by its URL, such as postgres://audit-admin@db.example/audit")
+
+
+def has_password(url: str) -> bool:
+    """Return whether a URL holds a password or a token: one that does must not be on a command line.
+
+    What is on a command line is in the list of processes, which every user of the machine sees. In case of doubt it is
+    one: a URL that no engine can read is not shown either.
+    """
+    scheme, _, rest = url.partition("://")
+    place, _, options = rest.partition("?")
+    user = place.rpartition("@")[0]
+    names_a_role = scheme in {"postgres", "postgresql"}
+    return ":" in user or bool(user and not names_a_role) or "password=" in options

@@ -15,7 +15,7 @@ from psycopg.rows import TupleRow
 from audit_async.errors import ConfigError
 from audit_async.forwarding.sink_errors import RecordTooLarge, SinkError, SinkFull, SinkRefused, SinkUnavailable
 
-__all__ = ["Connection", "Server", "has_password"]
+__all__ = ["Connection", "Server"]
 
 _URL_FORM: Final = "postgres://ROLE@HOST/DATABASE?passfile=FILE"
 _CONNECT_TIMEOUT_S: Final = 10
@@ -218,14 +218,6 @@ class Connection:
     def _keep_warning(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if diagnostic.severity_nonlocalized == "WARNING":
             self._warnings.append(diagnostic.message_primary or "")
-
-
-def has_password(url: str) -> bool:
-    """Return whether a URL holds a password, which must not be on a command line: every user of the machine sees it."""
-    try:
-        return conninfo.conninfo_to_dict(url).get("password") is not None
-    except (psycopg.Error, UnicodeError):
-        return "@" in url and ":" in url.partition("://")[2].partition("@")[0]
 
 
 def _is_this_machine(given: Mapping[str, object]) -> bool:

@@ -18,7 +18,8 @@ from audit_async.forwarding import (
     SinkRefused,
     SinkUnavailable,
 )
-from audit_async.forwarding.postgres_connection import Server, has_password
+from audit_async.forwarding.engine_admin import has_password
+from audit_async.forwarding.postgres_connection import Server
 from tests.forwarding.cutting_proxy import CuttingProxy
 from tests.forwarding.logs_to_ship import a_batch, a_log, batches
 from tests.forwarding.postgres_engines import EngineOfTest
@@ -333,12 +334,26 @@ async def test_a_wrong_password_is_no_secret_either(engine: EngineOfTest) -> Non
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.parametrize(("url", "has"), [(url, True) for url in URLS_WITH_A_SECRET[:3]] + [
-    ("postgres://role@db/audit?passfile=/x", False), ("postgres:///audit", False), ("postgres://db:5432/audit", False),
-])  # fmt: skip
-async def test_a_password_in_a_url_is_seen(url: str, has: bool) -> None:
+@pytest.mark.parametrize("url", [*URLS_WITH_A_SECRET, "nats://u:p@h", "nats://token@h", "postgres://u:p/w@h/d"])
+async def test_a_password_in_a_url_is_seen(url: str) -> None:
     """Also in a URL that libpq refuses."""
-    assert has_password(url) == has
+    assert has_password(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://role@db/audit?passfile=/x",
+        "postgres:///audit",
+        "postgres://db:5432/audit",
+        "nats://a:1,b:2",
+        "",
+        "x",
+    ],
+)
+async def test_a_url_without_a_password_has_none(url: str) -> None:
+    """A port is none, and a file with one is none."""
+    assert not has_password(url)
 
 
 async def test_another_machine_proves_its_name() -> None:

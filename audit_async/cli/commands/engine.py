@@ -1,0 +1,228 @@
+"""`audit-async engine`: preparing and checking the engine that hosts forward to, and giving them rights to it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audit_async.cli.arguments import Json
+from audit_async.cli.run import ExitStatus, perform
+from audit_async.cli.terminal import Cell, Column, Output
+from audit_async.forwarding.engine_admin import CheckedSetting, Engine, Kind, Limits, has_password, open_engine
+
+__all__ = ["register"]
+
+EngineUrl = Annotated[
+    str,
+    typer.Option(
+        "--engine", metavar="URL", envvar="AUDIT_ENGINE_URL", show_default=False, show_envvar=True,
+        help="The engine, as its administrator: postgres://ROLE@HOST/DATABASE?passfile=FILE. A URL with a password "
+        "is taken from the environment only.",
+    ),
+]  # fmt: skip
+Tenant = Annotated[
+    str,
+    typer.Option("--tenant", metavar="NAME", envvar="AUDIT_TENANT", show_default=False, help="Whose engine it is."),
+]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", show_default=False, help="The host, as its logs name it, or the collector.")
+]
+IsCollector = Annotated[
+    bool, typer.Option("--collector", help="NAME is a collector: it reads and confirms all logs, and writes none.")
+]
+_NO_LIMITS = Limits()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    group = typer.Typer(
+        no_args_is_help=True,
+        help="Prepare and check the engine that hosts forward their logs to, and give them rights to it.",
+    )
+    app.add_typer(group, name="engine")
+    group.command(
+        "init",
+        epilog="Example: audit-async engine init --engine postgres:///audit --tenant acme",
+        short_help="Make an engine, or bring it up to date.",
+    )(init)
+    group.command(
+        "check",
+        epilog="Example: audit-async engine check --engine postgres:///audit --tenant acme",
+        short_help="Look for wrong settings, rights and tables.",
+    )(check)
+    group.command(
+        "grant",
+        epilog="Example: audit-async engine grant web-1 --secret-file web-1.pgpass --engine postgres:///audit "
+        "--tenant acme",
+        short_help="Give a host or a collector its rights, and make its password.",
+    )(grant)
+    group.command(
+        "revoke",
+        epilog="Example: audit-async engine revoke web-1 --engine postgres:///audit --tenant acme",
+        short_help="Take a host's or a collector's rights away at once.",
+    )(revoke)
+
+
+def init(context: typer.Context, *, engine: EngineUrl, tenant: Tenant, as_json: Json = False) -> None:
+    """Make the engine of a tenant, in a database of its own, or bring one that is there up to date.
+
+    May be run again: what is there is kept, and rights that others were given on it are corrected as far as they can't
+    be meant. `engine check` says what is left.
+    """
+    output = Output(as_json=as_json)
+
+    async def run(opened: Engine) -> ExitStatus:
+        done = await opened.init()
+        if as_json:
+            output.document({"done": done})
+        else:
+            for line in done:
+                output.line(Cell("done", "green"), f"  {line}")
+        return ExitStatus.OK
+
+    _perform(output, context, engine, tenant, run)
+
+
+def check(context: typer.Context, *, engine: EngineUrl, tenant: Tenant, as_json: Json = False) -> None:
+    """Look at all that a trail depends on in the engine; each wrong thing is named, with what puts it right (status 1).
+
+    Settings that lose data, an owner that can log in, rights of anybody that are not the engine's, changed functions,
+    tables that are missing, days that were dropped. A note is worth knowing and no finding.
+    """
+    output = Output(as_json=as_json)
+
+    async def run(opened: Engine) -> ExitStatus:
+        found = await opened.check()
+        wrong = [one for one in found if one.verdict == "wrong"]
+        if as_json:
+            output.document({"ok": not wrong, "settings": found})
+        else:
+            _show(output, found)
+        return ExitStatus.FINDINGS if wrong else ExitStatus.OK
+
+    _perform(output, context, engine, tenant, run)
+
+
+def grant(
+    context: typer.Context,
+    name: Name,
+    *,
+    engine: EngineUrl,
+    tenant: Tenant,
+    secret_file: Annotated[
+        Path,
+        typer.Option(
+            "--secret-file",
+            metavar="FILE",
+            readable=False,
+            show_default=False,
+            help="A new file for the password, for that host; nothing shows it.",
+        ),
+    ],
+    collector: IsCollector = False,
+    max_bytes_per_day: Annotated[
+        int, typer.Option("--max-bytes-per-day", min=1, help="How many bytes of records a host may send in a UTC day.")
+    ] = _NO_LIMITS.max_bytes_per_day,
+    max_logs: Annotated[
+        int, typer.Option("--max-logs", min=1, help="How many logs a host may have.")
+    ] = _NO_LIMITS.max_logs,
+    as_json: Json = False,
+) -> None:
+    """Give a host the right to write its own logs and no other, or a collector the right to read and confirm all.
+
+    Run again it makes a new password, the one before is void at once, and the limits are those that are given now.
+    """
+    output = Output(as_json=as_json)
+    limits = Limits(max_bytes_per_day=max_bytes_per_day, max_logs=max_logs)
+
+    async def run(opened: Engine) -> ExitStatus:
+        granted = await opened.grant(name, kind=_kind(collector), secret_file=secret_file, limits=limits)
+        if as_json:
+            output.document(granted)
+        else:
+            output.line(Cell("granted", "green"), f"  {granted.kind} {granted.name}, as {granted.account}")
+            for file in granted.files:
+                output.line(f"  secret in {file}; bring it to that machine, and delete it here")
+            output.whole(f"  {granted.url}")
+        return ExitStatus.OK
+
+    _perform(output, context, engine, tenant, run)
+
+
+def revoke(
+    context: typer.Context,
+    name: Name,
+    *,
+    engine: EngineUrl,
+    tenant: Tenant,
+    collector: IsCollector = False,
+    as_json: Json = False,
+) -> None:
+    """Take the rights of a host or a collector away and end its sessions. What it has stored stays, and is readable."""
+    output = Output(as_json=as_json)
+
+    async def run(opened: Engine) -> ExitStatus:
+        done = await opened.revoke(name, kind=_kind(collector))
+        if as_json:
+            output.document({"done": done})
+        else:
+            for line in done:
+                output.line(Cell("done", "green"), f"  {line}")
+        return ExitStatus.OK
+
+    _perform(output, context, engine, tenant, run)
+
+
+def _kind(collector: bool) -> Kind:
+    return "collector" if collector else "host"
+
+
+def _perform(
+    output: Output,
+    context: typer.Context,
+    url: str,
+    tenant: str,
+    command: Callable[[Engine], Awaitable[ExitStatus]],
+) -> None:
+    """Run a command on an engine, and close that."""
+    source = context.get_parameter_source("engine")
+    if source is not None and source.name == "COMMANDLINE" and has_password(url):
+        raise typer.BadParameter(
+            "--engine: every user of this machine sees a password on a command line: put it into a file that only you "
+            "can read, and its name into the URL (?passfile=FILE), or the URL into AUDIT_ENGINE_URL"
+        )
+
+    async def run() -> ExitStatus:
+        engine = open_engine(url, tenant=tenant)
+        try:
+            return await command(engine)
+        finally:
+            await engine.aclose()
+
+    perform(output, run)
+
+
+def _show(output: Output, found: list[CheckedSetting]) -> None:
+    shown = [one for one in found if one.verdict != "ok"]
+    if shown:
+        output.table(
+            [Column(""), Column("what"), Column("is"), Column("should be"), Column("what to do")],
+            [
+                (
+                    Cell(one.verdict, "red" if one.verdict == "wrong" else "yellow"),
+                    one.name,
+                    one.found,
+                    one.wanted,
+                    one.fix,
+                )
+                for one in shown
+            ],
+        )
+    wrong = sum(one.verdict == "wrong" for one in found)
+    if wrong:
+        output.line(Cell(f"{wrong} wrong", "red"), f"  of {len(found)} that were looked at")
+    else:
+        output.line(Cell("ok", "green"), f"  {len(found)} settings, rights and tables are as they have to be")

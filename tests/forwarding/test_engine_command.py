@@ -1,0 +1,122 @@
+"""`audit-async engine` as an administrator runs it, on a real server."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import anyio
+import pytest
+
+from audit_async.forwarding import PostgresSink, SinkUnavailable
+from tests.cli.commands import Ended, run_in_pipes
+from tests.forwarding.logs_to_ship import a_batch, a_log
+from tests.forwarding.postgres_engines import EngineOfTest
+from tests.forwarding.postgres_server import PostgresServer
+
+SECRET = "hunter2-s3cret"
+
+
+def engine(command: str, url: str, *arguments: str | Path, tenant: str = "acme") -> Ended:
+    """Run a command of the engine with JSON as its answer."""
+    return run_in_pipes("engine", command, *arguments, "--engine", url, "--tenant", tenant, "--json")
+
+
+def test_an_engine_from_nothing_to_a_host_that_appends(database: str, tmp_path: Path) -> None:
+    """Check, init, check, grant, append, revoke: each as its documentation says."""
+    before = engine("check", database)
+    assert (before.status, before.document["ok"]) == (1, False)
+    made = engine("init", database)
+    assert made.status == 0
+    assert "schema audit_acme: made" in made.document["done"]
+    after = engine("check", database)
+    assert (after.status, after.document["ok"]) == (0, True)
+
+    secret = tmp_path / "web-1.pgpass"
+    granted = engine("grant", database, "web-1", "--secret-file", secret, "--max-logs", "1")
+    assert granted.status == 0
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert secret.read_text().rstrip("\n").rpartition(":")[2] not in granted.out + granted.err
+    url = granted.document["url"]
+
+    async def append() -> None:
+        async with PostgresSink(url, tenant="acme") as sink:
+            await sink.append(a_log(host="web-1"), a_batch(None), after=None)
+
+    anyio.run(append)
+    assert engine("grant", database, "web-1", "--secret-file", secret).status == 2
+    collector = engine("grant", database, "c", "--collector", "--secret-file", tmp_path / "c.pgpass").document
+
+    async def logs() -> int:
+        async with PostgresSink(collector["url"], tenant="acme") as sink:
+            return len(await sink.logs())
+
+    assert anyio.run(logs) == 1
+    assert engine("revoke", database, "web-1").status == 0
+    with pytest.raises(SinkUnavailable, match="not permitted to log in"):
+        anyio.run(append)
+    assert engine("revoke", database, "web-9").status == 2
+
+
+def test_a_finding_is_shown_with_what_to_do(database: str, tmp_path: Path) -> None:
+    """To a person in a table, with status 1; a note is shown and is no finding."""
+    command = ("engine", "check", "--engine", database, "--tenant", "acme")
+    assert run_in_pipes("engine", "init", *command[2:]).status == 0
+    sound = run_in_pipes(*command)
+    assert sound.status == 0
+    assert "data_checksums" in sound.out
+    EngineOfTest(database, tmp_path).run("GRANT DELETE ON SCHEMA.batches TO PUBLIC")
+    ended = run_in_pipes(*command)
+    assert ended.status == 1
+    assert "DELETE for PUBLIC" in ended.out
+    assert "REVOKE ALL ON TABLE" in ended.out
+    assert "1 wrong" in ended.out
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgres://role:{SECRET}@127.0.0.1:1/audit",
+        f"postgres://127.0.0.1:1/audit?user=role&password={SECRET}",
+        f"postgres://role:{SECRET}@127.0.0.1:port/audit",
+    ],
+)
+def test_a_password_on_the_command_line_is_refused(url: str) -> None:
+    """It is in the list of processes; from the environment it is taken. No message repeats it."""
+    for command in (("init",), ("check",), ("grant", "web-1", "--secret-file", "/nowhere/x"), ("revoke", "web-1")):
+        ended = run_in_pipes("engine", *command, "--engine", url, "--tenant", "acme", COLUMNS="200")
+        assert ended.status == 2
+        assert "passfile" in ended.err
+        assert SECRET not in ended.out + ended.err
+    ended = run_in_pipes("engine", "check", "--tenant", "acme", AUDIT_ENGINE_URL=url)
+    assert ended.status in {2, 3}
+    assert "every user of this machine" not in ended.err
+    assert SECRET not in ended.out + ended.err
+
+
+def test_the_url_and_the_tenant_may_come_from_the_environment(database: str) -> None:
+    """As in a unit of systemd."""
+    variables = {"AUDIT_ENGINE_URL": database, "AUDIT_TENANT": "acme"}
+    assert run_in_pipes("engine", "init", **variables).status == 0
+    assert run_in_pipes("engine", "check", **variables).status == 0
+
+
+def test_a_server_that_is_not_there_is_unreadable(postgres: PostgresServer) -> None:
+    """Status 3, with the reason in one line."""
+    ended = engine("check", f"postgres:///audit?host={postgres.directory / 'nothing'}")
+    assert ended.status == 3
+    assert ended.err.startswith("audit-async: postgres://")
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["init", "check", "grant", "revoke"])
+def test_each_command_explains_itself_with_an_example(command: str) -> None:
+    """And an unknown engine is wrong usage."""
+    ended = run_in_pipes("engine", command, "--help", COLUMNS="200")
+    assert ended.status == 0
+    assert f"Example: audit-async engine {command}" in ended.out
+    assert "AUDIT_ENGINE_URL" in ended.out
+    arguments = {"grant": ("w", "--secret-file", "/nowhere/x"), "revoke": ("w",)}.get(command, ())
+    ended = run_in_pipes("engine", command, *arguments, "--engine", "mysql://db/audit", "--tenant", "acme")
+    assert ended.status == 2
+    assert "postgres://" in ended.err
