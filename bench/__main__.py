@@ -39,6 +39,7 @@ BENCHMARKS: Final[dict[str, _Benchmark]] = {
         "ten million records, 20,000 segments, 10,000 logs, next to grep, DuckDB, SQLite and jq; a quarter of an hour",
         by_default=False,
     ),
+    "platform": _Benchmark("how fast an engine takes a log, next to the local durable rate", by_default=False),
     "rivals": _Benchmark("the same event through other libraries"),
     "web": _Benchmark("FastAPI with the middleware and without it; takes the machine for minutes", by_default=False),
     "soak": _Benchmark("ten minutes of requests: memory, and each of them in the trail", by_default=False),
@@ -59,6 +60,7 @@ def main() -> None:
         "--quick", action="store_true", help="seconds instead of minutes: shows that all works, no figures"
     )
     parser.add_argument("--records", type=int, metavar="N", help="for scale: how many records (10,000,000)")
+    parser.add_argument("--engine", choices=("postgres",), help="for platform: which engine (postgres)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept (%(default)s)")
     arguments = parser.parse_args()
     names = arguments.name or [name for name, benchmark in BENCHMARKS.items() if benchmark.by_default]
@@ -66,6 +68,8 @@ def main() -> None:
         parser.error(f"no benchmark is called {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
     if arguments.quick:
         os.environ["BENCH_QUICK"] = "1"  # so that the processes that benchmarks start see it as well
+    if arguments.engine is not None:
+        os.environ["BENCH_ENGINE"] = arguments.engine
     if arguments.records is not None:
         if arguments.records < 1000:
             parser.error("--records: 1,000 at least; fewer show nothing")
