@@ -930,7 +930,8 @@ def outcomes_of(event: dict[str, Any]) -> "list[str | None]":
 
 OUTCOME_OF_TYPE = {
     **dict.fromkeys(("auth.success", "authz.granted", "seal.verified"), "success"),
-    **dict.fromkeys(("auth.failure", "authz.denied", "seal.verification_failed", "vram.allocation_failed"), "failure"),
+    **dict.fromkeys(("auth.failure", "authz.denied", "user.mfa_failed"), "failure"),
+    **dict.fromkeys(("seal.verification_failed", "vram.allocation_failed"), "failure"),
 }
 SAID_BY_EVENTS = {"actor": actors_of, "resource_id": resources_of, "path": paths_of, "outcome": outcomes_of}
 

@@ -125,9 +125,10 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     `outcome`: how it ended, if the record says so: the event's member `outcome`; its `result` (the `status` of it if it
     is an object: `success`, `failure`, `partial_success`); `completed` in an `http.request` or `http.websocket_closed`
     without `outcome`, which is how they record it. Besides, `failure` finds `auth.failure`, `authz.denied`,
-    `seal.verification_failed`, `vram.allocation_failed`, and requests and WebSockets with a status from 400 to 599 or
-    the outcome `failed`; `success` finds `auth.success`, `authz.granted`, `seal.verified`, and requests and WebSockets
-    that are `completed` with a status below 400. A record that says neither has no outcome: it is not guessed.
+    `user.mfa_failed`, `seal.verification_failed`, `vram.allocation_failed`, and requests and WebSockets with a status
+    from 400 to 599 or the outcome `failed`; `success` finds `auth.success`, `authz.granted`, `seal.verified`, and
+    requests and WebSockets that are `completed` with a status below 400. A record that says
+    neither has no outcome: it is not guessed.
 
     `fields`: by the path of a member, its value, such as `{"event.actor.user_id": "alice"}`; all must hold. A path is
     the names of the members with dots between them, beginning in the event (`event.` may be left out) or with

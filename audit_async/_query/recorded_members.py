@@ -37,6 +37,7 @@ OUTCOME_OF_TYPE: Final = {
     "seal.verified": SUCCESS,
     "auth.failure": FAILURE,
     "authz.denied": FAILURE,
+    "user.mfa_failed": FAILURE,
     "seal.verification_failed": FAILURE,
     "vram.allocation_failed": FAILURE,
 }

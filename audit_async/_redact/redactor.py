@@ -26,7 +26,7 @@ from audit_async._redact.sensitive_names import SensitiveNames
 from audit_async._redact.token_patterns import is_card_number, redact_credentials, redact_values, redacted
 from audit_async.config import Redaction
 from audit_async.errors import InvalidEvent
-from audit_async.events import AuditEvent
+from audit_async.events import AuditEvent, Change
 from audit_async.events.base import pydantic_dump
 
 __all__ = ["MAX_CHARS", "Redactor"]
@@ -465,7 +465,10 @@ class _Walk:
 
 
 def _secret(value: object, kind: str) -> object:
-    """Return what to record of the value of a member with a secret name."""
+    """Return what to record of the value of a member with a secret name; of a change, of both its values."""
+    if isinstance(value, Change):
+        before, after = _secret(value.before, kind), _secret(value.after, kind)
+        return value if before is value.before and after is value.after else Change(before=before, after=after)
     return value if _tells_nothing(value) else redacted(kind)
 
 

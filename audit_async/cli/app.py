@@ -20,10 +20,10 @@ from audit_async.cli.run import ExitStatus
 __all__ = ["command_line", "run"]
 
 # In the order of the help.
-READING: Final = ("verify", "query", "tail", "show", "stats", "export", "sql", "subject-data")
+READING: Final = ("verify", "query", "tail", "show", "stats", "export", "sql", "subject-data", "events")
 UPKEEP: Final = ("index", "backup", "restore", "retention", "hold", "erase", "engine", "doctor", "config")
 #: Commands whose module has another name, since a package of the library has theirs.
-_OTHER_MODULES: Final = {"config": "config_check"}
+_OTHER_MODULES: Final = {"config": "config_check", "events": "event_catalogue"}
 
 
 def command_line(only: str | None = None) -> typer.Typer:

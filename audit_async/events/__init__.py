@@ -1,9 +1,24 @@
 """What can be recorded: the built-in events, a module for each category, and what they share.
 
-To record something else, subclass `AuditEvent` with a tag of your own. How events are made harmless, chained and
+The events of a service that runs language models on GPUs are in `events.inference`, and can be imported from here as
+well. To record something else, subclass `AuditEvent` with a tag of your own. How events are made harmless, chained and
 stored is not known here.
 """
 
+from audit_async.events.accounts import (
+    AccountLocked,
+    AccountUnlocked,
+    MfaDisabled,
+    MfaEnabled,
+    MfaFailed,
+    PasswordChanged,
+    PasswordReset,
+    UserCreated,
+    UserDeleted,
+    UserRestored,
+    UserUpdated,
+)
+from audit_async.events.agents import AgentApproval, AgentDecision, AgentToolCalled, ModelCalled
 from audit_async.events.authentication import AuthFailure, AuthSuccess, TokenCreated, TokenRevoked
 from audit_async.events.authorization import AuthorizationDenied, AuthorizationGranted, PermissionChanged
 from audit_async.events.base import (
@@ -21,7 +36,27 @@ from audit_async.events.base import (
     Success,
 )
 from audit_async.events.compliance import GdprDataAccessRequest, GdprDataExport, GdprRightToErasure
-from audit_async.events.data_access import DataDeleted, InferenceExecuted, ModelAccessed
+from audit_async.events.configuration import ConfigChanged
+from audit_async.events.data_access import DataDeleted
+from audit_async.events.inference import (
+    InferenceExecuted,
+    MalformedModelRejected,
+    ModelAccessed,
+    NodeDeregistered,
+    NodeRegistered,
+    PoolCreated,
+    PoolDeleted,
+    PoolModified,
+    SealVerificationFailed,
+    SealVerified,
+    TaskCanceled,
+    TaskCompleted,
+    TaskSubmitted,
+    VramAllocated,
+    VramAllocationFailed,
+    VramDeallocated,
+    VramSealed,
+)
 from audit_async.events.lifecycle import (
     AuditErasedInFlight,
     AuditErasureNoticed,
@@ -49,38 +84,38 @@ from audit_async.events.personal import Personal
 from audit_async.events.recorded import NotARecord, Record, decode_event, decode_record
 from audit_async.events.registry import EventKind, GenericEvent, describe
 from audit_async.events.resources import (
-    NodeDeregistered,
-    NodeRegistered,
-    PoolCreated,
-    PoolDeleted,
-    PoolModified,
-    TaskCanceled,
-    TaskCompleted,
-    TaskSubmitted,
+    Change,
+    DataExported,
+    FileDownloaded,
+    ResourceCreated,
+    ResourceDeleted,
+    ResourceRead,
+    ResourceUpdated,
 )
+from audit_async.events.roles_and_keys import ApiKeyCreated, ApiKeyRevoked, ApiKeyRotated, RoleGranted, RoleRevoked
 from audit_async.events.security import (
     IntegrityViolation,
     InvalidTokenUsed,
-    MalformedModelRejected,
     PathTraversalAttempt,
     PolicyViolation,
     RateLimitExceeded,
     ResourceLimitViolation,
     SuspiciousActivity,
 )
-from audit_async.events.vram import (
-    SealVerificationFailed,
-    SealVerified,
-    VramAllocated,
-    VramAllocationFailed,
-    VramDeallocated,
-    VramSealed,
-)
+from audit_async.events.sessions import ImpersonationEnded, ImpersonationStarted, SessionEnded, SessionStarted
 from audit_async.events.web import CapturedBody, HttpOutcome, HttpRequest, HttpRequestStarted, WebSocketClosed
 
 __all__ = [
+    "AccountLocked",
+    "AccountUnlocked",
     "ActorInfo",
     "ActorKind",
+    "AgentApproval",
+    "AgentDecision",
+    "AgentToolCalled",
+    "ApiKeyCreated",
+    "ApiKeyRevoked",
+    "ApiKeyRotated",
     "AuditErasedInFlight",
     "AuditErasureNoticed",
     "AuditErasureStarted",
@@ -109,9 +144,13 @@ __all__ = [
     "AuthorizationDenied",
     "AuthorizationGranted",
     "CapturedBody",
+    "Change",
+    "ConfigChanged",
     "DataDeleted",
+    "DataExported",
     "EventKind",
     "Failure",
+    "FileDownloaded",
     "GdprDataAccessRequest",
     "GdprDataExport",
     "GdprRightToErasure",
@@ -120,16 +159,24 @@ __all__ = [
     "HttpRequest",
     "HttpRequestStarted",
     "IPAddress",
+    "ImpersonationEnded",
+    "ImpersonationStarted",
     "InferenceExecuted",
     "IntegrityViolation",
     "InvalidTokenUsed",
     "LogRecorded",
     "MalformedModelRejected",
+    "MfaDisabled",
+    "MfaEnabled",
+    "MfaFailed",
     "ModelAccessed",
+    "ModelCalled",
     "NodeDeregistered",
     "NodeRegistered",
     "NotARecord",
     "PartialSuccess",
+    "PasswordChanged",
+    "PasswordReset",
     "PathTraversalAttempt",
     "PermissionChanged",
     "Personal",
@@ -140,10 +187,18 @@ __all__ = [
     "RateLimitExceeded",
     "Record",
     "Reduced",
+    "ResourceCreated",
+    "ResourceDeleted",
     "ResourceInfo",
     "ResourceLimitViolation",
+    "ResourceRead",
+    "ResourceUpdated",
+    "RoleGranted",
+    "RoleRevoked",
     "SealVerificationFailed",
     "SealVerified",
+    "SessionEnded",
+    "SessionStarted",
     "Severity",
     "Success",
     "SuspiciousActivity",
@@ -152,6 +207,10 @@ __all__ = [
     "TaskSubmitted",
     "TokenCreated",
     "TokenRevoked",
+    "UserCreated",
+    "UserDeleted",
+    "UserRestored",
+    "UserUpdated",
     "VramAllocated",
     "VramAllocationFailed",
     "VramDeallocated",

@@ -125,6 +125,8 @@ class AuditEvent(
 
     #: Whether the event is made durable at once in hybrid mode, and refused last when the buffer is full.
     critical: ClassVar[bool] = False
+    #: The version of the class, raised with each change of its members; see `events.catalogue`. It is not recorded.
+    event_version: ClassVar[int] = 1
 
     occurred_at: datetime | None = None
     reduced: dict[str, Reduced] | None = None

@@ -50,6 +50,10 @@ def check_definition(cls: type[Any], *, abstract: bool) -> None:
     if "critical" in cls.__struct_fields__ or not isinstance(cls.critical, bool):
         reason = "belongs to the class, not to each event: write `critical: ClassVar[bool] = True`"
         raise InvalidEvent(name, "critical", reason)
+    version = cls.event_version
+    if "event_version" in cls.__struct_fields__ or type(version) is not int or version < 1:
+        reason = "belongs to the class and is 1 or more: write `event_version: ClassVar[int] = 2`"
+        raise InvalidEvent(name, "event_version", reason)
     try:
         personal_members(cls)
     except InvalidEvent:

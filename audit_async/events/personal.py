@@ -41,8 +41,9 @@ class Personal(msgspec.Struct, frozen=True):
             customer_id: Annotated[str, Personal(subject="customer_id", kind="customer")]
             email: Annotated[str | None, Personal(subject="customer_id")] = None
 
-    Allowed on texts (`str`, `str | None`), lists of them, and mappings with text keys (the keys stay legible). Anything
-    else, and a text with a pattern or a length, makes the definition of the event raise `InvalidEvent`: a sealed text
+    Allowed on texts (`str`, `str | None`), lists of them, mappings with text keys (the keys stay legible), and mappings
+    of structs whose members may be anything, as `Change` (their names stay legible, too). Anything else, and a text
+    with a pattern or a length, makes the definition of the event raise `InvalidEvent`: a sealed text
     would not be what the class declares.
 
     Args:
@@ -149,7 +150,12 @@ class _Search:
     def _type(self, type_: Any, path: tuple[str | Variant, ...]) -> Iterator[PersonalMember]:  # noqa: ANN401
         marker, metas, bare = _unwrapped(type_)
         if marker is not None:
-            yield self._member(marker, metas, bare, path)
+            if (values := _open_struct_in(bare)) is not None:
+                subject = self._subject(marker, path)
+                for name in values:
+                    yield PersonalMember((*path, EACH_VALUE, name), Shape.TEXT, subject, marker.when)
+            else:
+                yield self._member(marker, metas, bare, path)
             return
         origin, arguments = get_origin(bare), get_args(bare)
         if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
@@ -286,6 +292,17 @@ def _shape_of(bare: Any) -> Shape | None:  # noqa: ANN401 - an annotation
         return Shape.FREE_FORM if value in {str, Any, object} and not metas else None
     is_list = issubclass(origin, list | set | frozenset) or (origin is tuple and arguments[1:] == (Ellipsis,))
     return Shape.TEXTS if is_list else None
+
+
+def _open_struct_in(bare: Any) -> tuple[str, ...] | None:  # noqa: ANN401 - an annotation
+    """Return the recorded names of a struct whose members may be anything, if a mapping has such values."""
+    origin, arguments = get_origin(bare), get_args(bare)
+    if not (isinstance(origin, type) and issubclass(origin, Mapping) and arguments[0] is str):
+        return None
+    struct = _struct_in(arguments[1])
+    if struct is None or any(field.type not in {Any, object} for field in _fields(struct).values()):
+        return None
+    return tuple(field.encode_name for field in _fields(struct).values())
 
 
 def _markers_in(type_: Any) -> bool:  # noqa: ANN401 - an annotation

@@ -1,86 +1,74 @@
-"""Pools, nodes and tasks: what was created, changed, run and taken down."""
+"""What was done to the resources of a service, whatever they are, and what left it: exports and downloads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from audit_async.events.base import ActorInfo, AuditEvent, AuditResult
+import msgspec
 
-
-class PoolCreated(AuditEvent, tag="pool.created"):
-    """A pool of replicas of one model was created on a node."""
-
-    actor: ActorInfo
-    pool_id: str
-    model_ref: str
-    node_id: str
-    replicas: int
-    gpu_devices: list[int]
+from audit_async.events.base import ActorInfo, AuditEvent, ResourceInfo
+from audit_async.events.personal import Personal
 
 
-class PoolDeleted(AuditEvent, tag="pool.deleted"):
-    """A pool was taken down, with all its replicas."""
+class Change(msgspec.Struct, frozen=True):
+    """The value of one member before a change and after it; any plain data, None for one that was not there.
 
-    actor: ActorInfo
-    pool_id: str
-    model_ref: str
-    node_id: str
-    reason: str
-    replicas_terminated: int
+    A password or a key is no value to be recorded: leave the member out, or name it so that the redactor knows it.
+    """
+
+    before: Any
+    after: Any
 
 
-class PoolModified(AuditEvent, tag="pool.modified"):
-    """A pool was changed; `changes` is any JSON object."""
+#: What was changed, by the member's name.
+Changes = Mapping[str, Change]
+
+
+class ResourceCreated(AuditEvent, tag="resource.created"):
+    """An actor created a resource; `changes` may say with which values."""
 
     actor: ActorInfo
-    pool_id: str
-    changes: Mapping[str, Any]
+    resource: ResourceInfo
+    changes: Annotated[Changes | None, Personal("resource.resource_id", when="resource")] = None
 
 
-class NodeRegistered(AuditEvent, tag="node.registered"):
-    """A node joined; `total_vram_gb` is in gigabytes."""
-
-    actor: ActorInfo
-    node_id: str
-    gpu_count: int
-    total_vram_gb: int
-    capabilities: list[str]
-
-
-class NodeDeregistered(AuditEvent, tag="node.deregistered"):
-    """A node left; `pools_affected` names the pools that lost replicas."""
+class ResourceRead(AuditEvent, tag="resource.read"):
+    """An actor read a resource."""
 
     actor: ActorInfo
-    node_id: str
-    reason: str
-    pools_affected: list[str]
+    resource: ResourceInfo
 
 
-class TaskSubmitted(AuditEvent, tag="task.submitted"):
-    """A task was handed in. The prompt itself is never recorded: its length in characters and its hash are."""
+class ResourceUpdated(AuditEvent, tag="resource.updated"):
+    """An actor changed a resource."""
 
     actor: ActorInfo
-    task_id: str
-    model_ref: str
-    prompt_length: int
-    prompt_hash: str
-    max_tokens: int
+    resource: ResourceInfo
+    changes: Annotated[Changes | None, Personal("resource.resource_id", when="resource")] = None
 
 
-class TaskCompleted(AuditEvent, tag="task.completed"):
-    """A task ended, well or not; `duration_ms` is in milliseconds."""
-
-    task_id: str
-    worker_id: str
-    tokens_generated: int
-    duration_ms: int
-    result: AuditResult
-
-
-class TaskCanceled(AuditEvent, tag="task.canceled"):
-    """A task was called off."""
+class ResourceDeleted(AuditEvent, tag="resource.deleted"):
+    """An actor deleted a resource; `changes` may say what its values were."""
 
     actor: ActorInfo
-    task_id: str
-    reason: str
+    resource: ResourceInfo
+    changes: Annotated[Changes | None, Personal("resource.resource_id", when="resource")] = None
+
+
+class DataExported(AuditEvent, tag="data.exported"):
+    """An actor took a copy of data out of the service: so many records, so many bytes."""
+
+    actor: ActorInfo
+    resource: ResourceInfo
+    records: int | None = None
+    bytes: int | None = None
+
+
+class FileDownloaded(AuditEvent, tag="data.file_downloaded"):
+    """An actor downloaded a file."""
+
+    actor: ActorInfo
+    resource: ResourceInfo
+    records: int | None = None
+    bytes: int | None = None

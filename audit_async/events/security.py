@@ -84,18 +84,6 @@ class IntegrityViolation(AuditEvent, tag="security.integrity_violation"):
     worker_id: str | None = None
 
 
-class MalformedModelRejected(AuditEvent, tag="security.malformed_model_rejected"):
-    """A model file was refused because of its form. Critical."""
-
-    critical: ClassVar[bool] = True
-
-    model_ref: str
-    validation_error: str
-    severity: str
-    action_taken: str
-    worker_id: str | None = None
-
-
 class ResourceLimitViolation(AuditEvent, tag="security.resource_limit_violation"):
     """A limit was passed; both values are in the unit of the limit. Critical."""
 

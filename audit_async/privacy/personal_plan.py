@@ -185,24 +185,32 @@ class Plan:
             if match.lastgroup is not None:
                 whose = match.lastgroup.rpartition("_")[0], match[match.lastgroup]
         elif declared.when == "resource":
-            kind = containers[-1].get("resource_type")
+            resource = _holder_of_id(subject, containers[subject.depth]) if subject is not None else containers[-1]
+            kind = resource.get("resource_type")
             if kind not in self._resources:
                 return None, False
-            whose = (kind, value) if isinstance(value, str) else None
+            id_ = resource.get(subject.names[-1]) if subject is not None else value
+            whose = (kind, id_) if isinstance(id_, str) else None
         return whose, True
 
 
 def _subject_in(subject: SubjectMember, holder: Any) -> tuple[_Whose, bool]:  # noqa: ANN401 - plain data
     """Return who a subject is, and False if it is no person; `holder` is what its path begins at."""
-    for name in subject.names[:-1]:
-        holder = holder.get(name) if isinstance(holder, dict) else None
-    if not isinstance(holder, dict):
+    holder = _holder_of_id(subject, holder)
+    if not holder:
         return None, True
     if subject.account_kind is not None and holder.get(subject.account_kind) in _NO_PERSONS:
         return None, False
     id_ = holder.get(subject.names[-1])
     confirmed = subject.confirmed_by is None or holder.get(subject.confirmed_by) is True
     return ((subject.kind, id_) if isinstance(id_, str) and id_ and confirmed else None), True
+
+
+def _holder_of_id(subject: SubjectMember, holder: Any) -> dict[str, Any]:  # noqa: ANN401 - plain data
+    """Return what holds the id of a subject, whose path begins at `holder`; nothing if it is not there."""
+    for name in subject.names[:-1]:
+        holder = holder.get(name) if isinstance(holder, dict) else None
+    return holder if isinstance(holder, dict) else {}
 
 
 def _inside(data: dict[str, Any], names: tuple[str, ...], depth: int) -> Any:  # noqa: ANN401 - plain data

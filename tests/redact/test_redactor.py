@@ -23,6 +23,7 @@ from audit_async._redact.fingerprint import fingerprint_secret, fingerprint_toke
 from audit_async._redact.free_form import free_form_members
 from audit_async._redact.redactor import Redactor
 from audit_async.config import Redaction
+from audit_async.events import ActorInfo, Change, UserUpdated, decode_event
 from tests.logs import ConfigFor, log_directory
 from tests.redact.secret_corpus import LOOK_ALIKES, SECRETS, Secret
 from tests.trails import check_trail, read_events
@@ -681,3 +682,26 @@ def test_the_corpus_itself_is_no_leak() -> None:
     """No secret of the list stands in a file of this repository, or a scanner would cry."""
     text = Path(__file__).with_name("secret_corpus.py").read_text(encoding="utf-8")
     assert [secret for secret in SECRETS if len(secret.secret) > 8 and secret.secret in text] == []
+
+
+@pytest.mark.anyio
+async def test_a_change_of_a_secret_keeps_its_form(config_for: ConfigFor) -> None:
+    """Both values are redacted and not the change, so that the record is still an event of its type."""
+    changes = {
+        "password": Change(before="hunter2 hunter2", after="correct horse battery"),
+        "api_key": Change(before=None, after="0123456789abcdef0123"),
+        "email": Change(before="a@example.org", after="b@example.org"),
+    }
+    event = UserUpdated(actor=ActorInfo(user_id="u"), subject="alice", changes=changes)
+    config = config_for()
+    async with AuditLogger(config) as audit:
+        await audit.emit_durable(event)
+    records = read_events(log_directory(config))
+    [recorded] = [record for record in records if record["event"]["event_type"] == "user.updated"]
+    assert recorded["event"]["changes"] == {
+        "password": {"before": "[redacted:password]", "after": "[redacted:password]"},
+        "api_key": {"before": None, "after": "[redacted:api_key]"},
+        "email": {"before": "a@example.org", "after": "b@example.org"},
+    }
+    assert isinstance(decode_event(msgspec.json.encode(recorded["event"])), UserUpdated)
+    assert event.changes["password"].before == "hunter2 hunter2"
