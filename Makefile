@@ -86,8 +86,11 @@ interop:  ## the tests with independent implementations, which need Python 3.12
 	echo "interop: $$($(INTEROP)/bin/python --version)"; \
 	$(INTEROP)/bin/python -m pytest tests/tlog/test_interop.py
 
-campaign: $(VENV)/.installed  ## the long runs: hundreds of kills and faults
-	$(BIN)/python -m pytest -m campaign $(PYTEST_ARGS)
+# Each prints its seed and how far it is; CAMPAIGN_SEED, CAMPAIGN_RUNS and CAMPAIGN_MINUTES (for each, 5) change them.
+# The properties are those of `make test`, with examples that no run has seen.
+campaign: $(VENV)/.installed  ## the long runs, less than an hour: hundreds of kills and faults, thousands of edits
+	$(BIN)/python -m pytest -m campaign $(PYTEST_JOBS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile campaign $(PYTEST_JOBS) $(PYTEST_ARGS)
 
 $(VENV)/.bench-installed: $(VENV)/.installed
 	$(BIN)/python $(PIP_INSTALL) --editable '.[bench]'

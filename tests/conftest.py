@@ -13,15 +13,18 @@ from pathlib import Path
 import pytest
 
 from audit_async import AuditConfig, Local
+from tests.campaign import Campaign
 from tests.logs import ConfigFor
 from tests.processes import MARK, left_over
 
-# A test that a busy machine makes slow has not failed. Hypothesis is not there in the environment of `make interop`.
+# A test that a busy machine makes slow has not failed. `make test` tries the same examples each time, so that a failure
+# is about the change; `make campaign` draws others. Hypothesis is not there in the environment of `make interop`.
 with contextlib.suppress(ImportError):
     from hypothesis import HealthCheck, settings
 
-    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    settings.load_profile("busy")
+    settings.register_profile("campaign", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("suite", settings.get_profile("campaign"), derandomize=True)
+    settings.load_profile("suite")
 
 #: Real-world input, with its licences.
 DATA = Path(__file__).parent / "data"
@@ -62,6 +65,12 @@ def naughty_strings() -> list[str]:
 def sshd_log() -> Path:
     """A real OpenSSH server's log of an attack."""
     return DATA / "openssh_2k.log"
+
+
+@pytest.fixture
+def campaign(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]) -> Campaign:
+    """The long run that this test is."""
+    return Campaign(request.node.name, capfd.disabled)
 
 
 @pytest.fixture

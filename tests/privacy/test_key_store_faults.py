@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
 import random
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import pytest
 
 from audit_async.privacy import Destroyed, MasterKeyError, SqliteKeyStore, new_master_key, open_key_store
 from audit_async.privacy.data_keys import day_of
+from tests.campaign import Campaign
 from tests.privacy.key_stores import ALICE, TODAY, copies_in_files, make_store, some_keys
 from tests.store.shim import build_shim, environment
 
@@ -21,7 +23,6 @@ from tests.store.shim import build_shim, environment
 CALLS = 350
 KINDS = ("error", "error", "after", "short", "kill-before", "kill-half", "kill-after")
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
-FROM_ENVIRONMENT = int(os.environ.get("CAMPAIGN_RUNS", "200"))
 
 
 class Ended(NamedTuple):
@@ -117,10 +118,10 @@ def check(path: Path, ended: Ended) -> None:
     store.close()
 
 
-def check_faults(process: Process, dice: random.Random, runs: int) -> list[str]:
+def check_faults(process: Process, dice: random.Random, rounds: Iterable[int]) -> list[str]:
     """Run it under faults that are drawn; return how the runs ended."""
     ends = []
-    for _ in range(runs):
+    for _ in rounds:
         kind = dice.choice(KINDS)
         times = dice.choice((1, 1, 3)) if kind == "error" else 1
         path, ended = process.run(kind=kind, call=dice.randrange(1, CALLS), times=times, errno=dice.choice(ERRORS))
@@ -151,8 +152,8 @@ def test_a_store_without_a_fault_does_what_the_faulty_one_is_held_to(process: Pr
 
 
 def test_no_fault_loses_a_key_or_leaves_one(process: Process) -> None:
-    """A disk that is full or fails, and kill -9, at calls that are drawn."""
-    ends = check_faults(process, random.Random(7), 10)  # noqa: S311 - no secret depends on it
+    """A disk that is full or fails, and kill -9, at ten calls; at each of hundreds in `make campaign`."""
+    ends = check_faults(process, random.Random(7), range(10))  # noqa: S311 - the same in each run
     assert {"killed", "unavailable"} <= set(ends)
 
 
@@ -165,7 +166,7 @@ def test_a_full_disk_is_a_full_disk(process: Process) -> None:
 
 
 @pytest.mark.campaign
-def test_a_campaign_of_faults(process: Process) -> None:
+def test_a_campaign_of_faults(process: Process, campaign: Campaign) -> None:
     """Hundreds of faults: `make campaign`."""
-    ends = check_faults(process, random.Random(20261128), FROM_ENVIRONMENT)  # noqa: S311 - a scenario
-    assert {"killed", "unavailable"} <= set(ends)
+    ends = check_faults(process, random.Random(campaign.seed), campaign.rounds(200))  # noqa: S311 - a scenario
+    campaign.say(str(Counter(ends)))

@@ -19,8 +19,9 @@ from typing import NamedTuple
 import pytest
 
 from audit_async.privacy import new_master_key
+from tests.campaign import Campaign
 from tests.privacy.key_stores import make_store
-from tests.privacy.test_key_store_faults import FROM_ENVIRONMENT, Ended, check, parsed
+from tests.privacy.test_key_store_faults import Ended, check, parsed
 from tests.store.chained import memory_directory
 from tests.store.shim import build_shim
 
@@ -164,15 +165,15 @@ class Life:
 
 
 def test_a_power_cut_loses_no_key_and_leaves_none(tmp_path: Path) -> None:
-    """At calls that are drawn; the seed is in the output if it fails."""
-    seed = random.randrange(1 << 30)  # noqa: S311 - no secret depends on it
-    print("seed", seed)  # noqa: T201
-    assert Life(tmp_path).cut(random.Random(seed), every=8) > 10  # noqa: S311 - no secret depends on it
+    """At an eighth of the calls; after every call in `make campaign`."""
+    assert Life(tmp_path).cut(random.Random(1), every=8) > 10  # noqa: S311 - the same in each run
 
 
 @pytest.mark.campaign
-def test_a_campaign_of_power_cuts(tmp_path: Path) -> None:
+def test_a_campaign_of_power_cuts(tmp_path: Path, campaign: Campaign) -> None:
     """After every call, with several things that the disk may have kept: `make campaign`."""
-    for seed in range(max(1, FROM_ENVIRONMENT // 50)):
-        (tmp_path / str(seed)).mkdir()
-        assert Life(tmp_path / str(seed)).cut(random.Random(seed), every=1) > 300  # noqa: S311 - a scenario
+    for number in campaign.rounds(4):
+        place = tmp_path / str(number)
+        place.mkdir()
+        dice = random.Random(f"{campaign.seed} {number}")  # noqa: S311 - a scenario
+        assert Life(place).cut(dice, every=1) > 300

@@ -17,6 +17,7 @@ import pytest
 
 from audit_async import AuditConfig, AuditLogger, Local, standalone
 from audit_async._trail.log_files import TrailUnreadable
+from tests.campaign import Campaign
 from tests.store.chained import memory_directory, open_store
 from tests.trail.lived import LivedLog, verify
 from tests.trail.mutations import LOCKS, mutate
@@ -333,12 +334,11 @@ def test_both_verifiers_agree_on_a_sample(trails: Trails, monkeypatch: pytest.Mo
 @pytest.mark.campaign
 @pytest.mark.parametrize("can_unpack", [True, False], ids=["with zstd", "without zstd"])
 def test_both_verifiers_agree_on_ten_thousand_edits(
-    trails: Trails, monkeypatch: pytest.MonkeyPatch, *, can_unpack: bool
+    trails: Trails, monkeypatch: pytest.MonkeyPatch, campaign: Campaign, *, can_unpack: bool
 ) -> None:
     """Others in every run; a failure names the seed."""
     if not can_unpack:
         monkeypatch.setattr(standalone, "zstd", None)
-    begin = random.SystemRandom().randrange(10**9)
     with memory_directory() as base_dir:
-        for number in range(10_000):
-            compare(trails, base_dir / "edited", f"campaign {begin} {number}", can_unpack=can_unpack)
+        for number in campaign.rounds(10_000):
+            compare(trails, base_dir / "edited", f"campaign {campaign.seed} {number}", can_unpack=can_unpack)

@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Timer
 
 import pytest
 
 from audit_async import AuditConfig, AuditLogger, Local
+from tests.campaign import Campaign
 from tests.logs import segment_lines
 from tests.trails import check_trail, read_events
 from tests.writer.killed_writer import MODES
@@ -44,12 +45,14 @@ def killed_after(directory: Path, mode: str, delay_s: float) -> list[tuple[int, 
     return [(int(seq), audit_id, int(n)) for seq, audit_id, n in (line.decode().split() for line in whole_lines)]
 
 
-def kill_again_and_again(directory: Path, mode: str, times: int, seed: int) -> None:
+def kill_again_and_again(directory: Path, mode: str, rounds: Iterable[int], seed: int) -> None:
     """Kill a writer that goes on with the same log each time, and check everything after each kill."""
     moments = random.Random(seed)  # noqa: S311 - moments, not secrets
     log = directory / "killed" / "00"
     acknowledged: dict[str, tuple[int, int]] = {}
-    for _ in range(times):
+    times = 0
+    for _ in rounds:
+        times += 1
         for seq, audit_id, n in killed_after(directory, mode, moments.uniform(0, 0.08)):
             acknowledged[audit_id] = (seq, n)
 
@@ -75,12 +78,11 @@ def kill_again_and_again(directory: Path, mode: str, times: int, seed: int) -> N
 @pytest.mark.parametrize("mode", MODES)
 def test_a_killed_writer_keeps_its_word(tmp_path: Path, mode: str) -> None:
     """After each SIGKILL every acknowledged record is there, nothing twice, the chain whole, no help needed."""
-    kill_again_and_again(tmp_path, mode, times=6, seed=len(mode))
+    kill_again_and_again(tmp_path, mode, range(6), seed=len(mode))
 
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("mode", MODES)
-def test_hundreds_of_kills(tmp_path: Path, mode: str) -> None:
-    """The same, 80 times in each flush mode (AUDIT_TEST_KILLS sets another number)."""
-    times = int(os.environ.get("AUDIT_TEST_KILLS", "80"))
-    kill_again_and_again(tmp_path, mode, times=times, seed=times)
+def test_hundreds_of_kills(tmp_path: Path, mode: str, campaign: Campaign) -> None:
+    """The same, 80 times in each flush mode."""
+    kill_again_and_again(tmp_path, mode, campaign.rounds(80), campaign.seed)
