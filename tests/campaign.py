@@ -8,6 +8,8 @@ What a campaign tries differs between its runs, so it can fail on one machine an
         for number in campaign.rounds(10_000):
             check_edit(random.Random(f"{campaign.seed} {number}"))
 
+A test that goes through all of something is `@sampled(5)` and takes `every`: 5 in `make test`, 1 in `make campaign`.
+
 `CAMPAIGN_SEED` repeats one, `CAMPAIGN_RUNS` sets another number of rounds, `CAMPAIGN_MINUTES` another bound for each.
 """
 
@@ -21,9 +23,18 @@ from contextlib import AbstractContextManager
 from random import SystemRandom
 from typing import Final
 
+import pytest
+
 #: With two processes at a time, a dozen of them end well within an hour.
 _MINUTES: Final = 5.0
 _PRINTED_EVERY_S: Final = 30.0
+
+
+def sampled(every: int) -> pytest.MarkDecorator:
+    """Give a test the argument `every`: try one case in so many in `make test`, and all of them in `make campaign`."""
+    return pytest.mark.parametrize(
+        "every", [pytest.param(every, id="sample"), pytest.param(1, id="all", marks=pytest.mark.campaign)]
+    )
 
 
 class Campaign:

@@ -159,6 +159,7 @@ def test_system_calls_are_read_from_straces_summary(tmp_path: Path) -> None:
     assert strace.read_counts(summary) == {"fdatasync": 100, "openat": 201}
 
 
+@pytest.mark.campaign
 def test_scale_runs_and_says_what_it_could_not_measure(
     quick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

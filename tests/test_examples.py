@@ -413,7 +413,7 @@ def test_a_segment_that_should_be_there_is_missed(state: str, log: Path) -> None
 @pytest.mark.parametrize("name", ["log.json", "manifest.json", SEALED, ACTIVE, f"{SEALED}.sha256", "hold.json"])
 @pytest.mark.parametrize("kind", ["fifo", "link", "directory", "endless"])
 def test_the_check_waits_for_nothing_and_reads_no_more_than_fits(kind: str, name: str, log: Path) -> None:
-    """A FIFO, a link, a directory, or a sparse file of gigabytes in a file's place is a finding."""
+    """A FIFO, a link, a directory, or a sparse file that is far too long in a file's place is a finding."""
     (log / "manifest.json").write_text(
         json.dumps({"format_version": 1, "log_id": LOG_ID, "segments": [manifest_entry()]})
     )
@@ -429,7 +429,7 @@ def test_the_check_waits_for_nothing_and_reads_no_more_than_fits(kind: str, name
         path.mkdir()
     else:
         with path.open("wb") as file:
-            file.truncate(4 << 30)
+            file.truncate(256 << 20 if path.suffix == ".audit" else 4 << 30)  # a segment is read, in pieces
     verified = run_verify_trail(log)
     if (kind, name) == ("endless", ACTIVE):  # zeros, which a crash may leave
         assert verified.returncode == 0
@@ -580,6 +580,7 @@ def test_the_demo_holds_what_it_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # of the test; the demo chooses its own
 @pytest.mark.parametrize(("target", "sent", "status"), [("demo", "SIGTERM", 130), ("service", "SIGKILL", 1)])
 async def test_the_demo_leaves_no_process_behind(target: str, sent: str, status: int, tmp_path: Path) -> None:
     """Told to stop, or its service killed, the demo ends with an error status, and the service ends with it."""

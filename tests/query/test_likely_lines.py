@@ -72,6 +72,7 @@ async def ask(base_dir: Path, query: AuditQuery, **how: Any) -> list[Record]:
     return [record async for record in AuditReader(base_dir).query(query, **how)]
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the processes are the same
 @pytest.mark.parametrize("query", QUERIES, ids=repr)
 async def test_processes_find_what_a_scan_finds(
     tmp_path: Path, log: WrittenLog, request: pytest.FixtureRequest, query: AuditQuery

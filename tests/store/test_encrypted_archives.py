@@ -28,6 +28,7 @@ from audit_async.errors import LogCorrupted, RetentionRefused
 from audit_async.events.base import encode
 from audit_async.events.lifecycle import AuditSegmentArchived
 from tests.age_keys import IDENTITIES, IDENTITY, OTHER_IDENTITY, OTHER_RECIPIENT, RECIPIENT, encrypted, key_file, pyrage
+from tests.campaign import sampled
 from tests.store.chained import DAY_NS, Chain, log_path, memory_directory, open_store
 from tests.store.power_cut import Recorder
 from tests.store.test_power_cut import check_all_crash_points
@@ -286,8 +287,9 @@ def test_what_is_read_back_must_be_what_was_written(tmp_path: Path, monkeypatch:
     store.close()
 
 
+@sampled(3)
 @pytest.mark.parametrize("was", ["live", "archived"])
-def test_every_crash_point_of_encrypting(was: str) -> None:
+def test_every_crash_point_of_encrypting(was: str, every: int) -> None:
     """Whatever a power cut leaves, the records are where the manifest says, and opening finishes what was begun."""
     chain = Chain()
     with memory_directory() as base_dir, pytest.MonkeyPatch.context() as patch:
@@ -319,7 +321,7 @@ def test_every_crash_point_of_encrypting(was: str) -> None:
         assert head.seq >= chain.head.seq
         return lines
 
-    check_all_crash_points(recorder, chain, at_least=40, since=begin, intact=intact, all_of_it=False)
+    check_all_crash_points(recorder, chain, at_least=40, every=every, since=begin, intact=intact, all_of_it=False)
 
 
 def encrypt_first(store: LogStore) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from audit_async._durable import disk
 from audit_async._store.log_store import LogStore
+from tests.campaign import sampled
 from tests.store.chained import Chain, log_path, memory_directory, open_store, stored_lines
 from tests.store.power_cut import Recorder, State, crash_states
 
@@ -58,24 +59,30 @@ def check_all_crash_points(
     chain: Chain,
     *,
     at_least: int,
+    every: int = 1,
     since: int = 0,
     intact: Callable[[Path], list[bytes]] = stored_lines,
     all_of_it: bool = True,
 ) -> None:
     """Replay every crash point of what was recorded, from call number `since` on.
 
+    With `every`, of the states that the disk may be in at a crash point the first, and then one in so many.
     `intact` checks a log and returns the records that it holds: `all_of_it`, or the last of them where retention was
     at work.
     """
-    tried: dict[State, int] = {}  # to the seq that had been acknowledged
+    seen: dict[State, int] = {}  # to the seq that had been acknowledged
+    last_count = -1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(disk, "sync_data", lambda _: None)  # what is tried here stays in memory
         patch.setattr(disk, "sync_directory", lambda _: None)
         for count, state in crash_states(recorder.calls, since):
             acknowledged_seq = recorder.acknowledged_after(count)
-            if tried.get(state, -2) >= acknowledged_seq:
+            if seen.get(state, -2) >= acknowledged_seq:
                 continue
-            tried[state] = acknowledged_seq
+            seen[state] = acknowledged_seq
+            if count == last_count and len(seen) % every:
+                continue
+            last_count = count
             with memory_directory() as base_dir:
                 try:
                     survives(chain, acknowledged_seq, state, base_dir, intact, all_of_it=all_of_it)
@@ -83,7 +90,7 @@ def check_all_crash_points(
                     listing = "\n".join(f"{path} {mode:04o} {len(data)} bytes" for path, mode, data in state.files)
                     error.add_note(f"after {count} calls, acknowledged up to seq {acknowledged_seq}:\n{listing}")
                     raise
-    assert len(tried) >= at_least, "the recorder has missed what the store does"
+    assert len(seen) >= at_least, "the recorder has missed what the store does"
 
 
 def immediate(store: LogStore, recorder: Recorder, chain: Chain) -> None:
@@ -114,23 +121,26 @@ def retrying(store: LogStore, recorder: Recorder, chain: Chain) -> None:
             pytest.fail("the disk was mended, but committing goes on failing")
 
 
-def test_every_crash_point_of_immediate_commits() -> None:
+@sampled(7)
+def test_every_crash_point_of_immediate_commits(every: int) -> None:
     """Synced batches across two rotations: whatever a power cut leaves at any call, nothing acknowledged is missing."""
     chain = Chain()
-    check_all_crash_points(record(chain, immediate), chain, at_least=300)
+    check_all_crash_points(record(chain, immediate), chain, at_least=300, every=every)
 
 
-def test_every_crash_point_of_batched_commits() -> None:
+@sampled(7)
+def test_every_crash_point_of_batched_commits(every: int) -> None:
     """The same where several batches are written before a sync."""
     chain = Chain()
-    check_all_crash_points(record(chain, batched), chain, at_least=300)
+    check_all_crash_points(record(chain, batched), chain, at_least=300, every=every)
 
 
 def _syncs(recorder: Recorder) -> int:
     return sum(call.kind == "sync" for call in recorder.calls)
 
 
-def test_every_crash_point_around_each_failed_sync() -> None:
+@sampled(7)
+def test_every_crash_point_around_each_failed_sync(every: int) -> None:
     """Each sync fails in turn, and what it was to make durable may or may not be there for ever: none is believed."""
     first = _syncs(record(Chain(), lambda *_: None)) + 1
     last = _syncs(record(Chain(), retrying))
@@ -139,10 +149,11 @@ def test_every_crash_point_around_each_failed_sync() -> None:
         chain = Chain()
         recorder = record(chain, retrying, fail_sync=lambda number, failing=failing: number == failing)
         (failed,) = [at for at, call in enumerate(recorder.calls) if call.kind == "sync failed"]
-        check_all_crash_points(recorder, chain, at_least=10, since=failed + 1)
+        check_all_crash_points(recorder, chain, at_least=10, every=every, since=failed + 1)
 
 
-def test_every_crash_point_of_a_recovery(in_memory: Path) -> None:
+@sampled(3)
+def test_every_crash_point_of_a_recovery(in_memory: Path, every: int) -> None:
     """The power goes again while opening puts right what the first power cut has left; the torn line is kept, too."""
     chain = Chain()
     with pytest.MonkeyPatch.context() as patch:
@@ -176,7 +187,7 @@ def test_every_crash_point_of_a_recovery(in_memory: Path) -> None:
         assert torn_bytes in [path.read_bytes() for path in (log_path(base_dir) / "torn").iterdir()]
         return stored_lines(base_dir)
 
-    check_all_crash_points(recorder, chain, at_least=100, since=before, intact=intact)
+    check_all_crash_points(recorder, chain, at_least=100, every=every, since=before, intact=intact)
 
 
 def test_the_head_of_an_opening_is_durable(in_memory: Path) -> None:

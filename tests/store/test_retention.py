@@ -30,6 +30,7 @@ from audit_async.config import RetentionPolicy
 from audit_async.errors import LogCorrupted, RetentionRefused
 from audit_async.events.base import AuditEvent, encode
 from audit_async.events.lifecycle import AuditSegmentArchived, AuditSegmentDeleted
+from tests.campaign import sampled
 from tests.store.chained import DAY_NS, Chain, log_path, memory_directory, open_store, segments, stored_lines
 from tests.store.power_cut import Recorder
 from tests.store.test_power_cut import check_all_crash_points
@@ -423,7 +424,8 @@ def test_a_reader_follows_a_segment_into_the_archive(tmp_path: Path) -> None:
     store.close()
 
 
-def test_every_crash_point_of_retention() -> None:
+@sampled(3)
+def test_every_crash_point_of_retention(every: int) -> None:
     """Whatever a power cut leaves while segments are compressed, archived and deleted, opening finishes it."""
     chain = Chain()
     with memory_directory() as base_dir, pytest.MonkeyPatch.context() as patch:
@@ -452,7 +454,7 @@ def test_every_crash_point_of_retention() -> None:
         assert head.seq >= chain.head.seq
         return lines
 
-    check_all_crash_points(recorder, chain, at_least=100, since=begin, intact=intact, all_of_it=False)
+    check_all_crash_points(recorder, chain, at_least=100, every=every, since=begin, intact=intact, all_of_it=False)
 
 
 def test_each_call_of_retention_fails_in_turn(in_memory: Path) -> None:

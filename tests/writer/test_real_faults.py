@@ -19,6 +19,7 @@ from anyio import run_process
 
 from audit_async import AuditConfig, AuditLogger, BufferFull, HealthStatus, Local, Receipt, RotationPolicy, WriteFailed
 from audit_async._writer import commits
+from tests.campaign import sampled
 from tests.logs import Counted, log_directory
 from tests.store.failing_disk import FailingDisk, mounted
 from tests.trails import check_trail, read_events
@@ -181,10 +182,13 @@ FAULTS = [
 ]
 
 
+@sampled(3)
 @pytest.mark.parametrize(
     ("code", "calls"), FAULTS, ids=["-".join([errno.errorcode[code], *calls]) for code, calls in FAULTS]
 )
-async def test_each_real_call_fails_in_turn(failing_disk: FailingDisk, code: int, calls: tuple[str, ...]) -> None:
+async def test_each_real_call_fails_in_turn(
+    failing_disk: FailingDisk, code: int, calls: tuple[str, ...], every: int
+) -> None:
     """A real EIO, EDQUOT or EROFS at each write, fsync, rename and open in turn, also while the log is opened."""
     start, made = 1, 1
     while start <= made:
@@ -197,7 +201,7 @@ async def test_each_real_call_fails_in_turn(failing_disk: FailingDisk, code: int
         failing_disk.mend()
         receipts += await session(config, 200)
         assert_recorded(config, receipts)
-        start += 1
+        start += every
 
 
 async def session(config: AuditConfig, first: int) -> list[Receipt]:
