@@ -15,13 +15,20 @@ import anyio
 import pytest
 
 from audit_async import AuditLogger, Local, LogClosed, LogCorrupted, Position
-from audit_async import reader as reader_module
 from audit_async._export.record_export import ExportFailed
 from audit_async._query import opened_records
 from audit_async._query import segment_scan as scan
 from audit_async._trail import off_loop as pieces
 from audit_async.events import AuditLogAccessed, AuthFailure, GenericEvent, Record, decode_record
-from audit_async.reader import AuditQuery, AuditReader, InvalidQuery, LastRecords, RecordNotFound, TrailUnreadable
+from audit_async.reader import (
+    AuditQuery,
+    AuditReader,
+    InvalidQuery,
+    LastRecords,
+    RecordNotFound,
+    TrailUnreadable,
+    audit_reader,
+)
 from tests.logs import ConfigFor, Counted, failure
 from tests.trail.written import WrittenLog, hash_of
 
@@ -263,7 +270,7 @@ async def test_the_loop_is_never_blocked_for_long(tmp_path: Path, monkeypatch: p
     log.write(*map(numbered, range(500)))
     log.close()
     threads: set[int] = set()
-    for module, name in ((opened_records, "decode_record"), (scan, "check_record"), (reader_module, "find_logs")):
+    for module, name in ((opened_records, "decode_record"), (scan, "check_record"), (audit_reader, "find_logs")):
         plain = getattr(module, name)
 
         def noted(*arguments: Any, plain: Any = plain, **more: Any) -> Any:

@@ -20,6 +20,7 @@ from audit_async._store.log_directory import LogDirectory
 from audit_async._store.writer_lock import WriterLock
 from audit_async.errors import LogCorrupted
 from audit_async.events import AuditSegmentArchived, AuthFailure, Record
+from audit_async.privacy import Subject
 from audit_async.reader import (
     AuditQuery,
     AuditReader,
@@ -31,6 +32,7 @@ from audit_async.reader import (
     VerifyReport,
 )
 from tests.age_keys import IDENTITIES, OTHER_IDENTITY, RECIPIENT, encrypted
+from tests.privacy.key_stores import make_store, open_store
 from tests.trails import run_verify_trail
 
 if sys.version_info >= (3, 14):
@@ -243,6 +245,17 @@ async def test_a_query_without_the_key_is_never_silently_incomplete(tmp_path: Pa
     with pytest.raises(TrailUnreadable, match="not searched"):
         await reader.export(tmp_path / "all.ndjson")
     assert not (tmp_path / "all.ndjson").exists()
+
+
+async def test_what_is_about_a_person_is_never_silently_incomplete(tmp_path: Path) -> None:
+    """As for a query: also if a limit ends the answer before all of the log was looked at."""
+    await make(tmp_path / "audit")
+    key_store = open_store(make_store(tmp_path))
+    reader = AuditReader(tmp_path / "audit", key_store=key_store)
+    for query in (AuditQuery(), AuditQuery(limit=1)):
+        with pytest.raises(TrailUnreadable, match="not searched"):
+            _ = [record async for record in reader.about(Subject("", "user", "the last one"), query)]
+    key_store.close()
 
 
 async def test_damage_may_be_passed_over_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,68 +1,41 @@
-"""The front door for reading: `AuditReader`, which verifies, queries, follows and exports trails.
-
-    reader = AuditReader("./audit")
-    async for record in reader.query(AuditQuery(event_types=("auth.*",), actor="mallory")):
-        print(record.timestamp, record.event)
-
-It needs no lock, changes nothing but the index (a cache), and works while the logs are being written. What blocks
-(files, hashing, the index) runs in worker threads and processes, never on the event loop.
-"""
+"""`AuditReader`: everything that can be asked of trails, and what each call promises."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, BinaryIO, Final, get_args
 
-import aiofiles.os
-import anyio
 import anyio.from_thread
 import anyio.to_thread
-import msgspec
 
-from audit_async._export.record_blocks import blocks_of
-from audit_async._export.record_export import (
-    NEEDS_PYARROW,
-    Evidence,
-    ExportFailed,
-    ExportFormat,
-    ExportReport,
-    Selection,
-    export,
-)
-from audit_async._layout.age_files import ArchiveEncrypted, Identities
-from audit_async._query.answers import Page, page_of, records_of
-from audit_async._query.audit_query import AuditQuery, Glob, InvalidQuery
+from audit_async._export.record_export import Evidence, ExportFormat, ExportReport, Selection, export
+from audit_async._layout.age_files import Identities
+from audit_async._query.answers import Page, page_of
+from audit_async._query.audit_query import AuditQuery, InvalidQuery
 from audit_async._query.cursor import decode_cursor
-from audit_async._query.follow import Follower
-from audit_async._query.index_check import CheckedIndex, check_index_of
+from audit_async._query.index_check import CheckedIndex
 from audit_async._query.likely_lines import likely_lines
-from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
-from audit_async._query.opened_records import SealedReading, seals
-from audit_async._query.sealed_filter import NOT_RECORDED, asked_without_names
+from audit_async._query.lookup import PlacedRecord, look_up
+from audit_async._query.opened_records import SealedReading
 from audit_async._query.search import Search, count_wanted
-from audit_async._query.segment_scan import Damage
-from audit_async._query.term_index import IndexedSegment, IndexTask, index_segment, tasks_of_index
-from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
+from audit_async._query.term_index import IndexedSegment
+from audit_async._trail.log_files import Log, find_logs
 from audit_async._trail.off_loop import in_pieces, only_one
-from audit_async._trail.segment_parts import parts_of
-from audit_async._trail.worker_pool import processes_for, run_in_thread, run_tasks
-from audit_async._trail.worker_process import Work
-from audit_async._verify.findings import Finding, Note
 from audit_async._verify.state_file import KeptState
-from audit_async._verify.verification import verify_trail
 from audit_async._verify.verified_before import FULL_EVERY
-from audit_async._verify.verify_report import LogReport, Progress, VerifyReport
-from audit_async._verify.verify_scope import Everything, LastRecords, Scope, SeqRange, TimeRange
-from audit_async.errors import LogCorrupted
-from audit_async.events import NotARecord, Record
+from audit_async._verify.verify_report import Progress, VerifyReport
+from audit_async._verify.verify_scope import Scope
+from audit_async.events import Record
 from audit_async.logger import AuditLogger
+from audit_async.reader.answering import Access, OnDamage, Question
+from audit_async.reader.index_runs import compare_indexes, index_logs
+from audit_async.reader.record_streams import new_records, wanted_batches, wanted_records
+from audit_async.reader.trail_verification import Wanted, verify_logs
 from audit_async.status import Position
 
 if TYPE_CHECKING:
@@ -72,51 +45,7 @@ if TYPE_CHECKING:
     from audit_async.privacy.subjects import Subject
     from audit_async.tlog.policy import Policy  # needs an extra
 
-__all__ = [
-    "ArchiveEncrypted",
-    "AuditQuery",
-    "AuditReader",
-    "CheckedIndex",
-    "Everything",
-    "Evidence",
-    "ExportFailed",
-    "ExportFormat",
-    "ExportReport",
-    "Finding",
-    "Glob",
-    "Identities",
-    "IndexedSegment",
-    "InvalidQuery",
-    "LastRecords",
-    "Log",
-    "LogCorrupted",
-    "LogReport",
-    "NotARecord",
-    "Note",
-    "OnDamage",
-    "Page",
-    "PlacedRecord",
-    "Position",
-    "Progress",
-    "Record",
-    "RecordNotFound",
-    "Scope",
-    "SeqRange",
-    "TimeRange",
-    "TrailUnreadable",
-    "VerifyReport",
-]
-
-#: What a query does about a line that may be wanted and is no genuine record: raise `LogCorrupted`, or leave it out
-#: and say at the end, by a warning of the logger `audit_async`, how often it did.
-OnDamage = Literal["raise", "skip"]
-
 _PAGE_SIZE: Final = 100
-_Outcome = TypeVar("_Outcome")
-_POLL_S: Final = 0.1
-_POLLS_A_LOOK_FOR_LOGS: Final = 10
-
-_log = logging.getLogger("audit_async")
 
 
 class AuditReader:
@@ -154,9 +83,6 @@ class AuditReader:
         self._key_store: Final = key_store
         self._identities: Final = identities
 
-    def _reading(self, query: AuditQuery) -> SealedReading:
-        return SealedReading(query, self._key_store)
-
     def __repr__(self) -> str:
         only = "".join(
             f" {name}={value}" for name, value in (("service", self.service), ("instance", self.instance)) if value
@@ -171,6 +97,17 @@ class AuditReader:
         """
         logs = find_logs(self.base_dir, service=self.service, instance=self.instance)
         return [dataclasses.replace(log, identities=self._identities) for log in logs] if self._identities else logs
+
+    def _question(
+        self,
+        query: AuditQuery,
+        audit: AuditLogger | None,
+        accessed_by: str | None,
+        on_damage: OnDamage,
+        on_undecided: Callable[[int], None] | None = None,
+    ) -> Question:
+        access = Access(audit, accessed_by)
+        return Question(query, self.logs, access, self._key_store, on_damage=on_damage, on_undecided=on_undecided)
 
     # Verifying.
 
@@ -220,50 +157,29 @@ class AuditReader:
             ConfigError: The policy is wrong, or the state can't be used: it is damaged, of a later release, in the
                 trail, or where others can write.
         """
-        if state is None and full:
-            raise InvalidQuery("full", "belongs to a state; without one everything is read")
-        if state is not None and scope not in {None, Everything()}:
-            raise InvalidQuery("state", "is of whole logs; it goes with no scope")
-        logs = await anyio.to_thread.run_sync(self.logs)
         heads = dict(expected_heads or {})
+        wanted = Wanted(
+            scope,
+            heads,
+            policy,
+            known_checkpoints or {},
+            published,
+            has_state=state is not None,
+            full=full,
+            full_every=full_every,
+            skip_encrypted=skip_encrypted,
+            processes=processes,
+        )
+        wanted.require_consistent()
+        logs = await anyio.to_thread.run_sync(self.logs)
         if expected_head is not None:
             if len(logs) > 1 or heads:
                 raise InvalidQuery("expected_head", "belongs to one log; name it in expected_heads")
             heads[logs[0].name] = Position(*expected_head)
-        if policy is None and (known_checkpoints or published is not None):
-            raise InvalidQuery("policy", "is missing; say whose signature counts")
         kept: KeptState | None = None
         if state is not None:
             kept = KeptState(state, logs, base_dir=self.base_dir, service=self.service, instance=self.instance)
-        verified = None if kept is None else await anyio.to_thread.run_sync(kept.read, full, full_every)
-        if policy is None:
-            report = await verify_trail(
-                logs,
-                scope,
-                expected_heads=heads,
-                verified=verified,
-                skip_encrypted=skip_encrypted,
-                processes=processes,
-                progress=progress,
-            )
-        else:
-            from audit_async._verify.signed_trail import verify_signed_trail  # noqa: PLC0415 - needs the extra tlog
-
-            report = await verify_signed_trail(
-                logs,
-                policy,
-                scope,
-                known_checkpoints=known_checkpoints,
-                published=published,
-                expected_heads=heads,
-                verified=verified,
-                skip_encrypted=skip_encrypted,
-                processes=processes,
-                progress=progress,
-            )
-        if kept is not None and verified is not None:
-            await anyio.to_thread.run_sync(kept.write, verified, report)
-        return report
+        return await verify_logs(logs, wanted, kept, progress)
 
     # Asking.
 
@@ -302,41 +218,8 @@ class AuditReader:
                 all that was found elsewhere.
             LogCorrupted: A line that may be wanted is no genuine record.
         """
-        _require_asker(audit, accessed_by)
-        _require_on_damage(on_damage)
-        return self._query(
-            query, audit, accessed_by, use_index=use_index, on_damage=on_damage, on_undecided=on_undecided
-        )
-
-    async def _query(
-        self,
-        query: AuditQuery,
-        audit: AuditLogger | None,
-        accessed_by: str | None,
-        *,
-        use_index: bool,
-        on_damage: OnDamage,
-        on_undecided: Callable[[int], None] | None,
-    ) -> AsyncGenerator[Record, None]:
-        damage = Damage(skip=on_damage == "skip")
-        reading = self._reading(query)
-        access = _Access(audit, accessed_by)
-        given = 0
-        try:
-            logs = await access.begin(await self._logs_for(query))
-            likely = await likely_lines(logs, query, reading.wanted, use_index=use_index)
-            search = Search(logs, query, damage, use_index=use_index, wanted=reading.wanted, likely=likely)
-            found = records_of(search.run(), query.limit, reading.decode)
-            async with aclosing(in_pieces(found)) as pieces:
-                async for piece in pieces:
-                    for record in piece:
-                        given += 1
-                        yield record
-            damage.require_searched()
-        finally:
-            _warn_of(damage)
-            _report_undecided(reading.undecided, on_undecided)
-            access.record(query, given)
+        question = self._question(query, audit, accessed_by, on_damage, on_undecided)
+        return wanted_records(question, use_index=use_index)
 
     def about(
         self,
@@ -368,37 +251,10 @@ class AuditReader:
             TrailUnreadable: As for `query`.
             LogCorrupted: As for `query`.
         """
-        _require_asker(audit, accessed_by)
-        _require_on_damage(on_damage)
+        question = self._question(query, audit, accessed_by, on_damage)
         if self._key_store is None:
             raise InvalidQuery("key_store", "is missing: an AuditReader needs it to say what is about a person")
-        return self._about(subject, query, audit, accessed_by, on_damage=on_damage)
-
-    async def _about(
-        self,
-        subject: Subject,
-        query: AuditQuery,
-        audit: AuditLogger | None,
-        accessed_by: str | None,
-        *,
-        on_damage: OnDamage,
-    ) -> AsyncGenerator[Record, None]:
-        damage = Damage(skip=on_damage == "skip")
-        access = _Access(audit, accessed_by)
-        given = 0
-        try:
-            logs = await access.begin(await self._logs_for(query))
-            reading = await anyio.to_thread.run_sync(lambda: SealedReading(query, self._key_store, about=subject))
-            likely = await likely_lines(logs, query, reading.wanted, use_index=True)
-            search = Search(logs, query, damage, wanted=reading.wanted, likely=likely)
-            async with aclosing(in_pieces(records_of(search.run(), query.limit, reading.decode))) as pieces:
-                async for piece in pieces:
-                    for record in piece:
-                        given += 1
-                        yield record
-        finally:
-            _warn_of(damage)
-            access.record(query, given, about=subject)
+        return wanted_records(question, use_index=True, about=subject)
 
     async def count(
         self,
@@ -428,25 +284,20 @@ class AuditReader:
             TrailUnreadable: As for `query`.
             LogCorrupted: As for `query`.
         """
-        _require_asker(audit, accessed_by)
-        _require_on_damage(on_damage)
-        damage = Damage(skip=on_damage == "skip")
-        reading = self._reading(query)
-        access = _Access(audit, accessed_by)
-        counted: dict[str, int] = {}
+        question = self._question(query, audit, accessed_by, on_damage, on_undecided)
+        wanted, counted = question.reading.wanted, dict[str, int]()
         try:
-            logs = await access.begin(await self._logs_for(query))
-            likely = await likely_lines(logs, query, reading.wanted, use_index=use_index)
-            counts = count_wanted(logs, query, reading.wanted, damage, use_index=use_index, likely=likely)
+            logs = await question.begin()
+            likely = await likely_lines(logs, query, wanted, use_index=use_index)
+            counts = count_wanted(logs, query, wanted, question.damage, use_index=use_index, likely=likely)
             async with aclosing(in_pieces(counts)) as pieces:
                 async for piece in pieces:
                     counted |= piece
-            damage.require_searched()
+            question.damage.require_searched()
             return counted
         finally:
-            _warn_of(damage)
-            _report_undecided(reading.undecided, on_undecided)
-            access.record(query, sum(counted.values()), count=True)
+            question.given = sum(counted.values())
+            question.end(count=True)
 
     def build_index(
         self,
@@ -472,19 +323,9 @@ class AuditReader:
             TrailUnreadable: If the directory can't be read.
             LogCorrupted: If a manifest is damaged.
         """
-        return self._build_index(again=again, processes=processes, progress=progress)
+        return index_logs(self.logs, again=again, processes=processes, progress=progress)
 
-    async def _build_index(
-        self, *, again: bool, processes: int | None, progress: Callable[[int, int], None] | None
-    ) -> AsyncGenerator[IndexedSegment, None]:
-        for log in await anyio.to_thread.run_sync(self.logs):
-            parts = await anyio.to_thread.run_sync(parts_of, log)
-            tasks = await anyio.to_thread.run_sync(partial(tasks_of_index, log, parts, again=again))
-            async with aclosing(_each(index_segment, tasks, processes, progress)) as segments:
-                async for segment in segments:
-                    yield segment
-
-    async def check_index(
+    def check_index(
         self, *, processes: int | None = None, progress: Callable[[int, int], None] | None = None
     ) -> AsyncGenerator[CheckedIndex, None]:
         """Compare the index of each sealed segment with its records, and yield the outcome, log by log.
@@ -500,11 +341,7 @@ class AuditReader:
             TrailUnreadable: If the directory can't be read.
             LogCorrupted: If a manifest is damaged.
         """
-        for log in await anyio.to_thread.run_sync(self.logs):
-            parts = await anyio.to_thread.run_sync(parts_of, log)
-            async with aclosing(_each(check_index_of, list(IndexTask.of(parts)), processes, progress)) as segments:
-                async for checked in segments:
-                    yield checked
+        return compare_indexes(self.logs, processes=processes, progress=progress)
 
     async def page(
         self,
@@ -536,24 +373,18 @@ class AuditReader:
             TrailUnreadable: As for `query`.
             LogCorrupted: As for `query`.
         """
-        _require_asker(audit, accessed_by)
-        _require_on_damage(on_damage)
+        question = self._question(query, audit, accessed_by, on_damage, on_undecided)
         reached = decode_cursor(cursor, query) if cursor is not None else None
-        damage = Damage(skip=on_damage == "skip")
-        reading = self._reading(query)
-        access = _Access(audit, accessed_by)
-        given = 0
+        reading, damage = question.reading, question.damage
         try:
-            logs = await access.begin(await self._logs_for(query))
+            logs = await question.begin()
             search = Search(logs, query, damage, reached=reached, use_index=use_index, wanted=reading.wanted)
             page = await only_one(page_of(search, query, query.limit or _PAGE_SIZE, reading.decode))
             damage.require_searched()
-            given = len(page.records)
+            question.given = len(page.records)
             return page
         finally:
-            _warn_of(damage)
-            _report_undecided(reading.undecided, on_undecided)
-            access.record(query, given)
+            question.end()
 
     async def record(
         self,
@@ -579,7 +410,7 @@ class AuditReader:
             TrailUnreadable: A log can't be read.
             LogCorrupted: The record's line is damaged.
         """
-        _require_asker(audit, accessed_by)
+        access = Access(audit, accessed_by)
         given = 0
         try:
             logs = await anyio.to_thread.run_sync(self.logs)
@@ -588,15 +419,13 @@ class AuditReader:
                 logs = [one for one in logs if one.name == log]
                 if not logs:
                     raise InvalidQuery("log", f"there is no such log here; there is {names}")
-            placed = await only_one(
-                look_up(logs, seq=seq, audit_id=audit_id, decode=self._reading(AuditQuery()).decode)
-            )
+            decode = SealedReading(AuditQuery(), self._key_store).decode
+            placed = await only_one(look_up(logs, seq=seq, audit_id=audit_id, decode=decode))
             given = 1
             return placed
         finally:
-            if audit is not None and accessed_by is not None:
-                asked = {"seq": seq, "audit_id": audit_id, "log": log}
-                audit.record_access(accessed_by, {k: v for k, v in asked.items() if v is not None}, given)
+            asked = {"seq": seq, "audit_id": audit_id, "log": log}
+            access.record_as({name: value for name, value in asked.items() if value is not None}, given)
 
     # Following.
 
@@ -640,73 +469,10 @@ class AuditReader:
             )
         if query.newest_first:
             raise InvalidQuery("newest_first", "is of no use here: new records come as they are written")
-        if accessed_by is not None:
-            _require_asker(audit, accessed_by)
-        _require_on_damage(on_damage)
+        access = Access(audit, accessed_by, may_be_unnamed=True)
+        question = Question(query, self.logs, access, self._key_store, on_damage=on_damage)
         reached = decode_cursor(after, query) if after is not None else {}
-        return self._follow(
-            query, reached, audit, accessed_by, from_now=from_now and after is None, last=last, on_damage=on_damage
-        )
-
-    async def _follow(
-        self,
-        query: AuditQuery,
-        reached: Mapping[str, int],
-        audit: AuditLogger | None,
-        accessed_by: str | None,
-        *,
-        from_now: bool,
-        last: int,
-        on_damage: OnDamage,
-    ) -> AsyncGenerator[Record, None]:
-        damage = Damage(skip=on_damage == "skip")
-        reading = self._reading(query)
-        follower = Follower(reading.wanted, damage, _durable_in(audit))
-        has_news = aiofiles.os.wrap(follower.has_news)
-        access = _Access(audit, accessed_by)
-        given = polls = 0
-        try:
-            logs = await access.begin(await self._logs_for(query))
-            if query.after_seq is not None:
-                reached = {logs[0].name: max(query.after_seq, reached.get(logs[0].name, -1))}
-            await anyio.to_thread.run_sync(lambda: follower.begin(logs, from_now=from_now, reached=reached))
-            if last:
-                before = msgspec.structs.replace(query, newest_first=True, limit=None)
-                found = Search(logs, before, damage, reached=follower.next_seqs, wanted=reading.wanted).run()
-                async with aclosing(in_pieces(records_of(found, last, reading.decode))) as pieces:
-                    newest = [record async for piece in pieces for record in piece]
-                for record in newest[::-1][: query.limit]:
-                    given += 1
-                    yield record
-            while query.limit is None or given < query.limit:
-                looked_s = anyio.current_time()
-                is_there = await has_news()
-                took_s = anyio.current_time() - looked_s
-                if is_there:
-                    left = query.limit - given if query.limit is not None else None
-                    async with aclosing(in_pieces(records_of(follower.poll(), left, reading.decode))) as pieces:
-                        async for piece in pieces:
-                            for record in piece:
-                                given += 1
-                                yield record
-                    if given == query.limit:
-                        return
-                # Of thousands of logs a look takes a while; no more than a fifth of the time is spent looking.
-                await anyio.sleep(max(_POLL_S, 4 * took_s))
-                polls += 1
-                if polls % _POLLS_A_LOOK_FOR_LOGS == 0:
-                    await anyio.to_thread.run_sync(self._follow_new_logs, follower)
-        finally:
-            follower.close()
-            _warn_of(damage)
-            _report_undecided(reading.undecided, None)
-            access.record(query, given)
-
-    def _follow_new_logs(self, follower: Follower) -> None:
-        try:
-            follower.add(self.logs())
-        except TrailUnreadable:
-            return  # gone for the moment; what is open is still read
+        return new_records(question, reached, self.logs, from_now=from_now and after is None, last=last)
 
     # Handing over.
 
@@ -738,39 +504,7 @@ class AuditReader:
             TrailUnreadable: As for `query`.
             LogCorrupted: As for `query`.
         """
-        _require_asker(audit, accessed_by)
-        _require_on_damage(on_damage)
-        return self._record_batches(query, audit, accessed_by, use_index=use_index, on_damage=on_damage)
-
-    async def _record_batches(
-        self,
-        query: AuditQuery,
-        audit: AuditLogger | None,
-        accessed_by: str | None,
-        *,
-        use_index: bool,
-        on_damage: OnDamage,
-    ) -> AsyncGenerator[pa.RecordBatch, None]:
-        try:
-            from audit_async._export.arrow_batches import batches_of  # noqa: PLC0415 - needs an extra
-        except ImportError as error:
-            raise ExportFailed(NEEDS_PYARROW) from error
-        reading = self._reading(query)
-        damage = Damage(skip=on_damage == "skip")
-        access = _Access(audit, accessed_by)
-        given = 0
-        try:
-            logs = await access.begin(await self._logs_for(query))
-            blocks = blocks_of(logs, query, damage, use_index=use_index, wanted=reading.wanted)
-            async with aclosing(in_pieces(batches_of(blocks))) as pieces:
-                async for piece in pieces:
-                    for batch in piece:
-                        given += batch.num_rows
-                        yield batch
-        finally:
-            _warn_of(damage)
-            _report_undecided(reading.undecided, None)
-            access.record(query, given, export="arrow")
+        return wanted_batches(self._question(query, audit, accessed_by, on_damage), use_index=use_index)
 
     async def export(
         self,
@@ -831,12 +565,11 @@ class AuditReader:
                 also a record that is not the one that was signed.
             OSError: The file can't be written.
         """
-        _require_asker(audit, accessed_by)
         selection = _selection(evidence, disclose, published)
+        question = self._question(query, audit, accessed_by, "raise")
         if (unseal or disclose) and audit is None:
             raise InvalidQuery("audit", "is missing: what leaves the trail in the clear has to be recorded")
-        access = _Access(audit, accessed_by)
-        given: int | None = None
+        question.given = None
 
         def record_unsealed(made: ExportReport) -> None:
             if audit is not None and accessed_by is not None:
@@ -846,9 +579,8 @@ class AuditReader:
                 anyio.from_thread.run(receipt.durable)
 
         try:
-            logs = await access.begin(await self._logs_for(query))
             report = await export(
-                logs,
+                await question.begin(),
                 query,
                 Path(target) if isinstance(target, str | os.PathLike) else target,
                 format,
@@ -861,20 +593,10 @@ class AuditReader:
                 selection=selection,
                 completed=record_unsealed if unseal or disclose else None,
             )
-            given = report.records
+            question.given = report.records
             return report
         finally:
-            access.record(query, given, export=format)
-
-    async def _logs_for(self, query: AuditQuery) -> list[Log]:
-        logs = await anyio.to_thread.run_sync(self.logs)
-        if query.after_seq is not None and len(logs) > 1:
-            raise InvalidQuery(
-                "after_seq",
-                f"each of the {len(logs)} logs here counts for itself; name one by its service and instance, or go on "
-                "from a page's cursor",
-            )
-        return logs
+            question.end(export=format)
 
 
 def _selection(
@@ -888,102 +610,3 @@ def _selection(
     if disclose or published is not None:
         raise InvalidQuery("evidence", 'must be "selective" if members are disclosed or a published tree is named')
     return None
-
-
-def _durable_in(audit: AuditLogger | None) -> Callable[[Log], int | None]:
-    """Return a function that says how far a log is durable, if it is the one that the logger writes."""
-
-    def durable(log: Log) -> int | None:
-        if audit is None or (written := audit.directory) is None:
-            return None
-        try:
-            return audit.health().durable_seq if os.path.samefile(written, log.directory) else None
-        except OSError:
-            return None
-
-    return durable
-
-
-def _require_asker(audit: AuditLogger | None, accessed_by: str | None) -> None:
-    if audit is not None and not accessed_by:
-        raise InvalidQuery("accessed_by", "is missing; say who is asking, so that audit can record it")
-    if accessed_by is not None and audit is None:
-        raise InvalidQuery("audit", "is missing; give the running logger that is to record who is asking")
-
-
-def _require_on_damage(on_damage: str) -> None:
-    if on_damage not in get_args(OnDamage):
-        raise InvalidQuery("on_damage", 'is neither "raise" nor "skip"')
-
-
-class _Access:
-    """Who is asking, and the logger that records it; neither if nobody said."""
-
-    def __init__(self, audit: AuditLogger | None, accessed_by: str | None) -> None:
-        self._audit = audit
-        self._accessed_by = accessed_by
-        self._names_nobody = audit is not None and audit.config.privacy is None  # until it is known
-
-    async def begin(self, logs: list[Log]) -> list[Log]:
-        """Find out whether what is asked may be recorded in the clear; return the logs."""
-        if self._names_nobody:
-            self._names_nobody = await anyio.to_thread.run_sync(lambda: any(map(seals, logs)))
-        return logs
-
-    def record(self, query: AuditQuery, given: int | None, *, about: Subject | None = None, **how: object) -> None:
-        """Record what was asked.
-
-        A name that the trail seals must not be in the clear in the log of who read it; if that log seals as well, it
-        is sealed there, and else it is left out.
-        """
-        if self._audit is not None and self._accessed_by is not None:
-            asked = asked_without_names(query) if self._names_nobody else query.asked()
-            if about is not None:
-                member = "user_id" if about.kind == "user" else f"{about.kind}_id"
-                asked[member] = NOT_RECORDED if self._names_nobody else about.id
-            self._audit.record_access(self._accessed_by, asked | how, given)
-
-
-def _report_undecided(records: int, report: Callable[[int], None] | None) -> None:
-    if not records:
-        return
-    if report is not None:
-        report(records)
-    else:
-        _log.warning(
-            "%d records could not be searched: what was asked for is sealed in them; give the key store that has their "
-            "keys",
-            records,
-        )
-
-
-def _warn_of(damage: Damage) -> None:
-    if damage.skips and damage.not_searched is not None:
-        _log.warning("%s", damage.not_searched)
-    if damage.skipped:
-        _log.warning("a query passed over damage, %d times in all; the first: %s", damage.skipped, damage.first)
-
-
-async def _each(
-    work: Work[IndexTask, _Outcome],
-    tasks: Sequence[IndexTask],
-    processes: int | None,
-    progress: Callable[[int, int], None] | None,
-) -> AsyncGenerator[_Outcome, None]:
-    """Do something with each segment of a log, in several processes if it is much, and yield the outcomes in order."""
-    sizes = [task.sealed.bytes for task in tasks]
-    done = 0
-
-    def advance(bytes_: int, _records: int) -> None:
-        nonlocal done
-        done += bytes_
-        if progress is not None:
-            progress(done, sum(sizes))
-
-    if (count := processes_for(sum(sizes), processes)) > 1:
-        for outcome in await run_tasks(work, tasks, sizes, count, advance):
-            yield outcome
-    else:
-        for task in tasks:
-            [outcome] = await run_in_thread(work, [task], advance)
-            yield outcome
