@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, ParamSpec, TypeVar
 
 import anyio
+import msgspec
 
 from audit_async._sanitize.unsafe_text import cut, escape
 from audit_async._store.log_store import LogStore
@@ -33,6 +34,7 @@ from audit_async._writer.erasure_recovery import (
 from audit_async._writer.erasure_report import ErasureReport
 from audit_async._writer.intake import Intake
 from audit_async._writer.opened_keys import OpenedKeys
+from audit_async._writer.unsealed_logs import UnsealedLogs, find_unsealed
 from audit_async._writer.upkeep import Upkeep
 from audit_async._writer.write_loop import Writer
 from audit_async.config import Privacy
@@ -91,6 +93,8 @@ class Erasures:
         self._condition: Final = condition
         self._max_chars: Final = max_field_chars
         self._one_at_a_time: Final = anyio.Lock()
+        # The host's worker threads may all be taken by the host; one more is always there for this.
+        self._looking: Final = anyio.CapacityLimiter(1)
         self._begun: list[BegunErasure] = []  # by the session before, until they are completed
         self._postponed: set[str] = set()  # erasures that a hold has stopped half-way, in the session before
 
@@ -117,24 +121,18 @@ class Erasures:
             erasure = await self._in_disk_thread(key_store.begin_erasure, subject, erasure_id, force=force)
             await self._in_disk_thread(self.keys.commits.look)
             self.keys.commits.stated.epoch = max(erasure.epoch, self.keys.commits.stated.epoch)
-            requester = self._named(subject, requested_by)
-            approver = None if approved_by is None else self._named(subject, approved_by)
-            groups = in_groups(list(map(key_id_text, erasure.key_ids)))
-            await self._record(
-                AuditErasureStarted(
-                    erasure_id=erasure_id,
-                    epoch=erasure.epoch,
-                    key_ids=group,
-                    part=part,
-                    parts=len(groups),
-                    reason=reason,
-                    requested_by=requester,
-                    approved_by=approver,
-                    forced=force or None,
-                    keys=len(erasure.key_ids) if len(groups) > 1 else None,
-                )
-                for part, group in enumerate(groups, 1)
+            why = AuditErasureStarted(
+                erasure_id=erasure_id,
+                epoch=erasure.epoch,
+                key_ids=[],
+                part=1,
+                parts=1,
+                reason=reason,
+                requested_by=self._named(subject, requested_by),
+                approved_by=None if approved_by is None else self._named(subject, approved_by),
+                forced=force or None,
             )
+            await self._record(_parts(why, erasure.key_ids))
             await self._in_disk_thread(key_store.destroy, erasure.key_ids, erasure_id=erasure_id, force=force)
             self.keys.commits.stated.erased(erasure.epoch, erasure.key_ids)
             waiting_for = await self._wait_for_others(erasure.epoch, timeout_s)
@@ -150,9 +148,24 @@ class Erasures:
             )
             await self._in_disk_thread(key_store.end_erasure, erasure_id)
             self._writer.record_erased()
+        unsealed = await self._find_unsealed()
         return ErasureReport(
-            erasure_id=erasure_id, epoch=erasure.epoch, keys=len(erasure.key_ids), waiting_for=tuple(waiting_for)
+            erasure_id=erasure_id,
+            epoch=erasure.epoch,
+            keys=len(erasure.key_ids),
+            waiting_for=tuple(waiting_for),
+            unsealed_logs=unsealed.unsealed,
+            partly_sealed_logs=unsealed.partly_sealed,
+            unread_logs=unsealed.unread,
         )
+
+    async def _find_unsealed(self) -> UnsealedLogs:
+        """Return what the erasure does not reach; not in the disk thread, which would keep commits waiting."""
+        directory = self._log.directory
+        try:
+            return await anyio.to_thread.run_sync(find_unsealed, directory.parent.parent, limiter=self._looking)
+        except AuditError:
+            return UnsealedLogs((), (), (self._log.name,))
 
     def _subject(self, subject_id: str, kind: str, tenant: str | None) -> Subject:
         """Return whom an erasure is about, as emitting knows him; raises `ConfigError`."""
@@ -285,3 +298,13 @@ class Erasures:
 
     async def _in_disk_thread(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await self._thread.call(call, *args, **kwargs)
+
+
+def _parts(why: AuditErasureStarted, key_ids: list[bytes]) -> list[AuditErasureStarted]:
+    """Return the records that list all keys of an erasure, given one that lists none."""
+    groups = in_groups(list(map(key_id_text, key_ids)))
+    total = len(key_ids) if len(groups) > 1 else None
+    return [
+        msgspec.structs.replace(why, key_ids=group, part=part, parts=len(groups), keys=total)
+        for part, group in enumerate(groups, 1)
+    ]

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 import anyio
 import pytest
 
-from audit_async import AuditLogger, Batched, ConfigError, audit_context
+from audit_async import AuditLogger, Batched, ConfigError, RotationPolicy, audit_context
 from audit_async.privacy import ErasureRefused, KeyStoreUnavailable, NewKey, Subject, key_id_bytes
 from audit_async.privacy.data_keys import day_number
 from audit_async.privacy.sqlite_key_store import SqliteKeyStore
@@ -136,6 +136,37 @@ async def test_an_erasure_needs_a_log_that_seals(config_for: ConfigFor, tmp_path
     async with AuditLogger(sealing(config_for, tmp_path)) as audit:
         with pytest.raises(ConfigError, match="subject_id"):
             await audit.erase_subject("", **WHY)
+
+
+async def test_it_says_which_logs_it_does_not_reach(config_for: ConfigFor, tmp_path: Path) -> None:
+    """One that does not seal, one that did not when it began, one that can't be read; and one that always has."""
+    config = sealing(config_for, tmp_path)
+    tiny = RotationPolicy(max_bytes=4096)
+    async with AuditLogger(config_for(service_id="plain")) as audit:
+        audit.emit(success("alice"))
+    async with AuditLogger(config_for(service_id="older", rotation=tiny)) as audit:
+        audit.emit(success("alice"))
+    async with AuditLogger(sealing(config_for, tmp_path, service_id="older", rotation=tiny)) as audit:
+        for _ in range(40):
+            audit.emit(success("bob"))
+    async with AuditLogger(sealing(config_for, tmp_path, service_id="toggled", rotation=tiny)) as audit:
+        audit.emit(success("bob"))
+    async with AuditLogger(config_for(service_id="toggled", rotation=tiny)) as audit:
+        for _ in range(40):
+            audit.emit(success("alice"))
+    async with AuditLogger(sealing(config_for, tmp_path, service_id="toggled", rotation=tiny)) as audit:
+        for _ in range(40):
+            audit.emit(success("bob"))
+    broken = sealing(config_for, tmp_path, service_id="unread")
+    async with AuditLogger(broken) as audit:
+        audit.emit(success("bob"))
+    (log_directory(broken) / "manifest.json").write_bytes(b"{")
+    async with AuditLogger(config) as audit:
+        report = await audit.erase_subject("bob", **WHY)
+    assert report.keys == 4
+    assert report.unsealed_logs == ("plain/00",)
+    assert report.partly_sealed_logs == ("older/00", "toggled/00")
+    assert report.unread_logs == ("unread/00",)
 
 
 # -- holds --------------------------------------------------------------------------------------------------------

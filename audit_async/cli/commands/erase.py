@@ -62,6 +62,7 @@ class ErasureDone(msgspec.Struct, frozen=True, kw_only=True):
     waiting_for: tuple[str, ...]
     recorded_in: str
     unsealed_logs: list[str]
+    partly_sealed_logs: tuple[str, ...]  #: that have segments of sessions which did not seal
 
 
 def register(app: typer.Typer) -> None:
@@ -156,6 +157,7 @@ async def _erase(
             waiting_for=report.waiting_for,
             recorded_in=name,
             unsealed_logs=unsealed,
+            partly_sealed_logs=report.partly_sealed_logs,
         )
     raise AssertionError  # the command line's own log takes a free slot
 
@@ -227,6 +229,9 @@ def _show_done(output: Output, done: ErasureDone) -> None:
     if not done.keys:
         output.line("Nothing was sealed under keys of this person; look at --kind and --tenant if there should be.")
     _show_logs(output, done.unsealed_logs)
+    if done.partly_sealed_logs:
+        names = ", ".join(done.partly_sealed_logs)
+        output.line(Cell("partly sealed", "yellow"), f"  {names}: what was recorded before they sealed stays as it is.")
     if done.waiting_for:
         output.line(
             Cell("waiting", "yellow"),
