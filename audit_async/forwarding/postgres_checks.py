@@ -40,8 +40,10 @@ _WAITS_FOR_DISK: Final = ("on", "remote_apply")
 #: The members of the groups, also by way of other roles: the logins of hosts and collectors.
 _LOGINS: Final = """
     WITH RECURSIVE member_of(role, grp) AS (
-        SELECT m.member, m.roleid FROM pg_catalog.pg_auth_members m WHERE m.roleid IN ({hosts}, {collectors})
+        SELECT m.member, m.roleid FROM pg_catalog.pg_auth_members m
+            WHERE m.roleid IN ({hosts}, {collectors}) {acting}
         UNION SELECT m.member, o.grp FROM pg_catalog.pg_auth_members m JOIN member_of o ON m.roleid = o.role
+            WHERE true {acting}
     )
     SELECT DISTINCT r.oid, r.rolname, r.rolsuper, r.rolcreatedb, r.rolcreaterole, r.rolreplication, r.rolbypassrls
     FROM member_of o JOIN pg_catalog.pg_roles r ON r.oid = o.role
@@ -146,9 +148,7 @@ async def _owner(connection: Connection, names: Names) -> list[CheckedSetting]:
             f"ALTER ROLE {quoted(owner)} NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS",
         ),
     ]  # fmt: skip
-    # From release 16 on a membership says whether one may act as the role; who made the role is always a member.
-    [(number,)] = await connection.execute("SELECT current_setting('server_version_num')::integer")
-    acting = "AND (m.inherit_option OR m.set_option)" if number >= 160_000 else ""
+    acting = await _acting(connection)
     members = await connection.execute(
         f"SELECT r.rolname FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member "
         f"JOIN pg_roles o ON o.oid = m.roleid WHERE o.rolname = %s {acting}",
@@ -161,6 +161,15 @@ async def _owner(connection: Connection, names: Names) -> list[CheckedSetting]:
         for (member,) in members
     )
     return found
+
+
+async def _acting(connection: Connection) -> str:
+    """Return the condition under which a membership `m` lets one act as the role.
+
+    From release 16 on, who made a role is always a member of it, but may only give it to others.
+    """
+    [(number,)] = await connection.execute("SELECT current_setting('server_version_num')::integer")
+    return "AND (m.inherit_option OR m.set_option)" if number >= 160_000 else ""
 
 
 async def _objects(connection: Connection, names: Names) -> list[CheckedSetting]:
@@ -252,7 +261,8 @@ async def _logins(connection: Connection, names: Names) -> list[CheckedSetting]:
         "hosts": f"to_regrole({quoted_text(quoted(names.hosts))})",
         "collectors": f"to_regrole({quoted_text(quoted(names.collectors))})",
     }
-    rows = await connection.execute(_LOGINS.format(**groups))
+    acting = await _acting(connection)
+    rows = await connection.execute(_LOGINS.format(**groups, acting=acting))
     found = []
     for _, role, *powers in rows:
         words = ("SUPERUSER", "CREATEDB", "CREATEROLE", "REPLICATION", "BYPASSRLS")
@@ -264,7 +274,7 @@ async def _logins(connection: Connection, names: Names) -> list[CheckedSetting]:
     oids = [row[0] for row in rows]
     others = await connection.execute(
         "SELECT r.rolname, g.rolname FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member "
-        "JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = ANY (%s) ORDER BY 1, 2",
+        f"JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = ANY (%s) {acting} ORDER BY 1, 2",
         (oids,),
     )
     own = {names.hosts, names.collectors}

