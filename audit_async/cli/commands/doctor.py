@@ -11,14 +11,16 @@ import typer
 
 from audit_async._trail.log_files import Log
 from audit_async.cli.arguments import Json
-from audit_async.cli.diagnosis import host_checks, log_checks
+from audit_async.cli.diagnosis import host_checks, key_store_checks, log_checks
 from audit_async.cli.diagnosis.outcomes import Check, fail, ok
+from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import ConfiguredLogs
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Output, Style
 from audit_async.cli.writing import base_directory
 from audit_async.config import AuditConfig, Local
+from audit_async.config.key_store_settings import ExternalMasterKey
 
 __all__ = ["register"]
 
@@ -44,12 +46,16 @@ def register(app: typer.Typer) -> None:
 @with_option_groups
 def doctor(
     at: ConfiguredLogs,
+    keys: KeyOptions,
     *,
     as_json: Json = False,
 ) -> None:
     """Check permissions, disk, clock, locks and configuration, and say what would be lost in a crash now.
 
     It changes nothing and reads no more of the trail than it has to; whether the records are genuine is for verify.
+    With --key-store, or if the configuration names one, it also checks who can open the key store, whether it came back
+    from a backup older than an erasure, and with the master key whether that opens it. Whether every sealed member has
+    its key is for: keystore check.
     Exit status 1 if a check fails, 3 if something can't be read.
     """
     output = Output(as_json=as_json)
@@ -58,6 +64,7 @@ def doctor(
         settings = at.settings()
         logs = at.logs(settings)
         checks = _examine(logs, at.directory, settings)
+        checks += _key_store(logs, keys, settings)
         healthy = not any(check.status == "fail" for check in checks)
         if as_json:
             output.document(Diagnosis(healthy=healthy, checks=checks))
@@ -79,6 +86,18 @@ def _examine(logs: list[Log], directory: Path | None, settings: AuditConfig | No
     for log in logs:
         checks += log_checks.examine(log, settings)
     return checks
+
+
+def _key_store(logs: list[Log], keys: KeyOptions, settings: AuditConfig | None) -> list[Check]:
+    """Check the key store of the options, else that of the configuration."""
+    if keys.key_store is not None:
+        return key_store_checks.examine(logs, keys.key_store, keys.master_key)
+    configured = settings.privacy if settings is not None else None
+    if configured is None or not isinstance(configured.key_store, str):
+        return []
+    source = configured.master_key
+    assert isinstance(source, str | ExternalMasterKey)  # noqa: S101 - a Privacy with a path has one
+    return key_store_checks.examine(logs, configured.key_store, source)
 
 
 _DEFAULTS = AuditConfig(mode=Local("."), service_id="any")
