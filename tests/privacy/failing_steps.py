@@ -1,7 +1,7 @@
 """One step of a key store, with each of its system calls failing once, or its process killed at it.
 
-Started under the shim of `tests.store`: `python -m tests.privacy.failing_steps STEP DIRECTORY`. A line on stdout for
-each fault: its kind and call, and whether the step had to be repeated.
+Started under the shim of `tests.store`: `python -m tests.privacy.failing_steps STEP DIRECTORY EVERY`. It lets each call
+fail, and kills at one of every so many. A line on stdout for each fault: its kind and call.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -34,8 +35,8 @@ from tests.privacy.key_stores import ALICE, BOB, TODAY, copies_in_files, some_ke
 
 LIMIT = day_number(date_of(TODAY).replace(day=15))  # in the middle of a month's file
 DAYS = (LIMIT - 70, LIMIT - 2, LIMIT - 1, LIMIT, LIMIT + 1)
-ERROR_KINDS = ("error", "after", "short")
-KILL_KINDS = ("kill-before", "kill-after")
+ERROR_KINDS = ("error", "after")
+KILL_KINDS = ("kill-after",)
 Answer = TypeVar("Answer")
 
 
@@ -254,7 +255,7 @@ def fail_at_each_call(name: str, step: Step, place: Path, number: Iterator[int])
             shutil.copytree(place, below)
             arm(kind, call, below / "hit")
             try:
-                answer = tried(lambda at=below: step.call(at))  # type: ignore[misc]  # mypy can't see a bound default
+                answer = tried(partial(step.call, below))
             finally:
                 arm("none", 0, below / "hit")
             assert answer[0] == step.expected, (kind, call, answer)
@@ -266,10 +267,10 @@ def fail_at_each_call(name: str, step: Step, place: Path, number: Iterator[int])
             os.write(1, f"{kind} {call}\n".encode())
 
 
-def kill_at_each_call(name: str, step: Step, place: Path, number: Iterator[int]) -> None:
-    """Kill the process at each call; what it left is finished by the next."""
+def kill_at_calls(name: str, step: Step, place: Path, number: Iterator[int], every: int) -> None:
+    """Kill the process at one of so many calls; what it left is finished by the next."""
     for kind in KILL_KINDS:
-        for call in range(1, 1000):
+        for call in range(1, 1000, every):
             below = place.with_name(f"copy-{next(number)}")
             shutil.copytree(place, below)
             child = os.fork()
@@ -290,13 +291,13 @@ def kill_at_each_call(name: str, step: Step, place: Path, number: Iterator[int])
 
 def main() -> None:
     """Go through the faults of one step."""
-    name, directory = sys.argv[1:]
+    name, directory, every = sys.argv[1:]
     place = Path(directory, "prepared")
     prepare(place)
     step = STEPS[name](place)
     number = iter(range(1 << 20))
     fail_at_each_call(name, step, place, number)
-    kill_at_each_call(name, step, place, number)
+    kill_at_calls(name, step, place, number, int(every))
     os.write(1, b"done\n")
 
 
