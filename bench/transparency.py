@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 import uvloop
 
 from audit_async import AuditLogger, Batched, Immediate, Receipt, Transparency
+from audit_async.logger.open_session import checkpoints_of
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from audit_async.tlog.merkle import HASH_SIZE
 from audit_async.tlog.signed_tree import SignedTree
@@ -121,7 +122,7 @@ async def _write(directory: Path, name: str, subject: Subject, events: int, inte
         durable_per_s = (await produce(audit, subject, events)).events_per_s
         if signing is None:
             return _Signed(durable_per_s, durable_per_s, 0)
-        behind = audit.stats().durable - audit._checkpoints()._tree.size
+        behind = audit.stats().durable - checkpoints_of(audit._session, audit._buffer)._tree.size
         await audit.checkpoint()
         return _Signed(durable_per_s, events / (perf_counter() - began), behind)
 

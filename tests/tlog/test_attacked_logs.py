@@ -16,6 +16,7 @@ import pytest
 
 from audit_async import AuditLogger, LogCorrupted
 from audit_async.errors import AuditError
+from audit_async.logger.open_session import checkpoints_of
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from audit_async.tlog.failures import LogForked, LogRolledBack, QuorumNotMet, TilesDamaged
 from audit_async.tlog.policy import Policy
@@ -189,12 +190,12 @@ def before_a_witness(log: SigningLog, witness: Witness, policy: Path) -> Excepti
     async def live() -> Exception | None:
         async with AuditLogger(log.config(interval=0.05, policy=policy)) as audit:
             position = await audit.emit_durable(Counted(producer="p", n=1))
-            while audit._checkpoints().refused is None:
+            while checkpoints_of(audit._session, audit._buffer).refused is None:
                 is_published = (log.directory / "tlog" / "checkpoint").exists() and log.size > position.seq
                 if is_published and witness.cosigned is not None and witness.cosigned.size > position.seq:
                     break
                 await asyncio.sleep(0.01)
-            return audit._checkpoints().refused
+            return checkpoints_of(audit._session, audit._buffer).refused
 
     return asyncio.run(asyncio.wait_for(live(), 30))
 

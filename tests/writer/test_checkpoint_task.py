@@ -28,6 +28,7 @@ from audit_async._query.lookup import RecordNotFound
 from audit_async._trail.record_hashes import RecordHashes
 from audit_async.config.transparency import ExternalKey
 from audit_async.events.lifecycle import AuditCheckpoint
+from audit_async.logger.open_session import checkpoints_of
 from audit_async.tlog.checkpoint import SignedCheckpoint
 from audit_async.tlog.failures import InvalidProof, KeyUnavailable, LogForked, LogRolledBack
 from audit_async.tlog.notes import VerifierKey
@@ -173,7 +174,7 @@ async def test_the_tree_follows_the_records_and_a_checkpoint_does_not_wait_for_i
     monkeypatch.setattr("audit_async._writer.checkpoint_task._LOOK_S", OFTEN)
     config = signing()
     async with AuditLogger(config) as audit:
-        tree = audit._checkpoints()
+        tree = checkpoints_of(audit._session, audit._buffer)
         for n in range(20):
             audit.emit(Counted(producer="p", n=n))
         await audit.flush()
@@ -531,7 +532,7 @@ async def test_cosignatures_for_a_checkpoint_from_before_the_tree_was_opened_aga
         policy.write_text(f"log {log_key}\nwitness w {witness.cosigner.key} {witness.url}\nquorum w\n")
         config = signing(policy=policy, witness_timeout=0.1)
         async with AuditLogger(config) as audit:
-            checkpoints = audit._checkpoints()
+            checkpoints = checkpoints_of(audit._session, audit._buffer)
             await audit.emit_durable(Counted(producer="p", n=0))
             first = await audit.checkpoint()
             await audit.emit_durable(Counted(producer="p", n=1))

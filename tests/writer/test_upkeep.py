@@ -64,7 +64,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Stamp the records of this test by a clock that the test sets."""
     clock = Clock()
-    for module in ("audit_async.logger", "audit_async._writer.buffer", "audit_async._writer.intake"):
+    for module in ("audit_async.logger.audit_logger", "audit_async._writer.buffer", "audit_async._writer.intake"):
         monkeypatch.setattr(f"{module}.time_ns", clock.time_ns)
     return clock
 

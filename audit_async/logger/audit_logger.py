@@ -1,23 +1,15 @@
-"""The front door for writing: `AuditLogger`, its life cycle, and `run`.
-
-What an open log consists of is in `audit_async._writer.session`.
-"""
+"""`AuditLogger`: everything that can be recorded and asked for, and what each call promises."""
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import logging
-import os
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from threading import current_thread, get_ident, main_thread
 from time import time_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar, TypeVarTuple, overload
-
-import anyio
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from audit_async._layout.hold_file import Hold
 from audit_async._writer import forks, signals
@@ -27,12 +19,15 @@ from audit_async._writer.erasure_report import ErasureReport
 from audit_async._writer.intake import Intake
 from audit_async._writer.receipts import NOTHING_RECORDED, NOWHERE, Receipt
 from audit_async._writer.session import Session
-from audit_async._writer.upkeep import RetentionReport, Upkeep
-from audit_async.config import AuditConfig, Disabled, Local
+from audit_async._writer.upkeep import RetentionReport
+from audit_async.config import AuditConfig, Disabled
 from audit_async.context import bound_here
 from audit_async.errors import ConfigError, LogClosed, WriteFailed
 from audit_async.events import AuditEvent, AuditExported, AuditLogAccessed
 from audit_async.events.base import encode
+from audit_async.logger.config_mistakes import what_to_pass
+from audit_async.logger.log_reports import health_of, stats_of
+from audit_async.logger.open_session import checkpoints_of, erasures_of, on_its_loop, upkeep_of
 from audit_async.status import (
     CommitObserver,
     Condition,
@@ -41,20 +36,15 @@ from audit_async.status import (
     LoggerStats,
     Measurements,
     Position,
-    VerificationStats,
 )
 
-__all__ = ["AuditLogger", "run"]
+__all__ = ["AuditLogger"]
 
 if TYPE_CHECKING:  # they need the extra `tlog`
-    from audit_async._writer.checkpoint_task import CheckpointLog
     from audit_async.tlog.checkpoint import SignedCheckpoint
     from audit_async.tlog.proof import TlogProof
 
 _log = logging.getLogger("audit_async")
-
-_T = TypeVar("_T")
-_Args = TypeVarTuple("_Args")
 
 
 class AuditLogger:
@@ -74,7 +64,7 @@ class AuditLogger:
 
     def __init__(self, config: AuditConfig) -> None:
         if not isinstance(config, AuditConfig):
-            raise ConfigError("config", _what_to_pass(config))
+            raise ConfigError("config", what_to_pass(config))
         self.config: Final = config
         self._disabled: Final = isinstance(config.mode, Disabled)
         self._intake: Final = Intake(config)
@@ -308,8 +298,8 @@ class AuditLogger:
             LogClosed: The log is not open, or its event loop doesn't run.
             OSError: The disk fails; the next checkpoint is tried when it is due.
         """
-        checkpoints = self._checkpoints()
-        return await self._here(checkpoints.checkpoint)
+        checkpoints = checkpoints_of(self._session, self._buffer)
+        return await on_its_loop(self._session, checkpoints.checkpoint)
 
     async def prove(self, record: Receipt | str) -> TlogProof:
         """Return the evidence that a record is in this log, named by its receipt or its `audit_id`.
@@ -327,7 +317,7 @@ class AuditLogger:
             RecordNotFound: This log does not have such an `audit_id`.
             AuditError, OSError: As `checkpoint` does.
         """
-        checkpoints = self._checkpoints()
+        checkpoints = checkpoints_of(self._session, self._buffer)
 
         async def prove() -> TlogProof:
             if isinstance(record, Receipt):
@@ -336,14 +326,7 @@ class AuditLogger:
                 position = await checkpoints.position_of(record)
             return await checkpoints.prove(position.seq, bytes.fromhex(position.hash))
 
-        return await self._here(prove)
-
-    def _checkpoints(self) -> CheckpointLog:
-        if self._session is None or self._buffer.state is not State.OPEN:
-            raise LogClosed("the audit log is not open, so it signs nothing")
-        if self._session.checkpoints is None:
-            raise ConfigError("transparency", "is left out, so this log signs no checkpoints and proves nothing")
-        return self._session.checkpoints
+        return await on_its_loop(self._session, prove)
 
     # Keeping and forgetting.
 
@@ -373,8 +356,8 @@ class AuditLogger:
             raise ConfigError("at", "only a dry run may ask about another time, and it needs a time zone")
         if self._disabled:
             return RetentionReport(steps=(), hold=None, dry_run=dry_run)
-        upkeep = self._upkeep()
-        return await self._here(lambda: upkeep.apply(dry_run=dry_run, at=at))
+        upkeep = upkeep_of(self._session, self._buffer)
+        return await on_its_loop(self._session, lambda: upkeep.apply(dry_run=dry_run, at=at))
 
     async def set_hold(self, *, reason: str, set_by: str) -> Hold:
         """Put a legal hold in force: nothing is archived or deleted until it is lifted, also after a restart.
@@ -393,8 +376,8 @@ class AuditLogger:
             LogClosed: The log is not open, or its event loop doesn't run.
             WriteFailed, OSError: The record, or the hold, could not be made durable.
         """
-        upkeep = self._upkeep()
-        return await self._here(lambda: upkeep.set_hold(reason=reason, set_by=set_by))
+        upkeep = upkeep_of(self._session, self._buffer)
+        return await on_its_loop(self._session, lambda: upkeep.set_hold(reason=reason, set_by=set_by))
 
     async def lift_hold(self, *, reason: str, lifted_by: str) -> None:
         """End the legal hold; its record in the chain is durable before. Does nothing if there is none.
@@ -406,13 +389,13 @@ class AuditLogger:
         Raises:
             LogClosed, WriteFailed, OSError: As `set_hold` does.
         """
-        upkeep = self._upkeep()
-        await self._here(lambda: upkeep.lift_hold(reason=reason, lifted_by=lifted_by))
+        upkeep = upkeep_of(self._session, self._buffer)
+        await on_its_loop(self._session, lambda: upkeep.lift_hold(reason=reason, lifted_by=lifted_by))
 
     async def hold(self) -> Hold | None:
         """Return the legal hold that is in force, None if there is none; raises as `set_hold` does."""
-        upkeep = self._upkeep()
-        return await self._here(upkeep.hold)
+        upkeep = upkeep_of(self._session, self._buffer)
+        return await on_its_loop(self._session, upkeep.hold)
 
     async def erase_subject(  # the parts of a record, and how long to wait
         self,
@@ -453,12 +436,9 @@ class AuditLogger:
         """
         if self._disabled:
             raise ConfigError("mode", "is Disabled(), so this logger seals nothing and can erase nobody")
-        if self._session is None or self._buffer.state is not State.OPEN:
-            raise LogClosed("the audit log is not open, so nobody can be erased by it")
-        erasures = self._session.erasures
-        if erasures is None:
-            raise ConfigError("privacy", "is left out, so this log seals nothing, and nobody can be erased from it")
-        return await self._here(
+        erasures = erasures_of(self._session, self._buffer)
+        return await on_its_loop(
+            self._session,
             lambda: erasures.erase(
                 subject_id,
                 kind=kind,
@@ -468,48 +448,14 @@ class AuditLogger:
                 approved_by=approved_by,
                 force=force,
                 timeout_s=timeout_s,
-            )
+            ),
         )
-
-    def _upkeep(self) -> Upkeep:
-        if self._session is None or self._buffer.state is not State.OPEN:
-            raise LogClosed("the audit log is not open, so nothing can be said of what it keeps")
-        return self._session.upkeep
-
-    async def _here(self, call: Callable[[], Coroutine[None, None, _T]]) -> _T:
-        """Await `call()` on the log's own loop, from whichever loop."""
-        session = self._session
-        return await (call() if session is None or session.home.is_here else session.home.call(call))
 
     # What it says of itself.
 
     def stats(self) -> LoggerStats:
         """Return the counters since the start; cheap, from any thread."""
-        session = self._session
-        dropped = dict(self._intake.drops.by_type)
-        if session is None:
-            return LoggerStats(dropped=sum(dropped.values()), dropped_by_type=dropped)
-        buffer, writer, measured = self._buffer, session.writer, self._measurements
-        counters = writer.counters
-        return LoggerStats(
-            records=writer.head_seq - writer.first_seq + 1,
-            durable=session.acknowledgements.durable_seq - writer.first_seq + 1,
-            waiting=buffer.held_events,
-            waiting_bytes=buffer.held_bytes,
-            dropped=sum(dropped.values()),
-            dropped_by_type=dropped,
-            commits=counters.commits,
-            syncs=counters.syncs,
-            write_errors=counters.write_errors,
-            bytes_written=counters.bytes_written,
-            head_seq=writer.head_seq,
-            batch_events=measured.batch_events.snapshot(),
-            sync_seconds=measured.sync_seconds.snapshot(),
-            last_sync_at=measured.last_sync_at,
-            since_sync_s=measured.since_sync_s,
-            verification=session.upkeep.verified,
-            free_bytes=measured.free_bytes,
-        )
+        return stats_of(self._intake, self._session, self._measurements)
 
     def observe_commits(self, observer: CommitObserver) -> Callable[[], None]:
         """Call `observer(commit)` after each commit to the disk, in the log's loop; return what ends that.
@@ -528,19 +474,7 @@ class AuditLogger:
 
     def health(self) -> Health:
         """Return how the log is doing: for health endpoints; cheap, from any thread."""
-        condition, session = self._condition, self._session
-        verified = (None if session is None else session.upkeep.verified) or VerificationStats()
-        return Health(
-            status=condition.status,
-            reason=condition.reason,
-            since=condition.since,
-            durable_seq=session.acknowledgements.durable_seq if session else -1,
-            waiting_events=self._buffer.held_events,
-            buffer_fill=self._buffer.fill,
-            dropped=sum(dict(self._intake.drops.by_type).values()),
-            verified_seq=verified.verified_seq,
-            findings=verified.findings,
-        )
+        return health_of(self._intake, self._session, self._condition)
 
     @property
     def directory(self) -> Path | None:
@@ -627,53 +561,3 @@ class AuditLogger:
 
     def __exit__(self, *_: object) -> None:
         """For a message about `with` that says what to do."""
-
-
-@overload
-def run(main: Callable[[*_Args], Awaitable[_T]], *args: *_Args) -> _T: ...
-@overload
-def run(main: Coroutine[Any, Any, _T]) -> _T: ...
-def run(main: Callable[[*_Args], Awaitable[_T]] | Coroutine[Any, Any, _T], *args: *_Args) -> _T:
-    """Run an async function on uvloop, if the platform has it, and return its result.
-
-    Like `asyncio.run`, SIGINT included; uvloop makes a service's loop, not the log, faster.
-
-    Args:
-        main: The async function, or, as `asyncio.run` takes it, a coroutine: `run(main())`.
-        *args: What the function is called with.
-
-    Returns:
-        What `main` returns.
-
-    Raises:
-        TypeError: `main` is neither, or a coroutine with arguments.
-    """
-    options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
-    if inspect.iscoroutine(main):
-        if args:
-            main.close()
-            raise TypeError("run(main(...)) takes no further arguments: write run(main, *args)")
-        result: _T = anyio.run(_await_it, main, backend="asyncio", backend_options=options)
-        return result
-    if not callable(main):
-        raise TypeError(f"run() takes an async function or a coroutine, not {type(main).__name__}")
-    return anyio.run(main, *args, backend="asyncio", backend_options=options)
-
-
-async def _await_it(coroutine: Awaitable[_T]) -> _T:
-    return await coroutine
-
-
-def _what_to_pass(given: object) -> str:
-    """Return what to pass to `AuditLogger` instead of what was given."""
-    if isinstance(given, str | os.PathLike):
-        mode = f"Local({os.fspath(given)!r})"
-    elif isinstance(given, Local):
-        mode = f"Local({str(given.base_dir)!r})"
-    elif isinstance(given, Disabled):
-        mode = "Disabled()"
-    else:
-        mode = 'Local("./audit")'
-    what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
-    service = "" if mode == "Disabled()" else ', service_id="my-service"'
-    return f"is {what}; pass an AuditConfig: AuditLogger(AuditConfig(mode={mode}{service}))"
