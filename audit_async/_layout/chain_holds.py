@@ -4,6 +4,9 @@ A hold is in force if `hold.json` or the chain says so, and only an `audit.hold_
 removing a file must not lift a hold. `audit.log_opened` and `audit.segment_sealed` repeat the holds in force, so a
 reader that begins at the end of a log needs to go back only as far as the newest of these.
 
+In a log that seals, the reason and the name are sealed in the chain; `hold.json` has them in the clear for as long as
+the hold is in force.
+
 Records of releases that knew no ids are understood: their one hold has the empty id.
 """
 
@@ -21,6 +24,8 @@ _OWN_TYPE: Final = b'{"event_type":"audit.'
 OWN_EVENT: Final = _EVENT_MEMBER + _OWN_TYPE
 #: The longest reason and name that a repeated hold has; longer ones are cut, so that the record stays small.
 MOST_STATED_CHARS: Final = 200
+#: What is shown of a text that is sealed in the chain, if `hold.json` does not have it.
+SEALED_TEXT: Final = "[sealed]"
 
 
 class ChainHolds:
@@ -70,7 +75,25 @@ class ChainHolds:
 
     def _set(self, hold: Hold) -> None:
         self.lifted.pop(hold.id, None)
-        self.in_force.setdefault(hold.id, hold)
+        self.in_force.setdefault(hold.id, _without_sealed(hold))
+
+    def add_stated(self, hold: Hold) -> None:
+        """Add the hold that `hold.json` states unless it was lifted; what is sealed in the chain is legible there."""
+        if self.has_lifted(hold):
+            return
+        recorded = self.in_force.setdefault(hold.id, hold)
+        if SEALED_TEXT in {recorded.reason, recorded.set_by}:
+            self.in_force[hold.id] = hold
+
+
+def _without_sealed(hold: Hold) -> Hold:
+    if not (hold.reason.startswith(_SEALED) or hold.set_by.startswith(_SEALED)):
+        return hold
+    return msgspec.structs.replace(hold, reason=_shown(hold.reason), set_by=_shown(hold.set_by))
+
+
+def _shown(text: str) -> str:
+    return SEALED_TEXT if text.startswith(_SEALED) else text
 
 
 def own_event(line: bytes) -> bytes | None:
@@ -101,5 +124,7 @@ class _Record(msgspec.Struct):
     event: _Event
 
 
+#: How a sealed text begins.
+_SEALED: Final = "sealed:1:"
 _KINDS: Final = frozenset({b"hold_set", b"hold_lifted", b"log_opened", b"segment_sealed"})
 _decode: Final = msgspec.json.Decoder(_Record).decode

@@ -43,8 +43,8 @@ def find_holds(directory: Path) -> tuple[Hold, ...]:
         if not holds.in_force:
             raise
     else:
-        if hold is not None and not holds.has_lifted(hold):
-            holds.in_force.setdefault(hold.id, hold)
+        if hold is not None:
+            holds.add_stated(hold)
     return tuple(sorted(holds.in_force.values(), key=lambda hold: hold.since))
 
 

@@ -53,8 +53,8 @@ class LegalHolds:
             if not held:
                 raise
         else:
-            if hold is not None and not self._chain.has_lifted(hold):
-                held.setdefault(hold.id, hold)
+            if hold is not None:
+                self._chain.add_stated(hold)
         return tuple(sorted(held.values(), key=lambda hold: hold.since))
 
     def is_any_in_force(self) -> bool:
@@ -125,7 +125,7 @@ class LegalHolds:
             set_file_aside(directory, HOLD_FILE)
             stated = None
         if stated is not None and not self._chain.has_lifted(stated):
-            self._chain.in_force.setdefault(stated.id, stated)  # placed by somebody just now
+            self._chain.add_stated(stated)  # placed by somebody just now
         elif self._chain.in_force:
             self._write(self.in_force()[0])
         elif stated is not None:

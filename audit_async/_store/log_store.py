@@ -151,18 +151,19 @@ class LogStore:
             torn = repair(directory, found)
             make_backup_lock(directory)
             apply_access(directory)
-            in_chain = tuple(found.holds.in_force.values())
+            in_chain = tuple(found.holds.in_force)
             holds = LegalHolds(directory, found.holds)
             unrecorded_holds: tuple[Hold, ...] = ()
             with suppress(OSError):  # a file that can't be read is a hold: retention asks again, and refuses
                 unrecorded_holds = holds.check(datetime.now(UTC))
+            stated = tuple(hold for hold_id, hold in found.holds.in_force.items() if hold_id in in_chain)
             unrecorded = tuple(
                 entry for entry in found.manifest.segments if not entry.recorded and entry.segment not in found.recorded
             )
             return cls(
                 directory,
                 lock,
-                Opening(found.head, torn, unrecorded, damaged_at_opening(unrecorded), in_chain, unrecorded_holds),
+                Opening(found.head, torn, unrecorded, damaged_at_opening(unrecorded), stated, unrecorded_holds),
                 identity=identity,
                 manifest=found.manifest,
                 holds=holds,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from audit_async._layout.chain_holds import MOST_STATED_CHARS, ChainHolds
+from audit_async._layout.chain_holds import MOST_STATED_CHARS, SEALED_TEXT, ChainHolds
 from audit_async._layout.hold_file import Hold, read_hold
 from audit_async._layout.holds_in_force import find_holds
 from audit_async._layout.names import HOLD_FILE
@@ -60,6 +60,8 @@ def _agree(stated: Hold, recorded: Hold) -> bool:
     if stated.id:  # releases without ids recorded no time
         texts.append((stated.since, recorded.since))
     return all(
-        mine[:MOST_STATED_CHARS] == theirs[:MOST_STATED_CHARS] or not (mine.isascii() and mine.isprintable())
+        mine[:MOST_STATED_CHARS] == theirs[:MOST_STATED_CHARS]
+        or theirs == SEALED_TEXT
+        or not (mine.isascii() and mine.isprintable())
         for mine, theirs in texts
     )

@@ -18,8 +18,8 @@ from audit_async.events.personal import Personal
 class HoldInForce(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A legal hold that is in force, repeated so that the newest segment of a log always names it."""
 
-    reason: str
-    set_by: str
+    reason: Annotated[str, Personal("set_by")]
+    set_by: Annotated[str, Personal("set_by")]
     since: str  #: RFC 3339, UTC
     id: str = ""  #: 16 hex digits; empty for a hold that a release without ids has set
 
@@ -130,8 +130,8 @@ class AuditSegmentDamaged(AuditEvent, tag="audit.segment_damaged"):
 class AuditHoldSet(AuditEvent, tag="audit.hold_set"):
     """A legal hold began: nothing is archived or deleted. Asked for again, it is recorded again with the same id."""
 
-    reason: str
-    set_by: str
+    reason: Annotated[str, Personal("set_by")]
+    set_by: Annotated[str, Personal("set_by")]
     hold_id: str | None = None  #: 16 hex digits; only a lifting that names it ends the hold
     since: str | None = None  #: RFC 3339, UTC
 
@@ -139,8 +139,8 @@ class AuditHoldSet(AuditEvent, tag="audit.hold_set"):
 class AuditHoldLifted(AuditEvent, tag="audit.hold_lifted"):
     """A legal hold ended: the one that `hold_id` names, left out for one that was set without an id."""
 
-    reason: str
-    lifted_by: str
+    reason: Annotated[str, Personal("lifted_by")]
+    lifted_by: Annotated[str, Personal("lifted_by")]
     hold_id: str | None = None
 
 

@@ -178,3 +178,32 @@ def test_what_is_missing_is_said(audit: Audit, service: Service) -> None:
     nobody = audit("erase", service.base_dir, *other, *service.keys)
     assert (nobody.status, "--kind" in nobody.out) == (0, True)
     assert log_ins(audit, service) == ["alice"]
+
+
+def test_no_file_of_any_log_names_who_was_erased(audit: Audit, service: Service, tmp_path: Path) -> None:
+    """Not who set holds and why, who searched and for whom, who made files, or who asked for erasures of others."""
+    service.run("alice", "bob")
+    hold = ("--as", "alice", "--reason", "alice asked for it")
+    assert audit("hold", "set", service.base_dir, *hold, *service.keys).status == 0
+    shown = audit("hold", "show", service.base_dir, "--json").document["logs"]
+    assert {(log["hold"]["set_by"], log["hold"]["reason"]) for log in shown} == {("alice", "alice asked for it")}
+    service.run("bob")  # states the hold again
+    assert audit("verify", service.base_dir).status == 0
+    assert audit("hold", "lift", service.base_dir, *hold, *service.keys).status == 0
+    with service.running("bob") as process:  # the command line records in its own log then
+        assert audit("hold", "set", service.base_dir, *hold, *service.keys).status == 0
+        log_in(process)
+    assert audit("hold", "lift", service.base_dir, *hold, *service.keys).status == 0
+    for asked in (("--actor", "alice"), ("--text", "alice"), ("--path", "/users/alice")):
+        for name in ("alice", "bob"):
+            assert audit("query", service.base_dir, *asked, "--as", name, *service.keys).status == 0
+    for name in ("alice", "bob"):
+        copy = (service.base_dir, tmp_path / f"{name}.html", "--subject", "bob", "--as", "alice")
+        assert audit("subject-data", *copy, *service.keys).status == 0
+    asked_by = ("--subject", "bob", "--reason", "alice wants it", "--by", "alice", *service.keys)
+    assert audit("erase", service.base_dir, *asked_by).status == 0
+    assert audit("erase", service.base_dir, *ASKED, *service.keys).status == 0
+    assert files_with(service.base_dir, b"alice") == []
+    (first, *_) = audit("query", service.base_dir, "--type", "audit.hold_set", "--json", *service.keys).rows
+    assert first["event"]["set_by"].startswith("[erased 20")
+    assert audit("verify", service.base_dir).status == 0

@@ -37,6 +37,8 @@ def texts_of(info: inspect.Type, path: tuple[str, ...] = ()) -> Iterator[str]:
             for field in fields:
                 if field.encode_name != "reduced":
                     yield from texts_of(field.type, (*path, field.encode_name))
+        case inspect.ListType(item_type=inspect.StructType() as item):
+            yield from texts_of(item, (*path[:-1], f"{path[-1]}[]"))
         case inspect.ListType(item_type=inner) | inspect.DictType(value_type=inner):
             yield from texts_of(inner, path)
         case inspect.StrType() | inspect.AnyType():
@@ -65,8 +67,10 @@ def test_the_page_names_all_that_is_sealed_and_whose_it_is() -> None:
             event = "actor" if name.startswith("actor.") else tag
             subject = ""
             if member.subject is not None:
-                inner = name.split(".")[: member.subject.depth]
-                subject = ".".join([*inner, *member.subject.names])
+                holder = PersonalMember(
+                    (*member.path[: member.subject.depth], *member.subject.names), member.shape, None, "always"
+                )
+                subject = holder.name
             declared.add((event, name, subject))
     assert declared == written
 

@@ -15,6 +15,7 @@ import anyio
 import pytest
 
 from audit_async import AuditLogger, Batched, ConfigError, RotationPolicy, audit_context
+from audit_async._layout.hold_file import Hold
 from audit_async.privacy import ErasureRefused, KeyStoreUnavailable, NewKey, Subject, key_id_bytes
 from audit_async.privacy.data_keys import day_number
 from audit_async.privacy.sqlite_key_store import SqliteKeyStore
@@ -188,6 +189,32 @@ async def test_a_hold_of_any_log_keeps_everybody(config_for: ConfigFor, tmp_path
         assert (await audit.erase_subject("alice", force=True, **WHY)).keys == 1
     (started,) = recorded(config, event_type="audit.erasure_started")
     assert started["event"]["forced"] is True
+
+
+async def test_who_set_a_hold_and_why_is_sealed(config_for: ConfigFor, tmp_path: Path) -> None:
+    """`hold.json` has it in the clear while the hold is in force; if that is lost the hold stays, without its texts."""
+    config = sealing(config_for, tmp_path)
+    async with AuditLogger(config) as audit:
+        hold = await audit.set_hold(reason="against alice", set_by="judge")
+    path = log_directory(config) / "hold.json"
+    async with AuditLogger(config) as audit:
+        assert await audit.hold() == hold
+    assert path.read_bytes().count(b"alice") == 1
+    assert (await AuditReader(tmp_path / "audit").verify()).valid
+    assert not any(word in b"".join(segment_lines(log_directory(config))) for word in (b"alice", b"judge"))
+    (shown,) = opened(config, tmp_path, event_type="audit.hold_set")
+    assert (shown.event["reason"], shown.event["set_by"]) == ("against alice", "judge")
+    path.unlink()
+    for _ in range(2):
+        async with AuditLogger(config) as audit:
+            assert await audit.hold() == Hold(reason="[sealed]", set_by="[sealed]", since=hold.since, id=hold.id)
+            with pytest.raises(ErasureRefused):
+                await audit.erase_subject("alice", **WHY)
+    async with AuditLogger(config) as audit:
+        await audit.lift_hold(reason="alice is innocent", lifted_by="judge")
+    assert not path.exists()
+    assert not any(word in b"".join(segment_lines(log_directory(config))) for word in (b"alice", b"judge"))
+    assert (await AuditReader(tmp_path / "audit").verify()).valid
 
 
 async def test_a_hold_from_before_the_start_counts(config_for: ConfigFor, tmp_path: Path) -> None:

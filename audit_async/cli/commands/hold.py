@@ -23,12 +23,14 @@ from audit_async._store.legal_hold import place_hold
 from audit_async._trail.log_files import Log, find_logs
 from audit_async.cli.arguments import Directory, Instance, Json, Service
 from audit_async.cli.each_log import Failures, for_each_log
+from audit_async.cli.key_options import KeyOptions
+from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.run import ExitStatus, Refused, perform
 from audit_async.cli.terminal import Cell, Column, Output
 from audit_async.cli.writing import OWN_SERVICE, base_directory, config_for, require_owner
 from audit_async.config import AuditConfig, Local
 from audit_async.errors import AuditError, LogLocked
-from audit_async.events import AuditEvent
+from audit_async.events import AuditEvent, Personal
 from audit_async.logger import AuditLogger
 
 __all__ = ["HoldPlaced", "register"]
@@ -43,8 +45,8 @@ class HoldPlaced(AuditEvent, tag="audit_cli.hold_placed"):
     critical: ClassVar[bool] = True
 
     log: str
-    reason: str
-    set_by: str
+    reason: Annotated[str, Personal("set_by")]
+    set_by: Annotated[str, Personal("set_by")]
 
 
 class LogHold(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +76,7 @@ def register(app: typer.Typer) -> None:
     )(show_hold)
 
 
+@with_option_groups
 def set_hold(
     directory: Directory,
     *,
@@ -81,12 +84,13 @@ def set_hold(
     reason: Reason,
     service: Service = None,
     instance: Instance = None,
+    keys: KeyOptions,
     as_json: Json = False,
 ) -> None:
     """Put a legal hold in force: nothing is archived or deleted until it is lifted.
 
     It takes effect at once, also while a service writes the log; then it is recorded in the log of audit-cli. A hold
-    that is in force already stays as it is.
+    that is in force already stays as it is. With --key-store the name and the reason are recorded sealed.
     """
     _require_said(by, reason)
     output = Output(as_json=as_json)
@@ -105,11 +109,13 @@ def set_hold(
         # First of all, so that no trouble with the recording keeps the hold waiting.
         hold = place_hold(log.directory, reason=reason, set_by=by, now=datetime.now(UTC))
         try:
-            async with AuditLogger(config_for(log)) as audit:  # records the hold that is in the file
+            async with AuditLogger(_config_for(log, keys)) as audit:  # records the hold that is in the file
                 if there is not None:
                     await audit.set_hold(reason=reason, set_by=by)
         except AuditError:  # a service writes it, or it is damaged
-            return LogHold(log=log.name, hold=hold, recorded_in=await _record_elsewhere(log, reason=reason, by=by))
+            return LogHold(
+                log=log.name, hold=hold, recorded_in=await _record_elsewhere(log, keys, reason=reason, by=by)
+            )
         return LogHold(log=log.name, hold=hold, recorded_in=log.name)
 
     _for_each(of_one, output, directory, service=service, instance=instance)
@@ -125,15 +131,21 @@ def _require_said(by: str, reason: str) -> None:
         raise typer.BadParameter("--reason and --as must not be empty: they are what an auditor will read")
 
 
+def _config_for(log: Log, keys: KeyOptions) -> AuditConfig:
+    """Return the configuration of a log that records a hold; sealed, if there is a key store."""
+    return msgspec.structs.replace(config_for(log), privacy=keys.privacy())
+
+
 def _to_the_second(since: str) -> str:
     """Return a recorded time as short as a person reads it."""
     return f"{since[:19]}Z"
 
 
-async def _record_elsewhere(log: Log, *, reason: str, by: str) -> str:
+async def _record_elsewhere(log: Log, keys: KeyOptions, *, reason: str, by: str) -> str:
     """Record in the log of `audit-cli` that a hold was set; return that log's name."""
     try:
-        async with AuditLogger(AuditConfig(mode=Local(base_directory(log)), service_id=OWN_SERVICE)) as audit:
+        own = AuditConfig(mode=Local(base_directory(log)), service_id=OWN_SERVICE, privacy=keys.privacy())
+        async with AuditLogger(own) as audit:
             await audit.emit_durable(HoldPlaced(log=log.name, reason=reason, set_by=by))
             assert audit.directory is not None  # noqa: S101 - it is open, and not disabled
             return f"{OWN_SERVICE}/{audit.directory.name}"
@@ -141,6 +153,7 @@ async def _record_elsewhere(log: Log, *, reason: str, by: str) -> str:
         raise Refused(f"the hold on {log.name} is in force, but could not be recorded: {error}") from error
 
 
+@with_option_groups
 def lift_hold(
     directory: Directory,
     *,
@@ -148,6 +161,7 @@ def lift_hold(
     reason: Reason,
     service: Service = None,
     instance: Instance = None,
+    keys: KeyOptions,
     as_json: Json = False,
 ) -> None:
     """End a legal hold, and record in the log's own chain who did it and why.
@@ -161,7 +175,7 @@ def lift_hold(
             return LogHold(log=log.name, hold=None)
         require_owner(log.directory)
         try:
-            async with AuditLogger(config_for(log)) as audit:
+            async with AuditLogger(_config_for(log, keys)) as audit:
                 await audit.lift_hold(reason=reason, lifted_by=by)
         except LogLocked as error:
             who = f"process {error.pid}" if error.pid is not None else "another process"
