@@ -95,8 +95,7 @@ def verify_evidence(path: str | os.PathLike[str], policy: Policy) -> tuple[Prove
     nothing about records that are not in the file. The format is that of
     https://audit-async.github.io/audit-async/format/#selective-evidence.
 
-    It blocks, for some 0.1 ms a record; call it in a thread if an event loop runs. It may be called from any thread,
-    several times at once.
+    It blocks, so call it in a thread if an event loop runs. It may be called from any thread, several times at once.
 
     Args:
         path: The zip, made by `AuditReader.export(..., evidence="selective")`. It is read where it is, and nothing is

@@ -130,7 +130,7 @@ class _Chain:
         for name, following in zip(self._names, [*self._names[1:], None], strict=True):
             self._pass_what_is_gone(name)
             if name.first_seq != self.head.seq + 1:
-                return
+                break
             segment = self._check(name, following.first_seq if following is not None else None)
             known = self._old.get(str(name))
             if known is not None and known.state == "damaged":  # as it was found while it was written, and recorded
@@ -174,11 +174,11 @@ class _Chain:
         removed while the copy was taken: they are `lost` to the copy.
         """
         bridge: list[SealedSegment] = []
-        head = self.head
+        head, is_beginning = self.head, not self.checked and not self.unread
         for entry in self._gone:
             is_next = entry.first_seq == head.seq + 1 and entry.prev_hash.encode() == head.hash
             is_known_gone = entry.state in {"deleted", "lost"}
-            if is_next and (is_known_gone or not self.checked) and entry.first_seq < name.first_seq:
+            if is_next and (is_known_gone or is_beginning) and entry.first_seq < name.first_seq:
                 bridge.append(entry if is_known_gone else msgspec.structs.replace(entry, state="lost"))
                 head = entry.head
         if bridge and head.seq + 1 == name.first_seq:

@@ -147,7 +147,9 @@ def test_with_the_key_the_entries_are_made_again(tmp_path: Path) -> None:
     assert verified(base_dir).findings == ()
 
 
-@pytest.mark.parametrize("what", ["replaced", "cut", "entry changed", "no entry", "the newest"])
+@pytest.mark.parametrize(
+    "what", ["replaced", "cut", "entry changed", "no entry", "the newest", "the last before a gap"]
+)
 def test_without_the_key_nothing_is_believed_that_does_not_fit(tmp_path: Path, what: str) -> None:
     """The file must be the one of the manifest and join the chain; else the rebuild refuses, and nothing is changed."""
     base_dir = whole_copy(tmp_path)
@@ -165,6 +167,10 @@ def test_without_the_key_nothing_is_believed_that_does_not_fit(tmp_path: Path, w
         forge_boundary(log, last)  # between two that are encrypted nobody sees it without the key
     elif what == "no entry":
         rewrite(log, entries[:victim])
+    elif what == "the last before a gap":
+        missing = next(entry for entry in entries[victim:] if not entry.is_encrypted)
+        for name in (missing.segment, f"{missing.segment}.sha256"):
+            (log / name).unlink()
     else:
         for path in [*log.glob("*.audit"), *log.glob("*.sha256")]:
             path.unlink()
@@ -172,7 +178,7 @@ def test_without_the_key_nothing_is_believed_that_does_not_fit(tmp_path: Path, w
     with pytest.raises(LogCorrupted, match=r"--identity|prev_hash"):
         rebuilt(base_dir)
     assert contents(log) == before
-    if what in {"no entry", "the newest", "entry changed"}:
+    if what in {"no entry", "the newest", "entry changed", "the last before a gap"}:
         assert rebuilt(base_dir, IDENTITIES).unread == 0
         opened(base_dir)
         assert verified(base_dir).findings == ()
