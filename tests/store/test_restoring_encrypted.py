@@ -68,7 +68,7 @@ def verified(base_dir: Path) -> VerifyReport:
 
 
 @pytest.mark.parametrize("identities", [IDENTITIES, None], ids=["key", "no key"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_copies_that_are_taken_while_archives_are_encrypted(seed: int, identities: Identities | None) -> None:
     """In any order: what is rebuilt is a part of the chain, verifies with the key, and has the copy's archives.
 
@@ -164,7 +164,7 @@ def test_without_the_key_nothing_is_believed_that_does_not_fit(tmp_path: Path, w
         archive.write_bytes(archive.read_bytes()[:-1])
     elif what == "entry changed":
         last = max(place for place, entry in enumerate(entries) if entry.is_encrypted)
-        forge_boundary(log, last)  # between two that are encrypted nobody sees it without the key
+        forge_boundary(log, last)  # between two that are encrypted only the key shows it
     elif what == "no entry":
         rewrite(log, entries[:victim])
     elif what == "the last before a gap":
