@@ -205,6 +205,10 @@ class PostgresEngine:
     async def _trim_day(self, connection: Connection, day: date, heads: dict[int, int], *, dry_run: bool) -> Trimmed:
         schema, partition = quoted(self._names.schema), quoted(f"batches_{day:%Y%m%d}")
         await connection.execute("SET LOCAL lock_timeout = '5s'")
+        [(there,)] = await connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{schema}.{partition}",))
+        if not there:
+            reason = "its partition is missing; see: audit-async engine check"
+            return Trimmed(day=str(day), batches=0, dropped=False, reason=reason)
         found = await connection.execute(
             f"SELECT b.log_key, h.host, h.service, h.instance, max(b.last_seq), count(*) "
             f"FROM {schema}.batches b JOIN {schema}.heads h USING (log_key) WHERE b.received_day = %s "

@@ -137,6 +137,14 @@ BEGIN
             USING ERRCODE = 'AU001', HINT = 'Grant it with "audit-async engine grant".';
     END IF;
 
+    -- The names become paths at the collector.
+    IF concat(of_service, '/', of_instance, '/', of_log_id) !~ '^[^/\u0001-\u001f\u007f-\u009f]+(/[^/\u0001-\u001f\u007f-\u009f]+){2}$'
+        OR greatest(length(of_service), length(of_instance), length(of_log_id)) > 128
+    THEN
+        RAISE EXCEPTION 'a name of the log is empty, too long, or has a slash or a control character'
+            USING ERRCODE = 'AU001';
+    END IF;
+
     -- The declared link, and that the first and the last line are the declared ones. The collector checks every byte.
     IF new_first_seq <> after_seq + 1 OR new_prev_hash <> after_hash OR new_last_seq < new_first_seq
         OR after_seq < -1 OR (after_seq = -1) <> (after_hash = repeat('0', 64))

@@ -8,6 +8,7 @@ well if there are any.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Final, Self
@@ -24,6 +25,8 @@ from audit_async.forwarding.postgres_schema import MAX_VALUE_BYTES, SCHEMA_VERSI
 from audit_async.forwarding.sink_errors import HeadMoved, RecordTooLarge, SinkRefused, SinkUnavailable
 
 __all__ = ["PostgresSink"]
+
+_logger: Final = logging.getLogger(__name__)
 
 _NO_HASH: Final = "0" * 64
 #: Batches that a reader holds at a time, each of 512 KiB or one large record.
@@ -136,12 +139,21 @@ class PostgresSink:
                 return
 
     async def logs(self) -> list[LogIdentity]:
-        """Return the tenant's logs; for collectors only."""
-        rows = await self._call("logs", "", ())
-        return [
-            LogIdentity(tenant=self._names.tenant, service=service, host=host, instance=instance, log_id=log_id)
-            for service, host, instance, log_id in rows
-        ]
+        """Return the tenant's logs; for collectors only.
+
+        A log whose host has given it an unusable name is left out, with a warning: it must not keep the others away.
+        """
+        logs = []
+        for service, host, instance, log_id in await self._call("logs", "", ()):
+            try:
+                log = LogIdentity(
+                    tenant=self._names.tenant, service=service, host=host, instance=instance, log_id=log_id
+                )
+            except ConfigError as error:
+                _logger.warning("%s: a log of host %a is left out: %s", self._server.shown, host, error)
+            else:
+                logs.append(log)
+        return logs
 
     async def confirm(self, log: LogIdentity, confirmation: bytes) -> None:
         """Store the collector's newest signed confirmation in the place of the one before; for collectors only."""
@@ -217,9 +229,10 @@ def _head(seq: int, hash_: str) -> Head | None:
 
 def _cut(batch: Batch, at: int) -> Batch:
     """Return what of a batch follows record `at`, which is in it."""
+    # A forged batch may have fewer lines than it declares; what is returned then fails its check.
     lines = batch.lines.split(b"\n")
     kept = lines[at + 1 - batch.first_seq :]
-    before = lines[at - batch.first_seq]
+    before = b"".join(lines[at - batch.first_seq :][:1])
     return Batch(
         first_seq=at + 1,
         last_seq=batch.last_seq,

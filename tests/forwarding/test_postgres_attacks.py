@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from audit_async._chain import BadRecord
 from audit_async.forwarding import Batch, Head, HeadMoved, LogIdentity, SinkFull, SinkRefused
 from audit_async.forwarding.engine_admin import Limits
 from tests.forwarding.logs_to_ship import NO_HASH, a_batch, a_log, batches
@@ -217,6 +218,38 @@ async def test_what_the_server_can_not_compare_spoils_one_log_only(engine: Engin
             found.check()
         [found] = [one async for one in other.read(sound, None)]
         found.check()
+
+
+@pytest.mark.parametrize("name", ["of_service", "of_instance", "of_log_id"])
+@pytest.mark.parametrize("value", ["", "../../etc", "a/b", "a\nb", "\x7f", "\x85", "a" * 129], ids=ascii)
+async def test_a_host_can_not_choose_a_name_that_leaves_its_place(engine: EngineOfTest, name: str, value: str) -> None:
+    """Names become paths at the collector."""
+    with pytest.raises(psycopg.errors.Error) as caught:
+        append_as(await engine.url("web-1"), a_log(), a_batch(None), **{name: value})
+    assert caught.value.sqlstate == "AU001"
+
+
+async def test_a_name_that_the_server_lets_through_keeps_no_other_log_away(
+    engine: EngineOfTest, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A character that turns text around: the collector leaves that log out and says so."""
+    log = a_log(service="orders-ü")
+    append_as(await engine.url("web-1"), log, a_batch(None))
+    append_as(await engine.url("web-1"), a_log(), a_batch(None), of_service="a\u202eb")
+    async with await engine.sink("c", "collector") as collector:
+        assert await collector.logs() == [log]
+    assert "a log of host 'web-1' is left out" in caplog.text
+
+
+async def test_a_batch_with_fewer_lines_than_it_declares_fails_its_check(engine: EngineOfTest) -> None:
+    """Also if the reader begins in its middle, where there is no line."""
+    log, batch = a_log(), a_batch(None, 1)
+    append_as(await engine.url("web-1"), log, batch, new_last_seq=7)
+    async with await engine.sink("c", "collector") as collector:
+        for after in (None, Head(seq=0, hash=batch.last_hash), Head(seq=5, hash=batch.last_hash)):
+            [found] = [one async for one in collector.read(log, after)]
+            with pytest.raises(BadRecord):
+                found.check()
 
 
 async def test_a_host_can_not_fill_the_engine_for_all(engine: EngineOfTest) -> None:

@@ -370,6 +370,18 @@ async def test_days_are_dropped_up_to_what_is_confirmed(engine: EngineOfTest) ->
         assert [batch async for batch in collector.read(log, second.head)] == [third]
 
 
+async def test_a_day_that_is_missing_is_not_taken_for_trimmed(engine: EngineOfTest) -> None:
+    """Trimming passes it over with the reason, and goes on with the others."""
+    engine.run(
+        "SELECT SCHEMA.make_day('2026-01-01')", "SELECT SCHEMA.make_day('2026-01-02')",
+        "DROP TABLE SCHEMA.batches_20260101",
+    )  # fmt: skip
+    missing, empty = await engine.engine.trim(keep_days=30, confirmed=_stated)
+    assert "missing" in missing.reason
+    assert empty.dropped
+    assert await engine.wrong() == {"missing partition"}
+
+
 async def test_a_day_is_made_when_it_comes(engine: EngineOfTest) -> None:
     """Also if nobody has run anything for months, by the append itself, and by several at once."""
     engine.run("DELETE FROM SCHEMA.days", *[
