@@ -35,7 +35,7 @@ ROWS = (
     ("_writer",),
     ("forwarding",),
     ("logger",),
-    ("reader", "testing", "evidence"),
+    ("reader", "testing", "evidence", "sync"),
     ("integrations",),
     ("cli",),
 )
@@ -64,6 +64,7 @@ PUBLIC = (
     "audit_async.reader",
     "audit_async.standalone",
     "audit_async.status",
+    "audit_async.sync",
     "audit_async.testing",
     "audit_async.tlog",
 )

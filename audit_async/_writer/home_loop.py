@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
+from concurrent.futures import TimeoutError as NotYet
+from time import monotonic
 from typing import Final, TypeVar
 
 from audit_async.errors import LogClosed
@@ -22,8 +24,8 @@ def running_loop() -> asyncio.AbstractEventLoop:
     except RuntimeError:
         raise LogClosed(
             "an audit log lives on asyncio's event loop, and none is running here. Use asyncio.run(), uvloop.run(), "
-            "audit_async.run() or anyio.run(main, backend='asyncio'); under trio, or in a program without a loop, open "
-            "the log in the loop of anyio.from_thread.start_blocking_portal('asyncio'), and emit() from any thread"
+            "audit_async.run() or anyio.run(main, backend='asyncio'); in a "
+            "program without a loop, and under trio, audit_async.sync.SyncAuditLogger"
         ) from None
 
 
@@ -49,6 +51,40 @@ class HomeLoop:
             "that loop, and keep it running: one asyncio.run() around the log and all that uses it; with "
             "pytest-asyncio the same loop_scope for fixture and tests"
         )
+
+    def call_and_block(self, call: Callable[[], Coroutine[None, None, _T]], timeout_s: float | None) -> _T:
+        """Run `call()` on the log's loop and block this thread until it has an answer.
+
+        Raises `LogClosed` if that loop doesn't run, or ends meanwhile; `TimeoutError`, and `RuntimeError` in a thread
+        that runs an event loop, which would stand still.
+        """
+        if asyncio._get_running_loop() is not None:  # noqa: SLF001 - as above
+            raise RuntimeError("this would block the event loop that runs here; await it with an AuditLogger instead")
+        self.check_runs()
+        until = None if timeout_s is None else monotonic() + timeout_s
+        there = call()
+        try:
+            future = asyncio.run_coroutine_threadsafe(there, self.loop)
+        except RuntimeError:  # it was closed since
+            there.close()
+            self.check_runs()
+            raise
+        try:
+            while True:
+                left_s = _LOOK_S if until is None else min(_LOOK_S, max(0.0, until - monotonic()))
+                try:
+                    return future.result(left_s)
+                except NotYet:
+                    if future.done():  # the answer itself is a TimeoutError
+                        raise
+                    self.check_runs()
+                    if until is not None and monotonic() >= until:
+                        raise TimeoutError(
+                            f"no answer within {timeout_s} s; what was recorded stays recorded"
+                        ) from None
+        finally:
+            if not future.done():
+                future.cancel()
 
     async def call(self, call: Callable[[], Coroutine[None, None, _T]]) -> _T:
         """Await `call()` on the log's loop, from another one; raises `LogClosed` if that loop ends meanwhile."""

@@ -50,6 +50,10 @@ class Acknowledgements:
         if not receipt.is_durable and (acknowledged := self.acknowledgement(receipt)) is not None:
             await acknowledged
 
+    def wait_blocking(self, receipt: Receipt, timeout_s: float | None) -> None:
+        """Block this thread until `receipt` is durable, or can't be any more; raises as `HomeLoop.call_and_block`."""
+        self._home.call_and_block(lambda: self._wait_in_loop(receipt), timeout_s)
+
     def advance(self, durable_seq: int) -> None:
         """Acknowledge everything up to `durable_seq` and wake those who waited for it."""
         self.durable_seq = durable_seq
@@ -127,10 +131,39 @@ class Receipt(Entry, gc=False, eq=False):
             else:
                 await of.wait_elsewhere(self)
             if not -1 < self.seq <= of.durable_seq:
-                raise WriteFailed(
-                    f"the record {self.audit_id} is not known to be durable: {of.failure}"
-                ) from of.failure
+                raise self._lost()
         return Position(self.seq, self.hash)
+
+    def wait(self, timeout_s: float | None = None) -> Position:
+        """Block until the record and all before it are on stable storage; return its place in the chain.
+
+        For threads that run no event loop, such as those of synchronous code with a `SyncAuditLogger`. The flush mode
+        decides when that is. May be called from any thread, and more than once.
+
+        Args:
+            timeout_s: How many seconds to wait at most; None for as long as it takes.
+
+        Returns:
+            The record's sequence number and hash.
+
+        Raises:
+            TimeoutError: It is not durable yet; it stays recorded.
+            WriteFailed: The log has stopped before the record became durable.
+            LogClosed: The event loop that the log was started on doesn't run, so the answer would never come.
+            RuntimeError: This thread runs an event loop, which would stand still: await the receipt there.
+        """
+        of = self._of
+        if not self.is_durable:
+            of.wait_blocking(self, timeout_s)
+            if not self.is_durable:
+                raise self._lost()
+        return Position(self.seq, self.hash)
+
+    def _lost(self) -> WriteFailed:
+        failure = self._of.failure
+        error = WriteFailed(f"the record {self.audit_id} is not known to be durable: {failure}")
+        error.__cause__ = failure
+        return error
 
     def __await__(self) -> Generator[Any, None, Position]:
         """Wait as `durable()` does: `position = await audit.emit(event)`."""
@@ -160,6 +193,10 @@ class _NothingRecorded(Receipt, gc=False, eq=False):
         return False
 
     async def durable(self) -> Position:
+        """Return at once, with the position -1."""
+        return NOWHERE
+
+    def wait(self, timeout_s: float | None = None) -> Position:  # noqa: ARG002 - there is nothing to wait for
         """Return at once, with the position -1."""
         return NOWHERE
 

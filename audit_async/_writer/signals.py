@@ -10,6 +10,9 @@ only what happens before:
   their context managers as the application ends;
 - a signal that is ignored stays ignored.
 
+Logs may live on several loops, in other threads as well (`audit_async.sync`): each loop drains its own, and when the
+last one has, the signal takes effect in the main thread, to which it is sent once more.
+
 A second signal of the same kind does not wait for the first one's drain, nor for a loop that is too busy to begin it;
 and if no loop runs that could drain, the signal takes effect at once.
 
@@ -31,6 +34,8 @@ from typing import Final, Protocol
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 _Handler = Callable[[int, FrameType | None], object]
+#: In the place of a handler: whichever are there when the drain is over.
+_ITS_COURSE: Final = -1
 
 
 class Drainable(Protocol):
@@ -54,6 +59,9 @@ class _SignalCourse:
         self._before: list[_Handler | int] = []
         self._given_back = False
         self._asked = False  # a signal has come, and its drain is not over
+        self._draining: set[asyncio.AbstractEventLoop] = set()  # the loops whose drain is not over
+        self._due: _Handler | int | None = None  # drained: what the signal does now, in the main thread
+        self._lock = threading.RLock()  # over the two; a handler may interrupt its holder
         self._drains: set[asyncio.Task[None]] = set()  # kept, since a loop has only weak references to its tasks
         # While the signal takes effect: which of `_before` comes next if the one that is called calls ours in its turn.
         self._older: int | None = None
@@ -86,19 +94,29 @@ class _SignalCourse:
 
     def _on_signal(self, _signum: int, frame: FrameType | None) -> None:
         """Begin to drain on the loop; without one, or at the second signal, let the signal take effect at once."""
-        loops = set(self.logs.values())
-        if self._older is not None or self._asked or len(loops) != 1:
+        with self._lock:
+            due, self._due = self._due, None
+        if due is not None:
+            self._asked = False
+            self._finish(due, frame)
+            return
+        loops = {loop for loop in self.logs.values() if loop.is_running()}  # one that does not may never run again
+        if self._older is not None or self._asked or not loops:
             self._take_effect(frame)
             return
-        (loop,) = loops
-        try:
-            if not loop.is_running():  # it may never run again
-                raise RuntimeError
-            loop.call_soon_threadsafe(self._begin_drain, loop, frame)
-        except RuntimeError:  # that loop is closed: there is nothing left to drain with
+        self._asked = True
+        with self._lock:
+            self._draining = set(loops)
+        begun = 0
+        for loop in loops:
+            try:
+                loop.call_soon_threadsafe(self._begin_drain, loop, frame)
+                begun += 1
+            except RuntimeError:  # that loop is closed: there is nothing left to drain with
+                self._draining.discard(loop)
+        if not begun:
+            self._asked = False
             self._take_effect(frame)
-        else:
-            self._asked = True
 
     def _begin_drain(self, loop: asyncio.AbstractEventLoop, frame: FrameType | None) -> None:
         task = loop.create_task(self._drain(loop, frame), name="audit-async signal")
@@ -110,15 +128,35 @@ class _SignalCourse:
         before = self._before[-1]
         ends_here = before == signal.SIG_DFL or before is signal.default_int_handler
         try:
-            for log in list(self.logs):
+            for log in [log for log, its_loop in self.logs.items() if its_loop is loop]:
                 await (log.close_for_signal() if ends_here else log.flush_for_signal())
         finally:
-            self._asked = False
-            # From a callback, not from this task: a KeyboardInterrupt belongs to the loop's runner.
-            if ends_here:
-                loop.call_soon(self._call, before, frame)
-            else:
-                loop.call_soon(self._take_effect, frame)
+            with self._lock:
+                self._draining.discard(loop)
+                is_last = not self._draining
+            what = before if ends_here else _ITS_COURSE
+            if is_last and threading.current_thread() is threading.main_thread():
+                self._asked = False
+                # From a callback, not from this task: a KeyboardInterrupt belongs to the loop's runner.
+                loop.call_soon(self._finish, what, frame)
+            elif is_last:
+                self._due = what
+                self._interrupt_main_thread()
+
+    def _interrupt_main_thread(self) -> None:
+        """Have our handler called there, also if that thread waits for something."""
+        main = threading.main_thread().ident
+        if sys.platform != "win32" and main is not None:
+            signal.pthread_kill(main, self.signum)
+        else:
+            signal.raise_signal(self.signum)
+
+    def _finish(self, what: _Handler | int, frame: FrameType | None) -> None:
+        """Let the signal take effect now that all is drained: as it was decided then, or as its handlers are by now."""
+        if what == _ITS_COURSE:
+            self._take_effect(frame)
+        else:
+            self._call(what, frame)
 
     def _take_effect(self, frame: FrameType | None) -> None:
         """Let the signal do what it would have done without us."""
@@ -152,11 +190,10 @@ class _SignalCourse:
 _courses: dict[signal.Signals, _SignalCourse] = {}
 
 
-def drain_on_signals(log: Drainable) -> None:
-    """Drain `log`, which runs on the running loop, when a signal ends the process. No-op outside the main thread."""
+def drain_on_signals(log: Drainable, loop: asyncio.AbstractEventLoop) -> None:
+    """Drain `log`, which lives on `loop`, when a signal ends the process. No-op outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return
-    loop = asyncio.get_running_loop()
     for signum in _SIGNALS:
         course = _courses.setdefault(signum, _SignalCourse(signum))
         course.logs[log] = loop

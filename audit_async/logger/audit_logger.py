@@ -533,7 +533,7 @@ class AuditLogger:
                     "drained on SIGTERM and SIGINT. Start it there, or say handle_signals=False",
                     self._condition.where,
                 )
-            signals.drain_on_signals(self._session)
+            signals.drain_on_signals(self._session, self._session.home.loop)
 
     async def aclose(self) -> None:
         """Take no more events, make everything that was taken durable, write `audit.log_closed`, and unlock the log.

@@ -1,0 +1,330 @@
+"""The front door for synchronous code: `SyncAuditLogger`, for scripts, WSGI services and workers without an event loop.
+
+Its log lives on an event loop in one daemon thread of this module, which all logs of the process share. `emit` only
+hands an event over, as ever. Nothing waits for that thread as the interpreter ends: the logs are closed by an exit
+handler before, and if the loop can't do it any more, the exiting thread drains them itself (`_writer.process_exit`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar
+
+import msgspec
+
+from audit_async._writer import signals
+from audit_async._writer.receipts import Receipt
+from audit_async.config import AuditConfig, Disabled
+from audit_async.errors import AuditError, ConfigError, LogClosed
+from audit_async.events import AuditEvent
+from audit_async.logger import AuditLogger
+from audit_async.status import Health, LoggerStats, Position
+
+__all__ = ["SyncAuditLogger"]
+
+_log = logging.getLogger("audit_async")
+_T = TypeVar("_T")
+
+#: How much longer than the drain timeout the end of a log may take: opening and closing files.
+_MARGIN_S: Final = 5.0
+
+
+class SyncAuditLogger:
+    """One audit log for synchronous code: `with SyncAuditLogger(config) as audit: audit.emit(event)`.
+
+    Promises what `AuditLogger` promises. It is closed by `close`, by the end of `with` and of the interpreter, and
+    drained if SIGTERM or SIGINT ends the process (`AuditConfig.handle_signals`; it has to be started in the main thread
+    for that). What `os._exit` or SIGKILL interrupt is not: then the flush mode says what can be lost.
+
+    Prefork servers may start it before they fork: a forked child has a log of its own, in the next instance slot, which
+    is opened when it emits for the first time. So leave `instance` out of the configuration.
+
+    Args:
+        config: All settings, as for `AuditLogger`.
+        in_child: What a forked child does at its first call: `open` a log of its own, or `refuse`, as `AuditLogger`
+            does, with `LogClosed`.
+
+    Raises:
+        ConfigError: `config` is no `AuditConfig`, or `in_child` is something else.
+    """
+
+    def __init__(self, config: AuditConfig, *, in_child: Literal["open", "refuse"] = "open") -> None:
+        if in_child not in {"open", "refuse"}:
+            raise ConfigError("in_child", "give 'open' or 'refuse'")
+        self._logger = AuditLogger(config)  # refuses what is no configuration
+        self.config: Final = config
+        self._in_child: Final = in_child
+        self._state: Literal["new", "open", "forked", "closed"] = "new"
+        self._lock = threading.Lock()
+        self._emit: Callable[[AuditEvent], Receipt] = self._logger.emit
+
+    def __repr__(self) -> str:
+        return f"<SyncAuditLogger {self._state} {self._logger!r}>"
+
+    # Recording.
+
+    def emit(self, event: AuditEvent) -> Receipt:
+        """Take `event` into the trail. Never waits; from any thread.
+
+        In a forked child the first call opens a log, which takes some milliseconds.
+
+        Args:
+            event: An event of `audit_async.events`, or of a class of your own.
+
+        Returns:
+            The event's receipt; its `wait()` returns once the record is durable.
+
+        Raises:
+            InvalidEvent, BufferFull, WriteFailed: As `AuditLogger.emit` does.
+            LogClosed: Before the start and after the end.
+            AuditError, OSError: The log of a forked child can't be opened.
+        """
+        return self._emit(event)
+
+    def emit_durable(self, event: AuditEvent, timeout_s: float | None = None) -> Position:
+        """Record `event` and return its place in the chain once it is on stable storage.
+
+        Waits for room if the buffer is full, and does not wait for the flush mode's interval. Blocks its thread.
+
+        Args:
+            event: As for `emit`.
+            timeout_s: How many seconds to wait at most; None for as long as it takes.
+
+        Returns:
+            The record's sequence number and hash.
+
+        Raises:
+            TimeoutError: It is not durable yet, or not recorded for want of room.
+            InvalidEvent, WriteFailed, LogClosed: As `emit` does.
+            RuntimeError: This thread runs an event loop, which would stand still; use an `AuditLogger` there.
+        """
+        logger = self._opened()
+        return self._call(lambda: logger.emit_durable(event), timeout_s)
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Return once everything emitted so far is on stable storage. Blocks its thread.
+
+        Args:
+            timeout_s: How many seconds to wait at most; None for as long as it takes.
+
+        Raises:
+            TimeoutError: It takes longer.
+            WriteFailed, LogClosed, RuntimeError: As `emit_durable` does.
+        """
+        logger = self._opened()
+        self._call(logger.flush, timeout_s)
+
+    # State.
+
+    def health(self) -> Health:
+        """Return whether events are being recorded, and what is wrong; from any thread, never waits."""
+        return self._logger.health()
+
+    def stats(self) -> LoggerStats:
+        """Return counts and times since the opening; from any thread, never waits."""
+        return self._logger.stats()
+
+    # Life cycle.
+
+    def start(self) -> None:
+        """Open the log and begin to take events; `with` does the same. Blocks its thread until the log is open.
+
+        Raises:
+            LogLocked, LogCorrupted, ConfigError, WriteFailed: As `AuditLogger.start` does.
+            LogClosed: It was started before.
+            RuntimeError: This thread runs an event loop; use an `AuditLogger` there.
+        """
+        with self._lock:
+            if self._state != "new":
+                raise LogClosed("this SyncAuditLogger was started before; it is opened once, make a new one")
+            self._open()
+
+    def close(self) -> None:
+        """Take no more events, make everything that was taken durable, and unlock the log. Blocks its thread.
+
+        May be called again, and from several threads. In a forked child that has emitted nothing it does nothing.
+
+        Raises:
+            WriteFailed: Something could not be made durable; the message says how much.
+        """
+        with self._lock:
+            if self._state != "open":
+                self._state = "closed" if self._state != "forked" else self._state
+                return
+            self._state = "closed"
+            _open.discard(self)
+            session = self._logger._session  # noqa: SLF001 - the two are one thing
+            if session is None:  # it is disabled
+                return
+            signals.forget(session)
+            try:
+                _home().call(self._logger.aclose, self.config.drain_timeout + _MARGIN_S)
+            except (LogClosed, TimeoutError):
+                session.drain_at_exit()  # the loop does not answer: this thread does it
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        """Open the log on the shared loop; the caller has the lock."""
+        logger = self._logger
+        if isinstance(self.config.mode, Disabled):
+            self._state = "open"
+            return
+        own = msgspec.structs.replace(self.config, handle_signals=False)  # they are handled from the main thread, below
+        logger = self._logger = AuditLogger(own)
+        home = _home()
+        home.call(logger.start, None)
+        self._emit = logger.emit
+        self._state = "open"
+        _open.add(self)
+        _finalize_in_child_processes()
+        session = logger._session  # noqa: SLF001 - the two are one thing
+        if self.config.handle_signals and session is not None:
+            if threading.current_thread() is threading.main_thread():
+                signals.drain_on_signals(session, home.loop)
+            else:
+                _log.warning(
+                    "handle_signals has no effect here: a SyncAuditLogger is drained on SIGTERM and SIGINT only if it "
+                    "is started in the main thread. Start it there, or say handle_signals=False"
+                )
+
+    def _opened(self) -> AuditLogger:
+        """Return the logger, after opening the one of a forked child."""
+        if self._state == "forked":
+            self._open_in_child()
+        if self._state == "closed":
+            raise LogClosed("the audit log is closed; it takes no more events")
+        return self._logger
+
+    def _emit_in_child(self, event: AuditEvent) -> Receipt:
+        self._open_in_child()
+        return self._emit(event)
+
+    def _open_in_child(self) -> None:
+        if self._in_child == "refuse":
+            raise LogClosed("this process was forked from the one that opened the audit log; open another one here")
+        with self._lock:
+            if self._state == "forked":
+                self._open()
+
+    def _call(self, call: Callable[[], Coroutine[Any, Any, _T]], timeout_s: float | None) -> _T:
+        session = self._logger._session  # noqa: SLF001 - the two are one thing
+        if session is None:  # not started, or disabled: the answer is there at once
+            return _answer_at_once(call())
+        return session.home.call_and_block(call, timeout_s)
+
+    def forked(self) -> None:
+        """Leave the log to the parent that this process was forked from."""
+        self._lock = threading.Lock()  # another thread of the parent may have had it
+        if self._state == "open" and not isinstance(self.config.mode, Disabled):
+            self._state = "forked"
+            self._emit = self._emit_in_child
+
+
+class _Home:
+    """The event loop of all synchronous logs of a process, and its thread."""
+
+    def __init__(self) -> None:
+        running: Future[asyncio.AbstractEventLoop] = Future()
+        threading.Thread(target=self._run, args=(running,), name="audit-async", daemon=True).start()
+        self.loop: Final = running.result()
+
+    def call(self, call: Callable[[], Coroutine[Any, Any, _T]], timeout_s: float | None) -> _T:
+        """Run a coroutine function on the loop, and block this thread until it has an answer."""
+        if asyncio._get_running_loop() is not None:  # noqa: SLF001 - None instead of an error
+            raise RuntimeError(
+                "a SyncAuditLogger blocks, and an event loop runs in this thread; use an AuditLogger with async with"
+            )
+        if not self.loop.is_running():
+            raise LogClosed("the event loop of the synchronous audit logs has ended")
+        future = asyncio.run_coroutine_threadsafe(call(), self.loop)
+        try:
+            return future.result(timeout_s)
+        except BaseException:
+            future.cancel()
+            raise
+
+    @staticmethod
+    def _run(running: Future[asyncio.AbstractEventLoop]) -> None:
+        uvloop = importlib.import_module("uvloop") if importlib.util.find_spec("uvloop") else None
+        loop: asyncio.AbstractEventLoop = (asyncio if uvloop is None else uvloop).new_event_loop()
+        asyncio.set_event_loop(loop)
+        loop.call_soon(running.set_result, loop)
+        loop.run_forever()
+
+
+def _answer_at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Return what a coroutine returns that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        answer: _T = end.value
+        return answer
+    finally:
+        coroutine.close()
+    raise RuntimeError("it waits")
+
+
+_open: Final[set[SyncAuditLogger]] = set()  # strong references: what is open is closed at the end
+_the_home: _Home | None = None
+_home_lock = threading.Lock()
+
+
+def _home() -> _Home:
+    global _the_home  # noqa: PLW0603 - one a process
+    with _home_lock:
+        if _the_home is None:
+            _the_home = _Home()
+        return _the_home
+
+
+def _close_all() -> None:
+    while _open:
+        log = next(iter(_open))
+        try:
+            log.close()
+        except (AuditError, OSError) as error:
+            _log.error("the audit log could not be closed as the process ended: %s", error)
+        finally:
+            _open.discard(log)
+
+
+def _finalize_in_child_processes() -> None:
+    """Have the logs closed at the end of a child of `multiprocessing`, which runs no exit handlers."""
+    for module in ("multiprocessing", "billiard"):
+        util, process = sys.modules.get(f"{module}.util"), sys.modules.get(f"{module}.process")
+        if util is None or process is None:
+            continue
+        parent = getattr(process, "parent_process", None)
+        if parent is None or parent() is not None:  # billiard can't say; its finalizer does nothing twice
+            util.Finalize(None, _close_all, exitpriority=10)
+
+
+def _after_fork_in_child() -> None:
+    global _the_home, _home_lock
+    _the_home, _home_lock = None, threading.Lock()
+    for log in list(_open):
+        log.forked()
+    _open.clear()
+
+
+atexit.register(_close_all)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork_in_child)

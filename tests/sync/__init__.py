@@ -1,0 +1,1 @@
+"""Synchronous code: logs without an event loop of the application."""
