@@ -174,16 +174,33 @@ class MainFile:
             connection.execute("DELETE FROM erasures WHERE ended = 1 AND epoch <= ?", (up_to_epoch,))
             _set(connection, "purged_epoch", max(last, _number(connection, "purged_epoch")))
 
-    def catch_up(self, epoch: int, missing: frozenset[int], missing_keys: frozenset[bytes]) -> None:
-        """Raise the epoch to at least this; who had a cache before drops all of it. Note what is missing."""
+    def catch_up(
+        self, epoch: int, *, missing: frozenset[int], found: frozenset[int], missing_keys: frozenset[bytes]
+    ) -> None:
+        """Raise the epoch to at least this; who had a cache before drops all of it. Note what is missing.
+
+        What is found while the epoch is raised is noted as well: another log that is opened at the same time, and has
+        seen the old epoch, may take it for missing afterwards.
+        """
         with self.file.writing() as connection:
             self._view = None
-            now = _number(connection, "epoch")
+            meta = dict(connection.execute("SELECT name, value FROM meta"))
+            now = int(meta["epoch"])
             if epoch > now:
                 _set(connection, "epoch", epoch)
                 _set(connection, "purged_epoch", epoch)
-            _set(connection, "missing", " ".join(map(str, sorted(missing))))
+            known = _numbers(meta.get("found")) | {number for number in found if number > now}
+            left = (_numbers(meta.get("missing")) | missing) - found - known
+            _set(connection, "found", " ".join(map(str, sorted(known))))
+            _set(connection, "missing", " ".join(map(str, sorted(left))))
             _set(connection, "missing_keys", " ".join(sorted(key_id.hex() for key_id in missing_keys)))
+
+    def accept_missing(self) -> None:
+        """Note that nothing is missing."""
+        with self.file.writing() as connection:
+            self._view = None
+            _set(connection, "missing", "")
+            _set(connection, "missing_keys", "")
 
     def set_erased_key(self, key_id: bytes) -> None:
         """Note a key that was destroyed just now."""
@@ -339,9 +356,13 @@ def _read_view(connection: sqlite3.Connection) -> View:
         forgotten,
         meta["master_version"],
         meta.get("erased_key"),
-        frozenset(map(int, meta.get("missing", "").split())),
+        _numbers(meta.get("missing")),
         frozenset(map(bytes.fromhex, meta.get("missing_keys", "").split())),
     )
+
+
+def _numbers(text: str | None) -> frozenset[int]:
+    return frozenset(map(int, (text or "").split()))
 
 
 def _number(connection: sqlite3.Connection, name: str) -> int:

@@ -230,8 +230,9 @@ class SqliteKeyStore:
             states = self._keys(wanted)
             self._main.catch_up(
                 epoch,
-                (view.missing | frozenset(missing)) - frozenset(found),
-                frozenset(key_id for key_id in wanted if not isinstance(states.get(key_id), Destroyed)),
+                missing=frozenset(missing),
+                found=frozenset(found),
+                missing_keys=frozenset(key_id for key_id in wanted if not isinstance(states.get(key_id), Destroyed)),
             )
 
     def accept_missing(self) -> int:
@@ -246,7 +247,7 @@ class SqliteKeyStore:
             missing = self.changes_since(0).missing
             view = self._main.view()
             self.destroy(view.missing_keys, erasure_id="", force=True)
-            self._main.catch_up(view.epoch, frozenset(), frozenset())
+            self._main.accept_missing()
         return missing
 
     def forget(self, before: date, *, force: bool = False) -> list[Forgotten]:

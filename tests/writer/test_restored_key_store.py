@@ -13,6 +13,7 @@ import pytest
 
 from audit_async import AuditConfig, AuditLogger, Local
 from audit_async.privacy import KeyStoreOutdated, Subject, create_key_store
+from audit_async.privacy.sqlite_key_store import SqliteKeyStore
 from audit_async.reader import AuditQuery, AuditReader
 from tests.logs import ConfigFor
 from tests.privacy.key_stores import ALICE, BOB, open_store
@@ -280,3 +281,27 @@ async def test_what_is_missing_for_good_can_be_accepted(logs: Logs, tmp_path: Pa
     for _ in range(2):
         assert await logs.run(billing) is None
         assert opened(billing, tmp_path)[0].event["actor"]["user_id"] == "bob"  # type: ignore[index]
+
+
+async def test_two_logs_that_are_opened_at_once_agree(
+    logs: Logs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has seen the store as it came back; the other has destroyed again meanwhile what the first calls missing."""
+    orders, billing = logs.config("orders", elsewhere=True), logs.config("billing", elsewhere=True)
+    await logs.run(orders, "alice")
+    await logs.run(billing, "bob")
+    logs.back_up()
+    await logs.run(orders, erase="alice")
+    await logs.run(billing)
+    logs.restore()
+    real = SqliteKeyStore.catch_up
+
+    def after_the_other(self: SqliteKeyStore, *args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(SqliteKeyStore, "catch_up", real)
+        anyio.run(logs.run, orders)
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(SqliteKeyStore, "catch_up", after_the_other)
+    assert await logs.run(billing) is None
+    assert logs.missing() == 0
+    assert logs.living() == ["bob"]
