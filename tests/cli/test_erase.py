@@ -26,9 +26,9 @@ ASKED = ("--subject", "alice", "--reason", "request 4711", "--by", "R. Roe")
 class Service:
     """A service that records who logged in."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, *, escrow: bytes | None = None) -> None:
         self.base_dir = tmp_path / "audit"
-        self.store = make_store(tmp_path)
+        self.store = make_store(tmp_path, escrow=escrow)
         self.master_key = f"file:{tmp_path / 'master.key'}"
         self.keys = ("--key-store", str(self.store), "--master-key", self.master_key)
 

@@ -21,12 +21,12 @@ ALICE, BOB = Subject("", "user", "alice"), Subject("", "user", "bob")
 TODAY = day_number(datetime.now(UTC).date())
 
 
-def make_store(tmp_path: Path) -> Path:
-    """Make a key store with a master key; return its directory."""
+def make_store(tmp_path: Path, *, escrow: bytes | None = None) -> Path:
+    """Make a key store with a master key, and with an escrow key if one is given; return its directory."""
     key = tmp_path / "master.key"
     key.write_bytes(new_master_key())
     key.chmod(0o600)
-    create_key_store(tmp_path / "keys", f"file:{key}")
+    create_key_store(tmp_path / "keys", f"file:{key}", escrow=escrow)
     return tmp_path / "keys"
 
 
