@@ -1,7 +1,8 @@
 """One step of a key store, with each of its system calls failing once, or its process killed at it.
 
 Started under the shim of `tests.store`: `python -m tests.privacy.failing_steps STEP DIRECTORY EVERY`. It lets each call
-fail, and kills at one of every so many. A line on stdout for each fault: its kind and call.
+fail after it was done; at one of every so many a call fails undone, or the process is killed. A line on stdout for each
+fault: its kind and call.
 """
 
 from __future__ import annotations
@@ -247,10 +248,13 @@ def check(name: str, step: Step, below: Path) -> None:
         assert len(left) >= 4 * len([day for day in DAYS if name != "forget" or day >= LIMIT])
 
 
-def fail_at_each_call(name: str, step: Step, place: Path, number: Iterator[int]) -> None:
-    """Let each call fail once; the step is repeated and leaves what it leaves without a fault."""
+def fail_at_calls(name: str, step: Step, place: Path, number: Iterator[int], every: int) -> None:
+    """Let a call fail once; the step is repeated and leaves what it leaves without a fault.
+
+    Each call fails after it was done, which is what a second try may not expect, and one of so many without being done.
+    """
     for kind in ERROR_KINDS:
-        for call in range(1, 1000):
+        for call in range(1, 1000, 1 if kind == "after" else every):
             below = place.with_name(f"copy-{next(number)}")
             shutil.copytree(place, below)
             arm(kind, call, below / "hit")
@@ -296,7 +300,7 @@ def main() -> None:
     prepare(place)
     step = STEPS[name](place)
     number = iter(range(1 << 20))
-    fail_at_each_call(name, step, place, number)
+    fail_at_calls(name, step, place, number, int(every))
     kill_at_calls(name, step, place, number, int(every))
     os.write(1, b"done\n")
 

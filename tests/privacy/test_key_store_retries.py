@@ -8,17 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaign import sampled
 from tests.privacy.failing_steps import ERROR_KINDS, KILL_KINDS, STEPS
 from tests.privacy.key_stores import ALICE, make_store, open_store, some_keys
 from tests.store.chained import memory_directory
 from tests.store.shim import build_shim, environment
 
 
-def go_through_faults(step: str, tmp_path: Path, *, kill_every: int) -> None:
-    """Run one step under all its faults."""
+@sampled(5)
+@pytest.mark.parametrize("step", STEPS)
+def test_a_second_try_completes_what_an_error_or_a_kill_has_left(step: str, every: int, tmp_path: Path) -> None:
+    """Nothing that was to be destroyed is in a journal, nothing is reported twice or not at all, and no key is lost.
+
+    Each call fails once after it was done, the commit among them: the step took place, and says that it failed. At one
+    in `every` a call fails undone, or the process is killed.
+    """
     shim = build_shim(tmp_path)
     with memory_directory() as place:
-        command = [sys.executable, "-m", "tests.privacy.failing_steps", step, str(place), str(kill_every)]
+        command = [sys.executable, "-m", "tests.privacy.failing_steps", step, str(place), str(every)]
         done = subprocess.run(
             command, env=environment(shim, place), capture_output=True, timeout=120, check=False, text=True
         )
@@ -27,22 +34,6 @@ def go_through_faults(step: str, tmp_path: Path, *, kill_every: int) -> None:
     assert lines[-1] == "done"
     assert {line.split(" ")[0] for line in lines[:-1]} == {*ERROR_KINDS, *KILL_KINDS}
     assert len(lines) > 30  # the calls were reached
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_a_second_try_completes_what_an_error_or_a_kill_has_left(step: str, tmp_path: Path) -> None:
-    """Nothing that was to be destroyed is in a journal, nothing is reported twice or not at all, and no key is lost.
-
-    Among the faults are those that come after the commit: the step took place, and says that it failed.
-    """
-    go_through_faults(step, tmp_path, kill_every=5)
-
-
-@pytest.mark.campaign
-@pytest.mark.parametrize("step", STEPS)
-def test_a_campaign_of_kills(step: str, tmp_path: Path) -> None:
-    """At every call: `make campaign`."""
-    go_through_faults(step, tmp_path, kill_every=1)
 
 
 def test_a_connection_that_is_opened_again_sees_what_others_did(tmp_path: Path) -> None:
