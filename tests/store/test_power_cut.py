@@ -190,7 +190,8 @@ def test_every_crash_point_of_a_recovery(in_memory: Path, every: int) -> None:
     check_all_crash_points(recorder, chain, at_least=100, every=every, since=before, intact=intact)
 
 
-def test_the_head_of_an_opening_is_durable(in_memory: Path) -> None:
+@sampled(3)
+def test_the_head_of_an_opening_is_durable(in_memory: Path, every: int) -> None:
     """What a killed process had only written is synced, with its name, before the next opening counts it as there."""
     chain = Chain()
     with pytest.MonkeyPatch.context() as patch:
@@ -207,4 +208,4 @@ def test_the_head_of_an_opening_is_durable(in_memory: Path) -> None:
         recorder.acknowledge(store.head)
         store.close()
     assert recorder.acknowledged[-1][1] == chain.head
-    check_all_crash_points(recorder, chain, at_least=100)
+    check_all_crash_points(recorder, chain, at_least=100, every=every)
