@@ -38,7 +38,8 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "doctor",
-        epilog="Example: audit-async doctor ./audit --config audit.toml",
+        epilog="Example: audit-async doctor ./audit --config audit.toml. With a key store: audit-async doctor ./audit "
+        "--key-store /var/lib/orders-keys --master-key file:/etc/orders/master.key",
         short_help="Check permissions, disk, clock, locks and configuration.",
     )(doctor)
 
