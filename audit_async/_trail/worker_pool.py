@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
@@ -23,6 +23,11 @@ from audit_async._trail.worker_process import Advance, Message, Unreported, Work
 
 #: Bytes to read from which a further process is worth its start.
 _BYTES_A_PROCESS: Final = 32 << 20
+#: So many small tasks, of so many bytes to read, are asked for at once.
+_MOST_AT_ONCE: Final = 100
+_BYTES_AT_ONCE: Final = 8 << 20
+#: What fits into a pipe, on every platform.
+_PIPE_BYTES: Final = 32 << 10
 #: The longest answer is a verdict, which the findings and records that are kept of a segment bound.
 _LONGEST_MESSAGE: Final = 256 << 20
 
@@ -65,12 +70,13 @@ async def take_answers(
     async def elsewhere() -> None:
         async with _worker(work) as ask:
             while waiting and ask is not None:
-                index = waiting.popleft()
-                answer = await ask(tasks[index], advance)
-                if answer is None:  # the process died
-                    waiting.appendleft(index)
+                asked = _some_of(waiting, sizes)
+                unanswered = deque(asked)
+                async for answer in ask([tasks[index] for index in asked], advance):
+                    take(unanswered.popleft(), answer)
+                if unanswered:  # the process died
+                    waiting.extendleft(reversed(unanswered))
                     break
-                take(index, answer)
 
     if processes > 1 and len(tasks) > 1:
         async with anyio.create_task_group() as group:
@@ -79,6 +85,26 @@ async def take_answers(
     for index in sorted(waiting):
         [answer] = await run_in_thread(work, [tasks[index]], advance)
         take(index, answer)
+
+
+def _fitting_pipe(lines: deque[bytes]) -> list[bytes]:
+    """Take the next line off, or as many as fit into an empty pipe: none is read while an answer is written."""
+    taken = [lines.popleft()]
+    bytes_ = len(taken[0])
+    while lines and bytes_ + len(lines[0]) <= _PIPE_BYTES:
+        taken.append(lines.popleft())
+        bytes_ += len(taken[-1])
+    return taken
+
+
+def _some_of(waiting: deque[int], sizes: Sequence[int]) -> list[int]:
+    """Take the next task off what is waiting, or several that are small: a message costs as much as a small task."""
+    taken = [waiting.popleft()]
+    bytes_ = sizes[taken[0]]
+    while waiting and len(taken) < _MOST_AT_ONCE and bytes_ + sizes[waiting[0]] <= _BYTES_AT_ONCE:
+        taken.append(waiting.popleft())
+        bytes_ += sizes[taken[-1]]
+    return taken
 
 
 async def run_in_thread(work: Work[_Task, _Answer], tasks: Sequence[_Task], advance: Advance) -> list[_Answer]:
@@ -100,7 +126,7 @@ async def run_in_thread(work: Work[_Task, _Answer], tasks: Sequence[_Task], adva
     return answers
 
 
-_Ask = Callable[[_Task, Advance], Awaitable[_Answer | None]]
+_Ask = Callable[[Sequence[_Task], Advance], AsyncIterator[_Answer]]
 
 
 @asynccontextmanager
@@ -117,19 +143,26 @@ async def _worker(work: Work[_Task, _Answer]) -> AsyncIterator[_Ask[_Task, _Answ
     stdin, messages = process.stdin, BufferedByteReceiveStream(process.stdout)
     decode = msgspec.json.Decoder(types_of_work(work)[1]).decode
 
-    async def ask(task: _Task, advance: Advance) -> _Answer | None:
+    async def ask(tasks: Sequence[_Task], advance: Advance) -> AsyncIterator[_Answer]:
+        """Yield the answers in the tasks' order; fewer if the process dies."""
+        lines = deque(msgspec.json.encode(task) + b"\n" for task in tasks)
+        left = 0  # of those that were sent
         try:
-            await stdin.send(msgspec.json.encode(task) + b"\n")
-            while True:
+            while left or lines:
+                if not left:
+                    together = _fitting_pipe(lines)
+                    left = len(together)
+                    await stdin.send(b"".join(together))
                 line = await messages.receive_until(b"\n", _LONGEST_MESSAGE)
                 message = msgspec.json.decode(line, type=Message)
                 advance(message.bytes, message.records)
                 if bytes(message.answer):
-                    return decode(message.answer)
+                    left -= 1
+                    yield decode(message.answer)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, anyio.IncompleteRead):
-            return None
+            return
         except (anyio.DelimiterNotFound, msgspec.MsgspecError):
-            return None
+            return
 
     try:
         yield ask
