@@ -137,9 +137,13 @@ def _as_started(event: dict[str, Any]) -> AuditErasureStarted:
 
 
 def own_events(log: Log) -> Iterator[dict[str, Any]]:
-    """Yield the library's own events of a log, the newest first; a segment that was deleted has none."""
+    """Yield the library's own events of a log, the newest first.
+
+    A segment that was deleted has none, and neither has an archive that this host can't read: an erasure that only such
+    a one records counts as missing, which keeps what is sealed shut (`KeyStoreOutdated`).
+    """
     for segment in reversed(list_segments(log)):
-        if not segment.is_readable:
+        if not segment.is_readable or (segment.needs_identity and not log.identities):
             continue
         events: list[dict[str, Any]] = []
         with open_segment(segment) as file:

@@ -207,7 +207,7 @@ def _destroy_again(
             missing.add(erasure_begun.epoch)
     missing -= found
     alive_keys = _undestroyed(keys, stated.erased_keys, now)
-    if own.key_store != keys.store_id:  # another store, which never had the keys
+    if own.key_store not in {"", keys.store_id}:  # another store, which never had the keys; empty: in an archive
         missing, alive_keys = set(), []
     keys.catch_up(expected, missing=missing, alive=alive_keys, found=found)
     return AuditKeyStoreRestored(

@@ -11,11 +11,12 @@ from typing import Any
 import anyio
 import pytest
 
-from audit_async import AuditConfig, AuditLogger, Local
+from audit_async import AuditConfig, AuditLogger, Local, RetentionPolicy, RotationPolicy
 from audit_async.privacy import KeyStoreOutdated, Subject, create_key_store
 from audit_async.privacy.sqlite_key_store import SqliteKeyStore
 from audit_async.reader import AuditQuery, AuditReader
-from tests.logs import ConfigFor
+from tests.age_keys import IDENTITIES, RECIPIENT
+from tests.logs import ConfigFor, failure
 from tests.privacy.key_stores import ALICE, BOB, open_store
 from tests.privacy.sealed_logs import opened, recorded, sealing, success
 
@@ -305,3 +306,35 @@ async def test_two_logs_that_are_opened_at_once_agree(
     assert await logs.run(billing) is None
     assert logs.missing() == 0
     assert logs.living() == ["bob"]
+
+
+async def test_an_erasure_in_an_archive_that_the_host_cannot_read_counts_as_missing(
+    config_for: ConfigFor, tmp_path: Path, logs: Logs
+) -> None:
+    """The log opens and records; what is sealed stays shut, since nobody knows whom to erase again."""
+    config = sealing(
+        config_for,
+        tmp_path,
+        service_id="orders",
+        mode=Local(tmp_path / "audit"),
+        rotation=RotationPolicy(max_bytes=4096),
+        retention=RetentionPolicy(archive_after_days=0, archive_recipients=(RECIPIENT,)),
+    )
+    await logs.run(config, "alice")
+    logs.back_up()
+    async with AuditLogger(config) as audit:
+        await audit.erase_subject("alice", reason="asked", requested_by="officer")
+        for number in range(40):
+            await audit.emit_durable(failure(number))
+    log = tmp_path / "audit" / "orders" / "00"
+    assert all(b"audit.erasure_started" not in path.read_bytes() for path in log.glob("*.audit"))
+    logs.restore()
+    trouble = await logs.run(config, "bob")
+    assert trouble is not None
+    assert "nothing that is sealed can be read" in trouble
+    assert (logs.living(), logs.missing()) == (["alice", "bob"], 1)
+    store = open_store(tmp_path / "keys")
+    with pytest.raises(KeyStoreOutdated):
+        async for _ in AuditReader(tmp_path / "audit", key_store=store, identities=IDENTITIES).query(AuditQuery()):
+            pass
+    store.close()
