@@ -11,6 +11,7 @@ Everything that applications need is imported from this package; its modules are
 | `identities` | which log of which host and tenant |
 | `batches` | consecutive records as raw lines |
 | `sink`, `sink_errors` | what an engine can do, and how it fails |
+| `directory_sink` | a directory as a sink, such as a removable medium |
 | `engine_admin` | preparing and checking an engine, and rights for hosts |
 | `postgres_sink` | PostgreSQL as a sink |
 | `postgres_engine`, `postgres_checks`, `postgres_schema` | preparing and checking a PostgreSQL engine |
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from audit_async._first_use import Needed, imported_at_first_use
 from audit_async.forwarding.batches import Batch, Head
+from audit_async.forwarding.directory_sink import DirectorySink
 from audit_async.forwarding.engine_admin import CheckedSetting, Engine, Granted, Limits, Trimmed, open_engine
 from audit_async.forwarding.identities import LogIdentity
 from audit_async.forwarding.sink import Sink
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "CheckedSetting",
+    "DirectorySink",
     "Engine",
     "Granted",
     "Head",

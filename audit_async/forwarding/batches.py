@@ -55,3 +55,16 @@ class Batch(Struct, frozen=True, kw_only=True):
             at = ChainHead(record.seq, record.hash)
         if (at.seq, at.hash) != (self.last_seq, self.last_hash.encode()):
             raise BadRecord("the last record is not the one that the batch declares")
+
+    def rest_after(self, seq: int) -> Batch:
+        """Return the records after one that is in the batch and is not its last."""
+        # A forged batch may have fewer lines than it declares; what is returned then fails its check.
+        lines = self.lines.split(b"\n")
+        before = b"".join(lines[seq - self.first_seq :][:1])
+        return Batch(
+            first_seq=seq + 1,
+            last_seq=self.last_seq,
+            prev=before[-66:-2].decode("ascii", "replace"),
+            last_hash=self.last_hash,
+            lines=b"\n".join(lines[seq + 1 - self.first_seq :]),
+        )

@@ -8,8 +8,6 @@ import pytest
 
 from audit_async.errors import ConfigError
 from audit_async.forwarding import (
-    Batch,
-    Head,
     HeadMoved,
     LogIdentity,
     PostgresSink,
@@ -24,74 +22,25 @@ from tests.forwarding.cutting_proxy import CuttingProxy
 from tests.forwarding.logs_to_ship import a_batch, a_log, batches
 from tests.forwarding.postgres_engines import EngineOfTest
 from tests.forwarding.postgres_server import PostgresServer
+from tests.forwarding.sink_contract import SinkContract, read
 
 pytestmark = pytest.mark.anyio
 
 
-async def read(sink: PostgresSink, log: LogIdentity, after: Head | None = None) -> list[Batch]:
-    """Return what the sink has, each batch checked."""
-    found = [batch async for batch in sink.read(log, after)]
-    for batch in found:
-        batch.check()
-    return found
+class TestContract(SinkContract):
+    """What every engine promises."""
 
+    @pytest.fixture(autouse=True)
+    def _engine(self, engine: EngineOfTest) -> None:
+        self.engine = engine
 
-async def test_what_was_appended_is_read_byte_by_byte(engine: EngineOfTest) -> None:
-    """By its host and by the collector, more of it than fits into one answer, and also large batches."""
-    log = a_log()
-    sent = list(batches(9))
-    sent.append(a_batch(sent[-1].head, 1, text="x" * 700_000))
-    async with await engine.sink() as host, await engine.sink("c", "collector") as collector:
-        assert await host.head(log) is None
-        assert await read(host, log) == []
-        head = None
-        for batch in sent:
-            await host.append(log, batch, after=head)
-            head = batch.head
-            assert await host.head(log) == head
-        assert await read(host, log) == sent
-        assert await read(collector, log) == sent
-        assert await read(collector, log, sent[3].head) == sent[4:]
-        assert await read(collector, log, sent[-1].head) == []
-        assert await collector.logs() == [log]
-        assert await collector.head(log) == head
+    async def host(self) -> PostgresSink:
+        """Open the engine as a host."""
+        return await self.engine.sink()
 
-
-async def test_reading_begins_in_the_middle_of_a_batch(engine: EngineOfTest) -> None:
-    """A host that ships again after a loss cuts its batches elsewhere: the reader's head may be inside of one."""
-    log, batch = a_log(), a_batch(None, 5)
-    async with await engine.sink() as sink:
-        await sink.append(log, batch, after=None)
-        for count in range(1, 5):
-            begun = a_batch(None, count)
-            [rest] = await read(sink, log, begun.head)
-            assert begun.lines + rest.lines == batch.lines
-            assert (rest.first_seq, rest.prev) == (count, begun.last_hash)
-
-
-async def test_an_append_is_conditional_on_the_head(engine: EngineOfTest) -> None:
-    """Older, newer, other hash, none: nothing is stored, and the actual head is returned."""
-    log = a_log()
-    first, second, third = batches(3)
-    other = a_batch(first.head, text="other history")
-    async with await engine.sink() as sink:
-        with pytest.raises(HeadMoved) as caught:
-            await sink.append(log, second, after=first.head)
-        assert caught.value.actual is None
-        await sink.append(log, first, after=None)
-        await sink.append(log, second, after=first.head)
-        wrong: list[tuple[Batch, Head | None]] = [
-            (first, None),
-            (second, first.head),
-            (other, first.head),
-            (a_batch(third.head), third.head),
-            (a_batch(other.head), other.head),
-        ]
-        for batch, after in wrong:
-            with pytest.raises(HeadMoved) as caught:
-                await sink.append(log, batch, after=after)
-            assert caught.value.actual == second.head
-        assert await read(sink, log) == [first, second]
+    async def collector(self) -> PostgresSink:
+        """Open the engine as a collector."""
+        return await self.engine.sink("c", "collector")
 
 
 async def test_a_lost_acknowledgement_is_recognised_by_the_own_head(
@@ -129,29 +78,6 @@ async def test_no_answer_in_time_is_unavailable(engine: EngineOfTest) -> None:
         assert await read(sink, log) == [batch]
 
 
-async def test_of_two_forwarders_one_wins_each_round(engine: EngineOfTest) -> None:
-    """Every record is there once, in order, and the loser learns the winner's head."""
-    log, rounds = a_log(), list(batches(15))
-    lost = 0
-
-    async def forward(sink: PostgresSink) -> None:
-        nonlocal lost
-        head = None
-        for batch in rounds:
-            try:
-                await sink.append(log, batch, after=head)
-            except HeadMoved as moved:
-                lost += moved.actual is not None and moved.actual.seq >= batch.last_seq
-            head = batch.head
-
-    async with await engine.sink() as sink, anyio.create_task_group() as group:
-        for _ in range(3):
-            group.start_soon(forward, sink)
-    assert lost == 2 * len(rounds)
-    async with await engine.sink() as sink:
-        assert await read(sink, log) == rounds
-
-
 async def test_many_logs_are_appended_at_a_time(engine: EngineOfTest) -> None:
     """More than there are connections."""
     logs = [a_log(instance=f"{number:02d}") for number in range(12)]
@@ -168,23 +94,6 @@ async def test_many_logs_are_appended_at_a_time(engine: EngineOfTest) -> None:
                 group.start_soon(forward, log)
         for log in logs:
             assert await read(sink, log) == list(batches(4, text=log.instance))
-
-
-async def test_a_host_begins_again_from_the_collectors_confirmation(engine: EngineOfTest) -> None:
-    """The engine has lost everything, the host has deleted the beginning: the confirmed head is the position."""
-    log = a_log()
-    first, second, third = batches(3)
-    confirmation = f"signed: {first.last_seq} {first.last_hash}".encode()
-    async with await engine.sink() as host, await engine.sink("c", "collector") as collector:
-        assert await host.confirmation(log) is None
-        await collector.confirm(log, b"older")
-        await collector.confirm(log, confirmation)
-        assert await host.confirmation(log) == confirmation
-        with pytest.raises(HeadMoved):
-            await host.append(log, second, after=first.head)
-        await host.append(log, second, after=first.head, resume=confirmation)
-        await host.append(log, third, after=second.head)
-        assert await read(collector, log, first.head) == [second, third]
 
 
 async def test_a_record_that_is_too_large_is_refused(engine: EngineOfTest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,7 @@ from audit_async.evidence import ProvenLog, ProvenRecord, verify_evidence
 from audit_async.forwarding import (
     Batch,
     CheckedSetting,
+    DirectorySink,
     Head,
     HeadMoved,
     Limits,
@@ -244,6 +245,9 @@ def evidence(policy: tlog.Policy) -> list[object]:
 async def forwarding(sink: Sink, log: LogIdentity, batch: Batch) -> None:
     """An engine outside of the host: appended to on condition of its head, read, prepared by its administrator."""
     sink = PostgresSink("postgres:///audit", tenant=log.tenant, timeout_s=10)
+    DirectorySink.prepare("/media/audit")
+    sink = DirectorySink(Path("/media/audit"), tenant=log.tenant, timeout_s=10)
+    assert_type(batch.rest_after(batch.first_seq), Batch)
     head = await sink.head(log)
     assert_type(head, Head | None)
     try:
