@@ -8,7 +8,6 @@ only, and are written to a new file that only its owner can read.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
@@ -18,6 +17,7 @@ from urllib.parse import quote, urlencode
 
 from anyio import to_thread
 
+from audit_async._durable import disk
 from audit_async.errors import ConfigError
 from audit_async.forwarding.engine_admin import CheckedSetting, ConfirmedHead, Granted, Kind, Limits, Trimmed
 from audit_async.forwarding.identities import LogIdentity
@@ -404,18 +404,20 @@ def _today() -> date:
 
 def _remove(path: Path) -> None:
     """Delete a file that was made for nothing."""
-    path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        disk.unlink(str(path), dir_fd=None)
 
 
 def _write_secret(path: Path, text: str) -> None:
     """Write a new file that only its owner can read. Raises `ConfigError` if there is one already."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = disk.create_file(str(path), dir_fd=None)
     except FileExistsError:
         raise ConfigError("secret_file", f"{path} is there already; name a new file") from None
     except OSError as error:
         raise ConfigError("secret_file", f"{path} can't be made: {error.strerror}") from None
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
+    try:
+        disk.write_at(fd, text.encode(), 0)
+        disk.sync_data(fd)
+    finally:
+        disk.close(fd)
