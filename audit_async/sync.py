@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from types import TracebackType
@@ -67,6 +68,7 @@ class SyncAuditLogger:
         self._state: Literal["new", "open", "forked", "closed"] = "new"
         self._lock = threading.Lock()
         self._emit: Callable[[AuditEvent], Receipt] = self._logger.emit
+        _all.add(self)
 
     def __repr__(self) -> str:
         return f"<SyncAuditLogger {self._state} {self._logger!r}>"
@@ -156,14 +158,17 @@ class SyncAuditLogger:
 
         Raises:
             WriteFailed: Something could not be made durable; the message says how much.
+            RuntimeError: This thread runs an event loop. The log stays open; close it after the loop has ended.
         """
         with self._lock:
             if self._state != "open":
                 self._state = "closed" if self._state != "forked" else self._state
                 return
+            session = self._logger._session  # noqa: SLF001 - the two are one thing
+            if session is not None:
+                _refuse_in_event_loop()  # before anything changes: it can still be closed afterwards
             self._state = "closed"
             _open.discard(self)
-            session = self._logger._session  # noqa: SLF001 - the two are one thing
             if session is None:  # it is disabled
                 return
             signals.forget(session)
@@ -232,8 +237,8 @@ class SyncAuditLogger:
 
     def forked(self) -> None:
         """Leave the log to the parent that this process was forked from."""
-        self._lock = threading.Lock()  # another thread of the parent may have had it
-        if self._state == "open" and not isinstance(self.config.mode, Disabled):
+        self._lock = threading.Lock()  # another thread of the parent may have had it, as it opened or closed the log
+        if self._state in {"open", "forked"} and not isinstance(self.config.mode, Disabled):
             self._state = "forked"
             self._emit = self._emit_in_child
 
@@ -248,10 +253,7 @@ class _Home:
 
     def call(self, call: Callable[[], Coroutine[Any, Any, _T]], timeout_s: float | None) -> _T:
         """Run a coroutine function on the loop, and block this thread until it has an answer."""
-        if asyncio._get_running_loop() is not None:  # noqa: SLF001 - None instead of an error
-            raise RuntimeError(
-                "a SyncAuditLogger blocks, and an event loop runs in this thread; use an AuditLogger with async with"
-            )
+        _refuse_in_event_loop()
         if not self.loop.is_running():
             raise LogClosed("the event loop of the synchronous audit logs has ended")
         future = asyncio.run_coroutine_threadsafe(call(), self.loop)
@@ -270,6 +272,13 @@ class _Home:
         loop.run_forever()
 
 
+def _refuse_in_event_loop() -> None:
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - None instead of an error
+        raise RuntimeError(
+            "a SyncAuditLogger blocks, and an event loop runs in this thread; use an AuditLogger with async with"
+        )
+
+
 def _answer_at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
     """Return what a coroutine returns that waits for nothing."""
     try:
@@ -282,6 +291,7 @@ def _answer_at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
     raise RuntimeError("it waits")
 
 
+_all: Final[weakref.WeakSet[SyncAuditLogger]] = weakref.WeakSet()  # a fork concerns the closing ones, too
 _open: Final[set[SyncAuditLogger]] = set()  # strong references: what is open is closed at the end
 _the_home: _Home | None = None
 _home_lock = threading.Lock()
@@ -320,7 +330,7 @@ def _finalize_in_child_processes() -> None:
 def _after_fork_in_child() -> None:
     global _the_home, _home_lock
     _the_home, _home_lock = None, threading.Lock()
-    for log in list(_open):
+    for log in list(_all):
         log.forked()
     _open.clear()
 

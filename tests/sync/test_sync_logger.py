@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 
 import pytest
@@ -99,6 +100,42 @@ def test_what_would_block_an_event_loop_is_refused(config_for: ConfigFor) -> Non
 
     with SyncAuditLogger(config_for(instance="07")) as audit:
         asyncio.run(wait(audit))
+
+
+def test_a_close_that_an_event_loop_refuses_changes_nothing(config_for: ConfigFor) -> None:
+    """The log stays open and takes events, and the next `close` closes it."""
+    audit = SyncAuditLogger(config_for())
+    audit.start()
+
+    async def close() -> None:
+        with pytest.raises(RuntimeError, match="event loop"):
+            audit.close()
+
+    asyncio.run(close())
+    audit.emit_durable(EVENT, 30)
+    audit.close()
+    with pytest.raises(LogClosed):
+        audit.emit(EVENT)
+    check_trail(log_directory(audit.config))
+
+
+def test_a_child_does_not_wait_for_a_thread_of_its_parent(config_for: ConfigFor) -> None:
+    """A thread closes the log, and has its lock, while the process forks: the child's `close` returns."""
+    audit = SyncAuditLogger(config_for())
+    audit.start()
+    for _ in range(5_000):
+        audit.emit(EVENT)
+    closing = threading.Thread(target=audit.close)
+    closing.start()
+    while not repr(audit).startswith("<SyncAuditLogger closed"):
+        pass
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)  # ends a child that waits for ever
+        audit.close()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    closing.join()
 
 
 def test_a_disabled_log_records_nothing() -> None:
