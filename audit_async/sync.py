@@ -26,10 +26,10 @@ import msgspec
 from audit_async._writer import signals
 from audit_async._writer.receipts import Receipt
 from audit_async.config import AuditConfig, Disabled
-from audit_async.errors import AuditError, ConfigError, LogClosed
+from audit_async.errors import ConfigError, LogClosed
 from audit_async.events import AuditEvent
 from audit_async.logger import AuditLogger
-from audit_async.status import Health, LoggerStats, Position
+from audit_async.status import Health, LoggerStats, Position, describe_error
 
 __all__ = ["SyncAuditLogger"]
 
@@ -154,7 +154,8 @@ class SyncAuditLogger:
     def close(self) -> None:
         """Take no more events, make everything that was taken durable, and unlock the log. Blocks its thread.
 
-        May be called again, and from several threads. In a forked child that has emitted nothing it does nothing.
+        May be called again, and from several threads. In a forked child that has emitted nothing there is nothing to
+        close, and it opens no log any more.
 
         Raises:
             WriteFailed: Something could not be made durable; the message says how much.
@@ -162,7 +163,8 @@ class SyncAuditLogger:
         """
         with self._lock:
             if self._state != "open":
-                self._state = "closed" if self._state != "forked" else self._state
+                self._state = "closed"
+                self._emit = self._logger.emit  # which refuses: it was never opened, is closed, or is the parent's
                 return
             session = self._logger._session  # noqa: SLF001 - the two are one thing
             if session is not None:
@@ -310,8 +312,8 @@ def _close_all() -> None:
         log = next(iter(_open))
         try:
             log.close()
-        except (AuditError, OSError) as error:
-            _log.error("the audit log could not be closed as the process ended: %s", error)
+        except Exception as error:  # noqa: BLE001 - the other logs have to be closed as well
+            _log.error("the audit log could not be closed as the process ended: %s", describe_error(error))
         finally:
             _open.discard(log)
 

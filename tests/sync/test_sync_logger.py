@@ -155,6 +155,21 @@ def test_wrong_arguments_are_refused(config_for: ConfigFor) -> None:
         SyncAuditLogger("audit")  # type: ignore[arg-type]  # likewise
 
 
+def test_a_child_that_has_closed_its_log_opens_none(config_for: ConfigFor) -> None:
+    """The end of `with` is the end in a child, too, also if it has recorded nothing."""
+    with SyncAuditLogger(config_for()) as audit:
+        pid = os.fork()
+        if pid == 0:
+            audit.close()
+            try:
+                audit.emit(EVENT)
+            except LogClosed:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        audit.emit_durable(EVENT, 30)
+
+
 def test_a_child_may_be_refused_a_log(config_for: ConfigFor) -> None:
     """`in_child="refuse"`: a program that forks helpers which have nothing to record."""
     with SyncAuditLogger(config_for(), in_child="refuse") as audit:
