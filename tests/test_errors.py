@@ -16,6 +16,7 @@ import pytest
 
 import audit_async
 from audit_async.errors import AuditError, LogCorrupted
+from audit_async.forwarding import Head
 
 for module in pkgutil.walk_packages(audit_async.__path__, "audit_async."):
     if not module.name.endswith("__main__"):
@@ -37,7 +38,10 @@ def one_of(cls: type[Exception]) -> Exception:
     if "__init__" not in {name for base in cls.__mro__ if base.__module__ != "builtins" for name in vars(base)}:
         return cls("the message")
     for name, parameter in inspect.signature(cls).parameters.items():
-        value = 7 if "int" in str(parameter.annotation) else f"the {name}"
+        annotation = str(parameter.annotation)
+        value: Any = 7 if "int" in annotation else f"the {name}"
+        if "Head" in annotation:
+            value = Head(seq=7, hash="0" * 64)
         if parameter.kind is parameter.KEYWORD_ONLY:
             keywords[name] = value
         elif parameter.kind is not parameter.VAR_KEYWORD:

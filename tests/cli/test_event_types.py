@@ -41,7 +41,7 @@ def run(audit: Audit, command: list[str], trail: Path, *options: str) -> tuple[i
         ("rate_limit_exceeded", "did you mean security.rate_limit_exceeded?"),
         ("Authfailure", "did you mean"),
         ("auht.*", "did you mean 'auth.*'?"),
-        ("xyzzy", "types begin with audit., "),
+        ("xyzzy", "types begin with access., "),
     ],
 )
 def test_a_type_that_there_is_not(command: list[str], given: str, hint: str, trail: Path, audit: Audit) -> None:
