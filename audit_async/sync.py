@@ -24,6 +24,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 import msgspec
 
 from audit_async._writer import signals
+from audit_async._writer.home_loop import call_and_block
 from audit_async._writer.receipts import Receipt
 from audit_async.config import AuditConfig, Disabled
 from audit_async.errors import ConfigError, LogClosed
@@ -256,19 +257,20 @@ class _Home:
     def call(self, call: Callable[[], Coroutine[Any, Any, _T]], timeout_s: float | None) -> _T:
         """Run a coroutine function on the loop, and block this thread until it has an answer."""
         _refuse_in_event_loop()
+        return call_and_block(call, timeout_s, self.loop, self._check_runs)
+
+    def _check_runs(self) -> None:
         if not self.loop.is_running():
             raise LogClosed("the event loop of the synchronous audit logs has ended")
-        future = asyncio.run_coroutine_threadsafe(call(), self.loop)
-        try:
-            return future.result(timeout_s)
-        except BaseException:
-            future.cancel()
-            raise
 
     @staticmethod
     def _run(running: Future[asyncio.AbstractEventLoop]) -> None:
-        uvloop = importlib.import_module("uvloop") if importlib.util.find_spec("uvloop") else None
-        loop: asyncio.AbstractEventLoop = (asyncio if uvloop is None else uvloop).new_event_loop()
+        try:
+            uvloop = importlib.import_module("uvloop") if importlib.util.find_spec("uvloop") else None
+            loop: asyncio.AbstractEventLoop = (asyncio if uvloop is None else uvloop).new_event_loop()
+        except Exception as error:  # noqa: BLE001 - raised where the log is started, which waits for it
+            running.set_exception(error)
+            return
         asyncio.set_event_loop(loop)
         loop.call_soon(running.set_result, loop)
         loop.run_forever()

@@ -59,14 +59,11 @@ def _section(module: str, entries: list[EventEntry]) -> Iterator[str]:
     yield "| event | members | what it says |"
     yield "| --- | --- | --- |"
     for entry in entries:
+        own = {*entry.required, *entry.optional}
         name = f"**`{entry.event_type}`**" if entry.critical else f"`{entry.event_type}`"
-        members = ", ".join(_member(entry, member) for member in entry.json_schema["properties"] if _is_own(member))
+        members = ", ".join(_member(entry, member) for member in entry.json_schema["properties"] if member in own)
         yield f"| {name} `{entry.name}` | {members} | {entry.summary.replace('|', chr(92) + '|')} |"
     yield ""
-
-
-def _is_own(member: str) -> bool:
-    return member not in {"event_type", "occurred_at", "reduced"}
 
 
 def _member(entry: EventEntry, member: str) -> str:

@@ -29,6 +29,44 @@ def running_loop() -> asyncio.AbstractEventLoop:
         ) from None
 
 
+def call_and_block(
+    call: Callable[[], Coroutine[None, None, _T]],
+    timeout_s: float | None,
+    loop: asyncio.AbstractEventLoop,
+    check_runs: Callable[[], None],
+) -> _T:
+    """Run `call()` on another thread's loop and block this thread until it has an answer.
+
+    Raises what `check_runs` does, which is asked now and then, if the loop doesn't run, or ends meanwhile;
+    `TimeoutError`, and `RuntimeError` in a thread that runs an event loop, which would stand still.
+    """
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - None instead of an error
+        raise RuntimeError("this would block the event loop that runs here; await it with an AuditLogger instead")
+    check_runs()
+    until = None if timeout_s is None else monotonic() + timeout_s
+    there = call()
+    try:
+        future = asyncio.run_coroutine_threadsafe(there, loop)
+    except RuntimeError:  # it was closed since
+        there.close()
+        check_runs()
+        raise
+    try:
+        while True:
+            left_s = _LOOK_S if until is None else min(_LOOK_S, max(0.0, until - monotonic()))
+            try:
+                return future.result(left_s)
+            except NotYet:
+                if future.done():  # the answer itself is a TimeoutError
+                    raise
+                check_runs()
+                if until is not None and monotonic() >= until:
+                    raise TimeoutError(f"no answer in {timeout_s} s; what was recorded stays recorded") from None
+    finally:
+        if not future.done():
+            future.cancel()
+
+
 class HomeLoop:
     """The loop on which a log was started."""
 
@@ -53,38 +91,8 @@ class HomeLoop:
         )
 
     def call_and_block(self, call: Callable[[], Coroutine[None, None, _T]], timeout_s: float | None) -> _T:
-        """Run `call()` on the log's loop and block this thread until it has an answer.
-
-        Raises `LogClosed` if that loop doesn't run, or ends meanwhile; `TimeoutError`, and `RuntimeError` in a thread
-        that runs an event loop, which would stand still.
-        """
-        if asyncio._get_running_loop() is not None:  # noqa: SLF001 - as above
-            raise RuntimeError("this would block the event loop that runs here; await it with an AuditLogger instead")
-        self.check_runs()
-        until = None if timeout_s is None else monotonic() + timeout_s
-        there = call()
-        try:
-            future = asyncio.run_coroutine_threadsafe(there, self.loop)
-        except RuntimeError:  # it was closed since
-            there.close()
-            self.check_runs()
-            raise
-        try:
-            while True:
-                left_s = _LOOK_S if until is None else min(_LOOK_S, max(0.0, until - monotonic()))
-                try:
-                    return future.result(left_s)
-                except NotYet:
-                    if future.done():  # the answer itself is a TimeoutError
-                        raise
-                    self.check_runs()
-                    if until is not None and monotonic() >= until:
-                        raise TimeoutError(
-                            f"no answer within {timeout_s} s; what was recorded stays recorded"
-                        ) from None
-        finally:
-            if not future.done():
-                future.cancel()
+        """Run `call()` on the log's loop and block this thread until it has an answer; see `call_and_block`."""
+        return call_and_block(call, timeout_s, self.loop, self.check_runs)
 
     async def call(self, call: Callable[[], Coroutine[None, None, _T]]) -> _T:
         """Await `call()` on the log's loop, from another one; raises `LogClosed` if that loop ends meanwhile."""

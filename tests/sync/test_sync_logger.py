@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from audit_async import AuditConfig
+from audit_async import AuditConfig, sync
 from audit_async.config import Batched, Disabled
 from audit_async.errors import ConfigError, LogClosed, LogLocked
 from audit_async.events import AuthFailure
@@ -145,6 +145,18 @@ def test_a_disabled_log_records_nothing() -> None:
         assert audit.emit_durable(EVENT).seq == -1
         audit.flush()
         assert audit.health().status is HealthStatus.DISABLED
+
+
+def test_a_loop_that_can_t_be_made_is_an_error(config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever starts the log gets it, and does not wait for a thread that has ended."""
+
+    def broken(name: str) -> None:
+        raise ImportError(f"no {name} here")
+
+    monkeypatch.setattr(sync, "_the_home", None)
+    monkeypatch.setattr("audit_async.sync.importlib.import_module", broken)
+    with pytest.raises(ImportError, match="no uvloop here"):
+        SyncAuditLogger(config_for()).start()
 
 
 def test_wrong_arguments_are_refused(config_for: ConfigFor) -> None:
