@@ -1,11 +1,12 @@
 """Running tasks: in worker threads, or over several processes, with the same outcome.
 
 A process takes 0.1 s to start, so a small trail is read in a thread. If processes can't be started or die, what
-they had is done here: it takes longer, and nothing else is different.
+they had is done here: it takes longer, a warning in the log says so, and nothing else is different.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 from collections import deque
@@ -20,6 +21,8 @@ import msgspec
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from audit_async._trail.worker_process import Advance, Message, Unreported, Work, command_for, types_of_work
+
+_log: Final = logging.getLogger("audit_async")
 
 #: Bytes to read from which a further process is worth its start.
 _BYTES_A_PROCESS: Final = 32 << 20
@@ -66,9 +69,10 @@ async def take_answers(
 ) -> None:
     """Do the tasks, the largest first, and give each answer to `take` as it comes, with the task's number."""
     waiting = deque(sorted(range(len(tasks)), key=lambda index: -sizes[index]))
+    failures: list[str] = []
 
     async def elsewhere() -> None:
-        async with _worker(work) as ask:
+        async with _worker(work, failures) as ask:
             while waiting and ask is not None:
                 asked = _some_of(waiting, sizes)
                 unanswered = deque(asked)
@@ -82,6 +86,8 @@ async def take_answers(
         async with anyio.create_task_group() as group:
             for _ in range(min(processes, len(tasks))):
                 group.start_soon(elsewhere)
+    if failures:
+        _log.warning("reading goes on with fewer processes, which takes longer: %s", "; ".join(sorted(set(failures))))
     for index in sorted(waiting):
         [answer] = await run_in_thread(work, [tasks[index]], advance)
         take(index, answer)
@@ -130,12 +136,13 @@ _Ask = Callable[[Sequence[_Task], Advance], AsyncIterator[_Answer]]
 
 
 @asynccontextmanager
-async def _worker(work: Work[_Task, _Answer]) -> AsyncIterator[_Ask[_Task, _Answer] | None]:
-    """Start a process that does tasks, and yield what asks it; None if none can be started."""
+async def _worker(work: Work[_Task, _Answer], failures: list[str]) -> AsyncIterator[_Ask[_Task, _Answer] | None]:
+    """Start a process that does tasks, and yield what asks it; None if none can be started. Failures are noted."""
     command = command_for("audit_async._trail.worker_process", work.__module__, work.__name__)
     try:
         process = await anyio.open_process(command, stderr=subprocess.DEVNULL)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        failures.append(f"a process could not be started: {error}")
         yield None
         return
     assert process.stdin is not None  # noqa: S101 - it is a pipe
@@ -160,9 +167,9 @@ async def _worker(work: Work[_Task, _Answer]) -> AsyncIterator[_Ask[_Task, _Answ
                     left -= 1
                     yield decode(message.answer)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, anyio.IncompleteRead):
-            return
+            failures.append("a process ended before it had answered")
         except (anyio.DelimiterNotFound, msgspec.MsgspecError):
-            return
+            failures.append("the answer of a process was not understood")
 
     try:
         yield ask

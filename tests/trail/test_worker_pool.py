@@ -52,7 +52,7 @@ def nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nothing_here")
-async def test_processes_do_all_of_the_tasks(tasks: list[LikelyTask]) -> None:
+async def test_processes_do_all_of_the_tasks(tasks: list[LikelyTask], caplog: pytest.LogCaptureFixture) -> None:
     """What comes back is what this process would have found, and it has done nothing itself."""
     answers: dict[int, LikelyLines] = {}
     done = [0]
@@ -66,18 +66,34 @@ async def test_processes_do_all_of_the_tasks(tasks: list[LikelyTask]) -> None:
     assert [answers[number] for number in range(len(tasks))] == [find_lines(task, lambda *_: None) for task in tasks]
     assert any(answer.places for answer in answers.values())
     assert done[0] == sum(sizes)
+    assert not caplog.records
 
 
 @pytest.mark.usefixtures("nothing_here")
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (["false"], "a process ended before it had answered"),
+        (["sh", "-c", "read task; echo nonsense; cat"], "the answer of a process was not understood"),
+        (["/nowhere/python"], "a process could not be started: [Errno 2] No such file or directory"),
+    ],
+)
 async def test_if_no_process_answers_the_tasks_are_done_here(
-    tasks: list[LikelyTask], monkeypatch: pytest.MonkeyPatch
+    tasks: list[LikelyTask],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    command: list[str],
+    why: str,
 ) -> None:
-    """The control: without processes it is this one that is asked."""
-    monkeypatch.setattr(worker_pool, "command_for", lambda *_: ["false"])
+    """The control: without processes it is this one that is asked, and the log says why."""
+    monkeypatch.setattr(worker_pool, "command_for", lambda *_: command)
     with pytest.raises(DoneHereError):
         await take_answers(
             find_lines, tasks, [1] * len(tasks), processes=2, advance=lambda *_: None, take=lambda *_: None
         )
+    [remark] = caplog.records
+    assert remark.levelname == "WARNING"
+    assert remark.getMessage().startswith(f"reading goes on with fewer processes, which takes longer: {why}")
 
 
 @pytest.mark.parametrize("answer", [b'{"places":[[1,2]]}', b"null", b"[]", b'"text"', b"0"])
