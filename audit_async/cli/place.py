@@ -153,11 +153,14 @@ def _identities(files: Sequence[Path] | None) -> Identities | None:
     return Identities.from_files(*files) if files else None
 
 
-def load_config(path: Path) -> AuditConfig:
-    """Return the configuration in a file; raises `Refused` if it can't be read, `ConfigError` if it is wrong."""
+def load_config(path: Path, *, env_prefix: str | None = None) -> AuditConfig:
+    """Return the configuration in a file, and in the variables with a prefix.
+
+    Raises `Refused` if the file can't be read, `ConfigError` if the configuration is wrong.
+    """
     try:
         with path.open("rb"):
             pass
     except OSError as error:
         raise Refused(f"{path} can't be read: {error.strerror}") from error
-    return AuditConfig.load(path)
+    return AuditConfig.load(path, env_prefix=env_prefix)

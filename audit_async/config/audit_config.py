@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, Self, Unpack
 import msgspec
 from msgspec import Meta
 
-from audit_async.config.environment import read_environment
+from audit_async.config.environment import DEFAULT_PREFIX, Variables
 from audit_async.config.flush_mode import Batched, FlushMode, Hybrid, Immediate
 from audit_async.config.mode import Disabled, Local, Mode
 from audit_async.config.overrides import Overrides
@@ -106,8 +106,15 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
         self._check_forgetting()
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], **overrides: Unpack[Overrides]) -> Self:
-        r"""Read a TOML file; `overrides` replace whole settings of it, whatever the file says of them.
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        env_prefix: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        **overrides: Unpack[Overrides],
+    ) -> Self:
+        r"""Read a TOML file; with `env_prefix` also the environment, whose variables replace settings of the file.
 
         Settings have their own names, groups are tables, and `type` chooses among several:
 
@@ -123,23 +130,42 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
             size = 100
             interval = 1.0
 
+        `AuditConfig.load("audit.toml", env_prefix="AUDIT_")` takes the file that a service ships, and then what the
+        deployment says: `AUDIT_BASE_DIR=/data/audit`, `AUDIT_FLUSH_MODE=batched`; the names are those of `from_env`.
+        A variable that chooses another kind of group drops what the file says of the first one.
+
         A relative `base_dir` counts from the file's directory, not from the current one, and so do the paths of
-        `transparency` and `privacy`: a service that is started from elsewhere must go on with the same chain, not begin
-        a second one unnoticed.
+        `transparency`, `verification` and `privacy`, those of variables too: a service that is started from elsewhere
+        must go on with the same chain, not begin a second one unnoticed.
 
         Args:
             path: The file.
-            **overrides: Settings by name, as the constructor takes them.
+            env_prefix: What the variables that count begin with; None reads no environment.
+            environ: The variables, `os.environ` if left out.
+            **overrides: Settings by name, as the constructor takes them. They replace whole settings, whatever the
+                file and the environment say of them.
 
         Raises:
             ConfigError: With the setting's name if a value is wrong or a key unknown, with the file's path if the file
-                is missing, unreadable or not TOML. The message never holds the file's text, only the value.
+                is missing, unreadable or not TOML. The message never holds the file's text, only the value. For a
+                variable as `from_env`.
         """
         from audit_async.config.toml_file import read_toml  # noqa: PLC0415 - a tenth of what importing the room takes
 
         table = read_toml(path)
-        with naming(lambda field: "" if field.split(".")[0] in overrides else f"in {os.fspath(path)}"):
-            config = build(cls, table | overrides, from_text=False)
+        variables = None if env_prefix is None else Variables(cls, env_prefix, environ)
+        if variables is not None:
+            table = variables.over(table)
+
+        def source(field: str) -> str:
+            if field.split(".", maxsplit=1)[0] in overrides:
+                return ""
+            if variables is not None and variables.gives(field):
+                return f"variable {variables.name_of(field)}"
+            return f"in {os.fspath(path)}"
+
+        with naming(source):
+            config = build(cls, table | overrides)
         here = Path(path).absolute().parent
         if isinstance(config.mode, Local) and "mode" not in overrides and not Path(config.mode.base_dir).is_absolute():
             mode = msgspec.structs.replace(config.mode, base_dir=here / config.mode.base_dir)
@@ -153,7 +179,7 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
         return config
 
     @classmethod
-    def from_env(cls, prefix: str = "AUDIT_", environ: Mapping[str, str] | None = None) -> Self:
+    def from_env(cls, prefix: str = DEFAULT_PREFIX, environ: Mapping[str, str] | None = None) -> Self:
         """Read the variables that begin with `prefix`, from `os.environ` unless `environ` is given.
 
         A setting's variable is the prefix and its name in capitals: `AUDIT_SERVICE_ID`, `AUDIT_BUFFER_BYTES`.
@@ -172,12 +198,17 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
             environ: The variables, `os.environ` if left out.
 
         Raises:
-            ConfigError: With the setting and the variable if a value is wrong, and for a variable with the prefix that
-                is no setting. No message holds another variable's value.
+            ConfigError: With the setting and the variable if a value is wrong, and for a variable that looks like a
+                misspelt one. Another with the prefix that is no setting is ignored, with a warning in the log. No
+                message holds another variable's value.
         """
-        table, name_of = read_environment(cls, prefix, environ)
-        with naming(lambda field: f"variable {name_of[field]}" if field in name_of else ""):
-            return build(cls, table, from_text=True)
+        variables = Variables(cls, prefix, environ)
+
+        def source(field: str) -> str:
+            return f"variable {variables.name_of(field)}" if variables.name_of(field) else ""
+
+        with naming(source):
+            return build(cls, variables.over({}))
 
     @classmethod
     def preset(cls, name: PresetName, **overrides: Unpack[Overrides]) -> Self:
@@ -223,7 +254,7 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
                 "missing: the preset gdpr wants it decided; give Privacy(...), so that a person can be erased, or "
                 "privacy=None if nothing is to be sealed",
             )
-        return build(cls, {**PRESETS[name], **overrides}, from_text=False)
+        return build(cls, {**PRESETS[name], **overrides})
 
     def _check_event_fits(self) -> None:
         """Refuse limits under which the largest event could never be taken."""

@@ -16,9 +16,15 @@ _Days = Annotated[int, whole_number(1, 36_500, "days")]
 class RotationPolicy(Settings, frozen=True, kw_only=True):
     """When a segment is sealed and the next one begun, always between two records.
 
-    `daily`: at the first record of a new UTC day. `max_bytes`: before the record that would make the segment
-    larger; a single record larger than that gets a segment of its own. `index_sealed`: within seconds after a segment
-    was sealed, a process of low priority makes its index, so that queries find records fast.
+    Args:
+        daily: At the first record of a new UTC day.
+        max_bytes: Before the record that would make the segment larger; a single record larger than that gets a segment
+            of its own.
+        index_sealed: Within seconds after a segment was sealed, a process of low priority makes its index, so that
+            queries find records fast.
+
+    Raises:
+        ConfigError: If a value is not allowed.
     """
 
     _path: ClassVar[str] = "rotation."
@@ -31,16 +37,20 @@ class RotationPolicy(Settings, frozen=True, kw_only=True):
 class RetentionPolicy(Settings, frozen=True, kw_only=True):
     """What happens to sealed segments with age, in days since a segment's last record.
 
-    Past `archive_after_days` a segment is compressed, past `delete_after_days` it is deleted.
-    `min_retention_days` is the promise to auditors: nothing younger is ever deleted, and a policy that would
-    do so is refused. An open log applies the policy by itself, once a day, unless `automatic` is off; then only
-    `AuditLogger.apply_retention` does.
+    Args:
+        min_retention_days: The promise to auditors: nothing younger is ever deleted, and a policy that would do so is
+            refused.
+        archive_after_days: Past it a segment is compressed; with 0 as soon as it is sealed.
+        delete_after_days: Past it a segment is deleted.
+        automatic: An open log applies the policy by itself, once a day; otherwise only `AuditLogger.apply_retention`
+            does.
+        archive_recipients: Public keys of [age](https://age-encryption.org): each archive is encrypted to all of them,
+            so that whoever steals the disk can't read it and neither can this host; what was archived before is
+            encrypted by the next run. Needs the extra `age`. Keep the private keys elsewhere, more than one, and in a
+            safe place: without any of them the archived records are lost.
 
-    With `archive_recipients`, public keys of [age](https://age-encryption.org), each archive is encrypted to all of
-    them, so that whoever steals the disk can't read it and neither can this host; what was archived before is
-    encrypted by the next run. With `archive_after_days=0` a segment is archived as soon as it is sealed. Needs the
-    extra `age`. Keep the private keys elsewhere, more than one, and in a safe place: without any of them the archived
-    records are lost.
+    Raises:
+        ConfigError: If a value is not allowed, or the policy would delete what it promises to keep.
     """
 
     _path: ClassVar[str] = "retention."

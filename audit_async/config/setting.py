@@ -79,6 +79,11 @@ def allowed(type_: object) -> str:
     return "".join(meta.description or "" for meta in get_args(type_)[1:] if isinstance(meta, Meta))
 
 
+def unit_of(type_: object) -> str:
+    """Return the unit of a setting that may be written with one ("bytes"); empty if it may not."""
+    return "".join((meta.extra or {}).get("unit", "") for meta in get_args(type_)[1:] if isinstance(meta, Meta))
+
+
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB

@@ -18,8 +18,8 @@ from audit_async.errors import ConfigError
 _G = TypeVar("_G", bound=Settings | Transparency)
 
 
-def build(cls: type[_G], table: Mapping[str, object], *, from_text: bool) -> _G:
-    """Make `cls` of a table as a file has it; with `from_text` every value of it is text.
+def build(cls: type[_G], table: Mapping[str, object]) -> _G:
+    """Make `cls` of a table as a file has it.
 
     What is there as a finished object stays as it is, and so does what can't be read: the constructor refuses
     it.
@@ -33,13 +33,13 @@ def build(cls: type[_G], table: Mapping[str, object], *, from_text: bool) -> _G:
             continue
         given = table[field.name]
         if groups := groups_of(field.type):
-            values[field.name] = _build_group(field.name, groups, given, from_text=from_text)
+            values[field.name] = _build_group(field.name, groups, given)
         else:
-            values[field.name] = _read(given, field.type, from_text=from_text)
+            values[field.name] = _read(given, field.type)
     return cls(**values)
 
 
-def _build_group(name: str, groups: list[type[Group]], given: object, *, from_text: bool) -> object:
+def _build_group(name: str, groups: list[type[Group]], given: object) -> object:
     """Make the group that `given` is the table of; if there are several, its `type` says which."""
     by_tag = {cls.__struct_config__.tag: cls for cls in groups}
     if given is None or isinstance(given, Settings | Transparency):
@@ -47,7 +47,7 @@ def _build_group(name: str, groups: list[type[Group]], given: object, *, from_te
     if not isinstance(given, dict):
         raise ConfigError(name, f"{shown(given)} is not allowed; allowed: {_table_allowed(name, groups)}")
     if len(groups) == 1:
-        return build(groups[0], given, from_text=from_text)
+        return build(groups[0], given)
     members = dict(given)
     tag = members.pop("type", None)
     if tag is None:
@@ -55,24 +55,27 @@ def _build_group(name: str, groups: list[type[Group]], given: object, *, from_te
     if not isinstance(tag, str) or tag not in by_tag:
         hint = did_you_mean(tag, [str(known) for known in by_tag]) if isinstance(tag, str) else ""
         raise ConfigError(f"{name}.type", f"{shown(tag)} is not allowed; allowed: {either(by_tag)}{hint}")
-    return build(by_tag[tag], members, from_text=from_text)
+    return build(by_tag[tag], members)
 
 
-def _read(given: object, type_: object, *, from_text: bool) -> object:
-    """Return the value that a text means; a text that means none is returned as it is."""
-    if not isinstance(given, str):
-        return given
-    base, metas = _bare(type_)
-    if any(meta.extra for meta in metas):
+def _read(given: object, type_: object) -> object:
+    """Return the size that a text means in a file; anything else as it is."""
+    if isinstance(given, str) and any(meta.extra for meta in _bare(type_)[1]):
         return _bytes_of(given)
-    if from_text and base in {int, float, bool}:
-        try:
-            return msgspec.convert(given, base, strict=False)
-        except (msgspec.ValidationError, UnicodeEncodeError):  # os.environ holds stray bytes as surrogates
-            return given
-    if from_text and get_origin(base) is tuple:
-        return [part.strip() for part in given.split(",")]
     return given
+
+
+def read_text(text: str, type_: object) -> object:
+    """Return the value that a variable's text means; a text that means none as it is, for the setting to refuse it."""
+    base, _ = _bare(type_)
+    if base in {float, bool} or (base is int and _read(text, type_) is text):
+        try:
+            return msgspec.convert(text, base, strict=False)
+        except (msgspec.ValidationError, UnicodeEncodeError):  # os.environ holds stray bytes as surrogates
+            return text
+    if get_origin(base) is tuple:
+        return [part.strip() for part in text.split(",")]
+    return _read(text, type_)
 
 
 def _bare(type_: object) -> tuple[object, list[Meta]]:

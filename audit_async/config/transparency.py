@@ -51,22 +51,25 @@ KeySource = SecretSource | ExternalKey
 class Transparency(Struct, metaclass=SettingsClass, frozen=True, kw_only=True):
     """A log publishes signed checkpoints of itself.
 
-    - `key`: the source of the signing key. Several keys all sign: to change a key, name both for a while, the new
-      one first, until everybody who verifies knows it.
-    - `passphrase`: the source of the passphrase of encrypted PEM keys.
-    - `origin`: the log's name in its checkpoints, for ever; None is `<host>/<service_id>/<instance>`.
-    - `interval`: a checkpoint at least this many seconds after a new record.
-    - `every`: also after this many new records.
-    - `publish_dir`: directory for checkpoint, tiles and bundles, readable by all, for a static web server to publish;
-      None is `tlog/` in the log's directory, readable by its owner.
-    - `witnesses`: who is asked for cosignatures, each as `"<vkey> <url>"`; those of the policy that have a URL are
-      asked too.
-    - `policy`: path of a tlog-policy file that says which cosignatures make a checkpoint valid.
-    - `guard`: a file outside of what is backed up and restored with the log, better on another host's disk, that
-      remembers the last signed checkpoint; with it, a log that came back from a backup is found out before it signs.
-    - `witness_timeout`: seconds that a witness has for its answer; nothing else waits for it.
+    Args:
+        key: The source of the signing key. Several keys all sign: to change a key, name both for a while, the new one
+            first, until everybody who verifies knows it.
+        passphrase: The source of the passphrase of encrypted PEM keys.
+        origin: The log's name in its checkpoints, for ever; None is `<host>/<service_id>/<instance>`.
+        interval: A checkpoint at least this many seconds after a new record.
+        every: Also after this many new records.
+        publish_dir: A directory for checkpoint, tiles and bundles, readable by all, for a static web server to publish;
+            None is `tlog/` in the log's directory, readable by its owner.
+        witnesses: Who is asked for cosignatures, each as `"<vkey> <url>"`; those of the policy that have a URL are
+            asked too.
+        policy: The path of a tlog-policy file that says which cosignatures make a checkpoint valid.
+        guard: A file outside of what is backed up and restored with the log, better on another host's disk, that
+            remembers the last signed checkpoint; with it, a log that came back from a backup is found out before it
+            signs.
+        witness_timeout: Seconds that a witness has for its answer; nothing else waits for it.
 
-    Raises `ConfigError`.
+    Raises:
+        ConfigError: If a value is not allowed.
     """
 
     _path: ClassVar[str] = "transparency."  # its place in AuditConfig, for its messages

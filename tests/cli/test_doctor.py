@@ -309,3 +309,18 @@ def test_the_environment(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "up to 100 records or 1 s" in ended.out
     monkeypatch.setenv("TRAIL_FLUSH_SIZE", "0")
     assert audit("config", "check", "--environment", "TRAIL_").status == 1
+
+
+def test_a_file_and_the_environment(tmp_path: Path, audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file first and the variables over it, as `AuditConfig.load` with a prefix takes them; one is needed."""
+    file = tmp_path / "audit.toml"
+    file.write_text('service_id = "orders"\nmode = { type = "local", base_dir = "t" }\n')
+    monkeypatch.setenv("TRAIL_SERVICE_ID", "billing")
+    monkeypatch.setenv("TRAIL_LOG_LEVEL", "debug")
+    ended = audit("config", "check", file, "--environment", "TRAIL_")
+    assert ended.status == 0
+    assert "the variables TRAIL_*" in ended.out
+    assert "billing" in ended.out
+    assert str(tmp_path / "t") in ended.out
+    assert "the variable TRAIL_LOG_LEVEL is no setting" in ended.err
+    assert audit("config", "check").status == 2

@@ -27,6 +27,7 @@ from audit_async.config import (
     RotationPolicy,
 )
 from audit_async.config.audit_config import RECORD_ROOM
+from audit_async.config.environment import COMMAND_VARIABLES
 from audit_async.config.overrides import Overrides
 from audit_async.errors import ConfigError
 
@@ -625,7 +626,8 @@ def test_switches_are_read(text: str, value: bool) -> None:
         ({"AUDIT_BUFFER_EVENTS": "9" * 5000}, "buffer_events", "AUDIT_BUFFER_EVENTS"),
         ({"AUDIT_BUFFER_EVENTS": "\udcff"}, "buffer_events", "AUDIT_BUFFER_EVENTS"),
         ({"AUDIT_SERVICE_ID": "\udcff"}, "service_id", "AUDIT_SERVICE_ID"),
-        ({"AUDIT_" + "X" * 5000: "1"}, "AUDIT_" + "X" * 74, "no such variable"),
+        ({"AUDIT_FLUSH_CRITICAL_IMEDIATE": "1"}, "AUDIT_FLUSH_CRITICAL_IMEDIATE", "AUDIT_FLUSH_CRITICAL_IMMEDIATE?"),
+        ({"AUDIT_SERVICE": "1"}, "AUDIT_SERVICE", "did you mean AUDIT_SERVICE_ID?"),
         ({"AUDIT_ROTATION_DAILY": "maybe"}, "rotation.daily", "true or false"),
         ({"AUDIT_DRAIN_TIMEOUT": "nan"}, "drain_timeout", "AUDIT_DRAIN_TIMEOUT"),
         ({"AUDIT_RETENTION_DELETE_AFTER_DAYS": "7"}, "retention.delete_after_days", "2555"),
@@ -644,12 +646,124 @@ def test_what_is_wrong_in_the_environment_is_named(environ: dict[str, str], fiel
     assert len(str(caught.value)) < 1700
 
 
+@pytest.mark.parametrize("name", ["AUDIT_LOG_LEVEL", "AUDIT_URL", "AUDIT_SERVICE_HOST", "AUDIT_" + "X" * 5000])
+def test_a_variable_of_another_program_is_ignored_with_a_warning(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A container's environment has variables of many programs; a warning names it, and not what it holds."""
+    config = AuditConfig.from_env(environ={**ENV, name: "hush-hush"})
+
+    assert config == AuditConfig.from_env(environ=ENV)
+    [warning] = caplog.messages
+    assert name[:80] in warning
+    assert "hush-hush" not in warning
+    assert len(warning) < 200
+
+
+def test_the_command_s_own_variables_are_no_settings(caplog: pytest.LogCaptureFixture) -> None:
+    """A service and the command may share an environment; under another prefix they mean nothing."""
+    own = dict.fromkeys(COMMAND_VARIABLES - ENV.keys(), "x")
+
+    assert AuditConfig.from_env(environ={**ENV, **own}) == AuditConfig.from_env(environ=ENV)
+    assert not caplog.messages
+
+
 def test_an_empty_prefix_is_refused() -> None:
     """Nobody means the whole environment."""
     with pytest.raises(ConfigError, match="must not be empty") as caught:
         AuditConfig.from_env(prefix="", environ=ENV)
 
     assert caught.value.field == "prefix"
+
+
+# -- a file and the environment -------------------------------------------------------------------------------
+
+
+def test_variables_replace_single_settings_of_a_file(file: Path) -> None:
+    """The rest is as the file has it; what code says wins over both."""
+    file.write_text(
+        'service_id = "orders"\nbuffer_events = 500\n[mode]\ntype = "local"\nbase_dir = "shipped"\n'
+        '[flush_mode]\ntype = "batched"\nsize = 7\ninterval = 3.0\n[rotation]\ndaily = false\nmax_bytes = "2MiB"\n'
+    )
+    environ = {
+        "AUDIT_SERVICE_ID": "billing",
+        "AUDIT_BUFFER_EVENTS": "900",
+        "AUDIT_FLUSH_INTERVAL": "0.5",
+        "AUDIT_ROTATION_MAX_BYTES": "4MiB",
+    }
+
+    config = AuditConfig.load(file, env_prefix="AUDIT_", environ=environ, buffer_events=77)
+
+    assert config == AuditConfig(
+        mode=Local(file.parent / "shipped"),
+        service_id="billing",
+        buffer_events=77,
+        flush_mode=Batched(size=7, interval=0.5),
+        rotation=RotationPolicy(daily=False, max_bytes=4 * 1024**2),
+    )
+    assert AuditConfig.load(file, env_prefix="OTHER_", environ=environ) == AuditConfig.load(file)
+
+
+@settings(deadline=None)  # a busy machine breaks no promise
+@given(below=configs(), above=configs())
+def test_a_whole_configuration_in_variables_replaces_that_of_a_file(below: AuditConfig, above: AuditConfig) -> None:
+    """All that the variables say holds."""
+    with tempfile.NamedTemporaryFile(suffix=".toml") as file:
+        file.write(to_toml(plain(below)).encode())
+        file.flush()
+        config = AuditConfig.load(file.name, env_prefix="AUDIT_", environ=to_variables(plain(above)))
+
+    said = {place: text for place, text in to_variables(plain(above)).items() if text}
+    assert said.items() <= to_variables(plain(config)).items()
+
+
+def test_a_variable_that_chooses_another_kind_drops_the_file_s_members(file: Path) -> None:
+    """Members of the kind that the file chose would be unknown to the other."""
+    file.write_text(f'{GOOD}\n[flush_mode]\ntype = "batched"\nsize = 7\n')
+
+    hybrid = AuditConfig.load(file, env_prefix="AUDIT_", environ={"AUDIT_FLUSH_MODE": "hybrid"})
+    disabled = AuditConfig.load(file, env_prefix="AUDIT_", environ={"AUDIT_MODE": "disabled"})
+
+    assert hybrid.flush_mode == Hybrid()
+    assert disabled.mode == Disabled()
+
+
+def test_a_directory_in_the_environment_does_not_switch_on_what_the_file_switched_off(file: Path) -> None:
+    """Only AUDIT_MODE does."""
+    file.write_text('service_id = "orders"\n[mode]\ntype = "disabled"\n')
+    place = {"AUDIT_BASE_DIR": "/srv/audit"}
+
+    assert AuditConfig.load(file, env_prefix="AUDIT_", environ=place).mode == Disabled()
+    switched_on = AuditConfig.load(file, env_prefix="AUDIT_", environ={**place, "AUDIT_MODE": "local"})
+    assert switched_on.mode == Local("/srv/audit")
+
+
+def test_a_relative_path_counts_from_the_file_wherever_it_is_said(file: Path) -> None:
+    """A service that is started from elsewhere goes on with the same chain."""
+    file.write_text(GOOD)
+
+    config = AuditConfig.load(file, env_prefix="AUDIT_", environ={"AUDIT_BASE_DIR": "elsewhere"})
+
+    assert config.mode == Local(file.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("environ", "source"),
+    [
+        ({"AUDIT_BUFFER_EVENTS": "none"}, "(variable AUDIT_BUFFER_EVENTS)"),
+        ({"AUDIT_FLUSH_MODE": "hybrid", "AUDIT_FLUSH_SIZE": "5"}, "(variable AUDIT_FLUSH_SIZE)"),
+        (
+            {"AUDIT_RETENTION_MIN_RETENTION_DAYS": "9999"},
+            "audit.toml)",
+        ),  # the file's delete_after_days is what is wrong
+    ],
+)
+def test_an_error_names_the_source_of_the_value(file: Path, environ: dict[str, str], source: str) -> None:
+    """The variable if it is one, otherwise the file."""
+    file.write_text(f"{GOOD}\n[retention]\ndelete_after_days = 3000\n")
+
+    with pytest.raises(ConfigError) as caught:
+        AuditConfig.load(file, env_prefix="AUDIT_", environ=environ)
+
+    assert caught.value.reason.endswith(source)
 
 
 # -- presets --------------------------------------------------------------------------------------------------

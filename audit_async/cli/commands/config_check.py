@@ -37,17 +37,19 @@ def check(
     environment: Annotated[
         str | None,
         typer.Option(
-            "--environment", metavar="PREFIX", help="Check the variables that begin with PREFIX, such as AUDIT_."
+            "--environment",
+            metavar="PREFIX",
+            help="Check the variables that begin with PREFIX, such as AUDIT_; with a FILE they replace its settings.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a configuration file, or the environment, and show every setting as it will be.
+    """Check a configuration file, or the environment, or both together, and show every setting as it will be.
 
     Exit status 1 if a setting is wrong; the message names it and what is allowed.
     """
-    if (file is None) == (environment is None):
-        raise typer.BadParameter("give a FILE or --environment PREFIX, and not both")
+    if file is None and environment is None:
+        raise typer.BadParameter("give a FILE, or --environment PREFIX, or both")
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
@@ -58,7 +60,10 @@ def check(
 
 def _check(output: Output, file: Path | None, environment: str | None) -> ExitStatus:
     try:
-        config = load_config(file) if file is not None else AuditConfig.from_env(environment or "")
+        if file is not None:
+            config = load_config(file, env_prefix=environment)
+        else:
+            config = AuditConfig.from_env(environment or "")
     except ConfigError as error:
         if output.as_json:
             output.document({"valid": False, "field": error.field, "reason": error.reason})
@@ -71,7 +76,11 @@ def _check(output: Output, file: Path | None, environment: str | None) -> ExitSt
     if output.as_json:
         output.document({"valid": True, "settings": msgspec.to_builtins(config), "a_crash_can_lose": risk})
         return ExitStatus.OK
-    output.line(Cell("valid", "green"), f"  {file if file is not None else f'the variables {environment}*'}")
+    sources = [
+        *([] if file is None else [str(file)]),
+        *([] if environment is None else [f"the variables {environment}*"]),
+    ]
+    output.line(Cell("valid", "green"), f"  {' and '.join(sources)}")
     output.table([Column("setting"), Column("value")], sorted(settings.items()))
     output.line()
     output.line(Cell("A crash can lose: ", "bold"), f"{risk}.")
