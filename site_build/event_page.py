@@ -24,6 +24,7 @@ _CATEGORIES: Final = {
     "sessions": "Sessions",
     "roles_and_keys": "Roles and API keys",
     "resources": "Resources",
+    "transactions": "Transactions that are recorded before COMMIT",
     "configuration": "Configuration",
     "data_access": "Customers' data",
     "compliance": "Compliance",

@@ -84,6 +84,7 @@ from audit_async.events.personal import Personal
 from audit_async.events.recorded import NotARecord, Record, decode_event, decode_record
 from audit_async.events.registry import EventKind, GenericEvent, describe
 from audit_async.events.resources import (
+    BulkChanged,
     Change,
     DataExported,
     FileDownloaded,
@@ -103,6 +104,12 @@ from audit_async.events.security import (
     SuspiciousActivity,
 )
 from audit_async.events.sessions import ImpersonationEnded, ImpersonationStarted, SessionEnded, SessionStarted
+from audit_async.events.transactions import (
+    BulkChangeIntended,
+    ResourceChangeIntended,
+    TransactionEnded,
+    TransactionIntended,
+)
 from audit_async.events.web import CapturedBody, HttpOutcome, HttpRequest, HttpRequestStarted, WebSocketClosed
 
 __all__ = [
@@ -143,6 +150,8 @@ __all__ = [
     "AuthSuccess",
     "AuthorizationDenied",
     "AuthorizationGranted",
+    "BulkChangeIntended",
+    "BulkChanged",
     "CapturedBody",
     "Change",
     "ConfigChanged",
@@ -187,6 +196,7 @@ __all__ = [
     "RateLimitExceeded",
     "Record",
     "Reduced",
+    "ResourceChangeIntended",
     "ResourceCreated",
     "ResourceDeleted",
     "ResourceInfo",
@@ -207,6 +217,8 @@ __all__ = [
     "TaskSubmitted",
     "TokenCreated",
     "TokenRevoked",
+    "TransactionEnded",
+    "TransactionIntended",
     "UserCreated",
     "UserDeleted",
     "UserRestored",
