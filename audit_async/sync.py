@@ -18,6 +18,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
@@ -27,10 +28,10 @@ from audit_async._writer import signals
 from audit_async._writer.home_loop import call_and_block
 from audit_async._writer.receipts import Receipt
 from audit_async.config import AuditConfig, Disabled
-from audit_async.errors import ConfigError, LogClosed
+from audit_async.errors import AuditError, ConfigError, LogClosed
 from audit_async.events import AuditEvent
 from audit_async.logger import AuditLogger
-from audit_async.status import Health, LoggerStats, Position, describe_error
+from audit_async.status import CommitObserver, Health, LoggerStats, Position, describe_error
 
 __all__ = ["SyncAuditLogger"]
 
@@ -69,6 +70,7 @@ class SyncAuditLogger:
         self._state: Literal["new", "open", "forked", "closed"] = "new"
         self._lock = threading.Lock()
         self._emit: Callable[[AuditEvent], Receipt] = self._logger.emit
+        self._observers: Final[dict[CommitObserver, Callable[[], None]]] = {}  # with what ends each
         _all.add(self)
 
     def __repr__(self) -> str:
@@ -127,6 +129,23 @@ class SyncAuditLogger:
         logger = self._opened()
         self._call(logger.flush, timeout_s)
 
+    def count_lost(self, event_type: str, reason: str) -> None:
+        """Count an event that could not be emitted, so that its loss does not go unnoticed; from any thread.
+
+        For code that makes events of something else, as the integrations do, and fails at it.
+
+        Args:
+            event_type: The type of the event that is missing.
+            reason: A word for the record, such as `invalid_event`.
+        """
+        if self._state == "forked":
+            try:
+                self._open_in_child()  # the log that counts for this process
+            except (AuditError, OSError) as error:
+                _log.error("an event of a forked process is lost uncounted: %s", describe_error(error))
+                return
+        self._logger.count_lost(event_type, reason)
+
     # State.
 
     def health(self) -> Health:
@@ -136,6 +155,30 @@ class SyncAuditLogger:
     def stats(self) -> LoggerStats:
         """Return counts and times since the opening; from any thread, never waits."""
         return self._logger.stats()
+
+    @property
+    def directory(self) -> Path | None:
+        """The log's own directory, `<base_dir>/<service_id>/<instance>`; None before the start and when disabled."""
+        return None if self._state == "forked" else self._logger.directory
+
+    def observe_commits(self, observer: CommitObserver) -> Callable[[], None]:
+        """Call `observer(commit)` after each commit to the disk, in the log's own thread; return what ends that.
+
+        May be called before the start, so that no commit is missed. A forked child's log is observed as well.
+
+        Args:
+            observer: Should take microseconds. One that raises is logged and called no more.
+
+        Returns:
+            A function that ends it.
+        """
+        self._observers[observer] = self._logger.observe_commits(observer)
+
+        def end() -> None:
+            if stop := self._observers.pop(observer, None):
+                stop()
+
+        return end
 
     # Life cycle.
 
@@ -197,6 +240,8 @@ class SyncAuditLogger:
             return
         own = msgspec.structs.replace(self.config, handle_signals=False)  # they are handled from the main thread, below
         logger = self._logger = AuditLogger(own)
+        for observer in self._observers:
+            self._observers[observer] = logger.observe_commits(observer)
         home = _home()
         home.call(logger.start, None)
         self._emit = logger.emit

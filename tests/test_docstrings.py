@@ -20,6 +20,7 @@ from types import FunctionType
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import litestar
+import loguru
 import pytest
 import structlog
 from aiohttp import web
@@ -107,12 +108,13 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def logging_restored() -> Iterator[None]:
-    """Take away the handlers that an example adds, and what it configures in structlog."""
+    """Take away the handlers that an example adds, and what it configures in structlog and loguru."""
     root = logging.getLogger()
     handlers = list(root.handlers)
     yield
     root.handlers[:] = handlers
     structlog.reset_defaults()
+    loguru.logger.remove()
 
 
 def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
@@ -141,6 +143,7 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
         "audit": audit,
         "get_asgi_application": Starlette,  # Django's, which is not installed here
         "config": AuditConfig(mode=Local("./other"), service_id="orders", handle_signals=False),
+        "logger": loguru.logger,
         "log": structlog.get_logger() if module_name.endswith("structlog") else logging.getLogger("orders"),
         "logging": logging,
         "merge_contextvars": structlog.contextvars.merge_contextvars,

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import loguru
 import pytest
 import structlog
 from fastapi.testclient import TestClient
@@ -62,7 +63,7 @@ def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture
 def logging_as_before() -> Iterator[None]:
-    """Take away what an example puts on the root logger and configures in structlog."""
+    """Take away what an example puts on the root logger and configures in structlog and loguru."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -73,6 +74,7 @@ def logging_as_before() -> Iterator[None]:
             known.disabled = False  # what dictConfig does to every logger that was there
     root.handlers[:], root.level = handlers, level
     structlog.reset_defaults()
+    loguru.logger.remove()
 
 
 def execute(code: str, page: str) -> dict[str, object]:

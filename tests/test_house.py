@@ -55,6 +55,7 @@ PUBLIC = (
     "audit_async.integrations.health",
     "audit_async.integrations.litestar",
     "audit_async.integrations.logging",
+    "audit_async.integrations.loguru",
     "audit_async.integrations.opentelemetry",
     "audit_async.integrations.prometheus",
     "audit_async.integrations.starlette",

@@ -12,14 +12,11 @@ import dataclasses
 import math
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from enum import Enum
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import PurePath
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 
@@ -27,7 +24,7 @@ from audit_async._sanitize.reductions import IN_LIST, Path, Reductions, render
 from audit_async._sanitize.unsafe_text import UNSAFE, cut, escape
 from audit_async.errors import InvalidEvent
 from audit_async.events import AuditEvent
-from audit_async.events.base import pydantic_dump
+from audit_async.events.base import TIMES_AND_NUMBERS, of_standard_library, pydantic_dump
 
 __all__ = ["MAX_DEPTH", "PlainWalk", "decode_plain", "encode_plain"]
 
@@ -48,7 +45,6 @@ _ITERATE: Final[tuple[tuple[type, Callable[[Any], Iterator[object]]], ...]] = (
     (frozenset, frozenset.__iter__),
 )
 
-_AS_MSGSPEC: Final = (datetime, date, time, timedelta, UUID, Decimal)
 _AS_TEXT: Final = (
     IPv4Address, IPv6Address, IPv4Network, IPv6Network, IPv4Interface, IPv6Interface, PurePath,
 )  # fmt: skip
@@ -329,8 +325,8 @@ def _attributes(value: object, names: list[str]) -> list[tuple[object, object]]:
 
 def _text_of(value: object) -> str | None:
     """Return the text of a value that is text in JSON, None of any other."""
-    if isinstance(value, _AS_MSGSPEC):
-        text: object = msgspec.to_builtins(value)
+    if isinstance(value, TIMES_AND_NUMBERS):
+        text: object = msgspec.to_builtins(of_standard_library(value))
         return text if isinstance(text, str) else None
     if isinstance(value, bytes | bytearray | memoryview):
         return b64encode(value).decode("ascii")

@@ -8,12 +8,14 @@ event may hold is decided here and in the classes; whether a class is fit to be 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import PurePath
 from types import MethodType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, cast, dataclass_transform
+from uuid import UUID
 
 import msgspec
 
@@ -260,8 +262,29 @@ def pydantic_dump(value: object) -> Callable[[], object] | None:
     return cast("Callable[[], object]", MethodType(dump, value))
 
 
+#: What is text in JSON as msgspec writes it.
+TIMES_AND_NUMBERS: Final = (datetime, date, time, timedelta, UUID, Decimal)
+
+
+def of_standard_library(value: datetime | date | time | timedelta | UUID | Decimal) -> object:
+    """Return a value without a class of its own, such as those of pendulum and loguru, which msgspec does not know."""
+    if type(value) in TIMES_AND_NUMBERS:
+        return value
+    if isinstance(value, datetime):  # a kind of date, so it comes first
+        return datetime.combine(datetime.date(value), datetime.timetz(value))
+    if isinstance(value, date):
+        return date.fromordinal(date.toordinal(value))
+    if isinstance(value, time):
+        return time(value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold)
+    if isinstance(value, timedelta):
+        return timedelta(value.days, value.seconds, value.microseconds)
+    return UUID(int=value.int) if isinstance(value, UUID) else Decimal(value)
+
+
 def _encode_foreign(value: object) -> object:
     """Turn what msgspec does not know into what it does, for the few types that events may hold besides its own."""
+    if isinstance(value, TIMES_AND_NUMBERS):
+        return of_standard_library(value)
     if isinstance(value, IPv4Address | IPv6Address | IPv4Network | IPv6Network | IPv4Interface | IPv6Interface):
         return str(value)
     if isinstance(value, PurePath) or hasattr(type(value), "get_secret_value"):

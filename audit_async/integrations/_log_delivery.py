@@ -12,7 +12,7 @@ import logging
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -22,8 +22,8 @@ from audit_async._redact.redactor import Redactor
 from audit_async.config import Redaction
 from audit_async.errors import BufferFull, ConfigError, LogClosed, WriteFailed
 from audit_async.events import AuditEvent
-from audit_async.integrations._logger_source import LoggerSource, check_source, logger_from
-from audit_async.logger import AuditLogger
+from audit_async.events.base import TIMES_AND_NUMBERS, of_standard_library
+from audit_async.integrations._logger_source import AnyLogger, LoggerSource, check_source, logger_from
 from audit_async.status import describe_error
 
 __all__ = [
@@ -60,6 +60,20 @@ class LogDelivery:
             self._redactor, self._redaction = Redactor(audit.config.redaction), audit.config.redaction
         return self._redactor
 
+    def take(self, event_of_entry: Callable[[], AuditEvent | None]) -> None:
+        """Deliver what the function makes of an entry, if it makes an event; never raises, and counts what fails."""
+        try:
+            event = event_of_entry()
+        except Exception as error:  # noqa: BLE001 - a trail must not break what it watches
+            self.lose("log.recorded", "conversion_failed")
+            report(f"a log entry can't be recorded: {describe_error(error)}")
+            return
+        if event is not None:
+            try:
+                self.deliver(event)
+            except Exception as error:  # noqa: BLE001 - as above; it is counted already
+                report(f"a log entry can't be recorded: {describe_error(error)}")
+
     def deliver(self, event: AuditEvent) -> None:
         """Emit `event`, or count it as lost if no log is open; raises `InvalidEvent` only, which is counted as well."""
         audit = logger_from(self._source)
@@ -89,7 +103,7 @@ class LogDelivery:
         with self._lock:
             self._uncounted[event_type] += 1
 
-    def _count_earlier(self, audit: AuditLogger) -> None:
+    def _count_earlier(self, audit: AnyLogger) -> None:
         """Let the log that is open now count, and record, what no log was open for before."""
         with self._lock:
             uncounted, self._uncounted = self._uncounted, Counter()
@@ -158,10 +172,14 @@ def plain(value: object) -> object:
     try:
         # Bytes stay bytes: in base64 nobody would find a secret that is in them.
         return msgspec.to_builtins(
-            value, builtin_types=(bytes, bytearray, memoryview), str_keys=True, enc_hook=_type_of
+            value, builtin_types=(bytes, bytearray, memoryview), str_keys=True, enc_hook=_plain_kind_of
         )
     except Exception:  # noqa: BLE001 - data that contains itself, or whose own code raises: the event counts for more
         return _type_of(value)
+
+
+def _plain_kind_of(value: object) -> object:
+    return of_standard_library(value) if isinstance(value, TIMES_AND_NUMBERS) else _type_of(value)
 
 
 def _type_of(value: object) -> str:

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from audit_async.config import AuditConfig
 from audit_async.errors import ConfigError
 from audit_async.logger import AuditLogger
+from audit_async.sync import SyncAuditLogger
 
-__all__ = ["LoggerSource", "check_source", "logger_from", "shown"]
+__all__ = ["AnyLogger", "LoggerSource", "check_source", "logger_from", "shown"]
 
+#: A logger of asynchronous or of synchronous code; `emit` of both is called from any thread.
+AnyLogger = AuditLogger | SyncAuditLogger
 #: A logger, or a function that returns it, and None while there is none: what is configured at import time comes
 #: before the logger that the service's life span opens.
-LoggerSource = AuditLogger | Callable[[], AuditLogger | None]
+LoggerSource = AnyLogger | Callable[[], AnyLogger | None]
 
 
 def check_source(source: LoggerSource) -> LoggerSource:
@@ -20,14 +23,16 @@ def check_source(source: LoggerSource) -> LoggerSource:
     given: object = source  # which is not what its annotation promises, if the caller made a mistake
     if callable(given) and not isinstance(given, type):
         return source
-    if isinstance(given, AuditLogger):
+    if isinstance(given, AnyLogger):
         return source
-    raise ConfigError("audit", f"must be an AuditLogger or a function that returns one, not {shown(source)}")
+    raise ConfigError(
+        "audit", f"must be an AuditLogger, a SyncAuditLogger, or a function that returns one, not {shown(source)}"
+    )
 
 
-def logger_from(source: LoggerSource) -> AuditLogger | None:
+def logger_from(source: LoggerSource) -> AnyLogger | None:
     """Return the logger of the moment, None if there is none yet."""
-    return source if isinstance(source, AuditLogger) else source()
+    return source if isinstance(source, AnyLogger) else source()
 
 
 def shown(value: object) -> str:

@@ -18,8 +18,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 
 from audit_async._version import __version__
 from audit_async.errors import ConfigError
-from audit_async.integrations._logger_source import shown
-from audit_async.logger import AuditLogger
+from audit_async.integrations._logger_source import AnyLogger, shown
 from audit_async.status import BATCH_BOUNDS, SYNC_BOUNDS, Commit, HealthStatus, LoggerStats, VerificationStats
 
 __all__ = ["AuditMeters"]
@@ -44,11 +43,11 @@ class AuditMeters:
         ConfigError: One of the loggers is something else.
     """
 
-    def __init__(self, *audits: AuditLogger, meter_provider: MeterProvider | None = None) -> None:
+    def __init__(self, *audits: AnyLogger, meter_provider: MeterProvider | None = None) -> None:
         for audit in audits:
-            if not isinstance(audit, AuditLogger):
-                raise ConfigError("audits", f"must be AuditLoggers, not {shown(audit)}")
-        self._audits: tuple[AuditLogger, ...] = audits
+            if not isinstance(audit, AnyLogger):
+                raise ConfigError("audits", f"must be AuditLoggers or SyncAuditLoggers, not {shown(audit)}")
+        self._audits: tuple[AnyLogger, ...] = audits
         meter = (meter_provider or get_meter_provider()).get_meter("audit_async", __version__)
         counter, gauge = meter.create_observable_counter, meter.create_observable_gauge
         for name, unit, description, read in _COUNTERS:
@@ -124,7 +123,7 @@ class AuditMeters:
             for status in HealthStatus:
                 yield Observation(int(status is present), {**attributes, "audit_async.status": status.value})
 
-    def _recording(self, audit: AuditLogger) -> Callable[[Commit], None]:
+    def _recording(self, audit: AnyLogger) -> Callable[[Commit], None]:
         def record(commit: Commit) -> None:
             if audit.directory is None:  # the opening's own record, whose log has no name yet
                 return
@@ -137,7 +136,7 @@ class AuditMeters:
         return record
 
 
-def _attributes_of(audit: AuditLogger) -> _Attributes:
+def _attributes_of(audit: AnyLogger) -> _Attributes:
     directory = audit.directory
     attributes = {"audit_async.service_id": audit.config.service_id}
     if directory is not None:

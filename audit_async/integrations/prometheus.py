@@ -25,8 +25,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from audit_async.integrations._endpoint import Endpoint, Scope
-from audit_async.integrations._logger_source import LoggerSource, check_source, logger_from
-from audit_async.logger import AuditLogger
+from audit_async.integrations._logger_source import AnyLogger, LoggerSource, check_source, logger_from
 from audit_async.status import Health, HealthStatus, Histogram, LoggerStats, VerificationStats
 
 __all__ = ["AuditCollector", "LoggerSource", "MetricsEndpoint"]
@@ -114,7 +113,7 @@ class _Families:
         for family in vars(self).values():
             yield from (family,) if isinstance(family, Metric) else family
 
-    def add(self, audit: AuditLogger) -> None:
+    def add(self, audit: AnyLogger) -> None:
         """Add the values of one log."""
         directory = audit.directory
         labels = (audit.config.service_id, directory.name if directory is not None else "")

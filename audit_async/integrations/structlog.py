@@ -25,10 +25,8 @@ from audit_async.integrations._log_delivery import (
     is_own,
     level_number,
     plain,
-    report,
 )
 from audit_async.integrations._logger_source import LoggerSource
-from audit_async.status import describe_error
 
 __all__ = ["AuditProcessor", "LoggerSource"]
 
@@ -73,17 +71,7 @@ class AuditProcessor:
         self, logger: object, method_name: str, event_dict: MutableMapping[str, object]
     ) -> MutableMapping[str, object]:
         """Take the entry into the trail if it is chosen; return it as it is."""
-        try:
-            event = self._event_of(logger, method_name, event_dict)
-        except Exception as error:  # noqa: BLE001 - a trail must not break what it watches
-            self._delivery.lose("log.recorded", "conversion_failed")
-            report(f"a log entry can't be recorded: {describe_error(error)}")
-            return event_dict
-        if event is not None:
-            try:
-                self._delivery.deliver(event)
-            except Exception as error:  # noqa: BLE001 - as above; it is counted already
-                report(f"a log entry can't be recorded: {describe_error(error)}")
+        self._delivery.take(lambda: self._event_of(logger, method_name, event_dict))
         return event_dict
 
     def _event_of(self, logger: object, method_name: str, entry: Mapping[str, object]) -> AuditEvent | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict, defaultdict, deque
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from ipaddress import ip_network
@@ -72,7 +72,22 @@ ACCOUNT = Account(
     addresses=[Address(city="Berlin", zip_code="10117")],
 )
 
+
+def own(value: Any) -> Any:
+    """Return a value as one of a class of its own, as pendulum, loguru and freezegun have them."""
+    cls: Any = type(value)
+    return type("Own", (cls,), {})(*cls.__reduce__(value)[1])
+
+
+MOMENT = datetime(2026, 11, 28, 1, 2, 3, 456789, tzinfo=timezone(timedelta(hours=2)))
+
 SHOWN: list[tuple[Any, Any]] = [
+    (own(MOMENT), "2026-11-28T01:02:03.456789+02:00"),
+    (own(MOMENT.replace(tzinfo=None)), "2026-11-28T01:02:03.456789"),
+    (own(date(2026, 11, 28)), "2026-11-28"),
+    (own(time(1, 2, 3, 456789)), "01:02:03.456789"),
+    (own(timedelta(days=1, seconds=2)), "P1DT2S"),
+    (own(Decimal("1.50")), "1.50"),
     (Size.LARGE, "large"),
     (UUID(int=7), "00000000-0000-0000-0000-000000000007"),
     (Decimal("1.50"), "1.50"),
@@ -114,6 +129,18 @@ async def test_objects_of_other_libraries_are_recorded(config_for: ConfigFor) ->
     for (value, shown), event in zip(SHOWN, events, strict=True):
         assert event["changes"] == {"value": shown, "more": [shown]}, type(value)
     assert not any(secret in str(events) for secret in ("hunter2", "4711", "10117"))
+
+
+@pytest.mark.anyio
+async def test_a_moment_of_another_library_is_a_moment(config_for: ConfigFor) -> None:
+    """In a member of a fixed type, too: the record is that of a plain datetime."""
+    config = config_for()
+    async with AuditLogger(config) as audit:
+        for moment in (MOMENT, own(MOMENT)):
+            audit.emit(PoolModified(occurred_at=moment, actor=ActorInfo(user_id="u"), pool_id="p", changes={}))
+    events = [r["event"] for r in read_events(log_directory(config)) if r["event"]["event_type"] == "pool.modified"]
+    assert events[0] == events[1]
+    assert events[0]["occurred_at"] == "2026-11-28T01:02:03.456789+02:00"
 
 
 @pytest.mark.anyio

@@ -61,6 +61,7 @@ from audit_async.forwarding import (
 from audit_async.integrations.fastapi import Audit, AuditMiddleware, Policy, Rule, audit_lifespan, get_audit
 from audit_async.integrations.health import readiness
 from audit_async.integrations.logging import AuditHandler
+from audit_async.integrations.loguru import AuditSink
 from audit_async.integrations.opentelemetry import AuditMeters
 from audit_async.integrations.prometheus import AuditCollector
 from audit_async.integrations.structlog import AuditProcessor
@@ -214,6 +215,7 @@ def serve(audit: AuditLogger) -> FastAPI:
     details: Mapping[str, object] = answer
     AuditHandler(audit, threshold="CRITICAL").setLevel(str(details and "INFO"))
     AuditProcessor(lambda: audit)
+    AuditSink(lambda: audit)
     AuditCollector(audit)
     with AuditMeters(audit):
         return app
