@@ -5,6 +5,7 @@
         lock                                           flock'd while something is stored
         000000000000-000000000041-<hash>.lines         a batch: first and last seq, and the last record's hash
         confirmation                                   the collector's newest one
+        log.json                                       as the host has it; never replaced
 
 A batch is a file of its own, which gets its name only after its bytes are on the disk. So no file ever has half of a
 batch, and nothing is written a second time into a file whose sync has failed.
@@ -30,12 +31,14 @@ from audit_async._durable import disk
 from audit_async.errors import ConfigError
 from audit_async.forwarding.batches import Batch, Head
 from audit_async.forwarding.identities import LogIdentity
+from audit_async.forwarding.sink import MAX_DESCRIPTION_BYTES
 from audit_async.forwarding.sink_errors import HeadMoved, SinkFull, SinkRefused, SinkUnavailable
 
 __all__ = ["DirectorySink"]
 
 _MARK: Final = "audit-async-sink"
 _CONFIRMATION: Final = "confirmation"
+_DESCRIPTION: Final = "log.json"
 _UNFINISHED: Final = "unfinished"
 _NAME: Final = re.compile(r"([0-9]{12,20})-([0-9]{12,20})-([0-9a-f]{64})\.lines")
 _NO_HASH: Final = "0" * 64
@@ -151,6 +154,41 @@ class DirectorySink:
 
         await self._run_locked(log, store)
 
+    async def describe(self, log: LogIdentity, document: bytes) -> None:
+        """Store a log's `log.json`, once; durable when it returns. The same bytes again change nothing.
+
+        Args:
+            log: whose description it is.
+            document: what the host's `log.json` holds.
+
+        Raises:
+            SinkUnavailable: the directory is not there, its disk fails, or its lock is held for too long.
+            SinkFull: the disk is full.
+            SinkRefused: another description is stored, this one is too long, or there is no right to write.
+        """
+        if len(document) > MAX_DESCRIPTION_BYTES:
+            raise SinkRefused(
+                f"{self._root}: log.json has {len(document):,} bytes, {MAX_DESCRIPTION_BYTES:,} are taken"
+            )
+
+        def store(directory: Path) -> None:
+            stored = _content(directory / _DESCRIPTION)
+            if stored is None:
+                _store(directory, _DESCRIPTION, document)
+            elif stored != document:
+                raise SinkRefused(
+                    f"{self._root}: {log} has another log.json; was the machine cloned, or the file changed? "
+                    "A log that begins again needs a new log_id"
+                )
+            else:
+                _sync_names(directory)  # as for the head: the process that gave it its name may not have synced it
+
+        await self._run_locked(log, store)
+
+    async def description(self, log: LogIdentity) -> bytes | None:
+        """Return the log's `log.json`, None if nobody has stored it yet."""
+        return await self._run(lambda: _content(self._directory(log) / _DESCRIPTION))
+
     async def read(self, log: LogIdentity, after: Head | None) -> AsyncIterator[Batch]:
         """Yield what the directory has of a log after a record, in order; whole batches, the first one cut if need be.
 
@@ -174,7 +212,7 @@ class DirectorySink:
 
     async def confirmation(self, log: LogIdentity) -> bytes | None:
         """Return the collector's newest signed confirmation, None if there is none."""
-        return await self._run(lambda: _confirmation(self._directory(log)))
+        return await self._run(lambda: _content(self._directory(log) / _CONFIRMATION))
 
     async def aclose(self) -> None:
         """Take no more calls; nothing is kept open between them."""
@@ -273,15 +311,15 @@ def _batch(directory: Path, stored: _Stored) -> Batch:
     return Batch(first_seq=first, last_seq=last, prev=prev, last_hash=last_hash, lines=lines)
 
 
-def _confirmation(directory: Path) -> bytes | None:
+def _content(path: Path) -> bytes | None:
     try:
-        return (directory / _CONFIRMATION).read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         return None
 
 
 def _confirmed(directory: Path, after: Head, resume: bytes) -> bool:
-    return after.hash.encode() in resume and resume == _confirmation(directory)
+    return after.hash.encode() in resume and resume == _content(directory / _CONFIRMATION)
 
 
 def _store(directory: Path, name: str, content: bytes) -> None:

@@ -72,8 +72,8 @@ _RIGHTS: Final = """
     LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
     WHERE x.grantee <> o.owner ORDER BY 1, 2, 3, 4
 """
-_FOR_BOTH: Final = ("schema_version", "head", "read_after", "confirmation")
-_FOR_HOSTS: Final = ("append",)
+_FOR_BOTH: Final = ("schema_version", "head", "read_after", "confirmation", "description")
+_FOR_HOSTS: Final = ("append", "describe")
 _FOR_COLLECTORS: Final = ("logs", "confirm")
 
 

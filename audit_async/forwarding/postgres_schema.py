@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Final, NamedTuple
 
 from audit_async.errors import ConfigError
+from audit_async.forwarding.sink import MAX_DESCRIPTION_BYTES
 
 __all__ = [
     "LARGE_OBJECTS",
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 #: Raised with every change of the schema that `engine init` has to bring to an engine that exists.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 #: A batch has 512 KiB unless a single record is larger; what PostgreSQL itself takes in one value is 1 GiB.
 MAX_VALUE_BYTES: Final = 64 * 1024 * 1024
@@ -37,7 +38,7 @@ OLDEST_SERVER: Final = 14
 #: Functions of PostgreSQL that everybody may call by default, and that store what no allowance counts.
 LARGE_OBJECTS: Final = ("lo_creat(integer)", "lo_create(oid)", "lo_from_bytea(oid, bytea)")
 
-TABLES: Final = ("about", "batches", "confirmations", "days", "heads", "writers")
+TABLES: Final = ("about", "batches", "confirmations", "days", "descriptions", "heads", "writers")
 
 #: PostgreSQL cuts a longer identifier without an error, and two tenants would be one.
 _LONGEST_IDENTIFIER: Final = 63
@@ -124,6 +125,7 @@ def _filled(template: str, names: Names) -> str:
         "tenant_text": quoted_text(names.tenant),
         "version": str(SCHEMA_VERSION),
         "max_batch_bytes": str(MAX_VALUE_BYTES),
+        "max_description_bytes": str(MAX_DESCRIPTION_BYTES),
     }
     # In one pass: a tenant's name may itself hold such a word.
     return re.sub(r"@(\w+)@", lambda found: words[found[1]], template)

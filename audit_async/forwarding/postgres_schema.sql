@@ -49,6 +49,18 @@ CREATE TABLE IF NOT EXISTS @schema@.confirmations (
     confirmed_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- The log.json of each log as its host has it, stored before the first batch.
+CREATE TABLE IF NOT EXISTS @schema@.descriptions (
+    log_id text PRIMARY KEY,
+    service text NOT NULL,
+    host text NOT NULL,
+    instance text NOT NULL,
+    bound_to name NOT NULL,
+    document bytea NOT NULL CHECK (octet_length(document) <= @max_description_bytes@),
+    described_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX IF NOT EXISTS descriptions_bound_to ON @schema@.descriptions (bound_to);
+
 -- The days that have a partition, or had one until it was trimmed: a partition that went any other way is missed.
 CREATE TABLE IF NOT EXISTS @schema@.days (
     day date PRIMARY KEY,
@@ -105,6 +117,38 @@ BEGIN
 END
 $function$;
 
+-- The writer that this session is, if it may store something of this log; everything else is refused by name.
+CREATE OR REPLACE FUNCTION @schema@.writer_of(of_service text, of_host text, of_instance text, of_log_id text)
+RETURNS @schema@.writers
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    writer @schema@.writers;
+BEGIN
+    -- What is not on disk when the commit returns must not be taken for stored.
+    IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
+        RAISE EXCEPTION 'synchronous_commit is %', current_setting('synchronous_commit')
+            USING ERRCODE = 'AU001', HINT = 'Set it to on or remote_apply; a pooler may have changed it.';
+    END IF;
+    IF current_setting('fsync') <> 'on' OR current_setting('full_page_writes') <> 'on' THEN
+        RAISE EXCEPTION 'fsync or full_page_writes is off' USING ERRCODE = 'AU001', HINT = 'Set both to on.';
+    END IF;
+    SELECT w.* INTO writer FROM @schema@.writers w WHERE w.role = session_user;
+    IF NOT FOUND OR writer.host <> of_host THEN
+        RAISE EXCEPTION 'role "%" has no right to write as host "%"', session_user, of_host
+            USING ERRCODE = 'AU001', HINT = 'Grant it with "audit-async engine grant".';
+    END IF;
+    -- The names become paths at the collector.
+    IF concat(of_service, '/', of_instance, '/', of_log_id) !~ '^[^/\u0001-\u001f\u007f-\u009f]+(/[^/\u0001-\u001f\u007f-\u009f]+){2}$'
+        OR greatest(length(of_service), length(of_instance), length(of_log_id)) > 128
+    THEN
+        RAISE EXCEPTION 'a name of the log is empty, too long, or has a slash or a control character'
+            USING ERRCODE = 'AU001';
+    END IF;
+    RETURN writer;
+END
+$function$;
+
 -- Append a batch if the log's head is still what the host believes; say in any case what it is now. One round trip.
 CREATE OR REPLACE FUNCTION @schema@.append(
     of_service text, of_host text, of_instance text, of_log_id text,
@@ -123,27 +167,7 @@ DECLARE
     beginning constant bytea := convert_to(format('{"seq":%s,', new_first_seq), 'UTF8');
     used numeric;
 BEGIN
-    -- What is not on disk when the commit returns must not be taken for stored.
-    IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
-        RAISE EXCEPTION 'synchronous_commit is %', current_setting('synchronous_commit')
-            USING ERRCODE = 'AU001', HINT = 'Set it to on or remote_apply; a pooler may have changed it.';
-    END IF;
-    IF current_setting('fsync') <> 'on' OR current_setting('full_page_writes') <> 'on' THEN
-        RAISE EXCEPTION 'fsync or full_page_writes is off' USING ERRCODE = 'AU001', HINT = 'Set both to on.';
-    END IF;
-    SELECT w.* INTO writer FROM @schema@.writers w WHERE w.role = session_user;
-    IF NOT FOUND OR writer.host <> of_host THEN
-        RAISE EXCEPTION 'role "%" has no right to write as host "%"', session_user, of_host
-            USING ERRCODE = 'AU001', HINT = 'Grant it with "audit-async engine grant".';
-    END IF;
-
-    -- The names become paths at the collector.
-    IF concat(of_service, '/', of_instance, '/', of_log_id) !~ '^[^/\u0001-\u001f\u007f-\u009f]+(/[^/\u0001-\u001f\u007f-\u009f]+){2}$'
-        OR greatest(length(of_service), length(of_instance), length(of_log_id)) > 128
-    THEN
-        RAISE EXCEPTION 'a name of the log is empty, too long, or has a slash or a control character'
-            USING ERRCODE = 'AU001';
-    END IF;
+    writer := @schema@.writer_of(of_service, of_host, of_instance, of_log_id);
 
     -- The declared link, and that the first and the last line are the declared ones. The collector checks every byte.
     IF new_first_seq <> after_seq + 1 OR new_prev_hash <> after_hash OR new_last_seq < new_first_seq
@@ -310,6 +334,61 @@ BEGIN
 END
 $function$;
 
+-- Store the log.json of a log, once.
+CREATE OR REPLACE FUNCTION @schema@.describe(
+    of_service text, of_host text, of_instance text, of_log_id text, new_document bytea
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    writer constant @schema@.writers := @schema@.writer_of(of_service, of_host, of_instance, of_log_id);
+BEGIN
+    IF octet_length(new_document) > @max_description_bytes@ THEN
+        RAISE EXCEPTION 'log.json has % bytes, at most % are taken', octet_length(new_document), @max_description_bytes@
+            USING ERRCODE = 'AU001';
+    END IF;
+    IF EXISTS (SELECT FROM @schema@.heads h WHERE h.log_id = of_log_id AND (h.bound_to <> session_user
+        OR h.host <> of_host OR h.service <> of_service OR h.instance <> of_instance))
+    THEN
+        RAISE EXCEPTION 'this log_id belongs to another log'
+            USING ERRCODE = 'AU001', HINT = 'Was the machine cloned or renamed? The copy needs a new log.';
+    END IF;
+    IF NOT EXISTS (SELECT FROM @schema@.descriptions d WHERE d.log_id = of_log_id)
+        AND (SELECT count(*) FROM @schema@.descriptions d WHERE d.bound_to = session_user) >= writer.max_logs
+    THEN
+        RAISE EXCEPTION 'host "%" has % logs, as many as it may have', of_host, writer.max_logs
+            USING ERRCODE = 'AU002', HINT = 'If they are its own, grant it again with a higher --max-logs.';
+    END IF;
+    INSERT INTO @schema@.descriptions (log_id, service, host, instance, bound_to, document)
+        VALUES (of_log_id, of_service, of_host, of_instance, session_user, new_document)
+        ON CONFLICT (log_id) DO NOTHING;
+    IF NOT EXISTS (
+        SELECT FROM @schema@.descriptions d WHERE d.log_id = of_log_id AND d.bound_to = session_user
+            AND d.host = of_host AND d.service = of_service AND d.instance = of_instance AND d.document = new_document
+    ) THEN
+        RAISE EXCEPTION 'this log has another log.json' USING ERRCODE = 'AU001',
+            HINT = 'Was the machine cloned, or the file changed? A log that begins again needs a new log_id.';
+    END IF;
+    PERFORM pg_logical_emit_message(true, 'audit-async', '');  -- as in head()
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @schema@.description(of_service text, of_host text, of_instance text, of_log_id text)
+RETURNS bytea
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    described @schema@.descriptions;
+BEGIN
+    SELECT d.* INTO described FROM @schema@.descriptions d
+        WHERE d.log_id = of_log_id AND d.service = of_service AND d.host = of_host AND d.instance = of_instance;
+    IF NOT @schema@.may_look(of_host, described.bound_to) THEN
+        RAISE EXCEPTION 'role "%" has no right to logs of host "%"', session_user, of_host USING ERRCODE = 'AU001';
+    END IF;
+    RETURN described.document;
+END
+$function$;
+
 REVOKE ALL ON SCHEMA @schema@ FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA @schema@ FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA @schema@ FROM PUBLIC;
@@ -319,10 +398,12 @@ GRANT EXECUTE ON FUNCTION
     @schema@.schema_version(),
     @schema@.head(text, text, text, text),
     @schema@.read_after(text, text, text, text, bigint, integer),
-    @schema@.confirmation(text, text, text, text)
+    @schema@.confirmation(text, text, text, text),
+    @schema@.description(text, text, text, text)
     TO @hosts@, @collectors@;
 GRANT EXECUTE ON FUNCTION
-    @schema@.append(text, text, text, text, bigint, text, bigint, bigint, text, text, bytea, bytea)
+    @schema@.append(text, text, text, text, bigint, text, bigint, bigint, text, text, bytea, bytea),
+    @schema@.describe(text, text, text, text, bytea)
     TO @hosts@;
 GRANT EXECUTE ON FUNCTION
     @schema@.logs(),

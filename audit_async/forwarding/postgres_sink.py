@@ -123,6 +123,25 @@ class PostgresSink:
         if not appended:
             raise HeadMoved(_head(seq, hash_))
 
+    async def describe(self, log: LogIdentity, document: bytes) -> None:
+        """Store a log's `log.json`, once; durable when it returns. The same bytes again change nothing.
+
+        Args:
+            log: whose description it is.
+            document: what the host's `log.json` holds.
+
+        Raises:
+            SinkUnavailable: no answer.
+            SinkFull: this host has as many logs as it may.
+            SinkRefused: another description is stored, this one is too long, or this role has no right to the log.
+        """
+        await self._call("describe", "%s, %s, %s, %s, %b", (*self._of(log), document))
+
+    async def description(self, log: LogIdentity) -> bytes | None:
+        """Return the log's `log.json`, None if nobody has stored it yet."""
+        [(document,)] = await self._call("description", "%s, %s, %s, %s", self._of(log))
+        return None if document is None else bytes(document)
+
     async def read(self, log: LogIdentity, after: Head | None) -> AsyncIterator[Batch]:
         """Yield what the engine holds of a log after a record, in order; whole batches, the first one cut if need be.
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Final, Protocol
 
 from audit_async.forwarding.batches import Batch, Head
 from audit_async.forwarding.identities import LogIdentity
 
-__all__ = ["Sink"]
+__all__ = ["MAX_DESCRIPTION_BYTES", "Sink"]
+
+#: A `log.json` has some 200 bytes.
+MAX_DESCRIPTION_BYTES: Final = 65_536
 
 
 class Sink(Protocol):
@@ -35,6 +38,23 @@ class Sink(Protocol):
             SinkFull: there is no room.
             RecordTooLarge: a record is larger than the engine takes.
         """
+        ...
+
+    async def describe(self, log: LogIdentity, document: bytes) -> None:
+        """Store a log's `log.json`, byte by byte; once, before its first batch. The same bytes again change nothing.
+
+        Args:
+            log: whose description it is.
+            document: what the host's `log.json` holds, at most `MAX_DESCRIPTION_BYTES`.
+
+        Raises:
+            SinkRefused: another description is stored, or this one is too long.
+            SinkFull: there is no room.
+        """
+        ...
+
+    async def description(self, log: LogIdentity) -> bytes | None:
+        """Return the log's `log.json`, None if nobody has stored it yet."""
         ...
 
     def read(self, log: LogIdentity, after: Head | None) -> AsyncIterator[Batch]:

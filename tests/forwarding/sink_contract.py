@@ -144,6 +144,23 @@ class SinkContract(abc.ABC):
             await host.append(log, third, after=second.head)
             assert await read(collector, log, first.head) == [second, third]
 
+    async def test_a_log_is_described_once(self) -> None:
+        """By the bytes of its `log.json`, before its first batch, and by nobody a second time in another way."""
+        log, document = a_log(), b'{"format_version":1,"created":"2026-11-29T00:00:00.000000Z"}'
+        async with await self.host() as host, await self.collector() as collector:
+            assert await host.description(log) is None
+            await host.describe(log, document)
+            await host.describe(log, document)
+            assert await host.head(log) is None
+            [batch] = batches(1)
+            await host.append(log, batch, after=None)
+            with pytest.raises(SinkRefused, match=r"another log\.json"):
+                await host.describe(log, document + b"\n")
+            with pytest.raises(SinkRefused, match=r"65,?536"):
+                await host.describe(a_log(), b"x" * 65_537)
+            assert await collector.description(log) == await host.description(log) == document
+            assert await collector.logs() == [log]
+
     async def test_another_tenants_log_is_refused(self) -> None:
         """By every call that names one."""
         async with await self.host() as sink:

@@ -327,3 +327,21 @@ async def test_a_revoked_host_is_out_at_once(engine: EngineOfTest) -> None:
         with pytest.raises(psycopg.OperationalError):
             append_as(engine.loopback(granted), log, second)
         assert await collector.head(log) == Head(seq=first.last_seq, hash=first.last_hash)
+
+
+async def test_the_description_of_another_hosts_log_is_neither_read_nor_written(engine: EngineOfTest) -> None:
+    """Nor under the victim's log_id, nor by a clone under its own name, nor more often than there may be logs."""
+    log = a_log()
+    async with await engine.sink("web-1") as victim, await engine.sink("web-2") as attacker:
+        await victim.describe(log, b"{}")
+        for call in (attacker.description(log), attacker.describe(log, b"{}")):
+            with pytest.raises(SinkRefused, match="no right"):
+                await call
+        with pytest.raises(SinkRefused, match=r"another log\.json"):
+            await attacker.describe(a_log(host="web-2", log_id=log.log_id), b"{}")
+        assert await victim.description(log) == b"{}"
+    async with await engine.sink("web-3", limits=Limits(max_logs=2)) as sink:
+        for _ in range(2):
+            await sink.describe(a_log(host="web-3"), b"{}")
+        with pytest.raises(SinkFull, match="2 logs"):
+            await sink.describe(a_log(host="web-3"), b"{}")

@@ -213,6 +213,27 @@ async def test_a_database_that_is_not_utf_8_is_refused(postgres: PostgresServer,
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+async def test_an_older_engine_is_named_and_brought_up_to_date(engine: EngineOfTest) -> None:
+    """What it has is kept: version 1 had no descriptions of logs."""
+    log, batch = a_log(), a_batch(None)
+    async with await engine.sink() as sink:
+        await sink.append(log, batch, after=None)
+    for function in ("describe(text, text, text, text, bytea)", "description(text, text, text, text)"):
+        engine.run(f"DROP FUNCTION SCHEMA.{function}")
+    engine.run("UPDATE SCHEMA.about SET schema_version = 1")
+    assert {"function", "schema version"} <= await engine.wrong()
+    engine.run("DROP TABLE SCHEMA.descriptions")
+    assert {"function", "tables"} <= await engine.wrong()
+    async with await engine.sink() as sink:
+        with pytest.raises(SinkRefused, match="engine init"):
+            await sink.head(log)
+    await engine.engine.init()
+    assert await engine.wrong() == set()
+    async with await engine.sink() as sink:
+        assert await sink.head(log) == batch.head
+        await sink.describe(log, b"{}")
+
+
 async def test_a_newer_engine_is_left_alone(engine: EngineOfTest) -> None:
     """Older software must not turn it back."""
     engine.run("UPDATE SCHEMA.about SET schema_version = 99")
