@@ -12,6 +12,8 @@ LOG_FILE: Final = "log.json"
 LOCK_FILE: Final = "lock"
 MANIFEST_FILE: Final = "manifest.json"
 HOLD_FILE: Final = "hold.json"
+#: What collectors have confirmed of the log, as the forwarder has verified it; a cache, renewed by it.
+CONFIRMED_FILE: Final = "confirmed.json"
 #: Locked, shared, by a backup that is being taken; retention waits for it.
 BACKUP_LOCK: Final = "backup.lock"
 TORN: Final = "torn"

@@ -12,6 +12,7 @@ Everything that applications need is imported from this package; its modules are
 | `batches` | consecutive records as raw lines |
 | `sink`, `sink_errors` | what an engine can do, and how it fails |
 | `directory_sink` | a directory as a sink, such as a removable medium |
+| `confirmations` | what a collector has of a log, signed |
 | `engine_admin` | preparing and checking an engine, and rights for hosts |
 | `postgres_sink` | PostgreSQL as a sink |
 | `postgres_engine`, `postgres_checks`, `postgres_schema` | preparing and checking a PostgreSQL engine |
@@ -26,6 +27,13 @@ from typing import TYPE_CHECKING, Final
 
 from audit_async._first_use import Needed, imported_at_first_use
 from audit_async.forwarding.batches import Batch, Head
+from audit_async.forwarding.confirmations import (
+    Confirmation,
+    ConfirmationExpired,
+    ConfirmationInvalid,
+    UnknownCollector,
+    check_confirmations,
+)
 from audit_async.forwarding.directory_sink import DirectorySink
 from audit_async.forwarding.engine_admin import CheckedSetting, Engine, Granted, Limits, Trimmed, open_engine
 from audit_async.forwarding.identities import LogIdentity
@@ -45,6 +53,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "CheckedSetting",
+    "Confirmation",
+    "ConfirmationExpired",
+    "ConfirmationInvalid",
     "DirectorySink",
     "Engine",
     "Granted",
@@ -60,6 +71,8 @@ __all__ = [
     "SinkRefused",
     "SinkUnavailable",
     "Trimmed",
+    "UnknownCollector",
+    "check_confirmations",
     "open_engine",
 ]
 

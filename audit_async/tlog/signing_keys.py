@@ -132,7 +132,11 @@ async def sign_checkpoint(checkpoint: Checkpoint, signers: Sequence[Signer]) -> 
     Raises:
         SigningFailed: One of them fails, or returns something that is no signature by its key.
     """
-    text = checkpoint.text()
+    return SignedCheckpoint(checkpoint, await signed_note(checkpoint.text(), signers))
+
+
+async def signed_note(text: str, signers: Sequence[Signer]) -> Note:
+    """Return a text signed by every signer, in their order. As `sign_checkpoint`, for a text of any kind."""
     signatures = []
     for signer in signers:
         signature = Signature(signer.key.name, signer.key.key_id, await _signature(signer, text.encode()))
@@ -141,7 +145,7 @@ async def sign_checkpoint(checkpoint: Checkpoint, signers: Sequence[Signer]) -> 
         except InvalidSignature:
             raise SigningFailed(f"what the signer of {signer.key} returned is no signature by that key") from None
         signatures.append(signature)
-    return SignedCheckpoint(checkpoint, Note(text, tuple(signatures)))
+    return Note(text, tuple(signatures))
 
 
 async def _signature(signer: Signer, message: bytes) -> bytes:

@@ -49,6 +49,7 @@ from audit_async.evidence import ProvenLog, ProvenRecord, verify_evidence
 from audit_async.forwarding import (
     Batch,
     CheckedSetting,
+    Confirmation,
     DirectorySink,
     Head,
     HeadMoved,
@@ -56,6 +57,7 @@ from audit_async.forwarding import (
     LogIdentity,
     PostgresSink,
     Sink,
+    check_confirmations,
     open_engine,
 )
 from audit_async.integrations.fastapi import Audit, AuditMiddleware, Policy, Rule, audit_lifespan, get_audit
@@ -252,6 +254,10 @@ async def forwarding(sink: Sink, log: LogIdentity, batch: Batch) -> None:
     assert_type(batch.rest_after(batch.first_seq), Batch)
     head = await sink.head(log)
     assert_type(head, Head | None)
+    await sink.describe(log, b"{}")
+    assert_type(await sink.description(log), bytes | None)
+    confirmed = check_confirmations(await sink.confirmation(log) or b"", ["a vkey"], log_id=log.log_id)
+    assert_type(confirmed, tuple[Confirmation, ...])
     try:
         await sink.append(log, batch, after=head, resume=await sink.confirmation(log))
     except HeadMoved as moved:

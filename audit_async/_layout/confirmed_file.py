@@ -1,0 +1,64 @@
+"""What collectors have confirmed of a log, as `confirmed.json` states it: retention with `hold_unshipped` waits for it.
+
+The forwarder verifies each signature, and that the record is in the log, before it writes the file. Whoever can write
+it can also delete the segments themselves, so it bears no signature of its own.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from audit_async._layout.names import CONFIRMED_FILE
+from audit_async._layout.regular_files import read_bounded
+from audit_async.errors import LogCorrupted
+
+
+class ConfirmedCopy(msgspec.Struct, frozen=True, kw_only=True):
+    """A collector has the log up to a record."""
+
+    collector: str
+    seq: int
+    hash: str  #: 64 hex digits; it is the hash of that record here
+    copies: int  #: in how many places the collector vouches for
+    expires_at: datetime
+
+
+class Confirmed(msgspec.Struct, frozen=True, kw_only=True):
+    """What collectors have confirmed of one log."""
+
+    log_id: str
+    confirmed: tuple[ConfirmedCopy, ...]
+
+    def up_to(self, copies: int, *, now: datetime) -> int | None:
+        """Return the last record that is confirmed in at least so many places at a moment, None if there is none."""
+        found = 0
+        for one in sorted(self.confirmed, key=lambda one: -one.seq):
+            found += one.copies if one.expires_at > now else 0
+            if found >= copies:
+                return one.seq
+        return None
+
+
+def encode_confirmed(confirmed: Confirmed) -> bytes:
+    """Return the content of `confirmed.json`."""
+    return msgspec.json.encode(confirmed) + b"\n"
+
+
+def read_confirmed(directory: Path) -> Confirmed | None:
+    """Return what `confirmed.json` in `directory` states, None if there is no such file; needs no lock.
+
+    Raises:
+        LogCorrupted: The file can't be understood, which confirms nothing.
+        OSError: The file can't be read.
+    """
+    try:
+        content = read_bounded(directory / CONFIRMED_FILE)
+    except FileNotFoundError:
+        return None
+    try:
+        return msgspec.json.decode(content, type=Confirmed)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise LogCorrupted(CONFIRMED_FILE, None, None, "the file is not what the forwarder writes") from error
