@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 import audit_async
 from audit_async import AuditEvent, AuditLogger, Batched, Hybrid, Immediate
-from audit_async._writer import commits
+from audit_async._writer import commits, disk_thread
 from audit_async.config import FlushMode, RotationPolicy
 from audit_async.events.base import encode
 from bench.frame import config, critical_event, ordinary_event
@@ -102,8 +102,13 @@ def _profiled(counter: _Counter) -> Iterator[None]:
     threading.setprofile(counter)
     sys.setprofile(counter)
     try:
-        # The writer looks once a second how much space is left: the one call that a clock would decide about.
-        with patch.object(commits, "_SPACE_INTERVAL_S", math.inf):
+        # What a clock would decide about: the writer looks once a second how much space is left, and publishes up to
+        # where the log is acknowledged, a hundred times a second at most.
+        with (
+            patch.object(commits, "_SPACE_INTERVAL_S", math.inf),
+            patch.object(commits, "_PUBLISH_INTERVAL_S", math.inf),
+            patch.object(disk_thread, "_IDLE_S", _INTERVAL_S),
+        ):
             yield
     finally:
         sys.setprofile(before)

@@ -160,6 +160,7 @@ class LogStore:
             unrecorded = tuple(
                 entry for entry in found.manifest.segments if not entry.recorded and entry.segment not in found.recorded
             )
+            lock.publish(found.head)
             return cls(
                 directory,
                 lock,
@@ -499,6 +500,13 @@ class LogStore:
         status = os.fstatvfs(self._log_directory.fd)
         return status.f_bavail * status.f_frsize
 
+    def publish_acknowledged(self) -> None:
+        """Let other processes see up to which record everything is on stable storage; never raises.
+
+        Not a part of `commit`: that is to be paid for some commits only, and soon after the last one.
+        """
+        self._lock.publish(self._backlog.synced)
+
     def close(self) -> None:
         """Close the files and unlock the log; after a last `commit(None, sync=True)`. Never raises."""
         self._queue.retry_now()
@@ -506,6 +514,7 @@ class LogStore:
         if self._queue.finished and backlog.synced.seq == backlog.accepted.seq and not self._files.is_rebuilding:
             with suppress(OSError):
                 self._queue.seal(self._log_directory, self._manifest)
+        self.publish_acknowledged()
         self._release()
 
     def abandon(self) -> None:

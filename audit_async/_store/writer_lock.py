@@ -3,6 +3,8 @@
 The lock is `flock` on the file `lock`: the kernel releases it when the last copy of the descriptor is closed, so
 a process that died holds nothing, whatever its file still says. The file names the holder's pid for people; it is
 never removed, because a second writer could then lock a new file of that name while the first still holds the old.
+It also says up to which record the log is acknowledged, for those who ship it: what is on the disk after that record
+may still be taken back by a failed sync or a power cut.
 Known weakness: on a network file system without lock support two hosts could both succeed.
 """
 
@@ -15,8 +17,10 @@ from pathlib import Path
 from threading import RLock
 from typing import Final
 
+from audit_async._chain import START, Head
 from audit_async._durable import disk
 from audit_async._layout.access_modes import Access
+from audit_async._layout.lock_file import HEAD_AT, head_line, pid_in, pid_line
 from audit_async._layout.names import LOCK_FILE
 from audit_async._store.log_directory import LogDirectory
 from audit_async.errors import LogLocked
@@ -31,6 +35,7 @@ class WriterLock:
         """Take the lock of `directory`; raises `LogLocked`, which names the pid, if another writer has it."""
         self._path: Final = str(directory.path / LOCK_FILE)
         self._pid: Final = os.getpid()
+        self._acknowledged: Head | None = None  # what the file says; None: what the writer before has left there
         self.fd = self._take(directory)
         self._inode = _identity(os.fstat(self.fd))
 
@@ -43,8 +48,8 @@ class WriterLock:
                 if _identity(os.fstat(fd)) != _inode_at(LOCK_FILE, dir_fd=directory.fd):
                     _close_lock_file(fd)  # removed or renamed between our two calls: the lock is on another file now
                     continue
-                disk.truncate(fd, 0)
-                disk.write_at(fd, b"%d\n" % os.getpid(), 0)
+                # What the writer before has acknowledged stays there until this one knows its own head.
+                disk.write_at(fd, pid_line(os.getpid()), 0)
             except BlockingIOError:
                 pid = _holder(fd)
                 _close_lock_file(fd)
@@ -59,6 +64,17 @@ class WriterLock:
                 raise
             return fd
 
+    def publish(self, head: Head) -> None:
+        """Say in the file that everything up to `head` is on stable storage; costs one write if that is new.
+
+        Never raises: readers then see an older head, and the next call tries again.
+        """
+        if head == self._acknowledged:
+            return
+        with suppress(OSError):
+            disk.write_at(self.fd, head_line(head), HEAD_AT)
+            self._acknowledged = head
+
     def is_held(self) -> bool:
         """Return whether the locked file is still the one that another writer would try; costs one stat."""
         return _inode_at(self._path) == self._inode
@@ -69,6 +85,8 @@ class WriterLock:
         _close_lock_file(self.fd)
         self.fd = fd
         self._inode = _identity(os.fstat(fd))
+        acknowledged, self._acknowledged = self._acknowledged, None
+        self.publish(acknowledged or START)
 
     def close(self) -> None:
         """Unlock, also if other processes have inherited a copy; in a forked child only that copy is closed."""
@@ -76,6 +94,7 @@ class WriterLock:
             with suppress(OSError):  # the closing unlocks, too, if no other process has a copy
                 disk.unlock(self.fd)
         _close_lock_file(self.fd)
+        self.fd = -1  # its number may soon be another file's, which nothing is to be published in
 
 
 # A child that is forked at any moment has no copy of a lock: it would hold the log for as long as it lives.
@@ -150,8 +169,7 @@ def take_directory(
 
 def _holder(fd: int) -> int | None:
     """Return the pid that the lock file names; None if its holder has not written it yet."""
-    text = disk.read_at(fd, 32, 0).strip()
-    return int(text) if text.isdigit() else None
+    return pid_in(disk.read_at(fd, HEAD_AT, 0))
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from audit_async._layout.lock_file import HEAD_AT, pid_in
 from audit_async._layout.names import LOCK_FILE
 from audit_async._layout.regular_files import NO_DESCRIPTORS
 from audit_async._trail.log_files import Log, open_regular
@@ -26,14 +27,13 @@ def writer_of(log: Log) -> int | None:
     try:
         status = os.stat(log.directory / LOCK_FILE, follow_symlinks=False)
         with open_regular(log.directory / LOCK_FILE) as file:
-            named = file.read(32).strip()
+            pid = pid_in(file.read(HEAD_AT))
     except LogCorrupted:
         return None
     except OSError as error:
         if error.errno in NO_DESCRIPTORS:  # or a log would be called free of which nothing is known
             raise
         return None
-    pid = int(named) if named.isdigit() else None
     try:
         held = _LOCKS.read_text(encoding="ascii")
     except OSError as error:

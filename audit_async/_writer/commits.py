@@ -29,6 +29,9 @@ _FIRST_RETRY_S: Final = 0.1
 _LAST_RETRY_S: Final = 5.0
 #: How often the space left on the file system is looked at, in seconds.
 _SPACE_INTERVAL_S: Final = 1.0
+#: How often other processes get to know, at most, up to where the log is acknowledged, in seconds; at every commit it
+#: would cost another wait for the GIL.
+_PUBLISH_INTERVAL_S: Final = 0.01
 
 
 class CommitState(Enum):
@@ -101,6 +104,7 @@ class Commits:
         # Owned by the disk thread.
         self._keys: Final = keys
         self._space_looked_at = 0.0
+        self._published_at = 0.0
         self._was_refused = False
 
     # In the loop's thread.
@@ -177,6 +181,11 @@ class Commits:
             self._look_at_space()  # what is reported while the disk is full must not be what was left before
             raise
         now = time.monotonic()
+        if now - self._published_at >= _PUBLISH_INTERVAL_S:
+            self._published_at = now
+            self._store.publish_acknowledged()
+        else:
+            self._thread.once_idle = self._store.publish_acknowledged
         free_bytes = None
         if now - self._space_looked_at >= _SPACE_INTERVAL_S or self._was_refused:
             self._space_looked_at, self._was_refused = now, False

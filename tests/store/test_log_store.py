@@ -12,6 +12,7 @@ import pytest
 
 from audit_async._chain import START, Batch
 from audit_async._durable import disk
+from audit_async._layout.lock_file import pid_in
 from audit_async._layout.manifest import read_manifest
 from audit_async._store.log_store import LogStore
 from audit_async.config import RotationPolicy
@@ -237,11 +238,11 @@ def test_the_lock_of_a_dead_process_is_no_lock(tmp_path: Path) -> None:
     )
     dead = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert dead.returncode == -9
-    named = (log_path(tmp_path) / "lock").read_text().strip()
-    assert named.isdigit()
-    assert named != str(os.getpid())
+    named = pid_in((log_path(tmp_path) / "lock").read_bytes())
+    assert named is not None
+    assert named != os.getpid()
     store = open_store(tmp_path)
-    assert (log_path(tmp_path) / "lock").read_text().strip() == str(os.getpid())
+    assert pid_in((log_path(tmp_path) / "lock").read_bytes()) == os.getpid()
     store.close()
 
 

@@ -17,6 +17,7 @@ from audit_async._chain import FORMAT_VERSION
 from audit_async._layout.access_modes import Access as ConfiguredAccess
 from audit_async._layout.hold_file import read_hold
 from audit_async._layout.holds_in_force import find_holds
+from audit_async._layout.lock_file import pid_in
 from audit_async._layout.names import (
     ARCHIVE,
     INDEX,
@@ -154,14 +155,15 @@ def _lock(log: Log, writer: int | None) -> Iterator[Check]:
         yield ok(log.name, "lock", f"held by process {writer}")
         return
     try:
-        named = read_bounded(log.directory / LOCK_FILE).strip()
+        content = read_bounded(log.directory / LOCK_FILE)
     except FileNotFoundError:
         yield warn(log.name, "lock", "there is none: the log was never opened for writing here, or was copied")
         return
-    if named and not named.isdigit():
+    pid = pid_in(content)
+    if pid is None and content.strip():
         yield fail(log.name, "lock", "the file holds no process number: it is not what the library writes")
         return
-    yield ok(log.name, "lock", f"free; last taken by process {named.decode()}" if named else "free")
+    yield ok(log.name, "lock", f"free; last taken by process {pid}" if pid is not None else "free")
 
 
 def _segments(log: Log, segments: list[SegmentFile], writer: int | None) -> Iterator[Check]:
