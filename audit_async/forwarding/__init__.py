@@ -10,6 +10,7 @@ Everything that applications need is imported from this package; its modules are
 | --- | --- |
 | `identities` | which log of which host and tenant |
 | `batches` | consecutive records as raw lines |
+| `log_tail` | a log's acknowledged records, as raw lines |
 | `sink`, `sink_errors` | what an engine can do, and how it fails |
 | `directory_sink` | a directory as a sink, such as a removable medium |
 | `confirmations` | what a collector has of a log, signed |
@@ -37,6 +38,7 @@ from audit_async.forwarding.confirmations import (
 from audit_async.forwarding.directory_sink import DirectorySink
 from audit_async.forwarding.engine_admin import CheckedSetting, Engine, Granted, Limits, Trimmed, open_engine
 from audit_async.forwarding.identities import LogIdentity
+from audit_async.forwarding.log_tail import LogDiffers, RecordsUnreadable, durable_tail
 from audit_async.forwarding.sink import Sink
 from audit_async.forwarding.sink_errors import (
     HeadMoved,
@@ -62,9 +64,11 @@ __all__ = [
     "Head",
     "HeadMoved",
     "Limits",
+    "LogDiffers",
     "LogIdentity",
     "PostgresSink",
     "RecordTooLarge",
+    "RecordsUnreadable",
     "Sink",
     "SinkError",
     "SinkFull",
@@ -73,6 +77,7 @@ __all__ = [
     "Trimmed",
     "UnknownCollector",
     "check_confirmations",
+    "durable_tail",
     "open_engine",
 ]
 

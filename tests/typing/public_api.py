@@ -58,6 +58,7 @@ from audit_async.forwarding import (
     PostgresSink,
     Sink,
     check_confirmations,
+    durable_tail,
     open_engine,
 )
 from audit_async.integrations.fastapi import Audit, AuditMiddleware, Policy, Rule, audit_lifespan, get_audit
@@ -248,6 +249,8 @@ def evidence(policy: tlog.Policy) -> list[object]:
 
 async def forwarding(sink: Sink, log: LogIdentity, batch: Batch) -> None:
     """An engine outside of the host: appended to on condition of its head, read, prepared by its administrator."""
+    async for shipped in durable_tail("audit/orders/00", batch.head, follow=False, max_batch_bytes=1000):
+        assert_type(shipped, Batch)
     sink = PostgresSink("postgres:///audit", tenant=log.tenant, timeout_s=10)
     DirectorySink.prepare("/media/audit")
     sink = DirectorySink(Path("/media/audit"), tenant=log.tenant, timeout_s=10)
