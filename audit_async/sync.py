@@ -182,14 +182,20 @@ class SyncAuditLogger:
 
     # Life cycle.
 
-    def start(self) -> None:
+    def start(self, *, blocks_event_loop: bool = False) -> None:
         """Open the log and begin to take events; `with` does the same. Blocks its thread until the log is open.
+
+        Args:
+            blocks_event_loop: Open it also if this thread runs an event loop, which stands still for the milliseconds
+                that it takes: for frameworks whose code is synchronous, and is loaded or called by a server's loop.
 
         Raises:
             LogLocked, LogCorrupted, ConfigError, WriteFailed: As `AuditLogger.start` does.
             LogClosed: It was started before.
             RuntimeError: This thread runs an event loop; use an `AuditLogger` there.
         """
+        if not blocks_event_loop and not isinstance(self.config.mode, Disabled):
+            _refuse_in_event_loop()
         with self._lock:
             if self._state != "new":
                 raise LogClosed("this SyncAuditLogger was started before; it is opened once, make a new one")
@@ -243,7 +249,7 @@ class SyncAuditLogger:
         for observer in self._observers:
             self._observers[observer] = logger.observe_commits(observer)
         home = _home()
-        home.call(logger.start, None)
+        home.open(logger.start)
         self._emit = logger.emit
         self._state = "open"
         _open.add(self)
@@ -303,6 +309,10 @@ class _Home:
         """Run a coroutine function on the loop, and block this thread until it has an answer."""
         _refuse_in_event_loop()
         return call_and_block(call, timeout_s, self.loop, self._check_runs)
+
+    def open(self, start: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Start a log on the loop, and block this thread until it is open, whatever runs here."""
+        asyncio.run_coroutine_threadsafe(start(), self.loop).result()
 
     def _check_runs(self) -> None:
         if not self.loop.is_running():

@@ -102,6 +102,21 @@ def test_what_would_block_an_event_loop_is_refused(config_for: ConfigFor) -> Non
         asyncio.run(wait(audit))
 
 
+def test_a_server_whose_loop_loads_synchronous_code_can_open_a_log_there(config_for: ConfigFor) -> None:
+    """What is said to block the loop while the log opens does so, records from the loop, and is closed after it."""
+    config = config_for()
+    audit = SyncAuditLogger(config)
+
+    async def serve() -> None:
+        audit.start(blocks_event_loop=True)
+        audit.emit(EVENT)
+
+    asyncio.run(serve())
+    audit.close()
+    events = [record["event"]["event_type"] for record in read_events(log_directory(config))]
+    assert events == ["audit.log_opened", "auth.failure", "audit.log_closed"]
+
+
 def test_a_close_that_an_event_loop_refuses_changes_nothing(config_for: ConfigFor) -> None:
     """The log stays open and takes events, and the next `close` closes it."""
     audit = SyncAuditLogger(config_for())
