@@ -21,14 +21,14 @@ class Needed(NamedTuple):
 
 
 def imported_at_first_use(
-    package: str, homes: Mapping[str, Sequence[str]], needed: Needed | None = None
+    package: str, homes: Mapping[str, Sequence[str]], *needed: Needed
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return the `__getattr__` and the `__dir__` of a package.
 
     Args:
         package: The package's `__name__`.
         homes: The names that each module offers through the package.
-        needed: If it is missing, `__getattr__` raises `ImportError`, which says what to install.
+        needed: If one of them is missing, `__getattr__` raises `ImportError`, which says what to install.
     """
     home_of = {name: module for module, names in homes.items() for name in names}
 
@@ -39,11 +39,12 @@ def imported_at_first_use(
         try:
             value: object = getattr(import_module(home_of[name]), name)
         except ModuleNotFoundError as error:
-            if needed is None or (error.name or "").partition(".")[0] != needed.distribution:
+            missing = next((one for one in needed if one.distribution == (error.name or "").partition(".")[0]), None)
+            if missing is None:
                 raise
             raise ImportError(
-                f"{package}.{name} needs the package {needed.distribution}; "
-                f"run: pip install 'audit-async[{needed.extra}]'",
+                f"{package}.{name} needs the package {missing.distribution}; "
+                f"run: pip install 'audit-async[{missing.extra}]'",
                 name=package,
             ) from error
         setattr(sys.modules[package], name, value)

@@ -62,7 +62,7 @@ def _seals_now(segments: list[SegmentFile]) -> bool:
 
     Not the last session alone: that may be a command's, which only looked after the log.
     """
-    return next((any(stated) for segment in reversed(segments) if (stated := _stated(segment))), False)
+    return next((any(stated) for segment in reversed(segments) if (stated := stated_sealing(segment))), False)
 
 
 def _has_unsealed(segments: list[SegmentFile]) -> bool:
@@ -70,12 +70,16 @@ def _has_unsealed(segments: list[SegmentFile]) -> bool:
 
     A command's session, which only looked after the log and recorded nobody, is not meant.
     """
-    stated = [_stated(segment, _BEGINNING_BYTES) for segment in segments]
+    stated = [stated_sealing(segment, _BEGINNING_BYTES) for segment in segments]
     return next(filter(None, stated), [])[:1] == [False] or any(known[-1:] == [False] for known in stated[:-1])
 
 
-def _stated(segment: SegmentFile, most_bytes: int | None = None) -> list[bool]:
-    """Return what a segment's records, or the first of them, state in their order: whether their session seals."""
+def stated_sealing(segment: SegmentFile, most_bytes: int | None = None) -> list[bool]:
+    """Return what a segment's records, or the first of them, state in their order: whether their session seals.
+
+    Nothing if the segment can't be read, since it is encrypted or deleted. Raises `OSError`, `LogCorrupted` and, for a
+    damaged archive, `DAMAGED_ARCHIVE`.
+    """
     stated: list[bool] = []
     if not segment.is_readable:
         return stated

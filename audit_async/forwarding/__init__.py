@@ -18,8 +18,12 @@ Everything that applications need is imported from this package; its modules are
 | `postgres_sink` | PostgreSQL as a sink |
 | `postgres_engine`, `postgres_checks`, `postgres_schema` | preparing and checking a PostgreSQL engine |
 | `postgres_connection` | connecting to it |
+| `worm_archive` | sealed segments in S3 Object Lock, and logs made of them again |
+| `worm_bucket`, `worm_objects`, `worm_lock` | the bucket, what its objects are called, whether it really locks |
+| `worm_push`, `worm_restore`, `worm_holds`, `worm_receipts` | storing, restoring, legal holds, what is stored |
 
-PostgreSQL needs psycopg, which the extra `postgres` installs: `pip install 'audit-async[postgres]'`.
+PostgreSQL needs psycopg, which the extra `postgres` installs: `pip install 'audit-async[postgres]'`; a bucket needs
+boto3, which `pip install 'audit-async[s3]'` installs.
 """
 
 from __future__ import annotations
@@ -51,6 +55,7 @@ from audit_async.forwarding.sink_errors import (
 
 if TYPE_CHECKING:
     from audit_async.forwarding.postgres_sink import PostgresSink
+    from audit_async.forwarding.worm_archive import WormArchive
 
 __all__ = [
     "Batch",
@@ -76,13 +81,17 @@ __all__ = [
     "SinkUnavailable",
     "Trimmed",
     "UnknownCollector",
+    "WormArchive",
     "check_confirmations",
     "durable_tail",
     "open_engine",
 ]
 
-# Imported when it is first asked for, since it needs an extra.
-_HOMES: Final = {"audit_async.forwarding.postgres_sink": ("PostgresSink",)}
+# Imported when they are first asked for, since they need extras.
+_HOMES: Final = {
+    "audit_async.forwarding.postgres_sink": ("PostgresSink",),
+    "audit_async.forwarding.worm_archive": ("WormArchive",),
+}
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = imported_at_first_use(__name__, _HOMES, Needed("psycopg", "postgres"))
+    __getattr__, __dir__ = imported_at_first_use(__name__, _HOMES, Needed("psycopg", "postgres"), Needed("boto3", "s3"))

@@ -11,6 +11,7 @@ import pytest
 
 from tests.forwarding.postgres_engines import EngineOfTest
 from tests.forwarding.postgres_server import PostgresServer, programs
+from tests.forwarding.s3_server import BucketOfTest, S3Server
 
 
 @contextlib.contextmanager
@@ -53,3 +54,20 @@ async def engine(database: str, tmp_path: Path) -> EngineOfTest:
     made = EngineOfTest(database, tmp_path)
     await made.engine.init()
     return made
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """A running S3 server with Object Lock, which many tests share."""
+    server = S3Server()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def worm(s3: S3Server) -> BucketOfTest:
+    """An empty bucket that locks."""
+    return BucketOfTest.made(s3)

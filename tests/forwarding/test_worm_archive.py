@@ -1,0 +1,339 @@
+"""Sealed segments in a bucket that locks them, on a real server: stored once, verified, and made logs of again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from audit_async import AuditReader, RetentionPolicy
+from audit_async._layout.manifest import read_manifest
+from audit_async.forwarding import Head, SinkRefused, SinkUnavailable, WormArchive, worm_bucket
+from audit_async.forwarding.worm_bucket import FileDigest
+from audit_async.forwarding.worm_receipts import heads_in_buckets
+from tests.age_keys import IDENTITIES, RECIPIENT
+from tests.forwarding.s3_server import BucketOfTest, S3Server, credentials
+from tests.forwarding.stored_logs import DAYS, config_of, digests, push, sealed_in, sealing, write_log
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """What blocks runs in threads, so one loop will do."""
+    return ("asyncio", {"use_uvloop": True})
+
+
+def be(monkeypatch: pytest.MonkeyPatch, account: str) -> None:
+    """Use the credentials of an account from now on."""
+    for name, value in credentials(account).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+async def archive(worm: BucketOfTest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WormArchive]:
+    """The test's bucket, as somebody who may push and nothing else."""
+    be(monkeypatch, "pusher")
+    async with WormArchive(worm.url()) as opened:
+        yield opened
+
+
+def log_id_of(directory: Path) -> str:
+    """Return what log.json says."""
+    found = re.search(rb'"log_id":"([0-9a-f]{32})"', (directory / "log.json").read_bytes())
+    assert found is not None
+    return found[1].decode()
+
+
+def key_of(directory: Path, name: str) -> str:
+    """Return the full key of a segment in the bucket."""
+    return f"web-1/{log_id_of(directory)}/segments/{name}"
+
+
+async def test_each_sealed_segment_is_stored_once_and_locked(
+    tmp_path: Path, worm: BucketOfTest, archive: WormArchive
+) -> None:
+    """By somebody with the rights of the example alone; a second push stores nothing, and a third what is new."""
+    log = await write_log(tmp_path)
+    segments = sealed_in(log)
+    assert len(segments) >= 3
+    pushed = await push(archive, log)
+    entries = read_manifest(log)
+    assert (pushed.stored, pushed.there, pushed.findings) == (len(segments), 0, ())
+    assert pushed.head == Head(seq=entries[-1].last_seq, hash=entries[-1].hash)
+    objects = worm.objects()
+    for entry in entries:
+        assert hashlib.sha256(worm.content(key_of(log, entry.segment))).hexdigest() == entry.sha256
+    assert all(len(versions) == 1 for versions in objects.values())
+    now = datetime.now(UTC)
+    for key in objects:
+        lock = worm.admin.get_object_retention(Bucket=worm.name, Key=key)["Retention"]
+        assert lock["Mode"] == "COMPLIANCE"
+        assert abs(lock["RetainUntilDate"] - now - timedelta(days=DAYS)) < timedelta(minutes=10)
+        with pytest.raises(ClientError, match="AccessDenied"):
+            worm.admin.delete_object(Bucket=worm.name, Key=key, VersionId=objects[key][0][0])
+
+    again = await push(archive, log)
+    assert (again.stored, again.there, again.head, again.is_complete) == (0, len(segments), pushed.head, True)
+    assert worm.objects() == objects
+    await write_log(tmp_path)
+    later = await push(archive, log)
+    assert (later.there, later.findings) == (len(segments), ())
+    assert later.stored == len(sealed_in(log)) - len(segments) > 0
+    assert len([key for key in worm.objects() if "/heads/" in key]) == 2
+
+
+async def test_what_was_pushed_before_a_note_could_be_written_is_recognised(
+    tmp_path: Path, worm: BucketOfTest, archive: WormArchive
+) -> None:
+    """Without its receipts a push compares what is stored, also segments that were archived since, and stores none."""
+    log = await write_log(tmp_path)
+    pushed = await push(archive, log)
+    objects = worm.objects()
+    (receipts,) = log.glob("bucket-*.json")
+    first = receipts.read_bytes()
+    receipts.unlink()
+    await _archive_all(tmp_path, RetentionPolicy(archive_after_days=0))
+    assert all(entry.state == "archived" for entry in read_manifest(log)[: pushed.stored])
+    again = await push(archive, log)
+    assert again.findings == ()
+    assert again.there == pushed.stored
+    assert {key: versions for key, versions in worm.objects().items() if key in objects} == objects
+    assert set(heads_in_buckets(log)) == {archive.name}
+    receipts.write_bytes(first[:-100])
+    assert (await push(archive, log)).is_complete
+
+
+async def _archive_all(base_dir: Path, retention: RetentionPolicy) -> None:
+    from audit_async import AuditLogger  # noqa: PLC0415
+
+    async with AuditLogger(config_of(base_dir, retention=retention)) as audit:
+        await audit.apply_retention()
+
+
+async def test_archived_and_encrypted_segments_come_back_byte_for_byte(
+    tmp_path: Path, archive: WormArchive, worm: BucketOfTest
+) -> None:
+    """Plain, compressed and encrypted ones in one log; compared after decryption, and the records verify."""
+    policies = (
+        RetentionPolicy(archive_after_days=0, automatic=False),
+        RetentionPolicy(archive_after_days=0, automatic=False, archive_recipients=(RECIPIENT,)),
+    )
+    log = await write_log(tmp_path / "host")
+    await _archive_all(tmp_path / "host", policies[1])
+    await write_log(tmp_path / "host")
+    await _archive_all(tmp_path / "host", RetentionPolicy(archive_after_days=90))
+    pushed = await push(archive, log)
+    assert pushed.is_complete
+    files = {key.rpartition("/")[2] for key in worm.objects() if "/segments/" in key}
+    assert {name.partition(".audit")[2] for name in files} == {".zst.age", ""}
+    original = digests(log, IDENTITIES)
+
+    async with WormArchive(worm.url()) as reading:
+        (restored,) = await reading.restore(tmp_path / "new", identities=IDENTITIES)
+    assert (restored.log, restored.findings, restored.unread) == ("orders/00", (), 0)
+    assert restored.head == pushed.head
+    again = digests(tmp_path / "new" / "orders" / "00", IDENTITIES)
+    assert again == {name: original[name] for name in again}
+    assert list(again) == sealed_in(log)
+    assert (tmp_path / "new" / "orders" / "00" / "log.json").read_bytes() == (log / "log.json").read_bytes()
+    report = await AuditReader(tmp_path / "new", identities=IDENTITIES).verify()
+    assert report.valid, report.findings
+    # Without the identity as well, as it was stored.
+    async with WormArchive(worm.url()) as reading:
+        (unread,) = await reading.restore(tmp_path / "closed")
+    assert (unread.findings, unread.head) == ((), pushed.head)
+    assert unread.unread == len([name for name in files if name.endswith(".age")])
+    await write_log(tmp_path / "new")
+    assert (await AuditReader(tmp_path / "new", identities=IDENTITIES).verify()).valid
+
+
+async def test_personal_data_in_the_clear_stays_out_unless_somebody_says_so(
+    tmp_path: Path, archive: WormArchive, worm: BucketOfTest
+) -> None:
+    """A log that seals is stored; of one that did not always only what is sealed; encrypted archives are as well."""
+    log = await write_log(tmp_path / "plain")
+    refused = await archive.push(log, retention_days=DAYS)
+    assert (refused.stored, list(refused.unsealed), refused.head) == (0, sealed_in(log), None)
+    assert not [key for key in worm.objects() if "/segments/" in key]
+    await _archive_all(
+        tmp_path / "plain", RetentionPolicy(archive_after_days=0, archive_recipients=(RECIPIENT,), automatic=False)
+    )
+    encrypted = await archive.push(log, retention_days=DAYS)
+    assert encrypted.stored > 0
+
+    sealed = await write_log(tmp_path / "sealed", privacy=sealing(tmp_path))
+    assert (await archive.push(sealed, retention_days=DAYS)).unsealed == ()
+    mixed = await write_log(tmp_path / "mixed", privacy=sealing(tmp_path))
+    before = sealed_in(mixed)
+    await write_log(tmp_path / "mixed")
+    pushed = await archive.push(mixed, retention_days=DAYS)
+    assert pushed.stored == len(before)
+    # The segment in which the session without keys began is one that stays out.
+    assert list(pushed.unsealed) == sealed_in(mixed)[len(before) :]
+    stored = b"".join(worm.content(key) for key in worm.objects() if log_id_of(mixed) in key)
+    assert b"alice" not in stored
+
+
+async def test_the_first_version_is_the_truth_and_whatever_came_later_is_a_finding(
+    tmp_path: Path, archive: WormArchive, worm: BucketOfTest
+) -> None:
+    """Somebody with rights stores other versions and delete markers: a restore has the first ones, and names both."""
+    log = await write_log(tmp_path / "host")
+    pushed = await push(archive, log)
+    first, second, *_ = sealed_in(log)
+    worm.put(key_of(log, first), b"another history\n")
+    worm.admin.delete_object(Bucket=worm.name, Key=key_of(log, second))
+    worm.put(f"web-1/{log_id_of(log)}/log.json", b"{}")
+    again = await push(archive, log)
+    assert again.stored == 0
+    assert len(again.findings) == 3
+    assert any(first in text and "later version" in text for text in again.findings)
+    assert any(second in text and "delete marker" in text for text in again.findings)
+    (restored,) = await archive.restore(tmp_path / "new")
+    assert restored.findings == again.findings
+    assert restored.head == pushed.head
+    assert digests(tmp_path / "new" / "orders" / "00") == {
+        name: digest for name, digest in digests(log).items() if name in sealed_in(log)
+    }
+
+
+async def test_a_log_that_was_rewritten_does_not_replace_what_is_stored(
+    tmp_path: Path, archive: WormArchive, worm: BucketOfTest
+) -> None:
+    """Neither one that was changed on disk, with or without its manifest, nor a key that somebody took before."""
+    log = await write_log(tmp_path)
+    first, second, *_ = sealed_in(log)
+    worm.put(key_of(log, second), b"squatted\n")
+    (log / first).chmod(0o600)
+    (log / first).write_bytes((log / first).read_bytes().replace(b"alice", b"malle"))
+    pushed = await push(archive, log)
+    assert any(first in text and "not what was sealed" in text for text in pushed.findings)
+    assert any(second in text and "something else" in text for text in pushed.findings)
+    assert pushed.head is None
+    assert key_of(log, first) not in worm.objects()
+    assert worm.content(key_of(log, second)) == b"squatted\n"
+    assert heads_in_buckets(log) == {}
+
+
+async def test_another_log_with_the_same_id_is_found(tmp_path: Path, archive: WormArchive) -> None:
+    """A cloned machine, or a log that was rolled back and continued: its segments are not those that are stored."""
+    log = await write_log(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "clone")
+    await write_log(tmp_path / "one")
+    clone = await write_log(tmp_path / "clone")
+    assert (await push(archive, log)).is_complete
+    of_clone = await push(archive, clone)
+    assert of_clone.stored == 0 or not of_clone.is_complete
+    assert any("something else than this log's segment" in text for text in of_clone.findings)
+
+
+async def test_a_large_segment_is_stored_in_parts(
+    tmp_path: Path, archive: WormArchive, worm: BucketOfTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the SHA-256 of each part compared by the server; recognised later, and restored byte for byte."""
+    log = await write_log(tmp_path / "host", count=900, rotation=_rotation(6 << 20))
+    await write_log(tmp_path / "host", count=1, rotation=_rotation(1024))
+    assert sealed_in(log)
+    monkeypatch.setattr(worm_bucket, "_MOST_IN_ONE", 100_000)
+    monkeypatch.setattr(worm_bucket, "_PART_BYTES", 5 << 20)
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(11 << 20))
+    with big.open("rb") as file:
+        digest = FileDigest.of(file)
+        assert len(digest.parts) == 3
+        bucket = archive._bucket
+        version = bucket.store_file("big", file, digest, retain_until=datetime.now(UTC) + timedelta(hours=1))
+        state = bucket.lock_state(version)
+    assert (state.mode, state.size, state.checksum) == ("COMPLIANCE", 11 << 20, digest.checksum)
+    assert b"".join(bucket.read(version)) == big.read_bytes()
+    pushed = await push(archive, log)
+    assert pushed.is_complete
+    (receipts,) = log.glob("bucket-*.json")
+    receipts.unlink()
+    assert (await push(archive, log)).is_complete
+    (restored,) = await archive.restore(tmp_path / "new")
+    assert (restored.head, restored.findings) == (pushed.head, ())
+
+
+def _rotation(max_bytes: int) -> Any:
+    from audit_async import RotationPolicy  # noqa: PLC0415
+
+    return RotationPolicy(max_bytes=max_bytes)
+
+
+async def test_a_collector_learns_from_the_receipts_how_far_a_log_is_in_a_bucket(
+    tmp_path: Path, archive: WormArchive, s3: S3Server
+) -> None:
+    """Without a gap, for each bucket; the receipts are as readable as the log."""
+    log = await write_log(tmp_path)
+    assert heads_in_buckets(log) == {}
+    pushed = await push(archive, log)
+    await write_log(tmp_path)
+    other = BucketOfTest.made(s3)
+    async with WormArchive(other.url()) as second:
+        later = await push(second, log)
+    assert heads_in_buckets(log) == {archive.name: pushed.head, second.name: later.head}
+    for receipts in log.glob("bucket-*.json"):
+        assert stat.S_IMODE(receipts.stat().st_mode) == 0o600
+    report = await AuditReader(tmp_path).verify()
+    assert report.valid, report.findings
+
+
+async def test_a_bucket_that_lost_its_newest_segment_is_found_by_its_heads(
+    tmp_path: Path, archive: WormArchive, worm: BucketOfTest
+) -> None:
+    """A provider that loses objects is not believed: the head names what is missing."""
+    log = await write_log(tmp_path / "host")
+    pushed = await push(archive, log)
+    *_, last = sealed_in(log)
+    path = worm.server.directory  # the lock holds, so the object is hidden the way a server that lies would
+    assert path.exists()
+    real = archive._bucket.listed
+
+    def without_last(below: str = "") -> Any:
+        return ((key, there) for key, there in real(below) if not key.endswith(last))
+
+    archive._bucket.listed = without_last  # type: ignore[method-assign]
+    (restored,) = await archive.restore(tmp_path / "new")
+    assert pushed.head is not None
+    assert restored.head.seq < pushed.head.seq
+    assert any(f"up to record {pushed.head.seq}" in text for text in restored.findings)
+    again = await push(archive, log)
+    assert any(last in text for text in again.findings) or again.stored == 1
+
+
+async def test_what_can_not_be_reached_or_is_not_allowed_is_said(
+    tmp_path: Path, worm: BucketOfTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each as its own kind of error, with the bucket's name and no secret."""
+    log = await write_log(tmp_path)
+    be(monkeypatch, "restorer")
+    async with WormArchive(worm.url()) as reader:
+        with pytest.raises(SinkRefused, match="AccessDenied"):
+            await push(reader, log)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    async with WormArchive(worm.url()) as wrong:
+        with pytest.raises(SinkRefused, match="SignatureDoesNotMatch") as caught:
+            await push(wrong, log)
+        assert "hunter2" not in str(caught.value)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    async with WormArchive(worm.url()) as nobody:
+        with pytest.raises(SinkRefused, match="no credentials"):
+            await push(nobody, log)
+    be(monkeypatch, "pusher")
+    async with WormArchive(worm.url("elsewhere")) as elsewhere:
+        with pytest.raises(SinkRefused, match="AccessDenied"):
+            await push(elsewhere, log)
+    async with WormArchive(f"s3://{worm.name}?endpoint=http://127.0.0.1:1&region=us-east-1") as gone:
+        with pytest.raises(SinkUnavailable, match=r"127\.0\.0\.1"):
+            await gone.logs()
