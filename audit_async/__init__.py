@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from audit_async._writer.erasure_report import ErasureReport
     from audit_async._writer.receipts import Receipt
     from audit_async._writer.upkeep import RetentionOutcome, RetentionReport
+    from audit_async.ambient import acting_as, audited, current_actor, get_audit, set_audit, use_audit
     from audit_async.config import (
         AuditConfig,
         Batched,
@@ -88,18 +89,32 @@ __all__ = [
     "Transparency",
     "WriteFailed",
     "__version__",
+    "acting_as",
     "audit_context",
+    "audited",
     "bind_context",
+    "current_actor",
     "current_context",
     "fingerprint_secret",
     "fingerprint_token",
+    "get_audit",
     "run",
+    "set_audit",
     "unbind_context",
+    "use_audit",
 ]
 
 # Imported when it is first asked for: a command that only reads, or one of the processes that verify, starts in half
 # the time without the writing half of the package.
 _HOMES: Final = {
+    "audit_async.ambient": (
+        "acting_as",
+        "audited",
+        "current_actor",
+        "get_audit",
+        "set_audit",
+        "use_audit",
+    ),
     "audit_async.config": (
         "AuditConfig",
         "Batched",

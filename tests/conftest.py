@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from audit_async import AuditConfig, Local
+from audit_async import AuditConfig, Local, set_audit
 from tests.campaign import Campaign
 from tests.logs import ConfigFor
 from tests.processes import MARK, left_over
@@ -40,6 +40,14 @@ def no_process_is_left() -> Iterator[None]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
     assert left == [], "tests left these processes"
+
+
+@pytest.fixture(autouse=True)
+def no_log_of_the_process() -> Iterator[None]:
+    """Let each test begin without a log of the process, and leave none behind."""
+    before = set_audit(None)
+    yield
+    set_audit(before)
 
 
 @pytest.fixture(

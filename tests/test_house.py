@@ -35,7 +35,7 @@ ROWS = (
     ("_writer",),
     ("forwarding",),
     ("logger",),
-    ("reader", "testing", "evidence", "sync"),
+    ("reader", "testing", "evidence", "sync", "ambient"),
     ("integrations",),
     ("cli",),
 )
@@ -43,6 +43,7 @@ ROWS = (
 #: What users may import from. A submodule of a public package is an implementation detail of that package.
 PUBLIC = (
     "audit_async",
+    "audit_async.ambient",
     "audit_async.config",
     "audit_async.context",
     "audit_async.errors",

@@ -16,24 +16,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-import msgspec
-
 from audit_async._redact.redactor import Redactor
 from audit_async.config import Redaction
 from audit_async.errors import BufferFull, ConfigError, LogClosed, WriteFailed
 from audit_async.events import AuditEvent
-from audit_async.events.base import TIMES_AND_NUMBERS, of_standard_library
 from audit_async.integrations._logger_source import AnyLogger, LoggerSource, check_source, logger_from
 from audit_async.status import describe_error
 
 __all__ = [
     "LogDelivery",
     "conversion",
-    "exception_name",
     "is_converting",
     "is_own",
     "level_number",
-    "plain",
     "report",
 ]
 
@@ -152,11 +147,6 @@ def is_converting() -> bool:
     return _conversion.under_way
 
 
-def exception_name(cls: type[BaseException]) -> str:
-    """Return an exception class's name, with its module if that is not `builtins`."""
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-
-
 def level_number(level: int | str, field: str) -> int:
     """Return a level of `logging` as its number; raises `ConfigError` for a name that it does not know."""
     if isinstance(level, int) and not isinstance(level, bool):
@@ -165,23 +155,3 @@ def level_number(level: int | str, field: str) -> int:
     if number is None:
         raise ConfigError(field, f"{level!r} is no level of logging; give a number, or a name such as 'ERROR'")
     return number
-
-
-def plain(value: object) -> object:
-    """Return a value that came with a log record as plain JSON data."""
-    try:
-        # Bytes stay bytes: in base64 nobody would find a secret that is in them.
-        return msgspec.to_builtins(
-            value, builtin_types=(bytes, bytearray, memoryview), str_keys=True, enc_hook=_plain_kind_of
-        )
-    except Exception:  # noqa: BLE001 - data that contains itself, or whose own code raises: the event counts for more
-        return _type_of(value)
-
-
-def _plain_kind_of(value: object) -> object:
-    return of_standard_library(value) if isinstance(value, TIMES_AND_NUMBERS) else _type_of(value)
-
-
-def _type_of(value: object) -> str:
-    """Return what is recorded of a value that JSON has no place for: its repr may show anything, its type does not."""
-    return f"<{type(value).__module__}.{type(value).__qualname__}>"

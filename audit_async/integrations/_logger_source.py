@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from audit_async.ambient import AnyLogger
 from audit_async.config import AuditConfig
 from audit_async.errors import ConfigError
-from audit_async.logger import AuditLogger
-from audit_async.sync import SyncAuditLogger
 
 __all__ = ["AnyLogger", "LoggerSource", "check_source", "logger_from", "shown"]
 
-#: A logger of asynchronous or of synchronous code; `emit` of both is called from any thread.
-AnyLogger = AuditLogger | SyncAuditLogger
 #: A logger, or a function that returns it, and None while there is none: what is configured at import time comes
 #: before the logger that the service's life span opens.
 LoggerSource = AnyLogger | Callable[[], AnyLogger | None]

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from loguru import logger
 
+from audit_async._sanitize.foreign_values import exception_name, plain
 from audit_async.errors import ConfigError
 from audit_async.events import AuditEvent, LogRecorded
-from audit_async.integrations._log_delivery import LogDelivery, conversion, exception_name, is_converting, is_own, plain
+from audit_async.integrations._log_delivery import LogDelivery, conversion, is_converting, is_own
 from audit_async.integrations._logger_source import LoggerSource
 
 if TYPE_CHECKING:

@@ -16,15 +16,14 @@ from types import TracebackType
 from typing import Final
 
 from audit_async._redact.redactor import Redactor
+from audit_async._sanitize.foreign_values import exception_name, plain
 from audit_async.events import AuditEvent, LogRecorded
 from audit_async.integrations._log_delivery import (
     LogDelivery,
     conversion,
-    exception_name,
     is_converting,
     is_own,
     level_number,
-    plain,
 )
 from audit_async.integrations._logger_source import LoggerSource
 

@@ -38,11 +38,17 @@ from audit_async import (
     RetentionPolicy,
     RetentionReport,
     Transparency,
+    acting_as,
     audit_context,
+    audited,
     bind_context,
+    current_actor,
+    set_audit,
     tlog,
     unbind_context,
+    use_audit,
 )
+from audit_async.ambient import AnyLogger, AuditSource
 from audit_async.config import Verification
 from audit_async.events import AuthFailure, DataDeleted, Personal, Record, decode_record
 from audit_async.evidence import ProvenLog, ProvenRecord, verify_evidence
@@ -288,3 +294,29 @@ def run() -> None:
 
     assert_type(audit_async.run(main), int)
     assert_type(audit_async.run(main()), int)
+
+
+@audited("typing.order_approved", arguments=("order_id",))
+def approve(order_id: str, amount: int = 1) -> bool:
+    """Approve an order."""
+    assert_type(audit_async.get_audit(), AnyLogger)
+    assert_type(audit_async.get_audit().emit(events(ActorInfo(user_id="dana"))[0]), Receipt)
+    assert_type(current_actor(), ActorInfo | None)
+    return amount > 0 and bool(order_id)
+
+
+@audited("typing.order_sent", failure="typing.order_not_sent", critical=True)
+async def send(order_id: str) -> int:
+    """Send an order."""
+    return len(order_id)
+
+
+async def ambient(audit: AuditLogger) -> None:
+    """The log and the actor of the moment; a decorated function keeps its signature."""
+    assert_type(set_audit(audit), AuditSource | None)
+    set_audit(lambda: audit)
+    set_audit(configure())  # type: ignore[arg-type]
+    with use_audit(audit), acting_as(ActorInfo(user_id="dana")):
+        assert_type(approve("17", amount=2), bool)
+        assert_type(await send("17"), int)
+        approve(17)  # type: ignore[arg-type]
