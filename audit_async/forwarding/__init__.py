@@ -18,12 +18,16 @@ Everything that applications need is imported from this package; its modules are
 | `postgres_sink` | PostgreSQL as a sink |
 | `postgres_engine`, `postgres_checks`, `postgres_schema` | preparing and checking a PostgreSQL engine |
 | `postgres_connection` | connecting to it |
+| `nats_sink` | NATS JetStream as a sink |
+| `nats_names`, `nats_messages` | what a log is called there, and how a message looks |
+| `nats_connection` | connecting to its servers |
 | `worm_archive` | sealed segments in S3 Object Lock, and logs made of them again |
 | `worm_bucket`, `worm_objects`, `worm_lock` | the bucket, what its objects are called, whether it really locks |
 | `worm_push`, `worm_restore`, `worm_holds`, `worm_receipts` | storing, restoring, legal holds, what is stored |
 
-PostgreSQL needs psycopg, which the extra `postgres` installs: `pip install 'audit-async[postgres]'`; a bucket needs
-boto3, which `pip install 'audit-async[s3]'` installs.
+PostgreSQL needs psycopg, which the extra `postgres` installs: `pip install 'audit-async[postgres]'`; NATS needs
+nats-py, which `pip install 'audit-async[nats]'` installs; a bucket needs boto3, which `pip install 'audit-async[s3]'`
+installs.
 """
 
 from __future__ import annotations
@@ -54,6 +58,7 @@ from audit_async.forwarding.sink_errors import (
 )
 
 if TYPE_CHECKING:
+    from audit_async.forwarding.nats_sink import NatsSink
     from audit_async.forwarding.postgres_sink import PostgresSink
     from audit_async.forwarding.worm_archive import WormArchive
 
@@ -71,6 +76,7 @@ __all__ = [
     "Limits",
     "LogDiffers",
     "LogIdentity",
+    "NatsSink",
     "PostgresSink",
     "RecordTooLarge",
     "RecordsUnreadable",
@@ -89,9 +95,12 @@ __all__ = [
 
 # Imported when they are first asked for, since they need extras.
 _HOMES: Final = {
+    "audit_async.forwarding.nats_sink": ("NatsSink",),
     "audit_async.forwarding.postgres_sink": ("PostgresSink",),
     "audit_async.forwarding.worm_archive": ("WormArchive",),
 }
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = imported_at_first_use(__name__, _HOMES, Needed("psycopg", "postgres"), Needed("boto3", "s3"))
+    __getattr__, __dir__ = imported_at_first_use(
+        __name__, _HOMES, Needed("psycopg", "postgres"), Needed("nats", "nats"), Needed("boto3", "s3")
+    )

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from audit_async.errors import ConfigError
 
-__all__ = ["LogIdentity"]
+__all__ = ["LogIdentity", "escaped"]
 
 _LONGEST: Final = 128
 
@@ -44,12 +44,12 @@ class LogIdentity(Struct, frozen=True, kw_only=True):
 
     def subject(self) -> str:
         """Return `<tenant>.<service>.<host>.<instance>.<log_id>`, each part one token of a NATS subject."""
-        return ".".join(map(_escaped, (self.tenant, self.service, self.host, self.instance, self.log_id)))
+        return ".".join(map(escaped, (self.tenant, self.service, self.host, self.instance, self.log_id)))
 
     def path(self) -> str:
         """Return `<tenant>/<host>/<service>/<instance>.<log_id>`, the log's directory below a collector's root."""
-        log = f"{_escaped(self.instance)}.{_escaped(self.log_id)}"
-        return "/".join((_escaped(self.tenant), _escaped(self.host), _escaped(self.service), log))
+        log = f"{escaped(self.instance)}.{escaped(self.log_id)}"
+        return "/".join((escaped(self.tenant), escaped(self.host), escaped(self.service), log))
 
 
 def _check(name: str, value: object) -> None:
@@ -59,6 +59,6 @@ def _check(name: str, value: object) -> None:
         raise ConfigError(name, f"{value!a} has a slash, a control character or an invisible one")
 
 
-def _escaped(part: str) -> str:
+def escaped(part: str) -> str:
     """Return a part in letters, digits, `_`, `-` and `%`; different parts stay different."""
     return quote(part, safe="").replace(".", "%2E").replace("~", "%7E")

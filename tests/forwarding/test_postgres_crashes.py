@@ -3,76 +3,24 @@
 from __future__ import annotations
 
 import random
-from hashlib import sha256
 from pathlib import Path
 
 import anyio
 import pytest
 
-from audit_async.forwarding import Batch, Head, HeadMoved, LogIdentity, PostgresSink, SinkUnavailable
+from audit_async.forwarding import HeadMoved, PostgresSink, SinkUnavailable
 from tests.forwarding.logs_to_ship import a_batch, a_log
 from tests.forwarding.postgres_engines import EngineOfTest
 from tests.forwarding.postgres_server import PostgresServer
+from tests.forwarding.shipping import Shipping
 
 pytestmark = pytest.mark.anyio
-
-_RECORDS = 40
-_TEXT = "x" * 2000
 
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     """The server is what crashes, so one loop will do."""
     return ("asyncio", {"use_uvloop": True})
-
-
-class Shipping:
-    """Ships a log that never ends, as a forwarder does: the position is the engine's head, and nothing else."""
-
-    def __init__(self, sink: PostgresSink, log: LogIdentity) -> None:
-        self.sink = sink
-        self.log = log
-        self.sent: list[Batch] = []
-        self.acknowledged: Head | None = None
-        self.unavailable = 0
-        self.recognised = 0
-
-    async def run(self) -> None:
-        """Go on until cancelled; a crash of the server is a pause."""
-        head = None
-        while True:
-            batch = a_batch(head, _RECORDS, text=_TEXT)
-            if not self.sent or self.sent[-1] != batch:
-                self.sent.append(batch)
-            try:
-                await self.sink.append(self.log, batch, after=head)
-            except HeadMoved as moved:
-                # The answer to an earlier try was lost. Any other head would be a record lost, or one of somebody else.
-                assert moved.actual == batch.head, (moved.actual, batch.head)  # noqa: PT017 - the two are compared
-                self.recognised += 1
-            except SinkUnavailable:
-                self.unavailable += 1
-                await anyio.sleep(0.05)
-                continue
-            head = self.acknowledged = batch.head
-
-    async def wait_for(self, more: int) -> None:
-        """Wait until so many more batches were acknowledged."""
-        goal = (self.acknowledged.seq if self.acknowledged else -1) + more * _RECORDS
-        with anyio.fail_after(120):
-            while self.acknowledged is None or self.acknowledged.seq < goal:
-                await anyio.sleep(0.01)
-
-    async def check(self, sink: PostgresSink) -> None:
-        """Compare what the engine has with what was sent: all that was acknowledged, nothing twice, the same bytes."""
-        assert self.acknowledged is not None
-        stored = [batch async for batch in sink.read(self.log, None)]
-        assert await sink.head(self.log) == stored[-1].head
-        assert stored[-1].last_seq >= self.acknowledged.seq
-        sent = sha256(b"".join(batch.lines for batch in self.sent[: len(stored)])).hexdigest()
-        assert sha256(b"".join(batch.lines for batch in stored)).hexdigest() == sent
-        seqs = [(batch.first_seq, batch.last_seq) for batch in stored]
-        assert seqs == [(n * _RECORDS, n * _RECORDS + _RECORDS - 1) for n in range(len(stored))]
 
 
 async def crash_many_times(server: PostgresServer, directory: Path, kills: int, logs: int) -> None:

@@ -61,6 +61,7 @@ from audit_async.forwarding import (
     HeadMoved,
     Limits,
     LogIdentity,
+    NatsSink,
     PostgresSink,
     Sink,
     check_confirmations,
@@ -261,6 +262,7 @@ async def forwarding(sink: Sink, log: LogIdentity, batch: Batch) -> None:
     DirectorySink.prepare("/media/audit")
     sink = DirectorySink(Path("/media/audit"), tenant=log.tenant, timeout_s=10)
     assert_type(batch.rest_after(batch.first_seq), Batch)
+    sink = NatsSink("nats://127.0.0.1", tenant=log.tenant, timeout_s=10)
     head = await sink.head(log)
     assert_type(head, Head | None)
     await sink.describe(log, b"{}")
