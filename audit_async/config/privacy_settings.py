@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Final, Self
 import msgspec
 from msgspec import Meta
 
+from audit_async.config.erasure_rules import ErasureRules, delay_seconds
 from audit_async.config.key_store_settings import ExternalMasterKey, Normalization, split_master_key_source
 from audit_async.config.setting import Flag, Settings, whole_number
 from audit_async.config.transparency import secret_kind
@@ -40,6 +41,7 @@ _Resources = Annotated[
 _SEAL_ALLOWED: Final = '"all", or the names of personal members such as ("actor", "ip")'
 _STORE_ALLOWED: Final = "a path outside of the trail, or a KeyStore"
 _KEY_ALLOWED: Final = "file:PATH, env:NAME, credential:NAME, one of them after passphrase:, or an ExternalMasterKey"
+_DELAY_ALLOWED: Final = 'left out, whole days up to 366, or a duration such as "P7D" or "PT12H"'
 _STEP: Final = re.compile(rf"\{{({_NAME})\}}|\*")
 
 
@@ -64,7 +66,13 @@ class Privacy(Settings, frozen=True, kw_only=True):
         forget_after_days: After so many days the keys of a day are destroyed, whoever it was about; None never does.
         forget_before_retention: Allow that to be before `retention.min_retention_days`: records are kept, and
             what is personal in them is not.
-        two_person: Erasing somebody needs two names, who asks and who approves.
+        erase_not_before_days: No key is destroyed before it is this many days old: the window in which an incident is
+            noticed. Erasures wait for it, and forgetting must not come before it.
+        erasure_delay: How long an erasure waits between its request and its execution, and can be cancelled: whole
+            days, or an ISO 8601 duration such as "P7D" or "PT12H". `erase_subject` then refuses, and `request_erasure`
+            is how to ask for it.
+        two_person: An erasure is requested by one person and approved by another, in two calls; `erase_subject` then
+            refuses. These three are fixed in the key store once a log has asked for them, and hold for all who use it.
         cached_subjects: How many persons' keys are kept in memory, 3 KiB each. One who comes again after that gets
             another key for the same day.
 
@@ -90,6 +98,11 @@ class Privacy(Settings, frozen=True, kw_only=True):
         Annotated[int, whole_number(1, 36_500, "days")] | None, Meta(description="left out, or whole days from 1")
     ] = None
     forget_before_retention: Flag = False
+    erase_not_before_days: Annotated[
+        Annotated[int, whole_number(1, 3_650, "days")] | None,
+        Meta(description="left out, or whole days from 1"),
+    ] = None
+    erasure_delay: Annotated[int | str | None, Meta(description=_DELAY_ALLOWED)] = None
     two_person: Flag = False
     cached_subjects: Annotated[int, whole_number(1, 1_000_000, "persons")] = 10_000
 
@@ -105,6 +118,17 @@ class Privacy(Settings, frozen=True, kw_only=True):
         elif not callable(getattr(self.key_store, "open_session", None)):
             raise ConfigError("privacy.key_store", f"{shown(self.key_store)} is not allowed; allowed: {_STORE_ALLOWED}")
         set_field(self, "seal", _names_to_seal(self.seal))
+        if self.erasure_delay is not None and delay_seconds(self.erasure_delay) is None:
+            raise ConfigError(
+                "privacy.erasure_delay", f"{shown(self.erasure_delay)} is not allowed; allowed: {_DELAY_ALLOWED}"
+            )
+        window = self.erase_not_before_days
+        if window is not None and self.forget_after_days is not None and self.forget_after_days < window:
+            raise ConfigError(
+                "privacy.forget_after_days",
+                f"{self.forget_after_days} days is before privacy.erase_not_before_days, {window}: keys would be "
+                "destroyed by age that must not be destroyed yet",
+            )
 
     def _check_master_key(self) -> None:
         given = self.master_key
@@ -112,6 +136,14 @@ class Privacy(Settings, frozen=True, kw_only=True):
             split_master_key_source(given)
         elif not isinstance(given, ExternalMasterKey):  # not shown: it may be the key itself
             raise ConfigError("privacy.master_key", f"missing or not allowed; allowed: {_KEY_ALLOWED}")
+
+    def erasure_rules(self) -> ErasureRules:
+        """Return what erasures have to wait for, as far as these settings ask for it."""
+        return ErasureRules(
+            delay_s=delay_seconds(self.erasure_delay) or 0,
+            not_before_days=self.erase_not_before_days or 0,
+            two_person=self.two_person,
+        )
 
     def seals(self, name: str) -> bool:
         """Return whether a personal member is sealed.

@@ -20,6 +20,7 @@ Everything that applications need is imported from this package; its modules are
 | `store_directory`, `process_sessions` | its directory and locks; who uses it at the moment |
 | `store_creation`, `store_copy` | making one; copying one that is in use |
 | `store_status`, `store_recovery` | how one is; opening one whose master key is lost |
+| `erasure_requests`, `sqlite_requests`, `request_table` | erasures that wait, and the rules for them |
 | `store_failures` | the errors |
 
 It needs `cryptography`, which the extra `privacy` installs: `pip install 'audit-async[privacy]'`.
@@ -31,9 +32,11 @@ from audit_async._first_use import Needed, imported_at_first_use
 
 if TYPE_CHECKING:
     from audit_async.config import Privacy
+    from audit_async.config.erasure_rules import ErasureRules
     from audit_async.config.key_store_settings import ExternalMasterKey, MasterKeySource, Normalization, WrapFunction
     from audit_async.events import Personal
     from audit_async.privacy.data_keys import KeyMaker, NewKey, key_id_bytes, key_id_text
+    from audit_async.privacy.erasure_requests import BegunRequest, ErasureRequest, ErasureRequests, Unconfirmed
     from audit_async.privacy.key_store import Changes, Destroyed, Erasure, Forgotten, HeldBy, KeySession, KeyStore
     from audit_async.privacy.master_key import new_master_key
     from audit_async.privacy.sqlite_key_store import SqliteKeyStore, SqliteSession, open_key_store
@@ -56,10 +59,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNATTRIBUTED",
+    "BegunRequest",
     "Changes",
     "Destroyed",
     "Erasure",
     "ErasureRefused",
+    "ErasureRequest",
+    "ErasureRequests",
+    "ErasureRules",
     "ExternalMasterKey",
     "Forgotten",
     "HeldBy",
@@ -84,6 +91,7 @@ __all__ = [
     "SqliteSession",
     "StoreCopy",
     "Subject",
+    "Unconfirmed",
     "WrapFunction",
     "copy_key_store",
     "create_key_store",
@@ -98,6 +106,7 @@ __all__ = [
 # Imported at first use: a configuration that names `Privacy` does not wait for `cryptography`.
 _HOMES: Final = {
     "audit_async.config": ("Privacy",),
+    "audit_async.config.erasure_rules": ("ErasureRules",),
     "audit_async.config.key_store_settings": (
         "ExternalMasterKey",
         "MasterKeySource",
@@ -106,6 +115,7 @@ _HOMES: Final = {
     ),
     "audit_async.events": ("Personal",),
     "audit_async.privacy.data_keys": ("KeyMaker", "NewKey", "key_id_bytes", "key_id_text"),
+    "audit_async.privacy.erasure_requests": ("BegunRequest", "ErasureRequest", "ErasureRequests", "Unconfirmed"),
     "audit_async.privacy.key_store": (
         "Changes",
         "Destroyed",

@@ -23,10 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from audit_async.privacy.data_keys import NewKey
 from audit_async.privacy.subjects import Subject
+
+if TYPE_CHECKING:
+    from audit_async.privacy.erasure_requests import ErasureRequests
 
 
 class Destroyed(NamedTuple):
@@ -116,6 +119,10 @@ class KeyStore(Protocol):
     def store_id(self) -> str:
         """The store's own id, made once: 32 hex digits. A log that states it notices another store."""
 
+    @property
+    def requests(self) -> ErasureRequests:
+        """The erasures that wait, and the rules for them."""
+
     def pseudonym(self, subject: Subject) -> bytes:
         """Return what the store knows a subject by. Pure CPU."""
 
@@ -148,7 +155,8 @@ class KeyStore(Protocol):
             force: Also if a legal hold is in force.
 
         Raises:
-            ErasureRefused: A hold is in force, or the subject is `UNATTRIBUTED`.
+            ErasureRefused: A hold is in force, the rules of the store ask for a request, or some of the keys are too
+                young for them; or the subject is `UNATTRIBUTED`.
         """
 
     def destroy(self, key_ids: Iterable[bytes], *, erasure_id: str, force: bool = False) -> int:
@@ -204,7 +212,7 @@ class KeyStore(Protocol):
             The days that were forgotten, also by a call of this store object that failed after it had forgotten them.
 
         Raises:
-            ErasureRefused: A legal hold is in force.
+            ErasureRefused: A legal hold is in force, or the rules say that these keys are too young.
         """
 
     def set_hold(self, log_id: str, hold_id: str) -> None:

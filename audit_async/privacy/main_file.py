@@ -6,6 +6,8 @@
 | `wraps` | number, day (-1: the key of the pseudonyms), a wrapped key after its length (2), the same for escrow |
 | `forgotten` | day, when it was forgotten in milliseconds since 1970, how many keys it had |
 | `erasures` | erasure id, pseudonym, epoch, whether it was forced, whether it has ended |
+| `erasures_before` | erasure id, day: only keys of earlier days are destroyed (format 2) |
+| `requests` | see `request_table` (format 2) |
 | `holds` | log id, hold id |
 
 A row of `wraps` holds a key, so it is overwritten in place by as many bytes and never removed (see `sqlite_file`): a
@@ -18,18 +20,21 @@ import hmac
 import os
 import sqlite3
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, cast, get_args
 
+from audit_async.config.erasure_rules import ErasureRules
 from audit_async.config.key_store_settings import Normalization
+from audit_async.privacy import request_table
 from audit_async.privacy.data_keys import date_of
 from audit_async.privacy.key_store import HeldBy
 from audit_async.privacy.master_key import LONGEST_WRAPPED, EscrowKey, EscrowRecipient, MasterKey
 from audit_async.privacy.sqlite_file import SqliteFile
 from audit_async.privacy.store_failures import KeyStoreDamaged, MasterKeyError
 
-FORMAT: Final = 1
+FORMATS: Final = (1, 2)  # the second has rules or requests of erasures, which a reader of the first would not obey
 PSEUDONYMS: Final = -1  # the "day" whose key makes the pseudonyms
 
 _KEY_BYTES: Final = 32
@@ -49,12 +54,15 @@ class View(NamedTuple):
     epoch: int
     purged_epoch: int  #: erasures up to this epoch are no longer known one by one
     forgotten_before: int
-    erased: dict[bytes, int]  #: pseudonym to the epoch of its latest erasure
+    erased: dict[bytes, int]  #: pseudonym to the epoch of its latest erasure that destroys all keys
+    erased_before: dict[bytes, tuple[int, int]]  #: of its latest other erasure: its epoch, and the day
     forgotten: dict[int, int]  #: day to the time in milliseconds
     master_version: int
     erased_key: bytes | None  #: one that was destroyed last
     missing: frozenset[int]  #: epochs of erasures that are to be done again by a log that records them
     missing_keys: frozenset[bytes]  #: keys that are to be destroyed again by a log that records their erasure
+    rules: ErasureRules
+    has_requests: bool
 
 
 class WrapRow(NamedTuple):
@@ -73,6 +81,7 @@ class ErasureRow(NamedTuple):
     epoch: int
     forced: bool
     ended: bool
+    before: int | None  #: only keys of days before this one are destroyed
 
 
 class MainFile:
@@ -114,8 +123,9 @@ class MainFile:
     def erasures(self) -> list[ErasureRow]:
         """Return the erasures that the store still knows, in their order."""
         with self.file.reading() as connection:
+            before = _days_before(connection)
             rows = connection.execute("SELECT erasure_id, subject, epoch, forced, ended FROM erasures ORDER BY epoch")
-            return [ErasureRow(row[0], row[1], row[2], bool(row[3]), bool(row[4])) for row in rows]
+            return [ErasureRow(row[0], row[1], row[2], bool(row[3]), bool(row[4]), before.get(row[0])) for row in rows]
 
     def forgotten_keys(self, days: Container[int]) -> dict[int, int]:
         """Return how many data keys each of these days had, if it was forgotten; the oldest first."""
@@ -145,22 +155,46 @@ class MainFile:
             _append_wrap(connection, row)
         self._view = None
 
-    def begin_erasure(self, erasure_id: str, subject: bytes, *, forced: bool) -> int:
-        """Begin an erasure, and return its epoch; that of an id that has begun is what it was."""
-        with self.file.writing() as connection:
+    @contextmanager
+    def changing(self, *, destroys: bool = False) -> Iterator[sqlite3.Connection]:
+        """Yield the connection in a transaction, as `SqliteFile.writing` does."""
+        with self.file.writing(destroys=destroys) as connection:
             self._view = None
+            yield connection
+
+    def begin_erasure(
+        self, erasure_id: str, subject: bytes, *, forced: bool, before: int | None = None, request_id: str | None = None
+    ) -> int:
+        """Begin an erasure, and return its epoch; that of an id that has begun is what it was.
+
+        Args:
+            erasure_id: Its id.
+            subject: Who, as a pseudonym.
+            forced: Also under a legal hold.
+            before: Only keys of days before this one are destroyed; None for all.
+            request_id: The request that it executes.
+        """
+        with self.changing() as connection:
             row = connection.execute("SELECT epoch FROM erasures WHERE erasure_id = ?", (erasure_id,)).fetchone()
             if row is not None:
                 return int(row[0])
             epoch = _number(connection, "epoch") + 1
             _set(connection, "epoch", epoch)
             connection.execute("INSERT INTO erasures VALUES (?, ?, ?, ?, 0)", (erasure_id, subject, epoch, forced))
+            if before is not None:
+                request_table.prepare(connection)
+                connection.execute("INSERT INTO erasures_before VALUES (?, ?)", (erasure_id, before))
+            if request_id is not None:
+                request_table.bind(connection, request_id, erasure_id)
             return epoch
 
     def end_erasure(self, erasure_id: str) -> None:
-        """Note that an erasure has ended."""
-        with self.file.writing() as connection:
+        """Note that an erasure has ended, and forget the request that it has executed."""
+        has_requests = self.view().has_requests
+        with self.changing(destroys=has_requests) as connection:
             connection.execute("UPDATE erasures SET ended = 1 WHERE erasure_id = ?", (erasure_id,))
+            if has_requests:
+                request_table.remove_executed(connection, erasure_id)
 
     def purge_erasures(self, up_to_epoch: int) -> None:
         """Forget whom the ended erasures up to an epoch were about."""
@@ -171,6 +205,12 @@ class MainFile:
             ).fetchone()[0]
             if last is None:
                 return
+            if request_table.is_there(connection):
+                connection.execute(
+                    "DELETE FROM erasures_before WHERE erasure_id IN "
+                    "(SELECT erasure_id FROM erasures WHERE ended = 1 AND epoch <= ?)",
+                    (up_to_epoch,),
+                )
             connection.execute("DELETE FROM erasures WHERE ended = 1 AND epoch <= ?", (up_to_epoch,))
             _set(connection, "purged_epoch", max(last, _number(connection, "purged_epoch")))
 
@@ -189,6 +229,7 @@ class MainFile:
             if epoch > now:
                 _set(connection, "epoch", epoch)
                 _set(connection, "purged_epoch", epoch)
+                request_table.doubt_all(connection)
             known = _numbers(meta.get("found")) | {number for number in found if number > now}
             left = (_numbers(meta.get("missing")) | missing) - found - known
             _set(connection, "found", " ".join(map(str, sorted(known))))
@@ -209,10 +250,10 @@ class MainFile:
             _set(connection, "erased_key", key_id)
 
     def lower_epoch(self, epoch: int) -> None:
-        """Say an older epoch, in a copy that may hold keys which were destroyed since."""
-        with self.file.writing() as connection:
-            self._view = None
+        """Say an older epoch, in a copy that may hold keys which were destroyed since, and requests that have ended."""
+        with self.changing() as connection:
             _set(connection, "epoch", epoch)
+            request_table.doubt_all(connection)
 
     def forget(self, before: int, counts: dict[int, int]) -> None:
         """Destroy the keys of the days before one, and note how many data keys each had."""
@@ -226,6 +267,14 @@ class MainFile:
                 )
                 connection.execute("INSERT OR IGNORE INTO forgotten VALUES (?, ?, ?)", (day, now_ms, keys))
             _set(connection, "forgotten_before", max(before, _number(connection, "forgotten_before")))
+
+    def set_rules(self, rules: ErasureRules) -> None:
+        """Put rules of erasures in force."""
+        with self.changing() as connection:
+            request_table.prepare(connection)
+            _set(connection, "rule_delay_s", rules.delay_s)
+            _set(connection, "rule_not_before_days", rules.not_before_days)
+            _set(connection, "rule_two_person", int(rules.two_person))
 
     def set_hold(self, log_id: str, hold_id: str) -> None:
         """Copy a hold."""
@@ -322,7 +371,7 @@ def create_main_file(
         connection.executescript(_SCHEMA)
     with file.writing() as connection:
         values: dict[str, object] = {
-            "format": FORMAT,
+            "format": FORMATS[0],
             "store_id": os.urandom(16).hex(),
             "epoch": 0,
             "purged_epoch": 0,
@@ -344,7 +393,17 @@ def _read_view(connection: sqlite3.Connection) -> View:
     connection.execute("BEGIN")  # one moment for all of it
     try:
         meta = dict(connection.execute("SELECT name, value FROM meta"))
-        erased = dict(connection.execute("SELECT subject, epoch FROM erasures ORDER BY epoch"))  # the latest counts
+        before = _days_before(connection)
+        erased: dict[bytes, int] = {}
+        erased_before: dict[bytes, tuple[int, int]] = {}
+        for erasure_id, subject, epoch in connection.execute(
+            "SELECT erasure_id, subject, epoch FROM erasures ORDER BY epoch"  # the latest counts
+        ):
+            if erasure_id in before:
+                erased_before[subject] = epoch, before[erasure_id]
+            else:
+                erased[subject] = epoch
+        has_requests = request_table.is_there(connection) and request_table.count(connection) > 0
         forgotten = dict(connection.execute("SELECT day, at_ms FROM forgotten"))
     finally:
         connection.execute("COMMIT")
@@ -353,12 +412,25 @@ def _read_view(connection: sqlite3.Connection) -> View:
         meta["purged_epoch"],
         meta["forgotten_before"],
         erased,
+        erased_before,
         forgotten,
         meta["master_version"],
         meta.get("erased_key"),
         _numbers(meta.get("missing")),
         frozenset(map(bytes.fromhex, meta.get("missing_keys", "").split())),
+        ErasureRules(
+            delay_s=meta.get("rule_delay_s", 0),
+            not_before_days=meta.get("rule_not_before_days", 0),
+            two_person=bool(meta.get("rule_two_person", 0)),
+        ),
+        has_requests,
     )
+
+
+def _days_before(connection: sqlite3.Connection) -> dict[str, int]:
+    if not request_table.is_there(connection):
+        return {}
+    return dict(connection.execute("SELECT erasure_id, day FROM erasures_before"))
 
 
 def _numbers(text: str | None) -> frozenset[int]:

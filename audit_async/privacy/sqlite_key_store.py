@@ -26,10 +26,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from audit_async.config.key_store_settings import MasterKeySource, Normalization
 from audit_async.privacy.data_keys import NewKey, date_of, day_number, day_of
 from audit_async.privacy.key_store import Changes, Destroyed, Erasure, Forgotten, HeldBy
-from audit_async.privacy.main_file import FORMAT, PSEUDONYMS, MainFile, View, WrapRow, wrap_row
+from audit_async.privacy.main_file import FORMATS, PSEUDONYMS, MainFile, View, WrapRow, wrap_row
 from audit_async.privacy.master_key import EscrowRecipient, MasterKey, load_master_key
 from audit_async.privacy.month_file import MonthFile, opened
 from audit_async.privacy.process_sessions import RegisteredSession, lagging_sessions
+from audit_async.privacy.sqlite_requests import SqliteErasureRequests
 from audit_async.privacy.store_directory import MAIN, StoreDirectory, month_of, overwrite, remove, unavailable
 from audit_async.privacy.store_failures import (
     ErasureRefused,
@@ -75,12 +76,26 @@ class SqliteKeyStore:
         self._unreported: set[int] = set()  # days that a call of `forget` may have forgotten before it failed
         self._sessions: list[SqliteSession] = []
         self._state = "open"
+        self._requests = SqliteErasureRequests(
+            self._main,
+            self._pseudonym_key,
+            pseudonym=self.pseudonym,
+            used=self._used,
+            changed=self._changed,
+            find=self._find,
+            refuse_if_held=self._refuse_if_held,
+        )
         _stores.add(self)
 
     @property
     def store_id(self) -> str:
         """The store's own id, made once."""
         return self._store_id
+
+    @property
+    def requests(self) -> SqliteErasureRequests:
+        """The erasures that wait, and the rules for them."""
+        return self._requests
 
     def pseudonym(self, subject: Subject) -> bytes:
         """Return what the store knows a subject by."""
@@ -126,6 +141,10 @@ class SqliteKeyStore:
             gone = {key_id for key_id in unique if day_of(key_id) < view.forgotten_before}
             stored = [key for key in unique.values() if day_of(key.key_id) >= view.forgotten_before]
             refused = frozenset(key.key_id for key in stored if view.erased.get(key.subject, -1) > key.epoch)
+            for key in stored if view.erased_before else ():
+                erased_at, before = view.erased_before.get(key.subject, (-1, 0))
+                if erased_at > key.epoch and day_of(key.key_id) < before:
+                    refused |= {key.key_id}
             if view.purged_epoch:
                 # Whom those erasures were about is forgotten, and no session held a key from before them.
                 refused |= frozenset(key.key_id for key in stored if key.epoch < view.purged_epoch)
@@ -167,8 +186,30 @@ class SqliteKeyStore:
         with self._changed():
             if not force:
                 self._refuse_if_held("erased")
-            epoch = self._main.begin_erasure(erasure_id, pseudonym, forced=force)
-            return Erasure(erasure_id, epoch, self._find(pseudonym))
+            key_ids = self._find(pseudonym)
+            before = self._refuse_if_ruled(key_ids)
+            epoch = self._main.begin_erasure(erasure_id, pseudonym, forced=force, before=before)
+            return Erasure(erasure_id, epoch, key_ids)
+
+    def _refuse_if_ruled(self, key_ids: list[bytes]) -> int | None:
+        """Refuse what has to be requested; return the first day whose keys are kept in any case, None if there is none.
+
+        Raises `ErasureRefused`.
+        """
+        rules = self._main.view().rules
+        if rules.need_request:
+            raise ErasureRefused(
+                "by the rules of this key store an erasure is requested first, and waits: call request_erasure, or "
+                "audit-async erase --request"
+            )
+        first_kept = self._requests.first_kept_day(rules)
+        if first_kept is not None and (young := [key_id for key_id in key_ids if day_of(key_id) >= first_kept]):
+            possible = date_of(max(map(day_of, young)) + 1 + rules.not_before_days)
+            raise ErasureRefused(
+                f"{len(young)} of the person's keys are younger than {rules.not_before_days} days, before which this "
+                f"key store destroys none: try again from {possible} on, or request the erasure, which waits for that"
+            )
+        return first_kept
 
     def destroy(self, key_ids: Iterable[bytes], *, erasure_id: str, force: bool = False) -> int:
         """Destroy keys."""
@@ -217,7 +258,10 @@ class SqliteKeyStore:
         with self._changed():
             for row in self._main.erasures():
                 if row.erasure_id == erasure_id and not row.ended:
-                    return Erasure(erasure_id, row.epoch, self._find(row.subject))
+                    key_ids = self._find(row.subject)
+                    if row.before is not None:
+                        key_ids = [key_id for key_id in key_ids if day_of(key_id) < row.before]
+                    return Erasure(erasure_id, row.epoch, key_ids)
         return None
 
     def catch_up(
@@ -259,6 +303,12 @@ class SqliteKeyStore:
         with self._changed():
             if not force:
                 self._refuse_if_held("forgotten")
+                first_kept = self._requests.first_kept_day(self._main.view().rules)
+                if first_kept is not None and limit > first_kept:
+                    raise ErasureRefused(
+                        f"keys from {date_of(first_kept)} on can't be forgotten yet: by the rules of this key store "
+                        "none is destroyed so early"
+                    )
             counts = {day: self._count(day) for day in self._main.days() if day < limit}
             self._unreported.update(counts)
             for day in counts:
@@ -372,7 +422,7 @@ class SqliteKeyStore:
 
     def _require_known(self, normalize: Normalization | None) -> Normalization:
         """Return how ids are normalised; raises if the format is unknown, or they were to be normalised otherwise."""
-        if self._main.meta("format") != FORMAT:
+        if self._main.meta("format") not in FORMATS:
             raise KeyStoreDamaged(f"{self._main.file.path} has a format that this version does not know; upgrade")
         known = self._main.normalization()
         if normalize is not None and normalize != known:
