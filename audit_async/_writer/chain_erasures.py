@@ -26,6 +26,8 @@ _STATING: Final = frozenset(
         "subject_erased",
         "erased_in_flight",
         "erasure_noticed",
+        "erasure_requested",
+        "erasure_cancelled",
     )
 )
 #: Where that is in a line at the latest: after seq, audit_id, timestamp and service_id.
@@ -80,6 +82,9 @@ class RecordedErasures(NamedTuple):
     refused: dict[str, int]  #: ids of keys that were never stored, with their epochs
     forgotten_before: str  #: YYYY-MM-DD, empty if nothing was forgotten
     key_store: str  #: the id of the key store of the newest session that seals; empty if there is none
+    request_epochs: set[int]  #: of erasures that were requested, or cancelled
+    open_requests: set[str]  #: ids of erasures that wait, as far as this log says
+    ended_requests: set[str]  #: ids of those that were cancelled or executed
 
 
 def stated_erasures(log: Log) -> ChainStatement:
@@ -114,6 +119,7 @@ def recorded_erasures(log: Log) -> RecordedErasures:
     ended: set[str] = set()
     refused: dict[str, int] = {}
     forgotten_before = key_store = ""
+    request_epochs, requested, cancelled = set[int](), set[str](), set[str]()
     for event in own_events(log):
         match event["event_type"]:
             case "audit.erasure_started":
@@ -125,10 +131,17 @@ def recorded_erasures(log: Log) -> RecordedErasures:
                 refused.update(dict.fromkeys(event.get("key_ids") or (), event["epoch"]))
             case "audit.keys_forgotten":
                 forgotten_before = max(forgotten_before, event["before"])
+            case "audit.erasure_requested" | "audit.erasure_cancelled" as kind:
+                request_epochs.add(event["epoch"])
+                (requested if kind == "audit.erasure_requested" else cancelled).add(event["request_id"])
             case "audit.log_opened":
                 key_store = key_store or event.get("key_store") or ""
     by_id = {erasure_id: RecordedErasure(found, erasure_id in ended) for erasure_id, found in parts.items()}
-    return RecordedErasures(by_id, refused, forgotten_before, key_store)
+    executed = {erasure.first.request_id for erasure in by_id.values() if erasure.has_ended} - {None}
+    ended_requests = cancelled.union(filter(None, executed))
+    return RecordedErasures(
+        by_id, refused, forgotten_before, key_store, request_epochs, requested - ended_requests, ended_requests
+    )
 
 
 def _as_started(event: dict[str, Any]) -> AuditErasureStarted:

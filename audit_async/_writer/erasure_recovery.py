@@ -48,6 +48,7 @@ class BegunErasure(NamedTuple):
     key_ids: list[bytes]
     is_whole: bool  #: all its keys are known
     forced: bool
+    was_recorded: bool = True  #: or it was killed before its first record
 
 
 class Recovered(NamedTuple):
@@ -98,7 +99,7 @@ def recover_erasures(log: Log, keys: KeyStore, holds: Iterable[str], base_dir: P
             begun.append(_begun(erasure, parts))
     # Killed before its first record: nothing says who asked for it and why, so nothing is destroyed.
     begun += [
-        BegunErasure(erasure_id, resumed.epoch, [], is_whole=False, forced=False)
+        BegunErasure(erasure_id, resumed.epoch, [], is_whole=False, forced=False, was_recorded=False)
         for erasure_id in unfinished
         if erasure_id not in recorded.by_id and (resumed := keys.resume_erasure(erasure_id)) is not None
     ]
@@ -116,6 +117,8 @@ def complete_erasures(log: Log, keys: KeyStore, begun: Iterable[BegunErasure]) -
     """Destroy the keys of erasures that have begun, all records of which are durable now; blocks."""
     completed = Completed([], set())
     for erasure in begun:
+        if not erasure.was_recorded:
+            keys.requests.release(erasure.erasure_id)
         try:
             keys.destroy(erasure.key_ids, erasure_id=erasure.erasure_id, force=erasure.forced)
         except ErasureRefused as refused:
@@ -190,13 +193,15 @@ def _destroy_again(
     has_gone_back: bool,
 ) -> AuditKeyStoreRestored:
     """Destroy what these logs record as destroyed, and note in the store what none of them records."""
-    alive, found = 0, set[int]()
+    alive, found, ended_requests = 0, set[int](), set[str]()
     for recorded in (*others, own):  # the log's own, newest last: that key is what the next opening would look for
         for erasure_id, erasure in sorted(recorded.by_id.items(), key=lambda item: item[1].epoch):
             if erasure.has_ended:
                 alive += keys.destroy(map(key_id_bytes, erasure.key_ids), erasure_id=erasure_id, force=True)
             if erasure.has_ended or recorded is own:  # one of its own that has begun is completed next
                 found.add(erasure.epoch)
+        found |= recorded.request_epochs
+        ended_requests |= recorded.ended_requests
         alive += keys.destroy(map(key_id_bytes, recorded.refused), erasure_id="", force=True)
         if recorded.forgotten_before and date.fromisoformat(recorded.forgotten_before) > date_of(now.forgotten_before):
             keys.forget(date.fromisoformat(recorded.forgotten_before), force=True)
@@ -210,12 +215,16 @@ def _destroy_again(
     if own.key_store not in {"", keys.store_id}:  # another store, which never had the keys; empty: in an archive
         missing, alive_keys = set(), []
     keys.catch_up(expected, missing=missing, alive=alive_keys, found=found)
+    keys.requests.withdraw(sorted(ended_requests))
+    open_requests = set[str]().union(*(recorded.open_requests for recorded in (*others, own))) - ended_requests
+    lost_requests = open_requests.difference(request.request_id for request in keys.requests.waiting())
     return AuditKeyStoreRestored(
         key_store=keys.store_id,
         epoch=now.epoch,
         expected_epoch=expected,
         keys=alive,
         missing=keys.changes_since(0).missing or None,
+        lost_requests=len(lost_requests) or None,
     )
 
 

@@ -18,6 +18,8 @@ class ErasureReport(msgspec.Struct, frozen=True, kw_only=True):
     #: How many were destroyed; 0 if nothing of this person was sealed. One that was stored for an event which was then
     #: refused or cancelled counts as well.
     keys: int
+    request_id: str | None = None  #: that it has executed; None if it was done in one call
+    kept_keys: int = 0  #: of the person, which are younger than `Privacy.erase_not_before_days`
     waiting_for: tuple[str, ...]  #: logs of processes that may hold a key in memory, after the time-out
     unsealed_logs: tuple[str, ...] = ()  #: that do not seal: what they say of the person stays
     partly_sealed_logs: tuple[str, ...] = ()  #: that have segments of sessions which did not seal

@@ -34,6 +34,7 @@ from audit_async._writer.erasure_recovery import (
 from audit_async._writer.erasure_report import ErasureReport
 from audit_async._writer.intake import Intake
 from audit_async._writer.opened_keys import OpenedKeys
+from audit_async._writer.requested_erasures import RequestedErasures, named, require_name
 from audit_async._writer.unsealed_logs import UnsealedLogs, find_unsealed
 from audit_async._writer.upkeep import Upkeep
 from audit_async._writer.write_loop import Writer
@@ -47,6 +48,7 @@ from audit_async.events import (
     AuditSubjectErased,
 )
 from audit_async.privacy.data_keys import date_of, key_id_text
+from audit_async.privacy.erasure_requests import folded_name
 from audit_async.privacy.key_store import Changes
 from audit_async.privacy.sealed_text import escape_plain
 from audit_async.privacy.subjects import Subject
@@ -57,9 +59,6 @@ _LOOK_EVERY_S: Final = 1.0
 _ASK_EVERY_S: Final = 0.05
 _FIRST_FORGETTING_S: Final = 60.0
 _DAY_S: Final = 86_400.0
-
-#: Recorded instead of the name of somebody who asks for his own erasure.
-_THE_SUBJECT: Final = "[the subject]"
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -97,6 +96,7 @@ class Erasures:
         self._looking: Final = anyio.CapacityLimiter(1)
         self._begun: list[BegunErasure] = []  # by the session before, until they are completed
         self._postponed: set[str] = set()  # erasures that a hold has stopped half-way, in the session before
+        self.requested: Final = RequestedErasures(self, keys.store.requests, settings.erasure_rules(), condition)
 
     async def erase(  # the parts of a record, and how long to wait
         self,
@@ -111,16 +111,12 @@ class Erasures:
         timeout_s: float,
     ) -> ErasureReport:
         """Erase a person; see `AuditLogger.erase_subject`."""
-        subject = self._subject(subject_id, kind, tenant)
+        subject = self.subject(subject_id, kind, tenant)
         self._check_names(requested_by, approved_by)
-        key_store = self.keys.store
         async with self._one_at_a_time:
-            await self._upkeep.record_holds()  # one that was placed next to this writer counts as well
-            await self._writer.flush()  # what was emitted before is stored before, and found
-            erasure_id = f"{self._store.log_id[:16]}{os.urandom(8).hex()}"
-            erasure = await self._in_disk_thread(key_store.begin_erasure, subject, erasure_id, force=force)
-            await self._in_disk_thread(self.keys.commits.look)
-            self.keys.commits.stated.epoch = max(erasure.epoch, self.keys.commits.stated.epoch)
+            await self._prepare()
+            erasure_id = self.new_id()
+            erasure = await self.in_disk_thread(self.keys.store.begin_erasure, subject, erasure_id, force=force)
             why = AuditErasureStarted(
                 erasure_id=erasure_id,
                 epoch=erasure.epoch,
@@ -128,31 +124,74 @@ class Erasures:
                 part=1,
                 parts=1,
                 reason=reason,
-                requested_by=self._named(subject, requested_by),
-                approved_by=None if approved_by is None else self._named(subject, approved_by),
+                requested_by=named(subject_id, requested_by),
+                approved_by=None if approved_by is None else named(subject_id, approved_by),
                 forced=force or None,
             )
-            await self._record(_parts(why, erasure.key_ids))
-            await self._in_disk_thread(key_store.destroy, erasure.key_ids, erasure_id=erasure_id, force=force)
-            self.keys.commits.stated.erased(erasure.epoch, erasure.key_ids)
-            waiting_for = await self._wait_for_others(erasure.epoch, timeout_s)
-            await self._record(
-                [
-                    AuditSubjectErased(
-                        erasure_id=erasure_id,
-                        epoch=erasure.epoch,
-                        keys=len(erasure.key_ids),
-                        waiting_for=len(waiting_for) or None,
-                    )
-                ]
+            waiting_for = await self._carry_out(why, erasure.key_ids, timeout_s)
+        return await self._report(why, erasure.key_ids, waiting_for)
+
+    async def execute(self, request_id: str, timeout_s: float) -> ErasureReport | None:
+        """Execute a request whose time has come; None if it is not there any more, or another log executes it.
+
+        Raises:
+            ErasureRefused: It has to wait.
+        """
+        async with self._one_at_a_time:
+            await self._prepare()
+            begun = await self.in_disk_thread(self.keys.store.requests.begin, request_id, self.new_id())
+            if begun is None:
+                return None
+            erasure, request = begun.erasure, begun.request
+            why = AuditErasureStarted(
+                erasure_id=erasure.erasure_id,
+                epoch=erasure.epoch,
+                key_ids=[],
+                part=1,
+                parts=1,
+                reason=request.reason,
+                requested_by=request.requested_by,
+                approved_by=request.approved_by,
+                request_id=request_id,
+                before=None if begun.before is None else begun.before.date().isoformat(),
+                kept_keys=begun.kept_keys or None,
             )
-            await self._in_disk_thread(key_store.end_erasure, erasure_id)
-            self._writer.record_erased()
+            waiting_for = await self._carry_out(why, erasure.key_ids, timeout_s)
+        return await self._report(why, erasure.key_ids, waiting_for)
+
+    def new_id(self) -> str:
+        """Return the id of an erasure, or of a request: by its first half this log knows it as its own."""
+        return f"{self._store.log_id[:16]}{os.urandom(8).hex()}"
+
+    async def _prepare(self) -> None:
+        await self._upkeep.record_holds()  # one that was placed next to this writer counts as well
+        await self._writer.flush()  # what was emitted before is stored before, and found
+
+    async def _carry_out(self, why: AuditErasureStarted, key_ids: list[bytes], timeout_s: float) -> list[str]:
+        """Do what follows the beginning of an erasure in the key store; return which processes did not answer."""
+        key_store = self.keys.store
+        await self.in_disk_thread(self.keys.commits.look)
+        self.keys.commits.stated.epoch = max(why.epoch, self.keys.commits.stated.epoch)
+        await self.record(_parts(why, key_ids))
+        await self.in_disk_thread(key_store.destroy, key_ids, erasure_id=why.erasure_id, force=why.forced is True)
+        self.keys.commits.stated.erased(why.epoch, key_ids)
+        waiting_for = await self._wait_for_others(why.epoch, timeout_s)
+        ended = AuditSubjectErased(
+            erasure_id=why.erasure_id, epoch=why.epoch, keys=len(key_ids), waiting_for=len(waiting_for) or None
+        )
+        await self.record([ended])
+        await self.in_disk_thread(key_store.end_erasure, why.erasure_id)
+        self._writer.record_erased()
+        return waiting_for
+
+    async def _report(self, why: AuditErasureStarted, key_ids: list[bytes], waiting_for: list[str]) -> ErasureReport:
         unsealed = await self._find_unsealed()
         return ErasureReport(
-            erasure_id=erasure_id,
-            epoch=erasure.epoch,
-            keys=len(erasure.key_ids),
+            erasure_id=why.erasure_id,
+            epoch=why.epoch,
+            keys=len(key_ids),
+            request_id=why.request_id,
+            kept_keys=why.kept_keys or 0,
             waiting_for=tuple(waiting_for),
             unsealed_logs=unsealed.unsealed,
             partly_sealed_logs=unsealed.partly_sealed,
@@ -167,7 +206,12 @@ class Erasures:
         except AuditError:
             return UnsealedLogs((), (), (self._log.name,))
 
-    def _subject(self, subject_id: str, kind: str, tenant: str | None) -> Subject:
+    @property
+    def log_id(self) -> str:
+        """The id of the log that records these erasures."""
+        return self._store.log_id
+
+    def subject(self, subject_id: str, kind: str, tenant: str | None) -> Subject:
         """Return whom an erasure is about, as emitting knows him; raises `ConfigError`."""
         if not subject_id:
             raise ConfigError("subject_id", "is empty; name the person by the id that his events have")
@@ -182,37 +226,33 @@ class Erasures:
         return Subject(tenant or "", kind, escape_plain(recorded))
 
     def _check_names(self, requested_by: str, approved_by: str | None) -> None:
-        if not requested_by:
-            raise ConfigError("requested_by", "is empty; say who asks for the erasure")
-        if self._settings.two_person and (not approved_by or approved_by == requested_by):
-            raise ConfigError("approved_by", "this log wants a second person's name (privacy.two_person)")
-
-    def _named(self, subject: Subject, name: str) -> str:
-        """Return a name for the record: not the one that is being erased."""
-        pseudonym = self.keys.store.pseudonym
-        return _THE_SUBJECT if pseudonym(subject._replace(id=name)) == pseudonym(subject) else name
+        require_name("requested_by", requested_by)
+        if approved_by is not None:
+            require_name("approved_by", approved_by)
+            if folded_name(approved_by) == folded_name(requested_by):
+                raise ConfigError("approved_by", "is the name that asks for it; leave it out, or name somebody else")
 
     async def _wait_for_others(self, epoch: int, timeout_s: float) -> list[str]:
         """Return when no other process has a destroyed key in memory, or the names of those that may, after a while."""
         deadline = time.monotonic() + timeout_s
         while True:
-            lagging = await self._in_disk_thread(self.keys.store.lagging, epoch)
+            lagging = await self.in_disk_thread(self.keys.store.lagging, epoch)
             if not lagging or time.monotonic() >= deadline:
                 return lagging
             await asyncio.sleep(_ASK_EVERY_S)
 
     async def recover(self, hold_ids: list[str]) -> list[AuditEvent]:
         """Destroy again at the opening what a restored key store has forgotten; return what is to be recorded first."""
-        recovered, changes = await self._in_disk_thread(self.keys.recover_erasures, self._log, hold_ids)
+        recovered, changes = await self.in_disk_thread(self.keys.recover_erasures, self._log, hold_ids)
         self._begun = recovered.begun
         self.keys.commits.stated.own_erased_key = recovered.own_erased_key
         self._notice(changes)
-        return recovered.events
+        return [*recovered.events, *await self.requested.recover(self._store.log_id)]
 
     async def complete_recovered(self) -> list[AuditEvent]:
         """Complete erasures that were interrupted, all of whose records are durable; return those of their end."""
         store = self.keys.store
-        events, self._postponed = await self._in_disk_thread(complete_erasures, self._log, store, self._begun)
+        events, self._postponed = await self.in_disk_thread(complete_erasures, self._log, store, self._begun)
         for begun in self._begun:
             if begun.erasure_id not in self._postponed:
                 self.keys.commits.stated.erased(begun.epoch, begun.key_ids)
@@ -221,7 +261,8 @@ class Erasures:
 
     async def end_recovered(self) -> None:
         """End the erasures that the opening has completed, once that is in the chain."""
-        await self._in_disk_thread(end_erasures, self._store.log_id, self.keys.store, self._postponed)
+        await self.in_disk_thread(end_erasures, self._store.log_id, self.keys.store, self._postponed)
+        await self.requested.end_recovered()
 
     def _notice(self, changes: Changes) -> bool:
         """Take what the key store says; return whether other logs have erased somebody since it was last stated."""
@@ -243,7 +284,7 @@ class Erasures:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             try:
-                changes = await self._in_disk_thread(self.keys.look)
+                changes = await self.in_disk_thread(self.keys.look)
             except OSError as error:  # the next commit meets it as well, and reports it
                 self._condition.set_trouble("the key store", describe_error(error))
             else:
@@ -277,26 +318,27 @@ class Erasures:
         async with self._one_at_a_time:
             before = (datetime.now(UTC) - timedelta(days=self._settings.forget_after_days)).date()
             await self._upkeep.record_holds()
-            changes = await self._in_disk_thread(key_store.changes_since, self.keys.sealer.epoch)
+            changes = await self.in_disk_thread(key_store.changes_since, self.keys.sealer.epoch)
             if date_of(changes.forgotten_before) >= before:
                 return
-            if holds := await self._in_disk_thread(key_store.holds):
+            if holds := await self.in_disk_thread(key_store.holds):
                 raise ConfigError("privacy.forget_after_days", f"{len(holds)} legal hold(s) are in force")
-            await self._record([AuditKeysForgotten(before=before.isoformat())])
-            forgotten = await self._in_disk_thread(key_store.forget, before)
+            await self.record([AuditKeysForgotten(before=before.isoformat())])
+            forgotten = await self.in_disk_thread(key_store.forget, before)
             keys = sum(day.keys for day in forgotten)
-            await self._record([AuditKeysForgotten(before=before.isoformat(), days=len(forgotten), keys=keys)])
+            await self.record([AuditKeysForgotten(before=before.isoformat(), days=len(forgotten), keys=keys)])
 
     # All of it.
 
-    async def _record(self, events: Iterable[AuditEvent]) -> None:
-        """Return when events are durable."""
+    async def record(self, events: Iterable[AuditEvent]) -> None:
+        """Put events into the chain; return once they are durable."""
         receipts = [self._intake.emit_on_record(event) for event in events]
         await self._writer.flush()
         for receipt in receipts:
             await receipt.durable()
 
-    async def _in_disk_thread(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    async def in_disk_thread(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Return what a call returns in the log's disk thread."""
         return await self._thread.call(call, *args, **kwargs)
 
 

@@ -256,6 +256,8 @@ class Session:
             self._other_tasks.append(create_task(self.checkpoints.run(), name="audit-async checkpoints"))
         if self.erasures is not None:
             self._other_tasks.append(create_task(self.erasures.run(), name="audit-async erasures"))
+            executing = self.erasures.requested.run()
+            self._other_tasks.append(create_task(executing, name="audit-async erasure requests"))
         if self._config.retention.automatic:
             self._other_tasks.append(create_task(self.upkeep.run_daily(), name="audit-async retention"))
         if self.upkeep.indexing is not None:

@@ -59,7 +59,11 @@ from audit_async.events.inference import (
 )
 from audit_async.events.lifecycle import (
     AuditErasedInFlight,
+    AuditErasureApproved,
+    AuditErasureCancelled,
     AuditErasureNoticed,
+    AuditErasureRequested,
+    AuditErasureRulesChanged,
     AuditErasureStarted,
     AuditEventsDropped,
     AuditExported,
@@ -124,7 +128,11 @@ __all__ = [
     "ApiKeyRevoked",
     "ApiKeyRotated",
     "AuditErasedInFlight",
+    "AuditErasureApproved",
+    "AuditErasureCancelled",
     "AuditErasureNoticed",
+    "AuditErasureRequested",
+    "AuditErasureRulesChanged",
     "AuditErasureStarted",
     "AuditEvent",
     "AuditEventsDropped",

@@ -170,7 +170,8 @@ class AuditErasureStarted(AuditEvent, tag="audit.erasure_started"):
 
     `part` counts them from 1, `parts` is how many there are, and `keys` the number of keys in all of them, given if
     there are several parts. `resumed`: recorded by a later session, since the one before was killed between the parts.
-    Who it is about is not recorded.
+    Who it is about is not recorded. `request_id` is the request that it executes. With `before`, only keys of the UTC
+    days before that one are destroyed, and `kept_keys` are younger.
     """
 
     erasure_id: str
@@ -184,6 +185,9 @@ class AuditErasureStarted(AuditEvent, tag="audit.erasure_started"):
     forced: bool | None = None  #: a legal hold was in force
     keys: int | None = None
     resumed: bool | None = None
+    request_id: str | None = None
+    before: str | None = None  #: YYYY-MM-DD
+    kept_keys: int | None = None
 
 
 class AuditSubjectErased(AuditEvent, tag="audit.subject_erased"):
@@ -199,6 +203,60 @@ class AuditSubjectErased(AuditEvent, tag="audit.subject_erased"):
     waiting_for: int | None = None
     resumed: bool | None = None
     incomplete: bool | None = None
+
+
+class AuditErasureRequested(AuditEvent, tag="audit.erasure_requested"):
+    """Somebody asks for an erasure, which waits: it is not executed before `not_before`, and can be cancelled.
+
+    `needs_approval`: nor before somebody else has approved it. `keys` is how many keys the person has now. Who it is
+    about is not recorded. `resumed`: recorded by a later session, since the one before was killed meanwhile.
+    """
+
+    request_id: str
+    epoch: int
+    keys: int
+    not_before: datetime
+    needs_approval: bool
+    reason: Annotated[str, Personal("requested_by")]
+    requested_by: Annotated[str, Personal("requested_by")]
+    resumed: bool | None = None
+
+    def __post_init__(self) -> None:
+        AuditEvent.__post_init__(self)
+        require_aware(self, "not_before")
+
+
+class AuditErasureApproved(AuditEvent, tag="audit.erasure_approved"):
+    """Somebody has approved the erasure that was requested as `request_id`; `resumed` as there."""
+
+    request_id: str
+    approved_by: Annotated[str, Personal("approved_by")]
+    resumed: bool | None = None
+
+
+class AuditErasureCancelled(AuditEvent, tag="audit.erasure_cancelled"):
+    """The erasure that was requested as `request_id` is not executed; `resumed` as there."""
+
+    request_id: str
+    epoch: int
+    reason: Annotated[str, Personal("cancelled_by")]
+    cancelled_by: Annotated[str, Personal("cancelled_by")]
+    resumed: bool | None = None
+
+
+class AuditErasureRulesChanged(AuditEvent, tag="audit.erasure_rules_changed"):
+    """What erasures have to wait for is changed for everybody who uses the key store; these are the new rules.
+
+    Without `changed_by` it was the configuration of this log that asked, and they are stricter than before. Recorded
+    before they are in force; and with `done` once they are, if somebody has changed them.
+    """
+
+    delay_s: int
+    not_before_days: int
+    two_person: bool
+    reason: Annotated[str | None, Personal("changed_by")] = None
+    changed_by: Annotated[str | None, Personal("changed_by")] = None
+    done: bool | None = None
 
 
 class AuditErasedInFlight(AuditEvent, tag="audit.erased_in_flight"):
@@ -227,7 +285,8 @@ class AuditKeyStoreRestored(AuditEvent, tag="audit.key_store_restored"):
     """The key store was older than this log: `keys` that had been destroyed were alive, and were destroyed again.
 
     `missing` is the number of erasures that no log which could be read records: until the logs that do are opened, the
-    key store opens nothing.
+    key store opens nothing. `lost_requests` is the number of erasures that these logs say are waiting, and the store
+    does not know; ask for them again.
     """
 
     key_store: str
@@ -235,6 +294,7 @@ class AuditKeyStoreRestored(AuditEvent, tag="audit.key_store_restored"):
     expected_epoch: int  #: that the log states
     keys: int
     missing: int | None = None
+    lost_requests: int | None = None
 
 
 class AuditErasureNoticed(AuditEvent, tag="audit.erasure_noticed"):

@@ -26,6 +26,7 @@ from audit_async.errors import ConfigError, LogClosed, WriteFailed
 from audit_async.events import AuditEvent, AuditExported, AuditLogAccessed
 from audit_async.events.base import encode
 from audit_async.logger.config_mistakes import what_to_pass
+from audit_async.logger.erasure_calls import ErasureCalls
 from audit_async.logger.log_reports import health_of, stats_of
 from audit_async.logger.open_session import checkpoints_of, erasures_of, on_its_loop, upkeep_of
 from audit_async.status import (
@@ -47,7 +48,7 @@ if TYPE_CHECKING:  # they need the extra `tlog`
 _log = logging.getLogger("audit_async")
 
 
-class AuditLogger:
+class AuditLogger(ErasureCalls):
     """One audit log, open for writing: `async with AuditLogger(config) as audit: audit.emit(event)`.
 
     A logger is opened once, on the event loop that it will live on, and closed once. `emit` may be called from any
@@ -421,7 +422,8 @@ class AuditLogger:
             tenant: Whose id space, if `Privacy.tenant_binding` is set; empty for events without a tenant.
             reason: Why, for the record; sealed under a key of `requested_by`.
             requested_by: Who asks for it, for the record; sealed likewise.
-            approved_by: Who else agrees; needed if `Privacy.two_person` is set.
+            approved_by: Who else agrees, for the record. It does not replace an approval: if `Privacy.two_person` is
+                set, or a delay, this call is refused; see `request_erasure`.
             force: Also under a legal hold; that is recorded.
             timeout_s: How long to wait for other processes to drop the keys; they do within about a second.
 
@@ -430,7 +432,8 @@ class AuditLogger:
 
         Raises:
             ConfigError: The log has no `Privacy`, or an argument can't be right.
-            ErasureRefused: A legal hold of some log of the key store is in force.
+            ErasureRefused: A legal hold of some log of the key store is in force, or its rules want a request, or keys
+                of this person are too young.
             KeyStoreUnavailable, MasterKeyError: The key store can't be used now; what has begun is completed later.
             LogClosed, WriteFailed: The log is not open, or can't record it.
         """

@@ -227,6 +227,7 @@ class SqliteErasureRequests:
             if row.erasure_id is None and (why_not := self._why_not_now(row, rules)) is not None:
                 raise ErasureRefused(f"the erasure {request_id} has to wait: {why_not}")
             self._refuse_if_held("erased")
+            shown = self._shown(row, rules)
             before = self.first_kept_day(rules)
             epoch = self._main.begin_erasure(
                 erasure_id, row.subject, forced=False, before=before, request_id=request_id
@@ -235,7 +236,7 @@ class SqliteErasureRequests:
             key_ids = there if before is None else [key_id for key_id in there if day_of(key_id) < before]
             return BegunRequest(
                 Erasure(erasure_id, epoch, key_ids),
-                self._shown(row, rules),
+                shown,
                 None if before is None else datetime.combine(date_of(before), datetime.min.time(), UTC),
                 len(there) - len(key_ids),
             )

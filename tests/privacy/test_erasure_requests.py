@@ -63,7 +63,9 @@ def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 def test_a_store_without_rules_is_as_it_was(store: SqliteKeyStore) -> None:
     """Nothing is asked for, nothing waits, and the file has the format that older versions read."""
     assert store.requests.rules() == ErasureRules()
-    assert store.requests.due() == store.requests.waiting() == store.requests.unconfirmed("log") == []
+    assert not store.requests.due()
+    assert not store.requests.waiting()
+    assert not store.requests.unconfirmed("log")
     stored(store, TODAY)
     assert len(store.begin_erasure(ALICE, "e1").key_ids) == 1
 
@@ -136,7 +138,8 @@ def test_a_cancelled_request_is_never_executed(store: SqliteKeyStore) -> None:
     requested(store)
     cancelled = store.requests.cancel("r1", cancelled_by="judge", reason="evidence", log_id="other")
     assert store.requests.begin("r1", "e1") is None
-    assert store.requests.due() == store.requests.waiting() == []
+    assert not store.requests.due()
+    assert not store.requests.waiting()
     assert store.requests.unconfirmed("other") == [cancelled]
     with pytest.raises(ErasureRefused, match="no erasure r1 waits"):
         store.requests.cancel("r1", cancelled_by="judge", reason="evidence", log_id="other")

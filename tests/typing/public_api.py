@@ -77,6 +77,8 @@ from audit_async.integrations.prometheus import AuditCollector
 from audit_async.integrations.structlog import AuditProcessor
 from audit_async.privacy import (
     Destroyed,
+    ErasureRequest,
+    ErasureRules,
     ExternalMasterKey,
     KeyStore,
     KeyStoreStatus,
@@ -155,6 +157,14 @@ async def write(event: AuditEvent) -> None:
         assert_type(audit.stats(), LoggerStats)
         assert_type(await audit.apply_retention(dry_run=True), RetentionReport)
         assert_type(await audit.erase_subject("alice", reason="art. 17", requested_by="dpo"), ErasureReport)
+        request = await audit.request_erasure("alice", reason="art. 17", requested_by="dpo")
+        assert_type(request, ErasureRequest)
+        assert_type(await audit.approve_erasure(request.request_id, "alice", approved_by="head"), ErasureRequest)
+        assert_type(await audit.cancel_erasure(request.request_id, reason="evidence", cancelled_by="head"), None)
+        assert_type(await audit.waiting_erasures(), tuple[ErasureRequest, ...])
+        assert_type(await audit.execute_erasures(), tuple[ErasureReport, ...])
+        assert_type(await audit.erasure_rules(), ErasureRules)
+        await audit.change_erasure_rules(ErasureRules(delay_s=86_400), reason="policy 7", changed_by="dpo")
         assert_type(await audit.set_hold(reason="case 4711", set_by="legal@example.com"), Hold)
         assert_type(await audit.hold(), Hold | None)
         try:
