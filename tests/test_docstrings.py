@@ -26,6 +26,7 @@ import structlog
 from aiohttp import web
 from fastapi import FastAPI
 from litestar import Litestar
+from mcp.server import MCPServer
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -131,6 +132,7 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
         "FastAPI": FastAPI,
         "JSONRenderer": structlog.processors.JSONRenderer,
         "Litestar": Litestar,
+        "MCPServer": MCPServer,
         "REGISTRY": CollectorRegistry(),
         "Request": litestar.Request if module_name.endswith("litestar") else Request,
         "InvoicePaid": lambda *_values, **_fields: failure(),
@@ -138,9 +140,11 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
         "Starlette": Starlette,
         "add_log_level": structlog.processors.add_log_level,
         "aclosing": aclosing,
+        "agent_of": lambda _: audit_async.ActorInfo(user_id="agent"),
         "an_event": failure(),
         "app": Starlette(),
         "audit": audit,
+        "decide": lambda _: "allowed",
         "get_asgi_application": Starlette,  # Django's, which is not installed here
         "config": AuditConfig(mode=Local("./other"), service_id="orders", handle_signals=False),
         "logger": loguru.logger,

@@ -843,3 +843,18 @@ def test_lines_end_at_newlines_and_are_bounded() -> None:
     """Carriage returns and U+2028 within a line stay in it, bad bytes become visible, no line is read without bound."""
     file = io.BytesIO(b"a\rb\r\n" + "c\u2028d\n".encode() + b"\xff\n" + b"x" * (MAX_LINE_BYTES + 1))
     assert list(lines_of(file)) == ["a\rb", "c\u2028d", "\\xff", "x" * MAX_LINE_BYTES, "x"]
+
+
+def test_agent_tools_records_decisions_before_calls(tmp_path: Path) -> None:
+    """One tool runs, one is rejected by a person, one denied by the policy; the trail has all of it."""
+    run = run_example("agent_tools", tmp_path)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "refunded 500 cents for o-7" in run.stdout
+    assert run.stdout.count("it has not run") == 2
+    assert event_types(tmp_path / "support" / "00") == [
+        "agent.decision",
+        "agent.tool_called",
+        "agent.decision",
+        "agent.approval",
+        "agent.decision",
+    ]

@@ -6,7 +6,7 @@ import msgspec
 
 from audit_async.events.base import TIMES_AND_NUMBERS, of_standard_library
 
-__all__ = ["exception_name", "plain"]
+__all__ = ["exception_name", "plain", "type_name"]
 
 
 def plain(value: object) -> object:
@@ -17,7 +17,7 @@ def plain(value: object) -> object:
             value, builtin_types=(bytes, bytearray, memoryview), str_keys=True, enc_hook=_plain_kind_of
         )
     except Exception:  # noqa: BLE001 - data that contains itself, or whose own code raises: the event counts for more
-        return _type_of(value)
+        return type_name(value)
 
 
 def exception_name(cls: type[BaseException]) -> str:
@@ -26,9 +26,9 @@ def exception_name(cls: type[BaseException]) -> str:
 
 
 def _plain_kind_of(value: object) -> object:
-    return of_standard_library(value) if isinstance(value, TIMES_AND_NUMBERS) else _type_of(value)
+    return of_standard_library(value) if isinstance(value, TIMES_AND_NUMBERS) else type_name(value)
 
 
-def _type_of(value: object) -> str:
+def type_name(value: object) -> str:
     """Return what is recorded of a value that JSON has no place for: its repr may show anything, its type does not."""
     return f"<{type(value).__module__}.{type(value).__qualname__}>"

@@ -232,6 +232,10 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
           no number, so the six years are the cautious reading. Deleted after 2555 days.
         - "pci_dss": PCI DSS v4.0, 10.5.1: 12 months (366 days), of which the latest three (92 days) are
           immediately available, so not archived before. Deleted after 397 days, a month past the twelve.
+        - "eu_ai_act": regulation (EU) 2024/1689, art. 12 (high-risk systems record events automatically), art. 19(1)
+          and 26(6): providers and deployers keep these logs for at least six months, 184 days at the most; other law
+          may ask for longer, and data protection for an end. Deleted after two years. The events of agents are in
+          `audit_async.events.agents`.
         - "throughput": no standard. Batched, large buffers and segments: a power cut can lose up to 10,000
           records or 1 second, critical ones among them.
         - "home_lab": no standard. Small buffers and segments, a sync every 5 seconds (critical events at

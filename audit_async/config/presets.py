@@ -10,7 +10,7 @@ from audit_async.config.segments import RetentionPolicy, RotationPolicy
 from audit_async.config.setting import GIB, MIB
 
 #: The starting points that `AuditConfig.preset` knows.
-PresetName = Literal["gdpr", "soc2", "iso27001", "hipaa", "pci_dss", "throughput", "home_lab"]
+PresetName = Literal["gdpr", "soc2", "iso27001", "hipaa", "pci_dss", "eu_ai_act", "throughput", "home_lab"]
 
 PRESETS: Final[dict[str, Overrides]] = {
     # The presets of standards keep the flush mode Immediate: none of the standards tolerates a gap.
@@ -28,6 +28,9 @@ PRESETS: Final[dict[str, Overrides]] = {
     },
     "pci_dss": {
         "retention": RetentionPolicy(min_retention_days=366, archive_after_days=92, delete_after_days=397),
+    },
+    "eu_ai_act": {
+        "retention": RetentionPolicy(min_retention_days=184, archive_after_days=92, delete_after_days=731),
     },
     "throughput": {
         "flush_mode": Batched(size=10_000, interval=1.0),

@@ -792,7 +792,7 @@ def test_a_preset_needs_only_a_place_and_a_name(name: PresetName) -> None:
 
 
 def test_presets_keep_what_their_standards_ask_for() -> None:
-    """Six years for HIPAA, twelve months with three at hand for PCI DSS, an end within a year for GDPR."""
+    """Six years for HIPAA, a year with three months at hand for PCI DSS, six months for AI, an end for GDPR."""
     kept = {name: AuditConfig.preset(name, mode=Disabled(), privacy=None).retention for name in PRESETS}
 
     assert kept["hipaa"].min_retention_days >= 6 * 365 + 2
@@ -801,9 +801,10 @@ def test_presets_keep_what_their_standards_ask_for() -> None:
     assert kept["gdpr"].delete_after_days <= 366
     assert kept["soc2"].min_retention_days >= 365
     assert kept["iso27001"].min_retention_days >= 365
+    assert kept["eu_ai_act"].min_retention_days >= 184
 
 
-@pytest.mark.parametrize("name", ["gdpr", "soc2", "iso27001", "hipaa", "pci_dss"])
+@pytest.mark.parametrize("name", ["gdpr", "soc2", "iso27001", "hipaa", "pci_dss", "eu_ai_act"])
 def test_a_preset_of_a_standard_loses_nothing_acknowledged(name: PresetName) -> None:
     """Where a standard is behind it, a preset syncs at once."""
     assert AuditConfig.preset(name, mode=Disabled(), privacy=None).flush_mode == Immediate()
@@ -836,7 +837,7 @@ def test_every_setting_can_be_overridden() -> None:
     assert set(get_type_hints(Overrides)) == set(AuditConfig.__struct_fields__)
 
 
-@pytest.mark.parametrize("name", ["gdpr", "soc2", "iso27001", "hipaa", "pci_dss", "throughput"])
+@pytest.mark.parametrize("name", ["gdpr", "soc2", "iso27001", "hipaa", "pci_dss", "eu_ai_act", "throughput"])
 def test_an_example_file_is_its_preset_in_full(name: PresetName) -> None:
     """Each example file equals the preset of its name, and leaves no setting to the default but the instance."""
     path = EXAMPLES / f"{name}.toml"

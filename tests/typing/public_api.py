@@ -68,10 +68,12 @@ from audit_async.forwarding import (
     durable_tail,
     open_engine,
 )
+from audit_async.integrations.agent_tools import AuditedTools
 from audit_async.integrations.fastapi import Audit, AuditMiddleware, Policy, Rule, audit_lifespan, get_audit
 from audit_async.integrations.health import readiness
 from audit_async.integrations.logging import AuditHandler
 from audit_async.integrations.loguru import AuditSink
+from audit_async.integrations.mcp import AuditedCalls
 from audit_async.integrations.opentelemetry import AuditMeters
 from audit_async.integrations.prometheus import AuditCollector
 from audit_async.integrations.structlog import AuditProcessor
@@ -236,6 +238,9 @@ def serve(audit: AuditLogger) -> FastAPI:
     AuditHandler(audit, threshold="CRITICAL").setLevel(str(details and "INFO"))
     AuditProcessor(lambda: audit)
     AuditSink(lambda: audit)
+    AuditedCalls(audit, ActorInfo(user_id="agent"))
+    refund = AuditedTools(audit, ActorInfo(user_id="agent")).tool(_refund)
+    assert_type(refund("o-7", 5), str)
     AuditCollector(audit)
     with AuditMeters(audit):
         return app
@@ -332,3 +337,7 @@ async def ambient(audit: AuditLogger) -> None:
         assert_type(approve("17", amount=2), bool)
         assert_type(await send("17"), int)
         approve(17)  # type: ignore[arg-type]
+
+
+def _refund(order_id: str, cents: int) -> str:
+    return f"{order_id} {cents}"
