@@ -22,6 +22,7 @@ import sqlite3
 import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple, cast, get_args
 
@@ -138,6 +139,16 @@ class MainFile:
         with self.file.reading() as connection:
             return [HeldBy(*row) for row in connection.execute("SELECT log_id, hold_id FROM holds ORDER BY 1, 2")]
 
+    def waiting_requests(self) -> int:
+        """Return how many erasures wait."""
+        with self.file.reading() as connection:
+            return sum(row.step != "cancelled" for row in request_table.rows(connection))
+
+    def backed_up_at(self) -> datetime | None:
+        """Return when the newest copy was made; None if there is none that is known."""
+        at_s = self.meta("backed_up_s")
+        return datetime.fromtimestamp(at_s, UTC) if isinstance(at_s, int) else None
+
     def normalization(self) -> Normalization:
         """Return how the ids of persons are normalised."""
         form = self.meta("normalize")
@@ -248,6 +259,11 @@ class MainFile:
         with self.file.writing() as connection:
             self._view = None
             _set(connection, "erased_key", key_id)
+
+    def set_backed_up(self) -> None:
+        """Note that a copy was made just now."""
+        with self.changing() as connection:
+            _set(connection, "backed_up_s", int(time.time()))
 
     def lower_epoch(self, epoch: int) -> None:
         """Say an older epoch, in a copy that may hold keys which were destroyed since, and requests that have ended."""

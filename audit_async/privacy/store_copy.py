@@ -8,6 +8,7 @@ it after a restore sees from its chain that it is old, and destroys them again.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -15,7 +16,9 @@ from typing import Final, NamedTuple
 from audit_async.privacy.main_file import MainFile
 from audit_async.privacy.sqlite_file import SqliteFile
 from audit_async.privacy.store_directory import MAIN, StoreDirectory, create_directory
-from audit_async.privacy.store_failures import KeyStoreRefused
+from audit_async.privacy.store_failures import KeyStoreRefused, KeyStoreUnavailable
+
+_log: Final = logging.getLogger("audit_async")
 
 _HALF: Final = f"{MAIN}.new"
 
@@ -53,13 +56,25 @@ def copy_key_store(path: str | os.PathLike[str], target: str | os.PathLike[str])
         sizes.append(_copied(source.file(MAIN), copy, _HALF))
         half = MainFile(copy.path / _HALF)
         half.lower_epoch(epoch)
+        half.set_backed_up()
         half.file.close()
         copy.publish(_HALF, MAIN)
+        _note(source, main)
     finally:
         main.file.close()
         source.close()
         copy.close()
     return StoreCopy(len(sizes), sum(sizes), epoch)
+
+
+def _note(source: StoreDirectory, main: MainFile) -> None:
+    """Note in the store that there is a copy, for `doctor`; the copy is good without that."""
+    try:
+        with source.locked():
+            main.file.finish()
+            main.set_backed_up()
+    except KeyStoreUnavailable as error:  # such as a store on a file system that is read-only by now
+        _log.warning("the copy of the key store %s is complete, and not noted in the store: %s", source.path, error)
 
 
 def _copied(path: Path, copy: StoreDirectory, name: str) -> int:

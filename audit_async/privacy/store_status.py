@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from datetime import date
+from datetime import date, datetime
 from typing import Final
 
 import msgspec
 
+from audit_async.config.erasure_rules import ErasureRules
 from audit_async.config.key_store_settings import Normalization
 from audit_async.privacy.data_keys import date_of
 from audit_async.privacy.main_file import MainFile
@@ -29,6 +30,9 @@ class KeyStoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     - `forgotten_before`: the keys of older days were destroyed.
     - `months`, `size_bytes`: the files.
     - `unfinished_erasures`: their ids; the next opening of their log completes them.
+    - `rules`: what erasures have to wait for.
+    - `waiting_erasures`: how many wait.
+    - `backed_up_at`: when it was last copied by `copy_key_store`; of a copy, when it was made; None if never.
     - `holds`: each as log id and hold id; as long as there is one nothing is destroyed.
     - `sessions`: the logs that use the store now.
     """
@@ -46,6 +50,9 @@ class KeyStoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     months: int
     size_bytes: int
     unfinished_erasures: tuple[str, ...]
+    rules: ErasureRules
+    waiting_erasures: int
+    backed_up_at: datetime | None
     holds: tuple[tuple[str, str], ...]
     sessions: tuple[str, ...]
 
@@ -86,6 +93,9 @@ def key_store_status(path: str | os.PathLike[str]) -> KeyStoreStatus:
                 months=len(directory.months()),
                 size_bytes=size_bytes,
                 unfinished_erasures=tuple(row.erasure_id for row in main.erasures() if not row.ended),
+                rules=view.rules,
+                waiting_erasures=main.waiting_requests(),
+                backed_up_at=main.backed_up_at(),
                 holds=tuple((hold.log_id, hold.hold_id) for hold in main.holds()),
                 sessions=tuple(sessions),
             )

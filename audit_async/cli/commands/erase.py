@@ -22,19 +22,17 @@ from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage
 from audit_async._trail.log_files import Log
 from audit_async.cli.arguments import Json
+from audit_async.cli.erasure_steps import StepOptions, in_free_log, show_waiting, take_step
 from audit_async.cli.key_options import KeyOptions, SubjectOptions
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import ReadableLogs
 from audit_async.cli.run import ExitStatus, Refused, perform
 from audit_async.cli.terminal import Cell, Output, count_of
-from audit_async.cli.writing import OWN_SERVICE, base_directory, config_for, require_owner
-from audit_async.config import AuditConfig, Local
-from audit_async.errors import LogLocked
-from audit_async.logger import AuditLogger
+from audit_async.cli.writing import base_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from audit_async._writer.erasure_report import ErasureReport
+    from audit_async.logger import AuditLogger
     from audit_async.privacy.subjects import Subject
 
 __all__ = ["ErasureDone", "ErasurePreview", "register"]
@@ -70,7 +68,8 @@ def register(app: typer.Typer) -> None:
     app.command(
         "erase",
         epilog="Example: audit-async erase ./audit --subject alice --reason 'request 4711' --by 'R. Roe' "
-        "--key-store /var/lib/audit-keys --master-key file:/etc/audit/master.key",
+        "--key-store /var/lib/audit-keys --master-key file:/etc/audit/master.key. If it has to wait: the same with "
+        "--request; then audit-async erase ./audit --waiting, and --approve ID --subject alice --by 'L. Law'",
         short_help="Erase a person: destroy the keys that the person's data is sealed under.",
     )(erase)
 
@@ -79,7 +78,17 @@ def register(app: typer.Typer) -> None:
 def erase(
     logs: ReadableLogs,
     *,
-    subject: SubjectOptions,
+    subject: Annotated[
+        str,
+        typer.Option("--subject", metavar="ID", help="The person's id, as events have it; as a user by default."),
+    ] = "",
+    kind: Annotated[
+        str, typer.Option("--kind", metavar="KIND", help="Which ids it is one of: user, customer, or your own.")
+    ] = "user",
+    tenant: Annotated[
+        str, typer.Option("--tenant", metavar="NAME", help="The tenant whose ids these are, if ids differ by tenant.")
+    ] = "",
+    steps: StepOptions,
     reason: Reason = None,
     by: By = None,
     approved_by: Annotated[
@@ -98,17 +107,31 @@ def erase(
     they drop the keys within a second. What names the person in the clear is not reached: records of before the log
     sealed, and files that were exported unsealed; --dry-run counts both.
 
+    If the rules of the key store want an erasure to wait, or a second person, this is refused, with --force as well:
+    --request asks for it, --approve and --cancel take the name in --by, --waiting shows what there is. A service that
+    runs executes what is due, and so does --due.
+
     Exit status 3 if a process did not confirm in time that it has dropped the keys.
     """
-    person = subject.chosen()
+    step = "dry-run" if dry_run and steps.chosen() is None else steps.chosen()
+    if dry_run and step != "dry-run":
+        raise typer.BadParameter(f"--dry-run changes nothing, and --{step} is another step; give one")
+    needs_person = step in {None, "dry-run", "request", "approve"}
+    person = SubjectOptions(subject=subject, kind=kind, tenant=tenant).chosen() if needs_person else None
     if keys.key_store is None:
         raise typer.BadParameter("--key-store is missing: erasing a person is destroying keys in it")
-    if not dry_run and not (reason and reason.strip() and by and by.strip()):
-        raise typer.BadParameter("--reason and --by are missing or empty: they are what an auditor will read")
+    _require_why(step, by=by, reason=reason)
+    if steps.chosen() is not None and (force or approved_by is not None):
+        raise typer.BadParameter(f"--{step} goes with neither --force nor --approved-by")
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
         found = await anyio.to_thread.run_sync(logs.reader().logs)
+        if step == "waiting":
+            return await anyio.to_thread.run_sync(show_waiting, output, found, keys)
+        if steps.chosen() is not None:
+            return await take_step(output, found, keys, steps, person=person, by=by or "", reason=reason or "")
+        assert person is not None  # noqa: S101 - asked for above
         if dry_run:
             preview = await anyio.to_thread.run_sync(lambda: _preview(found, person, keys))
             _show_preview(output, preview)
@@ -126,6 +149,14 @@ def erase(
     perform(output, run)
 
 
+def _require_why(step: str | None, *, by: str | None, reason: str | None) -> None:
+    """Raise `typer.BadParameter` if a step lacks the name or the reason that its record has."""
+    if step in {None, "request", "approve", "cancel"} and not (by and by.strip()):
+        raise typer.BadParameter("--by is missing or empty: it is what an auditor will read")
+    if step in {None, "request", "cancel"} and not (reason and reason.strip()):
+        raise typer.BadParameter("--reason is missing or empty: it is what an auditor will read")
+
+
 async def _erase(
     logs: list[Log],
     person: Subject,
@@ -136,42 +167,27 @@ async def _erase(
     approved_by: str | None,
     force: bool,
 ) -> ErasureDone:
-    unsealed = await anyio.to_thread.run_sync(lambda: [log.name for log in logs if not seals(log)])
-    for config, name in _configurations(logs, keys):
-        try:
-            async with AuditLogger(config) as audit:
-                report = await audit.erase_subject(
-                    person.id,
-                    kind=person.kind,
-                    tenant=person.tenant or None,
-                    reason=reason,
-                    requested_by=by,
-                    approved_by=approved_by,
-                    force=force,
-                )
-        except LogLocked:
-            continue  # a service writes it; the erasure reaches it all the same
-        return ErasureDone(
-            erasure_id=report.erasure_id,
-            keys=report.keys,
-            waiting_for=report.waiting_for,
-            recorded_in=name,
-            unsealed_logs=unsealed,
-            partly_sealed_logs=report.partly_sealed_logs,
+    async def erase_now(audit: AuditLogger) -> ErasureReport:
+        return await audit.erase_subject(
+            person.id,
+            kind=person.kind,
+            tenant=person.tenant or None,
+            reason=reason,
+            requested_by=by,
+            approved_by=approved_by,
+            force=force,
         )
-    raise AssertionError  # the command line's own log takes a free slot
 
-
-def _configurations(logs: list[Log], keys: KeyOptions) -> Iterator[tuple[AuditConfig, str]]:
-    """Yield the logs that may record the erasure, each with its name: those that seal, then the command line's own."""
-    privacy = keys.privacy()
-    for log in logs:
-        if log.service_id != OWN_SERVICE and seals(log):
-            require_owner(log.directory)
-            yield msgspec.structs.replace(config_for(log), privacy=privacy), log.name
-    base_dir = base_directory(logs[0])
-    require_owner(base_dir)
-    yield AuditConfig(mode=Local(base_dir), service_id=OWN_SERVICE, privacy=privacy), OWN_SERVICE
+    unsealed = await anyio.to_thread.run_sync(lambda: [log.name for log in logs if not seals(log)])
+    report, name = await in_free_log(logs, keys, erase_now)
+    return ErasureDone(
+        erasure_id=report.erasure_id,
+        keys=report.keys,
+        waiting_for=report.waiting_for,
+        recorded_in=name,
+        unsealed_logs=unsealed,
+        partly_sealed_logs=report.partly_sealed_logs,
+    )
 
 
 def _held(logs: list[Log]) -> list[str]:

@@ -13,6 +13,7 @@ from anyio import to_thread
 from audit_async._query.key_check import KeyCheck, check_keys
 from audit_async.cli.arguments import Json
 from audit_async.cli.key_options import KeyOptions
+from audit_async.cli.keystore_rules import Store, rules, rules_text
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import ReadableLogs
 from audit_async.cli.run import ExitStatus, perform
@@ -32,12 +33,6 @@ __all__ = ["register"]
 
 _SOURCES = "file:PATH, env:NAME, credential:NAME, each also after passphrase:"
 
-Store = Annotated[
-    Path,
-    typer.Argument(
-        metavar="STORE", envvar="AUDIT_KEY_STORE", show_default=False, readable=False, help="The key store's directory."
-    ),
-]
 MasterKeyOption = Annotated[
     str,
     typer.Option(
@@ -105,6 +100,12 @@ def register(app: typer.Typer) -> None:
         "--new-master-key file:new.key --make-key",
         short_help="Put a key store under another master key.",
     )(rotate_master)
+    group.command(
+        "rules",
+        epilog="Example: audit-async keystore rules /var/lib/orders-keys --master-key file:/etc/orders/master.key "
+        "--trail ./audit --delay P7D --two-person --by 'B. Board' --reason 'policy 7'",
+        short_help="Show or change what erasures have to wait for.",
+    )(rules)
     group.command(
         "backup",
         epilog="Example: audit-async keystore backup /var/lib/orders-keys /mnt/other-place/orders-keys",
@@ -379,6 +380,9 @@ def _show(output: Output, shown: Shown) -> None:
         ("forgotten", f"before {found.forgotten_before}" if found.forgotten_before else "nothing"),
         ("files", f"{count_of(found.months, 'month')}, {byte_size(found.size_bytes)}"),
         ("erasures", f"{found.epoch:,} begun, {len(found.unfinished_erasures):,} of them not ended"),
+        ("rules", f"erasures {rules_text(found.rules)}"),
+        ("requests", f"{count_of(found.waiting_erasures, 'erasure')} waiting; see erase --waiting"),
+        ("backup", f"{found.backed_up_at:%Y-%m-%d %H:%M} UTC" if found.backed_up_at else "never by keystore backup"),
         ("holds", ", ".join(f"{hold} of log {log}" for log, hold in found.holds) or "none"),
         ("in use by", ", ".join(found.sessions) or "no log"),
         ("ids", f"normalised: {found.normalize}"),

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from audit_async._query.audit_query import AuditQuery
+from audit_async._query.recorded_members import read_said
+from audit_async._query.search import Search
+from audit_async._query.segment_scan import Damage
 from audit_async._trail.log_files import Log
 from audit_async._writer.chain_erasures import own_events, stated_erasures
 from audit_async.cli.diagnosis.outcomes import Check, attempt, fail, ok, warn
@@ -20,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["examine"]
 
 _SUBJECT: Final = "key store"
+#: Incidents are often noticed only after weeks.
+_INCIDENT_DAYS: Final = 30
+_OLD_BACKUP_DAYS: Final = 7
 
 
 def examine(logs: list[Log], path: str | os.PathLike[str], master_key: MasterKeySource | None) -> list[Check]:
@@ -47,6 +56,7 @@ def examine(logs: list[Log], path: str | os.PathLike[str], master_key: MasterKey
     checks = attempt(_SUBJECT, "place", place)
     for status in found:
         checks += _state(status)
+        checks += attempt(_SUBJECT, "recent erasures", lambda: _recent(logs))
         for log in logs:
             checks += attempt(log.name, "key store", lambda of=log, by=status: _compare(of, by))  # type: ignore[misc]
         if master_key is not None:
@@ -67,6 +77,10 @@ def _state(status: KeyStoreStatus) -> Iterator[Check]:
         yield warn(_SUBJECT, "erasures", text)
     else:
         yield ok(_SUBJECT, "erasures", f"{status.epoch:,} begun, and all of them ended")
+    if status.waiting_erasures:
+        text = f"{count_of(status.waiting_erasures, 'erasure')} waiting; see who is to be erased: erase --waiting"
+        yield warn(_SUBJECT, "requests", text)
+    yield _backup(status.backed_up_at)
     if status.holds:
         yield ok(_SUBJECT, "holds", f"{count_of(len(status.holds), 'legal hold')} in force: no key is destroyed")
     if status.has_escrow:
@@ -74,6 +88,37 @@ def _state(status: KeyStoreStatus) -> Iterator[Check]:
     else:
         text = "without one: if the master key is lost, everybody is erased; keep copies of the master key"
         yield warn(_SUBJECT, "escrow", text)
+
+
+def _backup(backed_up_at: datetime | None) -> Check:
+    if backed_up_at is None:
+        return warn(_SUBJECT, "backup", "no copy was made by keystore backup: a store that is lost erases everybody")
+    days = max((datetime.now(UTC) - backed_up_at).days, 0)
+    text = f"the newest copy by keystore backup is {count_of(days, 'day')} old"
+    if days > _OLD_BACKUP_DAYS:
+        return warn(_SUBJECT, "backup", f"{text}: what was sealed since is lost with the store")
+    return ok(_SUBJECT, "backup", text)
+
+
+def _recent(logs: list[Log]) -> Iterator[Check]:
+    """Report the erasures since the time in which an incident is noticed: somebody may have erased his traces."""
+    since = datetime.now(UTC) - timedelta(days=_INCIDENT_DAYS)
+    started = AuditQuery(event_types=("audit.erasure_started",), start=since)
+    erasures: set[str] = set()
+    damage = Damage(skip=True)
+    with closing(Search(logs, started, damage).run()) as search:
+        for record in search:
+            if record is not None:
+                erasures.add(str(read_said(record.line).event.get("erasure_id")))
+    unread = "; a part of the trail could not be read" if damage.skipped or damage.not_searched is not None else ""
+    if erasures:
+        text = (
+            f"{count_of(len(erasures), 'erasure')} in the last {_INCIDENT_DAYS} days{unread}; who asked, and why: "
+            "query --type audit.erasure_started with the key store"
+        )
+        yield warn(_SUBJECT, "recent erasures", text)
+    else:
+        yield ok(_SUBJECT, "recent erasures", f"none in the last {_INCIDENT_DAYS} days{unread}")
 
 
 def _compare(log: Log, status: KeyStoreStatus) -> Iterator[Check]:
