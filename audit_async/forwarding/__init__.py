@@ -10,6 +10,9 @@ Everything that applications need is imported from this package; its modules are
 | --- | --- |
 | `identities` | which log of which host and tenant |
 | `batches` | consecutive records as raw lines |
+| `shipping` | one log on its way to an engine |
+| `forwarder` | all logs of a base directory |
+| `sinks` | the engine that a URL names |
 | `log_tail` | a log's acknowledged records, as raw lines |
 | `sink`, `sink_errors` | what an engine can do, and how it fails |
 | `directory_sink` | a directory as a sink, such as a removable medium |
@@ -45,8 +48,10 @@ from audit_async.forwarding.confirmations import (
 )
 from audit_async.forwarding.directory_sink import DirectorySink
 from audit_async.forwarding.engine_admin import CheckedSetting, Engine, Granted, Limits, Trimmed, open_engine
+from audit_async.forwarding.forwarder import Forwarder
 from audit_async.forwarding.identities import LogIdentity
 from audit_async.forwarding.log_tail import LogDiffers, RecordsUnreadable, durable_tail
+from audit_async.forwarding.shipping import ShippingFinding, ShippingState, ShippingStatus
 from audit_async.forwarding.sink import Sink
 from audit_async.forwarding.sink_errors import (
     HeadMoved,
@@ -56,6 +61,7 @@ from audit_async.forwarding.sink_errors import (
     SinkRefused,
     SinkUnavailable,
 )
+from audit_async.forwarding.sinks import open_sink
 
 if TYPE_CHECKING:
     from audit_async.forwarding.nats_sink import NatsSink
@@ -70,6 +76,7 @@ __all__ = [
     "ConfirmationInvalid",
     "DirectorySink",
     "Engine",
+    "Forwarder",
     "Granted",
     "Head",
     "HeadMoved",
@@ -80,6 +87,9 @@ __all__ = [
     "PostgresSink",
     "RecordTooLarge",
     "RecordsUnreadable",
+    "ShippingFinding",
+    "ShippingState",
+    "ShippingStatus",
     "Sink",
     "SinkError",
     "SinkFull",
@@ -91,6 +101,7 @@ __all__ = [
     "check_confirmations",
     "durable_tail",
     "open_engine",
+    "open_sink",
 ]
 
 # Imported when they are first asked for, since they need extras.

@@ -121,7 +121,7 @@ class LogTail:
 
     def __init__(self, directory: Path, *, max_batch_bytes: int = MAX_BATCH_BYTES) -> None:
         self.log: Final = _log_at(directory)
-        self._max_bytes: Final = max_batch_bytes
+        self.max_batch_bytes = max_batch_bytes
         self._at = START
         self._acknowledged = -1  # the last seq that is known to be acknowledged
         self._manifest_stamp: tuple[int, int, int] | None = None
@@ -137,6 +137,11 @@ class LogTail:
     def at(self) -> Head | None:
         """The last record that `read` has returned, or that `seek` was given."""
         return None if self._at.seq < 0 else Head(seq=self._at.seq, hash=self._at.hash.decode())
+
+    @property
+    def known_seq(self) -> int:
+        """Up to which record the log was acknowledged when that was last looked at; -1 for none."""
+        return max(self._acknowledged, self._at.seq)
 
     def acknowledged_seq(self) -> int:
         """Return up to which record the log is known to be acknowledged by now; -1 for none.
@@ -183,7 +188,7 @@ class LogTail:
             raise LogDiffers(
                 "fork",
                 f"{self.log.directory}: record {after.seq} has the hash {found[:16]}..., not {after.hash[:16]}...: the "
-                "log was rewritten, or is another one",
+                "log was rewritten, or continued from an older or cloned copy, or is another one",
             )
         self._at = ChainHead(after.seq, after.hash.encode())
 
@@ -277,7 +282,7 @@ class LogTail:
 
     def _next_lines(self, most: int, *, max_bytes: int | None = None) -> bytes:
         """Return whole lines, at least one if there is one, up to `most` and about `max_bytes`."""
-        max_bytes = max_bytes or self._max_bytes
+        max_bytes = max_bytes or self.max_batch_bytes
         data = self._unused
         end = data.rfind(b"\n", 0, max_bytes) + 1
         while len(data) < max_bytes or not end:
@@ -310,12 +315,14 @@ class LogTail:
         return more
 
     def _check(self, lines: bytes) -> Batch | str:
-        """Return the lines as a batch; the reason if they are not the records that are due."""
-        before = self._at
-        last = before
+        """Return the lines up to one that is not the record that is due as a batch; the reason if that is the first."""
+        before = last = self._at
         for checked in ChainChecker(before).check_lines(lines):
             if isinstance(checked, Bad):
-                return checked.reason
+                if last == before:
+                    return checked.reason
+                lines, self._unused = lines[: checked.offset], lines[checked.offset :] + self._unused
+                break
             last = ChainHead(checked.records[-1].seq, checked.records[-1].hash.encode())
         return Batch(
             first_seq=before.seq + 1,
@@ -337,8 +344,8 @@ class LogTail:
     def _cut(self, seq: int) -> LogDiffers:
         return LogDiffers(
             "cut",
-            f"{self.log.directory}: the log ends before record {seq}, which was durable: it was cut, rolled back to an "
-            "older copy, or its disk lost what it had confirmed",
+            f"{self.log.directory}: the log ends before record {seq}, which was durable: it was cut, set back to an "
+            "older copy or continued in a cloned one, or its disk lost what it had confirmed",
         )
 
 

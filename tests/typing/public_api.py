@@ -57,16 +57,19 @@ from audit_async.forwarding import (
     CheckedSetting,
     Confirmation,
     DirectorySink,
+    Forwarder,
     Head,
     HeadMoved,
     Limits,
     LogIdentity,
     NatsSink,
     PostgresSink,
+    ShippingStatus,
     Sink,
     check_confirmations,
     durable_tail,
     open_engine,
+    open_sink,
 )
 from audit_async.integrations.agent_tools import AuditedTools
 from audit_async.integrations.fastapi import Audit, AuditMiddleware, Policy, Rule, audit_lifespan, get_audit
@@ -271,6 +274,11 @@ def evidence(policy: tlog.Policy) -> list[object]:
 
 async def forwarding(sink: Sink, log: LogIdentity, batch: Batch) -> None:
     """An engine outside of the host: appended to on condition of its head, read, prepared by its administrator."""
+    forwarder = Forwarder(
+        "audit", open_sink("file:///media/audit", tenant="acme"), tenant="acme", host="web-1", service="orders",
+        instance="00", collector_keys=["collector+id+key"], on_finding=lambda finding: None,
+    )  # fmt: skip
+    assert_type(await forwarder.run_once(), list[ShippingStatus])
     async for shipped in durable_tail("audit/orders/00", batch.head, follow=False, max_batch_bytes=1000):
         assert_type(shipped, Batch)
     sink = PostgresSink("postgres:///audit", tenant=log.tenant, timeout_s=10)
