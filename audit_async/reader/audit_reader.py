@@ -36,6 +36,7 @@ from audit_async.reader.answering import Access, OnDamage, Question
 from audit_async.reader.index_runs import compare_indexes, index_logs
 from audit_async.reader.record_streams import new_records, wanted_batches, wanted_records
 from audit_async.reader.trail_verification import Wanted, verify_logs
+from audit_async.reader.unfinished_transactions import require_no_types, unfinished_intents
 from audit_async.status import Position
 
 if TYPE_CHECKING:
@@ -220,6 +221,46 @@ class AuditReader:
         """
         question = self._question(query, audit, accessed_by, on_damage, on_undecided)
         return wanted_records(question, use_index=use_index)
+
+    def unfinished(
+        self,
+        query: AuditQuery = AuditQuery(),  # noqa: B008
+        *,
+        audit: AuditLogger | None = None,
+        accessed_by: str | None = None,
+        use_index: bool = True,
+        on_damage: OnDamage = "raise",
+        on_undecided: Callable[[int], None] | None = None,
+    ) -> AsyncGenerator[Record, None]:
+        """Yield each `transaction.intended` without an outcome: a crash cut it off, or it is under way now.
+
+        One whose outcome is `unknown` counts as unfinished. All logs of this reader are looked at, since another
+        process may have recorded the outcome. It takes two readings of them, and memory for what is unfinished and
+        what was under way at one time. `audit_async.integrations.sqlalchemy.resolve_unfinished` asks the database.
+
+        Args:
+            query: Which of them are wanted, by anything but types; all of them by default.
+            audit: As for `query`.
+            accessed_by: As for `query`.
+            use_index: As for `query`.
+            on_damage: As for `query`.
+            on_undecided: As for `query`.
+
+        Raises:
+            InvalidQuery: The query asks for types of events; or as for `query`.
+            TrailUnreadable: As for `query`.
+            LogCorrupted: As for `query`.
+        """
+        require_no_types(query)
+
+        def ask(asked: AuditQuery) -> AsyncGenerator[Record, None]:
+            question = self._question(asked, audit, accessed_by, on_damage, on_undecided)
+            return wanted_records(question, use_index=use_index)
+
+        def ask_all(asked: AuditQuery) -> AsyncGenerator[Record, None]:
+            return wanted_records(self._question(asked, None, None, on_damage), use_index=use_index)
+
+        return unfinished_intents(query, ask_all=ask_all, ask=ask)
 
     def about(
         self,

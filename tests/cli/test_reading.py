@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -24,6 +25,7 @@ from tests.chain.test_chain import resealed
 from tests.cli.commands import COMMAND, OWN_SEQUENCES, Audit, environment, run_on_terminal
 from tests.cli.made_trails import erasure, failure, make_trail
 from tests.cli.running_service import running_service
+from tests.query.test_unfinished import leave as leave_transactions
 from tests.store.chained import Chain
 from tests.trail.written import WrittenLog
 
@@ -518,3 +520,18 @@ def test_export_of_evidence(chain: Chain, tmp_path: Path, audit: Audit) -> None:
     assert audit("export", tmp_path / "t", tmp_path / "e.zip", "--actor", "eve").status == 0
     with zipfile.ZipFile(tmp_path / "e.zip") as bundle:
         assert bundle.read("orders/00/records.ndjson").count(b"\n") == 10
+
+
+def test_unfinished_transactions_are_listed(tmp_path: Path, audit: Audit) -> None:
+    """`query --unfinished`, for a person and for a program; what means nothing with it is refused."""
+    asyncio.run(leave_transactions(tmp_path))
+    rows = audit("query", tmp_path, "--unfinished", "--json").rows
+    assert [int(row["event"]["transaction_id"], 16) for row in rows] == [3, 4]
+    assert [row["event"]["actor"]["user_id"] for row in audit("query", tmp_path, "--unfinished", "--json").rows] == [
+        "alice", "bob"
+    ]  # fmt: skip
+    assert "2 records" in audit("query", tmp_path, "--unfinished").err
+    for options in (["--type", "auth.failure"], ["--count"]):
+        refused = audit("query", tmp_path, "--unfinished", *options)
+        assert refused.status == 2
+        assert "--unfinished" in refused.err

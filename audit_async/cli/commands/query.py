@@ -16,7 +16,7 @@ from audit_async.cli.place import ReadableLogs
 from audit_async.cli.record_view import OnDamageChoice, RecordLines, RecordView
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Output, count_of
-from audit_async.reader import AuditReader
+from audit_async.reader import AuditQuery, AuditReader
 
 __all__ = ["register"]
 
@@ -39,6 +39,7 @@ def query(
     count: Annotated[
         bool, typer.Option("--count", help="Only say how many there are, of each log and in all.")
     ] = False,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Only intents without a known outcome.")] = False,
     no_index: Annotated[bool, typer.Option("--no-index", help="Read all records, without their index.")] = False,
     damage: OnDamageChoice,
     keys: KeyOptions,
@@ -54,8 +55,7 @@ def query(
     wanted = filters.query()
     output = Output(as_json=as_json)
     undecided: list[int] = []
-    if count and (view.columns is not None or view.wide):
-        raise typer.BadParameter("--count shows no records, so --columns and --wide mean nothing with it")
+    _check_together(wanted, view, count=count, unfinished=unfinished)
 
     async def run() -> ExitStatus:
         with keys.opened(logs.directory) as key_store:
@@ -68,7 +68,7 @@ def query(
         lines = await RecordLines.of(reader, output, view)
         async with access.recording(reader, keys) as audit:
             await check_types(reader, wanted, output)
-            records = reader.query(
+            records = (reader.unfinished if unfinished else reader.query)(
                 wanted,
                 audit=audit,
                 accessed_by=access.as_name,
@@ -95,6 +95,14 @@ def query(
         _write_counts(output, counted)
 
     perform(output, run)
+
+
+def _check_together(wanted: AuditQuery, view: RecordView, *, count: bool, unfinished: bool) -> None:
+    """Raise `BadParameter` if one option makes another one meaningless."""
+    if count and (view.columns is not None or view.wide):
+        raise typer.BadParameter("--count shows no records, so --columns and --wide mean nothing with it")
+    if unfinished and (count or wanted.event_types):
+        raise typer.BadParameter("--unfinished lists records of one type, so --type and --count mean nothing with it")
 
 
 def _write_counts(output: Output, counted: dict[str, int]) -> None:
