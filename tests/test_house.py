@@ -61,6 +61,7 @@ PUBLIC = (
     "audit_async.integrations.mcp",
     "audit_async.integrations.opentelemetry",
     "audit_async.integrations.prometheus",
+    "audit_async.integrations.sqlalchemy",
     "audit_async.integrations.starlette",
     "audit_async.integrations.structlog",
     "audit_async.logger",

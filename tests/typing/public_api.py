@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Annotated, ClassVar, assert_type
 
 from fastapi import Depends, FastAPI
+from sqlalchemy import Engine, MetaData
+from sqlalchemy.orm import Session, sessionmaker
 
 import audit_async
 from audit_async import (
@@ -79,6 +81,7 @@ from audit_async.integrations.loguru import AuditSink
 from audit_async.integrations.mcp import AuditedCalls
 from audit_async.integrations.opentelemetry import AuditMeters
 from audit_async.integrations.prometheus import AuditCollector
+from audit_async.integrations.sqlalchemy import SessionAudit, audit_session, marker_table, resolve_unfinished
 from audit_async.integrations.structlog import AuditProcessor
 from audit_async.privacy import (
     Destroyed,
@@ -247,6 +250,17 @@ def serve(audit: AuditLogger) -> FastAPI:
     AuditCollector(audit)
     with AuditMeters(audit):
         return app
+
+
+async def sqlalchemy_sessions(sessions: sessionmaker[Session], engine: Engine, audit: AuditLogger) -> None:
+    """Sessions that record what they change, and what a crash left."""
+    marker = marker_table(MetaData())
+    assert_type(audit_session(sessions, [], relation="intent", marker=marker), SessionAudit)
+    audit_session(sessions, [], audit=lambda: audit, relation="before")  # type: ignore[arg-type]
+    audit_session(engine, [])  # type: ignore[arg-type]
+    assert_type((await resolve_unfinished(AuditReader("./audit"), audit, engine, marker=marker)).committed, list[str])
+    async for record in AuditReader("./audit").unfinished():
+        assert_type(record, Record)
 
 
 def key_store(kms: ExternalMasterKey) -> KeyStore:
