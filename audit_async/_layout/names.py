@@ -14,6 +14,10 @@ MANIFEST_FILE: Final = "manifest.json"
 HOLD_FILE: Final = "hold.json"
 #: What collectors have confirmed of the log, as the forwarder has verified it; a cache, renewed by it.
 CONFIRMED_FILE: Final = "confirmed.json"
+#: In a log's directory at a collector: whose log it is. Nothing but the collector writes records there.
+COLLECTED_FILE: Final = "collected.json"
+#: In the root of a collector: below it are <tenant>/<host>/<service>/<instance>.<log_id>/.
+COLLECTOR_FILE: Final = "collector.json"
 #: Locked, shared, by a backup that is being taken; retention waits for it.
 BACKUP_LOCK: Final = "backup.lock"
 TORN: Final = "torn"
@@ -34,6 +38,8 @@ UNFINISHED: Final = ".unfinished"
 
 _SEGMENT: Final = re.compile(r"([0-9]{12,18})-([0-9]{4}-[0-9]{2}-[0-9]{2})\.audit", re.ASCII)
 CONFIGURABLE_NAME: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+#: A directory at a collector: a name in which every other byte is escaped, or two of them with a dot between.
+COLLECTED_NAME: Final = re.compile(r"[A-Za-z0-9_%-]+(\.[A-Za-z0-9_%-]+)?", re.ASCII)
 
 
 def archived_segment(name: str) -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,16 +31,27 @@ class LogDirectory:
     """An open log directory. Owned by the disk thread."""
 
     def __init__(
-        self, base_dir: Path, service_id: str, instance: str, *, access: Access = PRIVATE, allow_insecure_dir: bool
+        self,
+        base_dir: Path,
+        service_id: str,
+        instance: str,
+        *,
+        access: Access = PRIVATE,
+        allow_insecure_dir: bool,
+        names: re.Pattern[str] = CONFIGURABLE_NAME,
+        is_made: bool = False,
     ) -> None:
         """Open `<base_dir>/<service_id>/<instance>`, and make what of it is missing.
 
         On return the directory's own name, and each above it up to `base_dir`, is on stable storage. Raises
         `ConfigError` for a name that is none, a directory that other users can write to (unless
         `allow_insecure_dir`), and a symbolic link below `base_dir`; `OSError` if the system refuses.
+
+        `names` are what the two names may be. With `is_made` this process has opened the directory before, so its
+        names are durable already, and nothing is synced.
         """
         for field, name in (("service_id", service_id), ("instance", instance)):
-            if not CONFIGURABLE_NAME.fullmatch(name):
+            if not names.fullmatch(name):
                 raise ConfigError(field, f"{name!a} can't name a directory; use letters, digits, '.', '_', '-'")
         self.base_dir = Path(os.path.abspath(base_dir))
         self.service_id = service_id
@@ -47,10 +59,11 @@ class LogDirectory:
         self.path = self.base_dir / service_id / instance
         self.access = access
         self.allow_insecure_dir = allow_insecure_dir
-        self.fd = self._open()
+        self.fd = self._open(is_made=is_made)
 
-    def _open(self) -> int:
-        _make_base(self.base_dir, self.access)
+    def _open(self, *, is_made: bool = False) -> int:
+        if not is_made:
+            _make_base(self.base_dir, self.access)
         parent = disk.open_directory(str(self.base_dir), follow=True)
         try:
             self._refuse_insecure(parent, self.base_dir)
@@ -62,7 +75,8 @@ class LogDirectory:
                     self._open_up(child)
                     self._refuse_insecure(child, at)
                     # Also if the directory was there: the process that made it may have died before this call.
-                    disk.sync_directory(parent)
+                    if not is_made:
+                        disk.sync_directory(parent)
                 except BaseException:
                     disk.close(child)
                     raise

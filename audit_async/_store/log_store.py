@@ -16,7 +16,7 @@ from audit_async._layout.access_modes import PRIVATE, Access
 from audit_async._layout.hold_file import Hold
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment
-from audit_async._layout.names import SegmentName
+from audit_async._layout.names import COLLECTED_FILE, SegmentName
 from audit_async._store import archiving, removal
 from audit_async._store.active_segment import Segment
 from audit_async._store.archiving import Archive
@@ -146,6 +146,12 @@ class LogStore:
             base_dir, service_id, instance, access=access, allow_insecure_dir=allow_insecure_dir
         )
         try:
+            if COLLECTED_FILE in directory.names():
+                raise ConfigError(
+                    "mode.base_dir",
+                    f"{directory.path} is a collector's copy of another host's log, and a record that were written "
+                    "here would not be in that log; a service needs a base directory of its own",
+                )
             identity = directory.identify(may_create=not any(map(SegmentName.parse, directory.names())))
             found = survey(directory, identity.log_id)
             torn = repair(directory, found)

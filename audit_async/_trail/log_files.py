@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 
@@ -23,9 +25,17 @@ from audit_async._chain import FORMAT_VERSION
 from audit_async._layout import crash_traces, regular_files
 from audit_async._layout.age_files import ArchiveEncrypted, Identities
 from audit_async._layout.archive_reading import open_segment_for_reading
+from audit_async._layout.collected_file import Collected, read_collected
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment, read_manifest
-from audit_async._layout.names import CONFIGURABLE_NAME, LOG_FILE, MANIFEST_FILE, SegmentName
+from audit_async._layout.names import (
+    COLLECTED_NAME,
+    COLLECTOR_FILE,
+    CONFIGURABLE_NAME,
+    LOG_FILE,
+    MANIFEST_FILE,
+    SegmentName,
+)
 from audit_async._layout.regular_files import NO_DESCRIPTORS, read_bounded
 from audit_async.errors import AuditError, LogCorrupted
 
@@ -60,13 +70,21 @@ class Log:
     instance: str  #: the directory's name
     log_id: str  #: of log.json; empty if that file is missing or not what the library writes
     format_version: int | None = None  #: of log.json; None if that file does not say it
+    #: At a collector: whose log it is. None for a host's own log.
+    collected: Collected | None = None
+    #: At a collector: what of tenant and host has to be said for the log's name to be its own alone.
+    place: str = ""
     #: What its encrypted archives are opened with; None if nothing was given.
     identities: Identities | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
-        """What the log is called in reports and queries: `orders/00`."""
-        return f"{self.service_id}/{self.instance}"
+        """What the log is called in reports and queries: `orders/00`, at a collector `web-1/orders/00.<log_id>`."""
+        return f"{self.place}{self.service_id}/{self.instance}"
+
+    def is_instance(self, instance: str) -> bool:
+        """Return whether the log is of this slot of its service."""
+        return instance in {self.instance, self.collected.instance if self.collected is not None else ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +131,19 @@ class Lines(NamedTuple):
     is_cut: bool = False  #: `data` ends inside a line that is too long
 
 
-def find_logs(base_dir: Path, *, service: str | None = None, instance: str | None = None) -> list[Log]:
+def find_logs(
+    base_dir: Path, *, service: str | None = None, instance: str | None = None, host: str | None = None
+) -> list[Log]:
     """Return the logs at `base_dir`, sorted by name; only those of `service` and `instance` if these are given.
 
     Args:
-        base_dir: A base directory, the directory of a service, or that of one log. It may be a symbolic link; none
-            below it is followed. A directory is a log's if log.json, manifest.json or a segment is in it, so that
-            removing one of these hides no log.
+        base_dir: A base directory, the directory of a service, or that of one log; or the root of a collector, the
+            directory of a tenant in it, or that of a host. It may be a symbolic link; none below it is followed. A
+            directory is a log's if log.json, manifest.json or a segment is in it, so that removing one of these hides
+            no log.
         service: Leaves out the logs of other services.
         instance: Leaves out other instances.
+        host: At a collector: leaves out the logs of other hosts.
 
     Raises:
         TrailUnreadable: There is no such log, or a directory can't be read.
@@ -130,19 +152,21 @@ def find_logs(base_dir: Path, *, service: str | None = None, instance: str | Non
     found = [
         log
         for log in _logs_at(base_dir, service)
-        if (service is None or log.service_id == service) and (instance is None or log.instance == instance)
+        if (service is None or log.service_id == service)
+        and (instance is None or log.is_instance(instance))
+        and (host is None or (log.collected is not None and log.collected.host == host))
     ]
     if not found:
         wanted = "".join(
             f" of {what} {value!a}"
-            for what, value in (("service", service), ("instance", instance))
+            for what, value in (("service", service), ("instance", instance), ("host", host))
             if value is not None
         )
         raise TrailUnreadable(
             f"{base_dir} holds no log{wanted}: give the base directory that the service was configured with, or a "
             "log's own directory, the one with log.json in it"
         )
-    return sorted(found, key=lambda log: (log.service_id, log.instance))
+    return sorted(found, key=lambda log: (log.place, log.service_id, log.instance))
 
 
 def require_known_format(log: Log) -> None:
@@ -302,6 +326,11 @@ def _logs_at(base_dir: Path, service: str | None) -> Iterator[Log]:
 
     If only one service is asked for, directories that can't be its own need not be readable.
     """
+    depth = _depth_at_collector(base_dir)
+    if depth:
+        for tenants_or_hosts in _directories_below(base_dir, depth - 2):
+            yield from _collected_logs(tenants_or_hosts, base_dir)
+        return
     directories = _directories_in(base_dir)
     if directories is None:
         yield _log(base_dir)
@@ -321,7 +350,33 @@ def _logs_at(base_dir: Path, service: str | None) -> Iterator[Log]:
                 yield _log(grandchild, service_id=child.name)
 
 
-def _directories_in(directory: Path) -> list[Path] | None:
+def _depth_at_collector(base_dir: Path) -> int:
+    """Return how many levels below a directory the logs of a collector are: 4 for its root, 0 if it is of none."""
+    for depth, path in zip((4, 3, 2), (base_dir, *base_dir.parents), strict=False):
+        if (path / COLLECTOR_FILE).is_file():
+            return depth
+    return 0
+
+
+def _directories_below(directory: Path, levels: int) -> Iterator[Path]:
+    """Yield the directories so many levels below one, at a collector."""
+    if not levels:
+        yield directory
+        return
+    for child in _directories_in(directory, COLLECTED_NAME) or ():
+        yield from _directories_below(child, levels - 1)
+
+
+def _collected_logs(host: Path, base_dir: Path) -> Iterator[Log]:
+    """Yield the logs of one host at a collector; what tells them from those of others at `base_dir` is in the name."""
+    place = "".join(f"{unquote(part)}/" for part in host.relative_to(base_dir).parts)
+    for service in _directories_in(host, COLLECTED_NAME) or ():
+        for directory in _directories_in(service, COLLECTED_NAME) or ():
+            if _directories_in(directory, COLLECTED_NAME) is None:
+                yield replace(_log(directory, service_id=unquote(service.name)), place=place)
+
+
+def _directories_in(directory: Path, names: re.Pattern[str] = CONFIGURABLE_NAME) -> list[Path] | None:
     """Return the directories in one, links left out; None if it is itself the directory of a log."""
     try:
         with os.scandir(directory) as entries:
@@ -331,26 +386,25 @@ def _directories_in(directory: Path) -> list[Path] | None:
     if any(entry.name in {LOG_FILE, MANIFEST_FILE} or SegmentName.parse(entry.name) for entry in found):
         return None
     # What can be no service and no instance, such as lost+found, need not be readable either.
-    return [
-        Path(entry.path)
-        for entry in found
-        if CONFIGURABLE_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
-    ]
+    return [Path(entry.path) for entry in found if names.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
 
 
 def _log(directory: Path, *, service_id: str = "") -> Log:
+    collected = None
     try:
+        collected = read_collected(directory)
         identity = read_identity(directory)
     except (OSError, LogCorrupted) as error:
         if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
             raise unreadable(directory / LOG_FILE, error) from error
-        return Log(directory, service_id or directory.parent.name, directory.name, "")
+        return Log(directory, service_id or directory.parent.name, directory.name, "", collected=collected)
     return Log(
         directory,
         service_id or identity.service_id or directory.parent.name,
-        directory.name,
+        directory.name if collected is None else f"{collected.instance}.{collected.log_id}",
         identity.log_id,
         identity.format_version,
+        collected=collected,
     )
 
 

@@ -272,7 +272,8 @@ class _Judgement:
 
     def check_hold(self) -> None:
         """Compare hold.json with the chain, if its end was read: nothing after it can have lifted a hold."""
-        if self._is_end_read and not self._observed.unreadable:
+        # At a collector there is no hold.json: that file is the host's.
+        if self._is_end_read and not self._observed.unreadable and self._survey.log.collected is None:
             check_hold(self._survey.log.directory, self._holds, self._observed)
 
     def note_what_is_not_here(self) -> None:

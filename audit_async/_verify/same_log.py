@@ -31,6 +31,8 @@ class ComparedLog(NamedTuple):
     def is_misnamed(self) -> bool:
         """True if log.json names another instance than the directory; not known of a log that was copied elsewhere."""
         identity, directory = self.identity, self.log.directory
+        if self.log.collected is not None:  # the directory is named after the log_id as well
+            return identity is not None and identity.instance not in {"", self.log.collected.instance}
         if identity is None or not identity.instance or directory.parent.name != identity.service_id:
             return False
         return identity.instance != directory.name

@@ -16,6 +16,7 @@ Everything that applications need is imported from this package; its modules are
 | `log_tail` | a log's acknowledged records, as raw lines |
 | `sink`, `sink_errors` | what an engine can do, and how it fails |
 | `directory_sink` | a directory as a sink, such as a removable medium |
+| `collector`, `collector_root` | receiving logs into ordinary log directories |
 | `confirmations` | what a collector has of a log, signed |
 | `engine_admin` | preparing and checking an engine, and rights for hosts |
 | `postgres_sink` | PostgreSQL as a sink |
@@ -39,6 +40,8 @@ from typing import TYPE_CHECKING, Final
 
 from audit_async._first_use import Needed, imported_at_first_use
 from audit_async.forwarding.batches import Batch, Head
+from audit_async.forwarding.collector import Collector, Round, Shard
+from audit_async.forwarding.collector_root import CollectorRunning, Finding
 from audit_async.forwarding.confirmations import (
     Confirmation,
     ConfirmationExpired,
@@ -71,11 +74,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "CheckedSetting",
+    "Collector",
+    "CollectorRunning",
     "Confirmation",
     "ConfirmationExpired",
     "ConfirmationInvalid",
     "DirectorySink",
     "Engine",
+    "Finding",
     "Forwarder",
     "Granted",
     "Head",
@@ -87,6 +93,8 @@ __all__ = [
     "PostgresSink",
     "RecordTooLarge",
     "RecordsUnreadable",
+    "Round",
+    "Shard",
     "ShippingFinding",
     "ShippingState",
     "ShippingStatus",

@@ -42,6 +42,7 @@ __all__ = [
     "confirmed_at_least",
     "merged_confirmations",
     "sign_confirmation",
+    "without_collector",
 ]
 
 #: How long a confirmation holds; collectors renew theirs long before.
@@ -211,6 +212,11 @@ def merged_confirmations(stored: bytes | None, new: bytes) -> bytes:
             kept.append(note.encode())
             names |= others
     return b"".join(kept)
+
+
+def without_collector(stored: bytes, name: str) -> bytes:
+    """Return what an engine keeps next if a collector withdraws what it has confirmed: what it had from others."""
+    return b"".join(note.encode() for note in _notes(stored) if name not in {one.name for one in note.signatures})
 
 
 def _notes(data: bytes) -> list[Note]:

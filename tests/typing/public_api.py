@@ -57,8 +57,10 @@ from audit_async.evidence import ProvenLog, ProvenRecord, verify_evidence
 from audit_async.forwarding import (
     Batch,
     CheckedSetting,
+    Collector,
     Confirmation,
     DirectorySink,
+    Finding,
     Forwarder,
     Head,
     HeadMoved,
@@ -66,6 +68,7 @@ from audit_async.forwarding import (
     LogIdentity,
     NatsSink,
     PostgresSink,
+    Shard,
     ShippingStatus,
     Sink,
     check_confirmations,
@@ -306,6 +309,8 @@ async def forwarding(sink: Sink, log: LogIdentity, batch: Batch) -> None:
     assert_type(await sink.description(log), bytes | None)
     confirmed = check_confirmations(await sink.confirmation(log) or b"", ["a vkey"], log_id=log.log_id)
     assert_type(confirmed, tuple[Confirmation, ...])
+    async with Collector("/srv/audit", sink, tenant=log.tenant, copies=2, shard=Shard(1, 3)) as collector:
+        assert_type((await collector.collect()).findings, tuple[Finding, ...])
     try:
         await sink.append(log, batch, after=head, resume=await sink.confirmation(log))
     except HeadMoved as moved:
