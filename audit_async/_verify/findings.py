@@ -26,10 +26,11 @@ MOST_NOTES: Final = 100
 #: - `manifest`, `identity`: manifest.json or log.json is damaged, or not what the chain says and the records are of
 #: - `hold`: hold.json is missing, damaged or changed, though the chain records a legal hold
 #: - `head`: the chain does not hold the record of an expected head: its end was cut off, or it was rewritten
+#: - `key`: records are sealed under keys that the key store lacks, or it is older than the log, or another log's
 #: - `checkpoint`, `history`: a signed checkpoint does not hold, or the records are not those that were signed
 FindingKind = Literal[
     "record", "sequence", "link", "audit_id", "segment", "checksum", "manifest", "identity", "hold", "head",
-    "checkpoint", "history",
+    "checkpoint", "history", "key",
 ]  # fmt: skip
 
 #: - `unclean_end`: a session has no `audit.log_closed`
@@ -42,6 +43,7 @@ FindingKind = Literal[
 #: - `damaged`: the writer saw that a segment was changed or removed under it
 #: - `clock`: a record's timestamp is more than a second before that of the record before it
 #: - `encrypted`: records in encrypted archives, which were skipped as asked
+#: - `keys_not_looked_at`: records in archives that could not be read, whose keys may be missing
 #: - `deleted`: records that retention deleted; their hashes are in the manifest
 #: - `incomplete`: a manifest that is older than the segments, or a sealed segment without its checksum file, as in a
 #:   copy that was taken while the log was written; the next opening completes it
@@ -60,7 +62,7 @@ FindingKind = Literal[
 NoteKind = Literal[
     "unclean_end", "in_use", "dropped", "recovered", "torn_tail", "void_copies", "leftover", "damaged", "clock",
     "deleted", "incomplete", "rebuilt", "copy", "hold_unrecorded", "hold_lifted", "not_here", "head_not_covered",
-    "verified_before", "full_pass", "truncation_unseen", "signed", "not_signed", "encrypted",
+    "verified_before", "full_pass", "truncation_unseen", "signed", "not_signed", "encrypted", "keys_not_looked_at",
     "behind_checkpoint", "publication_behind", "log_absent", "more",
 ]  # fmt: skip
 
@@ -275,6 +277,24 @@ class Observation(Enum):
     )
     HISTORY_WENT_BACK = _finding(
         "history", "the checkpoint in record {seq} is for {size} records, and one before it for more"
+    )
+
+    # Keys of sealed members.
+    KEY_MISSING = _finding(
+        "key",
+        "[key missing] {keys} keys that {records} records are sealed under are not in the key store {store}, and were "
+        "not destroyed there: it is older than the log, or damaged; this is the first of these records",
+    )
+    KEY_STORE_OLDER = _finding(
+        "key",
+        "the log states {stated} erasures and requests, and the key store {store} knows {known}: it came back from a "
+        "backup, so persons who were erased are legible; start the service of this log, which destroys the keys again",
+    )
+    KEY_STORE_OTHER = _finding("key", "it seals with the key store {other}, and {store} is another one")
+    KEYS_NOT_LOOKED_AT = _note(
+        "keys_not_looked_at",
+        "{segments} segments could not be read, of which {name} is the first: the keys that their records need were "
+        "not looked up",
     )
 
     # What can't be read. `reason` is what the system says, and what to do.

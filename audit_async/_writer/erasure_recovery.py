@@ -19,14 +19,14 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from audit_async._trail.log_files import DAMAGED_ARCHIVE, Log, find_logs
-from audit_async._writer.chain_erasures import (
+from audit_async._query.chain_erasures import (
     ChainStatement,
     RecordedErasure,
     RecordedErasures,
     recorded_erasures,
     stated_erasures,
 )
+from audit_async._trail.log_files import DAMAGED_ARCHIVE, Log, find_logs
 from audit_async.errors import AuditError
 from audit_async.events import AuditErasureStarted, AuditEvent, AuditKeyStoreRestored, AuditSubjectErased
 from audit_async.privacy.data_keys import date_of, day_of, key_id_bytes, key_id_text

@@ -35,7 +35,7 @@ from audit_async.logger import AuditLogger
 from audit_async.reader.answering import Access, OnDamage, Question
 from audit_async.reader.index_runs import compare_indexes, index_logs
 from audit_async.reader.record_streams import new_records, wanted_batches, wanted_records
-from audit_async.reader.trail_verification import Wanted, verify_logs
+from audit_async.reader.trail_verification import Wanted, add_key_findings, verify_logs
 from audit_async.reader.unfinished_transactions import require_no_types, unfinished_intents
 from audit_async.status import Position
 
@@ -126,6 +126,7 @@ class AuditReader:
         full_every: timedelta = FULL_EVERY,
         skip_encrypted: bool = False,
         processes: int | None = None,
+        verify_keys: str | os.PathLike[str] | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> VerifyReport:
         """Check that nothing was changed, removed or inserted, and report what is wrong.
@@ -150,10 +151,13 @@ class AuditReader:
             skip_encrypted: Archives that are encrypted, and that the reader's identities don't open, make the report
                 not valid unless this is set: then they are a note. Their files are checked all the same.
             processes: How many processes share the work; by default one for each core, if there is enough to do.
+            verify_keys: The directory of the key store: that it has, or has destroyed, each key that a record is sealed
+                under, and is no older than the logs. All logs are read once more for that; no key is opened.
             progress: Called on the event loop, now and then.
 
         Raises:
             TrailUnreadable: The trail can't be read.
+            KeyStoreError: The key store of `verify_keys` can't be opened.
             InvalidQuery: The arguments contradict each other.
             ConfigError: The policy is wrong, or the state can't be used: it is damaged, of a later release, in the
                 trail, or where others can write.
@@ -170,6 +174,7 @@ class AuditReader:
             full_every=full_every,
             skip_encrypted=skip_encrypted,
             processes=processes,
+            has_keys=verify_keys is not None,
         )
         wanted.require_consistent()
         logs = await anyio.to_thread.run_sync(self.logs)
@@ -180,7 +185,8 @@ class AuditReader:
         kept: KeptState | None = None
         if state is not None:
             kept = KeptState(state, logs, base_dir=self.base_dir, service=self.service, instance=self.instance)
-        return await verify_logs(logs, wanted, kept, progress)
+        report = await verify_logs(logs, wanted, kept, progress)
+        return report if verify_keys is None else await add_key_findings(report, logs, verify_keys)
 
     # Asking.
 

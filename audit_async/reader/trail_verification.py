@@ -15,6 +15,7 @@ from audit_async._verify.state_file import KeptState
 from audit_async._verify.verification import verify_trail
 from audit_async._verify.verify_report import Progress, VerifyReport
 from audit_async._verify.verify_scope import Everything, Scope
+from audit_async.errors import ConfigError
 from audit_async.status import Position
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Wanted(NamedTuple):
     full_every: timedelta
     skip_encrypted: bool
     processes: int | None
+    has_keys: bool
 
     def require_consistent(self) -> None:
         """Raise `InvalidQuery` if the arguments contradict each other."""
@@ -41,8 +43,21 @@ class Wanted(NamedTuple):
             raise InvalidQuery("full", "belongs to a state; without one everything is read")
         if self.has_state and self.scope not in {None, Everything()}:
             raise InvalidQuery("state", "is of whole logs; it goes with no scope")
+        if self.has_keys and self.scope not in {None, Everything()}:
+            raise InvalidQuery("verify_keys", "is of whole logs; it goes with no scope")
         if self.policy is None and (self.known_checkpoints or self.published is not None):
             raise InvalidQuery("policy", "is missing; say whose signature counts")
+
+
+async def add_key_findings(
+    report: VerifyReport, logs: Sequence[Log], key_store: str | os.PathLike[str]
+) -> VerifyReport:
+    """Return a report with what the key store lacks; raises `ConfigError` without the extra that it needs."""
+    try:
+        from audit_async._verify.key_findings import with_key_findings  # noqa: PLC0415 - needs the extra privacy
+    except ModuleNotFoundError as error:
+        raise ConfigError("verify_keys", "needs cryptography: pip install 'audit-async[privacy]'") from error
+    return await anyio.to_thread.run_sync(with_key_findings, report, logs, key_store)
 
 
 async def verify_logs(

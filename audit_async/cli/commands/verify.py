@@ -37,6 +37,36 @@ Processes = Annotated[
     typer.Option("--processes", min=1, metavar="N", help="Processes that check segments; one a core by default."),
 ]
 
+ExpectedHeads = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--expected-head",
+        metavar="[LOG=]SEQ:HASH",
+        help="A head that was kept elsewhere: the only way, without signatures, to see that a log's end was cut "
+        "off or rewritten. May be repeated.",
+    ),
+]
+Checkpoints = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        readable=False,
+        help="With --vkey or --policy: a signed checkpoint that was kept elsewhere, which shows a log that came "
+        "back from an older backup. May be repeated.",
+    ),
+]
+KeysOf = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys",
+        metavar="STORE",
+        readable=False,
+        help="Also check that this key store has, or has destroyed, each key that a record is sealed under, and is "
+        "no older than the logs. Needs no master key; reads everything once more.",
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScopeChoice:
@@ -126,7 +156,8 @@ def register(app: typer.Typer) -> None:
     app.command(
         "verify",
         epilog="Example: audit-async verify ./audit --expected-head orders/00=41:5f0c.... What is new since the last "
-        "time: audit-async verify /mnt/audit --state /var/lib/audit-verify/state",
+        "time: audit-async verify /mnt/audit --state /var/lib/audit-verify/state. With its keys: audit-async verify "
+        "./audit --keys /var/lib/orders-keys",
         short_help="Check that nothing was changed, removed or inserted.",
     )(verify)
 
@@ -135,29 +166,13 @@ def register(app: typer.Typer) -> None:
 def verify(
     at: ReadableLogs,
     *,
-    expected_head: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--expected-head",
-            metavar="[LOG=]SEQ:HASH",
-            help="A head that was kept elsewhere: the only way, without signatures, to see that a log's end was cut "
-            "off or rewritten. May be repeated.",
-        ),
-    ] = None,
+    expected_head: ExpectedHeads = None,
     trust: Trust,
-    checkpoint: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--checkpoint",
-            metavar="FILE",
-            readable=False,
-            help="With --vkey or --policy: a signed checkpoint that was kept elsewhere, which shows a log that came "
-            "back from an older backup. May be repeated.",
-        ),
-    ] = None,
+    checkpoint: Checkpoints = None,
     published: Published = None,
     scope: ScopeChoice,
     state: StateChoice,
+    keys: KeysOf = None,
     work: WorkChoice,
     as_json: Json = False,
 ) -> None:
@@ -171,6 +186,8 @@ def verify(
     if trust.is_given or checkpoint or published is not None:
         trust.require()
     wanted = scope.scope()
+    if keys is not None and not isinstance(wanted, Everything):
+        raise typer.BadParameter("--keys is of whole logs; --last, --seq, --since and --until don't go with it")
     full_every = state.every_with(wanted)
     output = Output(as_json=as_json)
 
@@ -189,6 +206,7 @@ def verify(
                 full_every=full_every,
                 skip_encrypted=scope.skip_encrypted,
                 processes=work.processes,
+                verify_keys=keys,
                 progress=lambda progress: meter.show(progress.bytes_done, progress.bytes_total),
             )
         indexes = await _check_index(reader, output, work.processes) if work.index else None

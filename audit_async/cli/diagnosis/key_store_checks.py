@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from audit_async._query.audit_query import AuditQuery
+from audit_async._query.chain_erasures import own_events, stated_erasures
 from audit_async._query.recorded_members import read_said
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage
 from audit_async._trail.log_files import Log
-from audit_async._writer.chain_erasures import own_events, stated_erasures
 from audit_async.cli.diagnosis.outcomes import Check, attempt, fail, ok, warn
 from audit_async.cli.terminal import byte_size, count_of
 from audit_async.cli.writing import base_directory
@@ -128,6 +128,7 @@ def _compare(log: Log, status: KeyStoreStatus) -> Iterator[Check]:
         text = f"it seals with the key store {store_id}, and {status.path} is {status.store_id}: another one"
         yield fail(log.name, "key store", text)
         return
+    yield from _newest_keys(log, status)
     stated = stated_erasures(log).epoch
     if stated > status.epoch:
         yield fail(
@@ -139,6 +140,25 @@ def _compare(log: Log, status: KeyStoreStatus) -> Iterator[Check]:
         )
     elif store_id is not None or stated:
         yield ok(log.name, "key store", f"as new as the log, which states {count_of(stated, 'erasure')}")
+
+
+def _newest_keys(log: Log, status: KeyStoreStatus) -> Iterator[Check]:
+    """Look up the keys of the newest segment; `verify --keys` does all of them."""
+    from audit_async._query.key_check import find_missing_keys  # noqa: PLC0415 - needs an extra
+    from audit_async.privacy.known_ids import KnownIds  # noqa: PLC0415 - likewise
+
+    known = KnownIds(status.path)
+    try:
+        missing = find_missing_keys(log, known, newest_segment_only=True)
+    finally:
+        known.close()
+    if missing.records:
+        yield warn(
+            log.name,
+            "keys",
+            f"the store never knew {count_of(missing.keys, 'key')} of {count_of(missing.records, 'record')} in the "
+            "newest segment; restore a newer copy of it if there is one, and see verify --keys for all segments",
+        )
 
 
 def _stated_store(log: Log) -> str | None:
