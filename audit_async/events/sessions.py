@@ -9,10 +9,10 @@ from audit_async.events.personal import Personal
 
 
 class SessionStarted(AuditEvent, tag="session.started"):
-    """A session began; `method` is how the identity was proved."""
+    """A session began; `method` is how the identity was proved, if that is known."""
 
     actor: ActorInfo
-    method: AuthMethod
+    method: AuthMethod | None = None
     reason: str | None = None
 
 

@@ -86,7 +86,7 @@ TABLE = """
 * MfaFailed user.mfa_failed actor subject method
 * AccountLocked user.locked actor? subject reason
 - AccountUnlocked user.unlocked actor? subject reason
-- SessionStarted session.started actor method reason?
+- SessionStarted session.started actor method? reason?
 - SessionEnded session.ended actor method? reason?
 * ImpersonationStarted session.impersonation_started actor subject reason
 - ImpersonationEnded session.impersonation_ended actor subject reason

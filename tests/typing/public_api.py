@@ -77,6 +77,9 @@ from audit_async.forwarding import (
     open_sink,
 )
 from audit_async.integrations.agent_tools import AuditedTools
+from audit_async.integrations.django import AuditMiddleware as DjangoMiddleware
+from audit_async.integrations.django import actor_of as django_actor_of
+from audit_async.integrations.django import audit_model, get_asgi_application, register
 from audit_async.integrations.fastapi import Audit, AuditMiddleware, Policy, Rule, audit_lifespan, get_audit
 from audit_async.integrations.health import readiness
 from audit_async.integrations.logging import AuditHandler
@@ -368,3 +371,16 @@ async def ambient(audit: AuditLogger) -> None:
 
 def _refund(order_id: str, cents: int) -> str:
     return f"{order_id} {cents}"
+
+
+class Project:
+    """A model's class keeps its type under the decorator."""
+
+
+def django_project(middleware: DjangoMiddleware) -> None:
+    """What a Django project uses; Django itself is not typed."""
+    assert_type(audit_model(exclude=["note"])(Project), type[Project])
+    register(Project, fields=["name"], before="database", keys=True)
+    register(Project, before="guessed")  # type: ignore[arg-type]
+    assert_type(django_actor_of(middleware), ActorInfo)
+    get_asgi_application()

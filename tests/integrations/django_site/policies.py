@@ -1,0 +1,5 @@
+"""What the project records of requests in some tests."""
+
+from audit_async.integrations.django import Policy, Rule
+
+WITH_BODIES = Policy([Rule("/echo/**", level="request_response")], default="none")
