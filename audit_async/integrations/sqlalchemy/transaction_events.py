@@ -181,6 +181,8 @@ def _listen_to_engine(engine: Engine) -> None:
             ("begin", _after_engine_begin),
             ("commit", _before_engine_commit),
             ("prepare_twophase", _before_prepare),
+            ("commit_twophase", _before_prepared_commit),
+            ("rollback_twophase", _before_prepared_rollback),
             ("rollback", _before_engine_rollback),
             ("savepoint", _before_savepoint),
             ("release_savepoint", _before_savepoint_release),
@@ -220,7 +222,19 @@ def _before_engine_commit(connection: Connection) -> None:
 
 
 def _before_prepare(connection: Connection, _transaction_id: object) -> None:
-    _before_engine_commit(connection)
+    for record in _records.get(connection, ()):
+        record.before_commit(connection, is_prepared=True)
+
+
+def _before_prepared_commit(connection: Connection, _transaction_id: object, _is_prepared: bool) -> None:
+    for record in _records.get(connection, ()):
+        record.before_commit(connection)
+
+
+def _before_prepared_rollback(connection: Connection, _transaction_id: object, is_prepared: bool) -> None:
+    for record in _records.get(connection, ()):
+        if is_prepared:
+            record.before_prepared_rollback()
 
 
 def _before_engine_rollback(connection: Connection) -> None:

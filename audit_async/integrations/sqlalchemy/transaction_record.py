@@ -53,9 +53,10 @@ _COMMITTED: Final[dict[Operation, type[ResourceCreated | ResourceUpdated | Resou
 
 
 class _State(Enum):
-    """OPEN -> COMMIT_SENT -> ENDED; without a COMMIT OPEN -> ENDED."""
+    """OPEN -> COMMIT_SENT -> ENDED; with two phases PREPARED is between the first two; any may be followed by ENDED."""
 
     OPEN = "open"
+    PREPARED = "prepared"
     COMMIT_SENT = "commit sent"
     ENDED = "ended"
 
@@ -88,6 +89,7 @@ class TransactionRecord:
         self._entries: list[_Entry] = []
         self._marks: dict[str, int] = {}  #: how much had changed before each savepoint
         self._state = _State.OPEN
+        self._is_rolled_back = False  #: with two phases: after PREPARE
         self._failure: _Failure | None = None
         self._transaction_id: str | None = None  #: of the intent that is recorded
 
@@ -130,22 +132,33 @@ class TransactionRecord:
 
     # Its end.
 
-    def before_commit(self, connection: Connection) -> None:
-        """Record the intent, if that is asked for, before COMMIT is sent on one of the connections.
+    def before_commit(self, connection: Connection, *, is_prepared: bool = False) -> None:
+        """Record the intent, if that is asked for, before COMMIT, or PREPARE, is sent on one of the connections.
 
         Raises:
             IntentNotDurable: The intent could not be made durable, and `on_failure` is `refuse`.
         """
-        if self._state is not _State.OPEN or not self._entries:
+        if self._state is _State.ENDED or not self._entries:
             return
-        if self.audit.relation == "intent":
+        if self._state is _State.OPEN and self.audit.relation == "intent":
             self._intend(connection)
-        self._state = _State.COMMIT_SENT
+        if not is_prepared:
+            self._state = _State.COMMIT_SENT
+        elif self._state is _State.OPEN:
+            self._state = _State.PREPARED
+
+    def before_prepared_rollback(self) -> None:
+        """Note that what is prepared is about to be rolled back."""
+        self._is_rolled_back = self._state is _State.PREPARED
 
     def commit_failed(self, error: BaseException, *, is_answer: bool) -> None:
-        """Remember why a COMMIT that was sent did not succeed."""
+        """Remember why what was sent to end the transaction did not succeed."""
         if self._state is _State.COMMIT_SENT:
+            # Of several databases another one may have committed.
             self._failure = _Failure(type(error).__name__, is_answer and len(self.connections) == 1)
+        elif self._state is _State.PREPARED:
+            # A transaction that could not be prepared is rolled back; one that could not be rolled back stays prepared.
+            self._failure = _Failure(type(error).__name__, is_answer and not self._is_rolled_back)
 
     def committed(self) -> None:
         """Record what the transaction changed, which is committed."""
@@ -162,8 +175,8 @@ class TransactionRecord:
         state, self._state = self._state, _State.ENDED
         if state is _State.OPEN:
             self._entries.clear()
-        elif state is _State.COMMIT_SENT:
-            failure = self._failure or _Failure("", is_answer=False)
+        elif state in {_State.PREPARED, _State.COMMIT_SENT}:
+            failure = self._failure or _Failure("", is_answer=self._is_rolled_back)
             if failure.is_answer and self._transaction_id is None:
                 self._entries.clear()
                 return
