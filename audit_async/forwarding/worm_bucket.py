@@ -200,6 +200,7 @@ class Bucket:
             Body=body,
             ContentLength=digest.size,
             ContentType="application/octet-stream",
+            ChecksumAlgorithm="SHA256",
             ChecksumSHA256=digest.checksum,
             IfNoneMatch="*",
             ObjectLockMode="COMPLIANCE",

@@ -11,11 +11,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -123,6 +125,7 @@ class BucketOfTest:
 
     def __init__(self, server: S3Server, *, name: str | None = None) -> None:
         self.server = server
+        self.endpoint = server.endpoint
         self.name = name or f"worm-{uuid.uuid4().hex[:12]}"
         self.admin = server.client()
 
@@ -135,7 +138,7 @@ class BucketOfTest:
 
     def url(self, prefix: str = "web-1") -> str:
         """Return its URL."""
-        return f"s3://{self.name}/{prefix}?endpoint={self.server.endpoint}&region=us-east-1"
+        return f"s3://{self.name}/{prefix}?endpoint={self.endpoint}&region=us-east-1"
 
     def objects(self) -> dict[str, list[tuple[str, int]]]:
         """Return the versions of each key, newest first, as (version, size); canaries left out."""
@@ -154,6 +157,31 @@ class BucketOfTest:
     def put(self, key: str, content: bytes) -> Any:
         """Store something as somebody who may write, without any care."""
         return self.admin.put_object(Bucket=self.name, Key=key, Body=content)
+
+
+@contextlib.contextmanager
+def server_that_locks_nothing() -> Iterator[str]:
+    """Run moto's server, which takes every request of Object Lock, and deletes locked objects; yield its URL."""
+    pytest.importorskip("moto")
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from moto.server import main; main(sys.argv[1:])", "-H", "127.0.0.1",
+         f"-p{port}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + _WAIT_S
+        while True:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
 
 
 def secret(account: str) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import typer
 
 from audit_async._trail.log_files import Log
+from audit_async.cli.archive_bucket import BUCKET_HELP
 from audit_async.cli.arguments import Json
-from audit_async.cli.diagnosis import host_checks, key_store_checks, log_checks
+from audit_async.cli.diagnosis import bucket_checks, host_checks, key_store_checks, log_checks
 from audit_async.cli.diagnosis.outcomes import Check, fail, ok
 from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.option_groups import with_option_groups
@@ -49,6 +51,9 @@ def doctor(
     at: ConfiguredLogs,
     keys: KeyOptions,
     *,
+    bucket: Annotated[
+        str | None, typer.Option("--bucket", metavar="URL", show_default=False, help=f"Check it as well. {BUCKET_HELP}")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check permissions, disk, clock, locks and configuration, and say what would be lost in a crash now.
@@ -56,7 +61,8 @@ def doctor(
     It changes nothing and reads no more of the trail than it has to; whether the records are genuine is for verify.
     With --key-store, or if the configuration names one, it also checks who can open the key store, whether it came back
     from a backup older than an erasure, and with the master key whether that opens it. Whether every sealed member has
-    its key is for: keystore check.
+    its key is for: keystore check. With --bucket it tries whether the bucket of `bucket push` really locks, and says
+    what it lacks of the logs; a tiny object stays there, locked for an hour.
     Exit status 1 if a check fails, 3 if something can't be read.
     """
     output = Output(as_json=as_json)
@@ -66,6 +72,8 @@ def doctor(
         logs = at.logs(settings)
         checks = _examine(logs, at.directory, settings)
         checks += _key_store(logs, keys, settings)
+        if bucket is not None:
+            checks += await bucket_checks.examine(logs, bucket)
         healthy = not any(check.status == "fail" for check in checks)
         if as_json:
             output.document(Diagnosis(healthy=healthy, checks=checks))

@@ -10,8 +10,9 @@ import typer
 
 from audit_async.cli.arguments import Json
 from audit_async.cli.run import ExitStatus, perform
-from audit_async.cli.terminal import Cell, Column, Output
-from audit_async.forwarding.engine_admin import CheckedSetting, Engine, Kind, Limits, has_password, open_engine
+from audit_async.cli.setting_table import show_settings
+from audit_async.cli.terminal import Cell, Output
+from audit_async.forwarding.engine_admin import Engine, Kind, Limits, has_password, open_engine
 
 __all__ = ["register"]
 
@@ -95,13 +96,7 @@ def check(context: typer.Context, *, engine: EngineUrl, tenant: Tenant, as_json:
     output = Output(as_json=as_json)
 
     async def run(opened: Engine) -> ExitStatus:
-        found = await opened.check()
-        wrong = [one for one in found if one.verdict == "wrong"]
-        if as_json:
-            output.document({"ok": not wrong, "settings": found})
-        else:
-            _show(output, found)
-        return ExitStatus.FINDINGS if wrong else ExitStatus.OK
+        return show_settings(output, await opened.check())
 
     _perform(output, context, engine, tenant, run)
 
@@ -203,26 +198,3 @@ def _perform(
             await engine.aclose()
 
     perform(output, run)
-
-
-def _show(output: Output, found: list[CheckedSetting]) -> None:
-    shown = [one for one in found if one.verdict != "ok"]
-    if shown:
-        output.table(
-            [Column(""), Column("what"), Column("is"), Column("should be"), Column("what to do")],
-            [
-                (
-                    Cell(one.verdict, "red" if one.verdict == "wrong" else "yellow"),
-                    one.name,
-                    one.found,
-                    one.wanted,
-                    one.fix,
-                )
-                for one in shown
-            ],
-        )
-    wrong = sum(one.verdict == "wrong" for one in found)
-    if wrong:
-        output.line(Cell(f"{wrong} wrong", "red"), f"  of {len(found)} that were looked at")
-    else:
-        output.line(Cell("ok", "green"), f"  {len(found)} settings, rights and tables are as they have to be")
