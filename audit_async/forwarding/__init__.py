@@ -69,7 +69,10 @@ from audit_async.forwarding.sinks import open_sink
 if TYPE_CHECKING:
     from audit_async.forwarding.nats_sink import NatsSink
     from audit_async.forwarding.postgres_sink import PostgresSink
-    from audit_async.forwarding.worm_archive import WormArchive
+    from audit_async.forwarding.worm_archive import LogInBucket, LogStatus, WormArchive
+    from audit_async.forwarding.worm_holds import HeldLog
+    from audit_async.forwarding.worm_push import PushedLog
+    from audit_async.forwarding.worm_restore import RestoredLog
 
 __all__ = [
     "Batch",
@@ -86,13 +89,18 @@ __all__ = [
     "Granted",
     "Head",
     "HeadMoved",
+    "HeldLog",
     "Limits",
     "LogDiffers",
     "LogIdentity",
+    "LogInBucket",
+    "LogStatus",
     "NatsSink",
     "PostgresSink",
+    "PushedLog",
     "RecordTooLarge",
     "RecordsUnreadable",
+    "RestoredLog",
     "Round",
     "Shard",
     "ShippingFinding",
@@ -116,7 +124,10 @@ __all__ = [
 _HOMES: Final = {
     "audit_async.forwarding.nats_sink": ("NatsSink",),
     "audit_async.forwarding.postgres_sink": ("PostgresSink",),
-    "audit_async.forwarding.worm_archive": ("WormArchive",),
+    "audit_async.forwarding.worm_archive": ("LogInBucket", "LogStatus", "WormArchive"),
+    "audit_async.forwarding.worm_holds": ("HeldLog",),
+    "audit_async.forwarding.worm_push": ("PushedLog",),
+    "audit_async.forwarding.worm_restore": ("RestoredLog",),
 }
 
 if not TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -106,7 +107,9 @@ class WormArchive:
         """
         return await _in_thread(partial(check_bucket, self._bucket))
 
-    async def push(self, directory: Path, *, retention_days: int, keep_plain_personal_data: bool = False) -> PushedLog:
+    async def push(
+        self, directory: str | os.PathLike[str], *, retention_days: int, keep_plain_personal_data: bool = False
+    ) -> PushedLog:
         """Store the sealed segments of one log that the bucket does not have, and the log's head.
 
         On return each of them is in the bucket, its first version has the SHA-256 that was sealed, and it is locked.
@@ -131,7 +134,7 @@ class WormArchive:
         def run() -> PushedLog:
             return LogPush(
                 self._bucket,
-                directory,
+                Path(directory),
                 retention=retention,
                 keep_plain_personal_data=keep_plain_personal_data,
                 before_storing=self._require_lock,
@@ -139,7 +142,7 @@ class WormArchive:
 
         return await _in_thread(run)
 
-    async def status(self, directory: Path) -> LogStatus:
+    async def status(self, directory: str | os.PathLike[str]) -> LogStatus:
         """Return what the bucket lacks of one log, by the names of what is there; nothing is stored or read.
 
         Raises:
@@ -148,7 +151,7 @@ class WormArchive:
             LogCorrupted: The manifest can't be understood.
             OSError: A file can't be read.
         """
-        return await _in_thread(partial(_status, self._bucket, find_logs(directory)[0]))
+        return await _in_thread(partial(_status, self._bucket, find_logs(Path(directory))[0]))
 
     async def logs(self) -> list[LogInBucket]:
         """Return what is in the bucket, by log.
@@ -159,7 +162,7 @@ class WormArchive:
         """
         return await _in_thread(lambda: [_described(self._bucket, stored) for stored in logs_in(self._bucket)])
 
-    async def hold(self, directory: Path, *, retention_days: int) -> HeldLog:
+    async def hold(self, directory: str | os.PathLike[str], *, retention_days: int) -> HeldLog:
         """Put what is stored of one log on legal hold, if a hold is in force for the log; else do nothing.
 
         Raises:
@@ -167,10 +170,10 @@ class WormArchive:
             SinkUnavailable: It can't be reached.
             LogCorrupted: It can't be said whether a hold is in force.
         """
-        retention, log = _retention(retention_days), find_logs(directory)[0]
+        retention, log = _retention(retention_days), find_logs(Path(directory))[0]
         return await _in_thread(partial(hold_log, self._bucket, log, retention=retention))
 
-    async def release(self, directory: Path, *, by: str, reason: str, retention_days: int) -> HeldLog:
+    async def release(self, directory: str | os.PathLike[str], *, by: str, reason: str, retention_days: int) -> HeldLog:
         """End the legal hold of what is stored of one log, after the log's own hold was lifted.
 
         Args:
@@ -187,11 +190,15 @@ class WormArchive:
         for field, text in (("by", by), ("reason", reason)):
             if not text.strip():
                 raise ConfigError(field, "must not be empty: it is what an auditor will read")
-        retention, log = _retention(retention_days), find_logs(directory)[0]
+        retention, log = _retention(retention_days), find_logs(Path(directory))[0]
         return await _in_thread(partial(release_log, self._bucket, log, by=by, reason=reason, retention=retention))
 
     async def restore(
-        self, target: Path, *, log_ids: Iterable[str] | None = None, identities: Identities | None = None
+        self,
+        target: str | os.PathLike[str],
+        *,
+        log_ids: Iterable[str] | None = None,
+        identities: Identities | None = None,
     ) -> list[RestoredLog]:
         """Make log directories of what is in the bucket, each verified record by record.
 

@@ -202,7 +202,20 @@ def credentials(account: str) -> dict[str, str]:
 
 def _policy(name: str) -> str:
     """Return a policy of the examples, for the buckets of the tests."""
-    return (_EXAMPLES / f"s3-{name}.json").read_text().replace("audit-worm", "worm-*")
+    return (_EXAMPLES / f"s3-{name}.json").read_text().replace("audit-worm", "*worm*")
+
+
+def write_profiles(path: Path) -> dict[str, str]:
+    """Write boto3's file of credentials, a profile for each account; return the variables that name it."""
+    names = ("admin", "pusher", "holder", "restorer")
+    path.write_text(
+        "".join(f"[{name}]\naws_access_key_id={name}\naws_secret_access_key={secret(name)}\n" for name in names)
+    )
+    return {
+        "AWS_SHARED_CREDENTIALS_FILE": str(path),
+        "AWS_CONFIG_FILE": "/nonexistent",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
 
 
 def _account(name: str, **rights: list[str]) -> dict[str, object]:

@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anyio
+
 from tests.forwarding.postgres_engines import EngineOfTest
 from tests.forwarding.postgres_server import PostgresServer, programs
+from tests.forwarding.s3_server import S3Server, write_profiles
+from tests.forwarding.stored_logs import digests, sealed_in, sealing, write_log
 
 PAGE = Path(__file__).parents[2] / "docs" / "platform.md"
 
@@ -40,3 +44,27 @@ def test_an_engine_is_set_up_in_ten_commands(own_postgres: PostgresServer, tmp_p
         "SELECT rolname FROM pg_roles WHERE rolname LIKE 'audit_acme%' AND rolcanlogin"
     )
     assert roles == [("audit_acme_collector_collector-1",)]
+
+
+def test_a_log_is_stored_held_and_restored_in_twelve_commands(s3: S3Server, tmp_path: Path) -> None:
+    """From an empty bucket on, with a log that seals; each command with the profile that it is meant for."""
+    privacy = sealing(tmp_path)
+    log = anyio.run(lambda: write_log(tmp_path / "audit", privacy=privacy))
+    (tmp_path / "audit.toml").write_text(
+        f'service_id = "orders"\n[mode]\ntype = "local"\nbase_dir = "{tmp_path / "audit"}"\n'
+        "[retention]\nmin_retention_days = 30\n"
+    )
+    headings = ("### Set up a bucket", "### The host and the collector are gone", "### A legal hold")
+    runbook = [command for heading in headings for command in commands(heading)]
+    assert len(runbook) <= 12
+    place = write_profiles(tmp_path / "profiles") | {"AWS_ENDPOINT_URL": s3.endpoint}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    ended = subprocess.run(
+        ["bash", "-e", "-u", "-c", "\n".join(runbook)], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        check=False, env=os.environ | place | {"PATH": path},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    restored = digests(tmp_path / "restored" / "orders" / "00")
+    assert restored
+    assert restored.items() <= digests(log).items()
+    assert set(restored) <= set(sealed_in(log))

@@ -68,9 +68,12 @@ from audit_async.forwarding import (
     LogIdentity,
     NatsSink,
     PostgresSink,
+    PushedLog,
+    RestoredLog,
     Shard,
     ShippingStatus,
     Sink,
+    WormArchive,
     check_confirmations,
     durable_tail,
     open_engine,
@@ -290,6 +293,18 @@ def evidence(policy: tlog.Policy) -> list[object]:
     assert_type(logs[0].verified, VerifiedCheckpoint)
     verify_evidence("evidence.zip", "a key")  # type: ignore[arg-type]
     return [one.value for log in logs for record in log.records for one in record.disclosed]
+
+
+async def worm_storage() -> None:
+    """A bucket that locks: checked, pushed to, restored from."""
+    async with WormArchive("s3://audit-worm/web-1") as archive:
+        assert_type(await archive.check(), list[CheckedSetting])
+        pushed = await archive.push("audit/orders/00", retention_days=2555, keep_plain_personal_data=False)
+        assert_type(pushed, PushedLog)
+        assert_type(pushed.head, Head | None)
+        assert_type((await archive.status(Path("audit/orders/00"))).missing, tuple[str, ...])
+        assert_type(await archive.restore("restored", log_ids=[pushed.log_id]), list[RestoredLog])
+        await archive.push("audit/orders/00")  # type: ignore[call-arg]
 
 
 async def forwarding(sink: Sink, log: LogIdentity, batch: Batch) -> None:
