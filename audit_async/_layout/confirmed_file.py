@@ -47,6 +47,21 @@ def encode_confirmed(confirmed: Confirmed) -> bytes:
     return msgspec.json.encode(confirmed) + b"\n"
 
 
+def confirmed_seq(directory: Path, log_id: str, *, copies: int, now: datetime) -> int:
+    """Return up to which record a log is confirmed in at least so many places; -1 if that is not certain of any.
+
+    A file that is missing, damaged, unreadable or of another log confirms nothing.
+    """
+    try:
+        confirmed = read_confirmed(directory)
+    except (LogCorrupted, OSError):
+        return -1
+    if confirmed is None or confirmed.log_id != log_id:
+        return -1
+    seq = confirmed.up_to(copies, now=now)
+    return -1 if seq is None else seq
+
+
 def read_confirmed(directory: Path) -> Confirmed | None:
     """Return what `confirmed.json` in `directory` states, None if there is no such file; needs no lock.
 

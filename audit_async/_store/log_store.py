@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Self
 from audit_async._chain import Batch, Head
 from audit_async._durable import disk
 from audit_async._layout.access_modes import PRIVATE, Access
+from audit_async._layout.confirmed_file import confirmed_seq
 from audit_async._layout.hold_file import Hold
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment
@@ -27,14 +28,14 @@ from audit_async._store.legal_hold import LegalHolds
 from audit_async._store.log_directory import LogDirectory
 from audit_async._store.manifest_file import Manifest
 from audit_async._store.repair import apply_access, reopen, repair
-from audit_async._store.retention_plan import RetentionStep, plan_retention
+from audit_async._store.retention_plan import RetentionStep, overdue_unshipped, plan_retention
 from audit_async._store.sealing_queue import SealingQueue
 from audit_async._store.set_aside import TornTail, set_file_aside
 from audit_async._store.survey import survey
 from audit_async._store.touched_files import FileWatch, Repaired
 from audit_async._store.writer_lock import WriterLock, take_directory
 from audit_async.config import RetentionPolicy, RotationPolicy
-from audit_async.errors import ConfigError
+from audit_async.errors import ConfigError, RetentionRefused
 
 
 class Committed(NamedTuple):
@@ -384,7 +385,31 @@ class LogStore:
 
     def plan_retention(self, policy: RetentionPolicy, now: datetime) -> list[RetentionStep]:
         """Return what is due at `now` (aware); nothing is done. Raises `LogCorrupted` for a hold that can't be read."""
-        return plan_retention(self._manifest.segments, policy, now, self.hold)
+        confirmed = self._confirmed_seq(policy)
+        return plan_retention(self._manifest.segments, policy, now, self.hold, confirmed_seq=confirmed)
+
+    def overdue_unshipped(self, policy: RetentionPolicy, now: datetime) -> list[RetentionStep]:
+        """Return what is due and waits only for collectors to confirm it; raises as `plan_retention` does."""
+        confirmed = self._confirmed_seq(policy)
+        return overdue_unshipped(self._manifest.segments, policy, now, self.hold, confirmed_seq=confirmed)
+
+    def refuse_unshipped(self, policy: RetentionPolicy, segments: Iterable[SealedSegment]) -> None:
+        """Raise `RetentionRefused` if the policy holds what is not shipped, and one of these segments is not."""
+        if not policy.hold_unshipped:
+            return
+        confirmed = self._confirmed_seq(policy)
+        for segment in segments:
+            if segment.last_seq > confirmed:
+                raise RetentionRefused(
+                    f"{segment.segment} is not confirmed in {policy.min_copies} places: "
+                    f"{'nothing is' if confirmed < 0 else f'only up to record {confirmed}'}"
+                )
+
+    def _confirmed_seq(self, policy: RetentionPolicy) -> int:
+        """Return up to which record collectors have confirmed the log; by the clock, since confirmations expire."""
+        if not policy.hold_unshipped:
+            return -1
+        return confirmed_seq(self.directory, self.log_id, copies=policy.min_copies, now=datetime.now(UTC))
 
     def check_holds(self, now: datetime) -> tuple[Hold, ...]:
         """Make `hold.json` and the chain agree; return the holds that the caller has to record: see `LegalHolds`."""

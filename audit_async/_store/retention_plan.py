@@ -6,9 +6,11 @@ A segment's way is live, archived, deleted; a step back does not exist. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from audit_async._layout.hold_file import Hold
 from audit_async._layout.manifest import SealedSegment
@@ -23,8 +25,27 @@ class RetentionStep(NamedTuple):
     age_days: int  #: whole days since its last record
 
 
+def overdue_unshipped(
+    segments: Sequence[SealedSegment], policy: RetentionPolicy, now: datetime, hold: Hold | None, *, confirmed_seq: int
+) -> list[RetentionStep]:
+    """Return the steps that are due, and wait only for collectors to confirm what they would take away."""
+    if not policy.hold_unshipped:
+        return []
+    everything = plan_retention(segments, msgspec.structs.replace(policy, hold_unshipped=False), now, hold)
+    return [
+        step
+        for step in everything
+        if step.segment.last_seq > confirmed_seq and (step.action == "delete" or policy.archive_recipients)
+    ]
+
+
 def plan_retention(
-    segments: Iterable[SealedSegment], policy: RetentionPolicy, now: datetime, hold: Hold | None
+    segments: Iterable[SealedSegment],
+    policy: RetentionPolicy,
+    now: datetime,
+    hold: Hold | None,
+    *,
+    confirmed_seq: int = -1,
 ) -> list[RetentionStep]:
     """Return what `policy` asks for at `now` (aware), oldest segment first; nothing while there is a hold.
 
@@ -36,6 +57,8 @@ def plan_retention(
     The chain's order is believed before a clock that was set back: a segment is no older than its first record, nor,
     for deletion, than anything before it. (A host without a clock of its own starts in 1970, and its first records go
     to yesterday's segment.)
+
+    With `hold_unshipped`, what is not confirmed by collectors up to `confirmed_seq` is neither deleted nor encrypted.
     """
     if hold is not None:
         return []
@@ -51,9 +74,12 @@ def plan_retention(
         if segment.state == "deleted":
             continue
         age_days = (now - last).days
-        deleting = deleting and (now - latest).days >= delete_after
+        shipped = not policy.hold_unshipped or segment.last_seq <= confirmed_seq
+        deleting = deleting and shipped and (now - latest).days >= delete_after
         if deleting:
             steps.append(RetentionStep("delete", segment, (now - latest).days))
+        elif not shipped and policy.archive_recipients:
+            continue  # the forwarder could not read it any more
         elif age_days >= policy.archive_after_days and (
             segment.state == "live"
             or (segment.state == "archived" and policy.archive_recipients and not segment.is_encrypted)

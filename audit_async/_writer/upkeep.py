@@ -158,7 +158,9 @@ class Upkeep:
                 await self.record_holds()
                 await self._in_disk_thread(self._store.finish_retention)
             hold = await self._in_disk_thread(lambda: self._store.hold)
-            due = await self._in_disk_thread(self._store.plan_retention, self._policy, at or self._now())
+            now = at or self._now()
+            due = await self._in_disk_thread(self._store.plan_retention, self._policy, now)
+            self._report_unshipped(await self._in_disk_thread(self._store.overdue_unshipped, self._policy, now))
             if dry_run:
                 outcomes = [RetentionOutcome.of(step) for step in due]
             else:
@@ -282,6 +284,8 @@ class Upkeep:
             for step in steps:
                 await self._wait_covered(step.segment)
         archives = [await self._compress(step.segment) for step in steps]
+        if self._policy.archive_recipients:
+            await self._refuse_unshipped(steps)
         await self._in_disk_thread(self._store.refuse_during_backup)
         await self.record(
             AuditSegmentArchived(
@@ -322,6 +326,7 @@ class Upkeep:
         # Asked again for each group: the hold may have come while the one before was being archived.
         if (hold := await self._in_disk_thread(lambda: self._store.hold)) is not None:
             raise RetentionRefused(f"a legal hold is in force since {hold.since}")
+        await self._refuse_unshipped(steps)
         await self._in_disk_thread(self._store.refuse_during_backup)
         await self.record(
             AuditSegmentDeleted(
@@ -335,6 +340,10 @@ class Upkeep:
             for step in steps
         )
         await self._finish(steps, self._store.delete_segments, [step.segment.segment for step in steps])
+
+    async def _refuse_unshipped(self, steps: list[RetentionStep]) -> None:
+        """Raise `RetentionRefused` if collectors have withdrawn a confirmation since the steps were planned."""
+        await self._in_disk_thread(self._store.refuse_unshipped, self._policy, [step.segment for step in steps])
 
     async def _finish(self, steps: list[RetentionStep], take: Callable[[_T], None], what: _T) -> None:
         """Take steps that the chain has recorded; if they were not taken after all, it records that as well."""
@@ -390,6 +399,16 @@ class Upkeep:
     def _report(self, text: str | None) -> None:
         why = None if text is None else f"not all that is due could be done; it is tried again in a day: {text}"
         self._condition.set_trouble("retention", why)
+
+    def _report_unshipped(self, overdue: list[RetentionStep]) -> None:
+        why = None
+        if overdue:
+            first = overdue[0]
+            why = (
+                f"{len(overdue)} segments are due and stay, since collectors have not confirmed them in "
+                f"{self._policy.min_copies} places, the first one {first.segment.segment}, {first.age_days} days old"
+            )
+        self._condition.set_trouble("shipping", why)
 
     # Verification.
 

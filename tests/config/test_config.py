@@ -188,6 +188,8 @@ def test_the_defaults_are_those_that_the_documentation_names() -> None:
             "delete_after_days": 2555,
             "automatic": True,
             "archive_recipients": (),
+            "hold_unshipped": False,
+            "min_copies": 2,
         },
         "buffer_events": 10_000,
         "buffer_bytes": 10 * 1024**2,

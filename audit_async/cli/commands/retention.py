@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from audit_async._layout.confirmed_file import confirmed_seq
 from audit_async._layout.hold_file import Hold
 from audit_async._layout.holds_in_force import find_holds
 from audit_async._store.retention_plan import plan_retention
@@ -95,7 +96,9 @@ def _planned(log: Log, policy: RetentionPolicy) -> LogRetention:
     """Return what is due; without the log's lock, so it also works while a service runs."""
     sealed = [segment.sealed for segment in list_segments(log) if segment.sealed is not None]
     hold = next(iter(find_holds(log.directory)), None)
-    steps = plan_retention(sealed, policy, datetime.now(UTC), hold)
+    now = datetime.now(UTC)
+    confirmed = confirmed_seq(log.directory, log.log_id, copies=policy.min_copies, now=now)
+    steps = plan_retention(sealed, policy, now, hold, confirmed_seq=confirmed)
     outcomes = tuple([RetentionOutcome.of(step) for step in steps])
     return LogRetention(log=log.name, hold=hold, steps=outcomes)
 

@@ -15,6 +15,7 @@ import msgspec
 
 from audit_async._chain import FORMAT_VERSION
 from audit_async._layout.access_modes import Access as ConfiguredAccess
+from audit_async._layout.confirmed_file import confirmed_seq
 from audit_async._layout.hold_file import read_hold
 from audit_async._layout.holds_in_force import find_holds
 from audit_async._layout.lock_file import pid_in
@@ -29,7 +30,7 @@ from audit_async._layout.names import (
     UNFINISHED,
 )
 from audit_async._layout.regular_files import read_bounded
-from audit_async._store.retention_plan import plan_retention
+from audit_async._store.retention_plan import overdue_unshipped, plan_retention
 from audit_async._trail.log_files import Log, SegmentFile, list_segments, read_identity, why_unreadable
 from audit_async._trail.running_writer import writer_of
 from audit_async.cli.crash_risk import at_risk
@@ -251,7 +252,17 @@ def _hold_and_retention(log: Log, segments: list[SegmentFile], settings: AuditCo
         yield warn(log.name, "hold", f"in force since {hold.since}: nothing is archived or deleted ({hold.reason})")
     elif settings is not None:
         sealed = [segment.sealed for segment in segments if segment.sealed is not None]
-        due = plan_retention(sealed, settings.retention, datetime.now(UTC), None)
+        policy, now = settings.retention, datetime.now(UTC)
+        confirmed = confirmed_seq(log.directory, log.log_id, copies=policy.min_copies, now=now)
+        if overdue := overdue_unshipped(sealed, policy, now, None, confirmed_seq=confirmed):
+            yield warn(
+                log.name,
+                "shipping",
+                f"{len(overdue)} segments are due and stay, from {overdue[0].segment.segment} on: collectors have "
+                f"confirmed {'nothing' if confirmed < 0 else f'up to record {confirmed}'} in {policy.min_copies} "
+                "places; see: audit-async forward --status",
+            )
+        due = plan_retention(sealed, policy, now, None, confirmed_seq=confirmed)
         if due:
             yield warn(log.name, "retention", f"{len(due)} segments are due; see: audit-async retention")
         else:
