@@ -24,6 +24,7 @@ import loguru
 import pytest
 import structlog
 from aiohttp import web
+from celery import Celery
 from fastapi import FastAPI
 from litestar import Litestar
 from mcp.server import MCPServer
@@ -34,6 +35,7 @@ from starlette.responses import Response
 
 import audit_async
 from audit_async import AuditConfig, AuditLogger, Local, events, reader, tlog
+from audit_async.sync import SyncAuditLogger
 from examples.prove_record import ORIGIN, record_and_prove
 from tests.logs import failure
 from tests.test_house import PUBLIC
@@ -128,6 +130,7 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
     }
     return offered | {
         "Annotated": Annotated,
+        "Celery": Celery,
         "ClassVar": ClassVar,
         "FastAPI": FastAPI,
         "JSONRenderer": structlog.processors.JSONRenderer,
@@ -138,6 +141,7 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
         "InvoicePaid": lambda *_values, **_fields: failure(),
         "Response": Response,
         "Starlette": Starlette,
+        "SyncAuditLogger": SyncAuditLogger,
         "add_log_level": structlog.processors.add_log_level,
         "aclosing": aclosing,
         "agent_of": lambda _: audit_async.ActorInfo(user_id="agent"),

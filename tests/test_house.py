@@ -53,6 +53,7 @@ PUBLIC = (
     "audit_async.integrations.agent_tools",
     "audit_async.integrations.aiohttp",
     "audit_async.integrations.asgi",
+    "audit_async.integrations.celery",
     "audit_async.integrations.django",
     "audit_async.integrations.fastapi",
     "audit_async.integrations.health",

@@ -57,6 +57,7 @@ from audit_async.events.inference import (
     VramDeallocated,
     VramSealed,
 )
+from audit_async.events.jobs import JobEnded
 from audit_async.events.lifecycle import (
     AuditErasedInFlight,
     AuditErasureApproved,
@@ -181,6 +182,7 @@ __all__ = [
     "InferenceExecuted",
     "IntegrityViolation",
     "InvalidTokenUsed",
+    "JobEnded",
     "LogRecorded",
     "MalformedModelRejected",
     "MfaDisabled",
