@@ -22,7 +22,7 @@ _log = logging.getLogger("audit_async")
 DEFAULT_PREFIX: Final = "AUDIT_"
 #: Variables of the command `audit-async`, which a service may have next to its own.
 COMMAND_VARIABLES: Final = frozenset(
-    {"AUDIT_BASE_DIR", "AUDIT_ENGINE_URL", "AUDIT_KEY_STORE", "AUDIT_MASTER_KEY", "AUDIT_TENANT"}
+    {"AUDIT_BASE_DIR", "AUDIT_BUCKET_URL", "AUDIT_ENGINE_URL", "AUDIT_KEY_STORE", "AUDIT_MASTER_KEY", "AUDIT_TENANT"}
 )
 #: A name is a misspelt setting if it is so similar to one (difflib's ratio); a prefix counts for neither.
 _MISSPELT: Final = 0.8
