@@ -335,3 +335,41 @@ class AuditSigningRefused(AuditEvent, tag="audit.signing_refused"):
     """The log signs no more checkpoints, because one would contradict what was signed before."""
 
     reason: str
+
+
+class AuditForwardingProblem(AuditEvent, tag="audit.forwarding_problem"):
+    """A log is not shipped on, or the engine had lost some of it; `reason` says what was found.
+
+    `log` is the service and the instance, and `kind` what it is: `fork`, `cut`, `engine_went_back`, `engine_lost_log`,
+    `engine_refused`, `record_too_large` or `unreadable`. `engine_seq` and `engine_hash` are of the last record that the
+    engine has, left out if it has none or that is not known.
+    """
+
+    critical: ClassVar[bool] = True
+
+    log: str
+    log_id: str
+    kind: str
+    reason: str
+    engine_seq: int | None = None
+    engine_hash: str | None = None
+
+
+class AuditLogReplaced(AuditEvent, tag="audit.log_replaced"):
+    """A log that the engine refuses was put aside, and a new one takes its place, because somebody asked for it.
+
+    `engine_seq` and `engine_hash` are of the last record that the engine has of the old one, and `local_seq` and
+    `local_hash` of the last one that its writer had acknowledged on this host; each is left out if there is none.
+    """
+
+    critical: ClassVar[bool] = True
+
+    log: str  #: the service and the instance
+    old_log_id: str
+    directory: str  #: the name that the old log's directory has now
+    reason: Annotated[str, Personal("requested_by")]
+    requested_by: Annotated[str, Personal("requested_by")]
+    engine_seq: int | None = None
+    engine_hash: str | None = None
+    local_seq: int | None = None
+    local_hash: str | None = None

@@ -59,7 +59,7 @@ class Forwarder:
         service: str | None = None,
         instance: str | None = None,
         collector_keys: Sequence[str] = (),
-        on_finding: Callable[[ShippingFinding], None] | None = None,
+        on_finding: Callable[[ShippingFinding], object] | None = None,
     ) -> None:
         self._host: Final = socket.gethostname() if host is None else host
         LogIdentity(tenant=tenant, host=self._host, service="-", instance="-", log_id="-")  # checks the names

@@ -150,7 +150,7 @@ class LogShipping:
         sink: Sink,
         *,
         collector_keys: Sequence[str] = (),
-        report: Callable[[ShippingFinding], None] | None = None,
+        report: Callable[[ShippingFinding], object] | None = None,
     ) -> None:
         self.status = ShippingStatus(log=log)
         self._directory: Final = directory

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from audit_async.cli.arguments import Json
+from audit_async.cli.engine_url import refuse_password
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.setting_table import show_settings
 from audit_async.cli.terminal import Cell, Output
-from audit_async.forwarding.engine_admin import Engine, Kind, Limits, has_password, open_engine
+from audit_async.forwarding.engine_admin import Engine, Kind, Limits, open_engine
 
 __all__ = ["register"]
 
@@ -183,12 +184,7 @@ def _perform(
     command: Callable[[Engine], Awaitable[ExitStatus]],
 ) -> None:
     """Run a command on an engine, and close that."""
-    source = context.get_parameter_source("engine")
-    if source is not None and source.name == "COMMANDLINE" and has_password(url):
-        raise typer.BadParameter(
-            "--engine: every user of this machine sees a password on a command line: put it into a file that only you "
-            "can read, and its name into the URL (?passfile=FILE), or the URL into AUDIT_ENGINE_URL"
-        )
+    refuse_password(context, "engine", "--engine", url)
 
     async def run() -> ExitStatus:
         engine = open_engine(url, tenant=tenant)
