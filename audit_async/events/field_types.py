@@ -44,7 +44,8 @@ def learn_quick_check(cls: type[Any]) -> Callable[[Any], bool]:
     tests = [
         test for name, info in fields.items() if name != _UNCHECKED if (test := _test(f"e.{name}", info, constants, 0))
     ]
-    # Code that is made here from the fields' names, which are identifiers, and from nothing else.
+    # Code that is made here from the fields' names, which are identifiers, the reprs of texts and numbers of a Literal,
+    # and from nothing else.
     check: Callable[[Any], bool] = eval(f"lambda e: {' and '.join(tests) or True}", constants)  # noqa: S307
     quick_checks[cls] = check
     return check
@@ -103,6 +104,9 @@ def _test(value: str, info: inspect.Type, constants: dict[str, object], depth: i
         return f"({value}.__class__ is datetime and {value}.tzinfo is not None)"
     if isinstance(info, inspect.EnumType):
         return f"{value}.__class__ is {_constant(info.cls, constants)}"
+    if isinstance(info, inspect.LiteralType):
+        classes = _constant(frozenset(map(type, info.values)), constants)
+        return f"({value}.__class__ in {classes} and {value} in {info.values!r})"
     if isinstance(info, inspect.UnionType):
         # None first: most members that may be left out are.
         choices = sorted(info.types, key=lambda choice: not isinstance(choice, inspect.NoneType))
@@ -116,7 +120,10 @@ def _test(value: str, info: inspect.Type, constants: dict[str, object], depth: i
 
 
 def _test_of_container(value: str, info: inspect.Type, constants: dict[str, object]) -> str:
-    """Return the expression for a list or mapping of plain values; false of all else, which is checked precisely."""
+    """Return the expression for a list or mapping of plain values, or of structs that may hold anything.
+
+    It is false of all else, which is checked precisely.
+    """
     if isinstance(info, inspect.ListType):
         member = info.item_type
         if isinstance(member, inspect.AnyType):
@@ -125,17 +132,24 @@ def _test_of_container(value: str, info: inspect.Type, constants: dict[str, obje
             classes = _constant(frozenset({_PLAIN[type(member)]}), constants)
             return f"({value}.__class__ is list and (not {value} or {classes}.issuperset(map(type, {value}))))"
     if isinstance(info, inspect.DictType) and isinstance(info.key_type, inspect.StrType):
-        plain = type(info.value_type) in _PLAIN
-        if plain or isinstance(info.value_type, inspect.AnyType):
+        known = _surely_right(info.value_type)
+        if known is not None or isinstance(info.value_type, inspect.AnyType):
             keys = _constant(frozenset({str}), constants)
             test = f"{value}.__class__ is dict and {keys}.issuperset(map(type, {value}))"
-            if plain:
-                members = _constant(frozenset({_PLAIN[type(info.value_type)]}), constants)
+            if known is not None:
+                members = _constant(frozenset({known}), constants)
                 test += f" and {members}.issuperset(map(type, {value}.values()))"
             return f"({test})"
     if isinstance(info, inspect.CustomType):
         return ""  # its own classes are for `emit` to encode
     return f"({value}.__class__ is None)"
+
+
+def _surely_right(info: inspect.Type) -> type | None:
+    """Return the class whose instances are all of a type, such as a struct of members that may be anything."""
+    if isinstance(info, inspect.StructType) and all(isinstance(field.type, inspect.AnyType) for field in info.fields):
+        return info.cls
+    return _PLAIN.get(type(info))
 
 
 def _constant(constant: type | frozenset[type] | type[Enum], constants: dict[str, object]) -> str:
