@@ -60,7 +60,7 @@ def main() -> None:
         "--quick", action="store_true", help="seconds instead of minutes: shows that all works, no figures"
     )
     parser.add_argument("--records", type=int, metavar="N", help="for scale: how many records (10,000,000)")
-    parser.add_argument("--engine", choices=("postgres",), help="for platform: which engine (postgres)")
+    parser.add_argument("--engine", choices=("nats", "postgres"), help="for platform: which engine (postgres)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept (%(default)s)")
     arguments = parser.parse_args()
     names = arguments.name or [name for name, benchmark in BENCHMARKS.items() if benchmark.by_default]

@@ -3,7 +3,7 @@
 The log is written by `AuditLogger` in immediate mode from one producer, then brought to the engine in batches of
 512 KiB, each waited for, as a forwarder does that has fallen behind: the drain ratio. Both are on this machine, so they
 share its cores and its disk; an engine of its own has more. `--engine` names the engine, a server of its own that is
-started for the run: the tests' (`AUDIT_TEST_POSTGRES` names another PostgreSQL).
+started for the run: the tests' (`AUDIT_TEST_POSTGRES` and `AUDIT_TEST_NATS` name other programs).
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import Final, NamedTuple
 
 import uvloop
 
-from audit_async.forwarding import Batch, Head, Limits, LogIdentity, PostgresSink, Sink
+from audit_async.forwarding import Batch, Head, Limits, LogIdentity, NatsSink, PostgresSink, Sink
 from audit_async.forwarding.batches import MAX_BATCH_BYTES
 from audit_async.forwarding.postgres_engine import PostgresEngine
 from bench.frame import effort, in_turn, ratios, row_of, show, work_directory
 from bench.raw import RawFile
 from bench.throughput import SUBJECTS, write
+from tests.forwarding.nats_engines import nats_engine
 from tests.forwarding.postgres_server import PostgresServer, programs
 
 _TENANT: Final = "bench"
@@ -58,8 +59,17 @@ def postgres() -> Iterator[OpenSink]:
             server.remove()
 
 
+@contextmanager
+def nats() -> Iterator[OpenSink]:
+    """Start a NATS server with an engine, one alone; yield what opens a host's sink."""
+    with nats_engine(1, tenant=_TENANT) as engine:
+        uvloop.run(engine.start())
+        url = uvloop.run(engine.granted("bench"))
+        yield lambda: NatsSink(url, tenant=_TENANT)
+
+
 #: Starts an engine.
-ENGINES: dict[str, Callable[[], AbstractContextManager[OpenSink]]] = {"postgres": postgres}
+ENGINES: dict[str, Callable[[], AbstractContextManager[OpenSink]]] = {"nats": nats, "postgres": postgres}
 
 
 def run() -> None:

@@ -24,6 +24,7 @@ Everything that applications need is imported from this package; its modules are
 | `postgres_connection` | connecting to it |
 | `nats_sink` | NATS JetStream as a sink |
 | `nats_names`, `nats_messages` | what a log is called there, and how a message looks |
+| `nats_engine`, `nats_checks`, `nats_streams`, `nats_accounts` | preparing and checking a NATS engine |
 | `nats_connection` | connecting to its servers |
 | `worm_archive` | sealed segments in S3 Object Lock, and logs made of them again |
 | `worm_bucket`, `worm_objects`, `worm_lock` | the bucket, what its objects are called, whether it really locks |

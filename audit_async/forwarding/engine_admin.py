@@ -65,6 +65,7 @@ class Granted(Struct, frozen=True, kw_only=True):
     account: str
     url: str  #: names the file with the secret, and not the secret
     files: list[str]  #: what was written, readable by its owner only
+    next_step: str = ""  #: what a person has to do before the rights are in force
 
 
 class Trimmed(Struct, frozen=True, kw_only=True):
@@ -118,7 +119,19 @@ def open_engine(url: str, *, tenant: str) -> Engine:
                 "engine", "PostgreSQL needs the extra postgres; install it with: pip install 'audit-async[postgres]'"
             ) from None
         return PostgresEngine(url, tenant=tenant)
-    raise ConfigError("engine", "name the engine by its URL, such as postgres://audit-admin@db.example/audit")
+    if url.startswith("nats://"):
+        try:
+            from audit_async.forwarding.nats_engine import NatsEngine  # noqa: PLC0415 - needs nats-py
+        except ImportError:
+            raise ConfigError(
+                "engine", "NATS needs the extra nats; install it with: pip install 'audit-async[nats]'"
+            ) from None
+        return NatsEngine(url, tenant=tenant)
+    raise ConfigError(
+        "engine",
+        "name the engine by its URL, such as postgres://audit-admin@db.example/audit or "
+        "nats://n1.example:4222?nkey=FILE&accounts=FILE",
+    )
 
 
 def has_password(url: str) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import anyio
 import nats
 import nats.errors
+import nkeys
 from msgspec import DecodeError, Struct, json
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -25,11 +27,23 @@ from audit_async.forwarding.sink_errors import (
     SinkUnavailable,
 )
 
-__all__ = ["ApiError", "NatsServers", "NoRight", "WrongSequence"]
+__all__ = [
+    "ApiError",
+    "NatsServers",
+    "NoRight",
+    "WrongSequence",
+    "inbox_of",
+    "public_key_in",
+    "public_key_of",
+    "split_options",
+]
 
 _LOOPBACK: Final = {"127.0.0.1", "localhost", "[::1]"}
 _FILES: Final = frozenset({"nkey", "creds", "ca"})
-_FORM: Final = "write nats://HOST:PORT[,HOST:PORT…][?nkey=FILE|creds=FILE][&ca=FILE]"
+_FORM: Final = "write nats://HOST:PORT[,HOST:PORT…][?nkey=FILE|creds=FILE][&ca=FILE][&api=PREFIX]"
+_SEED: Final = re.compile(r"SU[A-Z2-7]{56}")
+#: Answers of several servers have all come if there was none for so long.
+_LAST_ANSWER_S: Final = 0.5
 
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
 _WRONG_SEQUENCE: Final = frozenset({10071, 10164})
@@ -77,7 +91,10 @@ class NatsServers:
         self._places = _places(url)  # the one that failed last is at the end
         #: The servers, without anything secret.
         self.shown: Final = "nats://" + ",".join(self._places)
-        self._files: Final = _files(url)
+        rest, own = split_options(url, {"api"})
+        self._files: Final = _files(rest)
+        #: What subjects of the API begin with, in this client's account.
+        self.api: Final = own.get("api", "$JS.API")
         self._timeout_s: Final = timeout_s
         self._least_payload: Final = least_payload
         self._connecting: Final = anyio.Lock()
@@ -90,6 +107,31 @@ class NatsServers:
     async def max_payload(self) -> int:
         """Return how many bytes the server takes as one message, headers included."""
         return (await self._connected()).max_payload
+
+    async def ask_all(self, subject: str) -> list[bytes]:
+        """Ask all servers, and return what each has answered.
+
+        Raises:
+            SinkUnavailable: no connection, or no server has answered in time.
+            NoRight: this account may not use the subject.
+        """
+        first = await self.request(subject)
+        client = await self._connected()
+        answers: list[bytes] = []
+        inbox = client.new_inbox()
+        subscription = await client.subscribe(inbox)
+        try:
+            await client.publish(subject, b"", reply=inbox)
+            with contextlib.suppress(nats.errors.TimeoutError):
+                while True:
+                    answers.append((await subscription.next_msg(timeout=_LAST_ANSWER_S)).data)
+        except (nats.errors.Error, OSError) as error:
+            await self._drop(client)
+            raise SinkUnavailable(f"{self.shown}: {_said(error)}") from None
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+        return answers or [first.data]
 
     async def request(self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None) -> Msg:
         """Send a message and return its answer.
@@ -207,8 +249,7 @@ class NatsServers:
             except (nats.errors.Error, TimeoutError, OSError) as error:
                 reason = error
                 self._try_last(place)
-                with contextlib.suppress(Exception):
-                    await client.close()
+                await self._drop(client)
             else:
                 return client
         said = _said(reason)
@@ -225,6 +266,7 @@ class NatsServers:
         given: dict[str, Any] = {}
         if "nkey" in self._files:
             given["nkeys_seed"] = self._files["nkey"]
+            given["inbox_prefix"] = inbox_of(public_key_in(Path(self._files["nkey"]), "nkey"))
         if "creds" in self._files:
             given["user_credentials"] = self._files["creds"]
         if place.rpartition(":")[0] not in _LOOPBACK or "ca" in self._files:
@@ -251,6 +293,42 @@ def _places(url: str) -> list[str]:
     if scheme != "nats" or not hosts or "@" in hosts or "/" in hosts:
         raise ConfigError("engine", f"{_FORM}; no secret belongs in it")
     return [place if place.rpartition(":")[2].isdigit() else f"{place}:4222" for place in hosts.split(",") if place]
+
+
+def inbox_of(public_key: str) -> str:
+    """Return what subjects of a user's answers begin with: nobody else has a right to them."""
+    return f"_INBOX_{public_key}"
+
+
+def public_key_in(path: Path, field: str) -> str:
+    """Return the public key of the seed in a file.
+
+    Raises:
+        ConfigError: there is no seed in it.
+    """
+    try:
+        found = _SEED.fullmatch(path.read_text(encoding="ascii"))
+    except (OSError, UnicodeDecodeError):
+        found = None
+    if found is None:
+        raise ConfigError(field, f"{path} is no file with the seed of a user's NKey, and nothing else")
+    return public_key_of(found[0].encode())
+
+
+def public_key_of(seed: bytes) -> str:
+    """Return the public key of a seed."""
+    key = nkeys.from_seed(bytearray(seed))
+    public: str = key.public_key.decode()
+    key.wipe()
+    return public
+
+
+def split_options(url: str, names: set[str]) -> tuple[str, dict[str, str]]:
+    """Return a URL without the options of those names, and these."""
+    place, _, query = url.partition("?")
+    options = parse_qsl(query, keep_blank_values=True)
+    rest = urlencode([(name, value) for name, value in options if name not in names], safe="/")
+    return f"{place}?{rest}" if rest else place, {name: value for name, value in options if name in names}
 
 
 def _files(url: str) -> dict[str, str]:

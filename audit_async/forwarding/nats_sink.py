@@ -73,7 +73,8 @@ class NatsSink:
 
     Args:
         url: where the servers are: `nats://HOST:PORT,HOST:PORT?nkey=FILE&ca=FILE`; `nkey` names the file with the seed,
-            `creds` one with credentials. A server that is not this machine has to prove its name by TLS.
+            `creds` one with credentials; `api` is what subjects of the API begin with in this account. A server that is
+            not this machine has to prove its name by TLS.
         tenant: the tenant whose stream it is.
         timeout_s: seconds after which a call is given up and raises `SinkUnavailable`. What it asked for may have been
             done all the same, which the head shows.
@@ -277,7 +278,7 @@ class NatsSink:
             if self._may_ask_leader:
                 return _stored(await self._from_leader(json.encode({"last_by_subj": self._subject(log)})))
             # By subject: the form by sequence would let a host read everybody's records.
-            answer = await self._servers.request(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(log)}")
+            answer = await self._servers.request(f"{self._servers.api}.DIRECT.GET.{self._stream}.{self._subject(log)}")
             known = _stored(self._direct(answer))
             try:
                 sequence = await self._leaders_sequence(log)
@@ -309,7 +310,7 @@ class NatsSink:
         raise SinkRefused(f"{self._servers.shown}: the stream {self._stream} does not judge conditions")
 
     async def _from_leader(self, wanted: bytes) -> Message | None:
-        answer = await self._servers.request(f"$JS.API.STREAM.MSG.GET.{self._stream}", wanted)
+        answer = await self._servers.request(f"{self._servers.api}.STREAM.MSG.GET.{self._stream}", wanted)
         error = self._servers.error_in(answer)
         if error is not None and error.err_code == NOT_FOUND:
             return None
@@ -321,7 +322,7 @@ class NatsSink:
     async def _next(self, log: LogIdentity, sequence: int, at: int) -> Message | None:
         """Return a log's first message from a place in the stream on, None at the end."""
         wanted = json.encode({"seq": sequence, "next_by_subj": self._subject(log)})
-        message = self._direct(await self._servers.request(f"$JS.API.DIRECT.GET.{self._stream}", wanted))
+        message = await self._directly(wanted)
         if message is not None:
             last = message.first_seq - 1 if message.has_records else message.head.seq
             if last <= at:
@@ -346,7 +347,7 @@ class NatsSink:
         while first < beyond:
             middle = (first + beyond) // 2
             wanted = json.encode({"seq": middle, "next_by_subj": self._subject(log)})
-            message = self._direct(await self._servers.request(f"$JS.API.DIRECT.GET.{self._stream}", wanted))
+            message = await self._directly(wanted)
             if message is None or message.head.seq > after.seq:
                 beyond = middle
             else:
@@ -354,7 +355,7 @@ class NatsSink:
         return first
 
     async def _info(self, wanted: bytes) -> StreamInfo:
-        answer = await self._servers.request(f"$JS.API.STREAM.INFO.{self._stream}", wanted)
+        answer = await self._servers.request(f"{self._servers.api}.STREAM.INFO.{self._stream}", wanted)
         self._servers.check(answer)
         info = json.decode(answer.data, type=StreamInfo)
         made, last = self._made
@@ -363,8 +364,11 @@ class NatsSink:
         self._made = (info.created, info.state.last_seq)
         return info
 
+    async def _directly(self, wanted: bytes) -> Message | None:
+        return self._direct(await self._servers.request(f"{self._servers.api}.DIRECT.GET.{self._stream}", wanted))
+
     async def _document(self, stream: str, subject: str) -> bytes | None:
-        message = self._direct(await self._servers.request(f"$JS.API.DIRECT.GET.{stream}.{subject}"))
+        message = self._direct(await self._servers.request(f"{self._servers.api}.DIRECT.GET.{stream}.{subject}"))
         return None if message is None else message.data
 
     def _direct(self, answer: Msg) -> Message | None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -46,8 +46,8 @@ class NatsNode:
         self.port = port
         self.log = directory / f"{name}.log"
         self._directory = directory
-        self._config = directory / f"{name}.conf"
-        self._config.write_text(text)
+        self.config = directory / f"{name}.conf"
+        self.config.write_text(text)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -56,7 +56,7 @@ class NatsNode:
         assert program is not None
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [program, "-c", self._config], stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._directory
+                [program, "-c", self.config], stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._directory
             )
 
     def kill(self) -> None:
@@ -80,7 +80,7 @@ class NatsNode:
 class NatsServersOfTest:
     """Servers that belong together: one alone, or three as a cluster."""
 
-    def __init__(self, count: int, *, users: str = "", more: str = "") -> None:
+    def __init__(self, count: int, *, users: str = "", more: str = "", accounts: str = "") -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="audit-nats-", dir="/tmp"))
         routes = [free_port() for _ in range(count)]
         self.nodes = []
@@ -97,9 +97,14 @@ class NatsServersOfTest:
             text = (
                 f"server_name: {name}\nlisten: 127.0.0.1:{port}\n{more}{cluster}"
                 f'jetstream {{ store_dir: "{self.directory / name}", sync_interval: always }}\n'
-                f"accounts {{ A {{ jetstream: enabled, users: [{admin}, {users}] }} }}\n"
+                f"accounts {{ A {{ jetstream: enabled, users: [{admin}, {users}] }}\n{accounts} }}\n"
             )
             self.nodes.append(NatsNode(self.directory, name, port, text))
+
+    def configure(self, change: Callable[[str], str]) -> None:
+        """Change what the servers' configuration says, before they are started."""
+        for node in self.nodes:
+            node.config.write_text(change(node.config.read_text()))
 
     @property
     def url(self) -> str:

@@ -21,8 +21,9 @@ EngineUrl = Annotated[
     str,
     typer.Option(
         "--engine", metavar="URL", envvar="AUDIT_ENGINE_URL", show_default=False, show_envvar=True,
-        help="The engine, as its administrator: postgres://ROLE@HOST/DATABASE?passfile=FILE. A URL with a password "
-        "is taken from the environment only.",
+        help="The engine, as its administrator: postgres://ROLE@HOST/DATABASE?passfile=FILE, or "
+        "nats://HOST:PORT,HOST:PORT,HOST:PORT?nkey=FILE&accounts=FILE&system=FILE. A URL with a password is taken from "
+        "the environment only.",
     ),
 ]  # fmt: skip
 Tenant = Annotated[
@@ -59,7 +60,7 @@ def register(app: typer.Typer) -> None:
         "grant",
         epilog="Example: audit-async engine grant web-1 --secret-file web-1.pgpass --engine postgres:///audit "
         "--tenant acme",
-        short_help="Give a host or a collector its rights, and make its password.",
+        short_help="Give a host or a collector its rights, and make its password or key.",
     )(grant)
     group.command(
         "revoke",
@@ -115,7 +116,7 @@ def grant(
             metavar="FILE",
             readable=False,
             show_default=False,
-            help="A new file for the password, for that host; nothing shows it.",
+            help="A new file for the password or the seed of the key, for that host; nothing shows it.",
         ),
     ],
     collector: IsCollector = False,
@@ -143,6 +144,8 @@ def grant(
             for file in granted.files:
                 output.line(f"  secret in {file}; bring it to that machine, and delete it here")
             output.whole(f"  {granted.url}")
+            if granted.next_step:
+                output.whole(f"  {granted.next_step}")
         return ExitStatus.OK
 
     _perform(output, context, engine, tenant, run)
