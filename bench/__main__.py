@@ -41,6 +41,9 @@ BENCHMARKS: Final[dict[str, _Benchmark]] = {
     ),
     "platform": _Benchmark("how fast an engine takes a log, next to the local durable rate", by_default=False),
     "rivals": _Benchmark("the same event through other libraries"),
+    "orm": _Benchmark(
+        "what recording a saved object costs, next to the audit packages of the mappers", by_default=False
+    ),
     "web": _Benchmark("FastAPI with the middleware and without it; takes the machine for minutes", by_default=False),
     "soak": _Benchmark("ten minutes of requests: memory, and each of them in the trail", by_default=False),
 }
