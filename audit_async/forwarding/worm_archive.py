@@ -23,9 +23,9 @@ from audit_async.forwarding.sink_errors import SinkRefused
 from audit_async.forwarding.worm_bucket import Bucket, BucketPlace
 from audit_async.forwarding.worm_holds import HeldLog, hold_log, release_log
 from audit_async.forwarding.worm_lock import check_bucket, make_bucket, require_lock
-from audit_async.forwarding.worm_objects import StoredLog
+from audit_async.forwarding.worm_objects import StoredLog, heads_of
 from audit_async.forwarding.worm_push import LogPush, PushedLog
-from audit_async.forwarding.worm_restore import RestoredLog, heads_of, logs_in, restore_log
+from audit_async.forwarding.worm_restore import RestoredLog, logs_in, restore_log
 
 __all__ = ["LogInBucket", "LogStatus", "WormArchive"]
 

@@ -21,9 +21,19 @@ from msgspec import Struct
 
 from audit_async._layout.manifest import SealedSegment
 from audit_async._layout.names import COMPRESSED, ENCRYPTED, LOG_FILE, SegmentName, archived_segment
-from audit_async.forwarding.worm_bucket import ObjectVersion, StoredKey
+from audit_async.forwarding.worm_bucket import Bucket, ObjectVersion, StoredKey
 
-__all__ = ["CANARY", "HeadObject", "StoredLog", "StoredSegment", "head_key", "hold_key", "log_id_of", "segment_key"]
+__all__ = [
+    "CANARY",
+    "HeadObject",
+    "StoredLog",
+    "StoredSegment",
+    "head_key",
+    "heads_of",
+    "hold_key",
+    "log_id_of",
+    "segment_key",
+]
 
 CANARY: Final = "canary/"
 _FORMAT_VERSION: Final = 1
@@ -187,3 +197,23 @@ class StoredLog:
             if known.version.stored <= found.version.stored:
                 return
         self.segments[found.segment] = found
+
+
+def heads_of(bucket: Bucket, stored: StoredLog) -> list[HeadObject]:
+    """Return what the heads of a log say, the one that was stored first first; what is none is added to the findings.
+
+    A log grows, so genuine heads come in the order of their seq. One that somebody adds later comes last, whatever
+    seq it has, and can't speak before those that were there.
+    """
+    heads = []
+    for version in stored.heads:
+        try:
+            head = HeadObject.parse(bucket.read_small(version))
+        except (ValueError, msgspec.MsgspecError, RecursionError):
+            stored.findings.append(f"{version.key}: it is no head that the library has stored")
+            continue
+        if head.log_id != stored.log_id:
+            stored.findings.append(f"{version.key}: it is the head of another log")
+        else:
+            heads.append((version.stored, head.seq, head))
+    return [head for _, _, head in sorted(heads, key=lambda found: found[:2])]

@@ -18,7 +18,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,13 +36,13 @@ from audit_async._trail.log_files import Log, SegmentFile, find_logs, list_segme
 from audit_async._writer.unsealed_logs import stated_sealing
 from audit_async.errors import LogCorrupted
 from audit_async.forwarding.batches import Head
-from audit_async.forwarding.worm_bucket import Bucket, FileDigest, ObjectVersion
+from audit_async.forwarding.worm_bucket import Bucket, FileDigest, LockState, ObjectVersion
 from audit_async.forwarding.worm_objects import (
-    HeadObject,
     StoredLog,
     StoredSegment,
     encode_head,
     head_key,
+    heads_of,
     identity_key,
     is_log_id,
     segment_key,
@@ -201,7 +201,7 @@ class LogPush:
         if first is None or self.bucket.read_small(first) != content:
             self._findings.append(f"{key}: somebody else has stored other content first")
         else:
-            self._check_lock(first)
+            self._check_lock(first, self.bucket.lock_state(first))
 
     # -- segments ----------------------------------------------------------------------------------------------------
 
@@ -276,10 +276,11 @@ class LogPush:
         self, version: ObjectVersion, entry: SealedSegment, digest: FileDigest, *, compare: bool = True
     ) -> bool:
         """Look at what is stored, and write the receipt if it is as it has to be."""
-        if compare and not self._is_same(version, digest):
+        state = self.bucket.lock_state(version)
+        if compare and not self._is_same(version, state, digest):
             self._findings.append(f"{version.key}: somebody else has stored other content first")
             return False
-        until = self._check_lock(version)
+        until = self._check_lock(version, state)
         if until is None:
             return False
         receipt = Receipt(
@@ -295,9 +296,8 @@ class LogPush:
         self._write(msgspec.structs.replace(self._receipts, segments=tuple(receipts.values())))
         return True
 
-    def _is_same(self, version: ObjectVersion, digest: FileDigest) -> bool:
+    def _is_same(self, version: ObjectVersion, state: LockState, digest: FileDigest) -> bool:
         """Return whether a version has this content, by the server's own checksum or by reading it again."""
-        state = self.bucket.lock_state(version)
         if state.checksum is not None:
             return (state.size, state.checksum) == (digest.size, digest.checksum)
         whole = hashlib.sha256()
@@ -305,9 +305,8 @@ class LogPush:
             whole.update(piece)
         return whole.hexdigest() == digest.sha256
 
-    def _check_lock(self, version: ObjectVersion) -> datetime | None:
+    def _check_lock(self, version: ObjectVersion, state: LockState) -> datetime | None:
         """Return until when a version is locked; None, and a finding, if it is not locked as it has to be."""
-        state = self.bucket.lock_state(version)
         if state.mode != "COMPLIANCE" or state.retain_until is None:
             mode = f"locked in {state.mode.lower()} mode" if state.mode else "not locked"
             self._findings.append(f"{version.key}: it is {mode}, and can be deleted")
@@ -353,7 +352,7 @@ class LogPush:
         receipts = self._receipts
         if (receipts.head_seq, receipts.checkpoint) == (last.last_seq, digest) and self._there.heads:
             return
-        known = receipts.head_seq if receipts.head_seq >= 0 and self._there.heads else self._last_known()
+        known = receipts.head_seq if receipts.head_seq >= 0 and self._there.heads else self._last_known(entries)
         identity = msgspec.json.decode(read_bounded(self.log.directory / LOG_FILE), type=Identity)
         content = encode_head(
             log_id=self.log.log_id,
@@ -369,18 +368,17 @@ class LogPush:
         if len(self._findings) == before:
             self._write(msgspec.structs.replace(self._receipts, head_seq=last.last_seq, checkpoint=digest))
 
-    def _last_known(self) -> int:
+    def _last_known(self, entries: Iterable[SealedSegment]) -> int:
         """Return up to which record the heads in the bucket have the manifest's entries, without receipts."""
+        hashes = {entry.segment: entry.hash for entry in entries}
+        there = StoredLog(self.log.log_id, {})
+        there.heads.extend(self._there.heads)
         known = -1
-        for version in self._there.heads:
-            try:
-                head = HeadObject.parse(self.bucket.read_small(version))
-            except (ValueError, msgspec.MsgspecError) as error:
-                self._findings.append(f"{version.key}: it is no head that the library has stored: {error}")
-                continue
+        for head in heads_of(self.bucket, there):
             for entry in head.entries:
-                if entry.first_seq == known + 1:
+                if entry.first_seq == known + 1 and hashes.get(entry.segment) == entry.hash:
                     known = entry.last_seq
+        self._findings += there.findings
         return known
 
     def _write(self, receipts: Receipts) -> None:

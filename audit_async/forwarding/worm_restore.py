@@ -29,7 +29,7 @@ from audit_async.errors import LogCorrupted
 from audit_async.forwarding.batches import Head
 from audit_async.forwarding.sink_errors import SinkRefused
 from audit_async.forwarding.worm_bucket import Bucket, ObjectVersion, StoredKey
-from audit_async.forwarding.worm_objects import HeadObject, StoredLog, StoredSegment, log_id_of
+from audit_async.forwarding.worm_objects import HeadObject, StoredLog, StoredSegment, heads_of, log_id_of
 
 __all__ = ["RestoredLog", "logs_in", "restore_log"]
 
@@ -61,22 +61,6 @@ def logs_in(bucket: Bucket) -> Iterator[StoredLog]:
             keys[key] = there
     if log_id is not None:
         yield StoredLog(log_id, keys)
-
-
-def heads_of(bucket: Bucket, stored: StoredLog) -> list[HeadObject]:
-    """Return what the heads of a log say, by their seq; what is none is a finding of `stored`."""
-    heads = []
-    for version in stored.heads:
-        try:
-            head = HeadObject.parse(bucket.read_small(version))
-        except (ValueError, msgspec.MsgspecError, RecursionError):
-            stored.findings.append(f"{version.key}: it is no head that the library has stored")
-            continue
-        if head.log_id != stored.log_id:
-            stored.findings.append(f"{version.key}: it is the head of another log")
-        else:
-            heads.append(head)
-    return sorted(heads, key=lambda head: head.seq)
 
 
 def restore_log(

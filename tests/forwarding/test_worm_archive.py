@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
+import msgspec
 import pytest
 from botocore.exceptions import ClientError
 
@@ -194,9 +196,11 @@ async def test_the_first_version_is_the_truth_and_whatever_came_later_is_a_findi
     worm.put(key_of(log, first), b"another history\n")
     worm.admin.delete_object(Bucket=worm.name, Key=key_of(log, second))
     worm.put(f"web-1/{log_id_of(log)}/log.json", b"{}")
+    worm.put(key_of(log, f"{second}.zst"), b"the same segment in another form")
     again = await push(archive, log)
     assert again.stored == 0
-    assert len(again.findings) == 3
+    assert len(again.findings) == 4
+    assert any(f"{second}.zst" in text and "the older one counts" in text for text in again.findings)
     assert any(first in text and "later version" in text for text in again.findings)
     assert any(second in text and "delete marker" in text for text in again.findings)
     (restored,) = await archive.restore(tmp_path / "new")
@@ -205,6 +209,49 @@ async def test_the_first_version_is_the_truth_and_whatever_came_later_is_a_findi
     assert digests(tmp_path / "new" / "orders" / "00") == {
         name: digest for name, digest in digests(log).items() if name in sealed_in(log)
     }
+
+
+async def test_a_head_that_somebody_adds_speaks_after_those_that_were_there(
+    tmp_path: Path, archive: WormArchive, worm: BucketOfTest
+) -> None:
+    """Neither where a log is restored to, nor what is in it, nor what a later push has to say; and it is a finding."""
+    log = await write_log(tmp_path / "host")
+    pushed = await push(archive, log)
+    (genuine,) = [key for key in worm.objects() if "/heads/" in key]
+    head = msgspec.json.decode(worm.content(genuine))
+    entry = head["entries"][0] | {"hash": "0" * 64}
+    forged = head | {"place": "mallory/web-9/orders/00", "seq": entry["last_seq"], "hash": "0" * 64, "entries": [entry]}
+    await anyio.sleep(1.1)  # the server keeps seconds
+    worm.put(genuine.replace(f"{head['seq']:018d}", "0" * 18), msgspec.json.encode(forged))
+    (restored,) = await archive.restore(tmp_path / "new")
+    assert (restored.log, restored.head) == ("orders/00", pushed.head)
+    assert len(restored.findings) == 2
+    assert all("head" in text for text in restored.findings)
+    for receipts in log.glob("bucket-*.json"):
+        receipts.unlink()
+    await write_log(tmp_path / "host")
+    assert (await push(archive, log)).is_complete
+    heads = [msgspec.json.decode(worm.content(key)) for key in worm.objects() if "/heads/" in key]
+    newest = max(heads, key=lambda one: one["seq"])
+    assert newest["entries"][0]["first_seq"] == head["seq"] + 1
+
+
+async def test_two_pushes_at_a_time_store_everything_once(
+    tmp_path: Path, archive: WormArchive, worm: BucketOfTest
+) -> None:
+    """Of a host and of its collector, say, which know nothing of each other."""
+    log = await write_log(tmp_path)
+    done = []
+
+    async def one(opened: WormArchive) -> None:
+        done.append(await push(opened, log))
+
+    async with WormArchive(worm.url()) as other, anyio.create_task_group() as group:
+        group.start_soon(one, archive)
+        group.start_soon(one, other)
+    assert [pushed.findings for pushed in done] == [(), ()]
+    assert all(len(versions) == 1 for versions in worm.objects().values())
+    assert done[0].head == done[1].head is not None
 
 
 async def test_a_log_that_was_rewritten_does_not_replace_what_is_stored(
