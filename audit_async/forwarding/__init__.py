@@ -28,7 +28,8 @@ Everything that applications need is imported from this package; its modules are
 | `nats_connection` | connecting to its servers |
 | `worm_archive` | sealed segments in S3 Object Lock, and logs made of them again |
 | `worm_bucket`, `worm_objects`, `worm_lock` | the bucket, what its objects are called, whether it really locks |
-| `worm_push`, `worm_restore`, `worm_holds`, `worm_receipts` | storing, restoring, legal holds, what is stored |
+| `worm_push`, `worm_restore`, `worm_receipts` | storing, restoring, what is known to be stored |
+| `worm_holds`, `worm_retention` | legal holds, and lengthening the time of what is stored |
 
 PostgreSQL needs psycopg, which the extra `postgres` installs: `pip install 'audit-async[postgres]'`; NATS needs
 nats-py, which `pip install 'audit-async[nats]'` installs; a bucket needs boto3, which `pip install 'audit-async[s3]'`
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from audit_async.forwarding.worm_holds import HeldLog
     from audit_async.forwarding.worm_push import PushedLog
     from audit_async.forwarding.worm_restore import RestoredLog
+    from audit_async.forwarding.worm_retention import LengthenedLog
 
 __all__ = [
     "Batch",
@@ -91,6 +93,7 @@ __all__ = [
     "Head",
     "HeadMoved",
     "HeldLog",
+    "LengthenedLog",
     "Limits",
     "LogDiffers",
     "LogIdentity",
@@ -129,6 +132,7 @@ _HOMES: Final = {
     "audit_async.forwarding.worm_holds": ("HeldLog",),
     "audit_async.forwarding.worm_push": ("PushedLog",),
     "audit_async.forwarding.worm_restore": ("RestoredLog",),
+    "audit_async.forwarding.worm_retention": ("LengthenedLog",),
 }
 
 if not TYPE_CHECKING:

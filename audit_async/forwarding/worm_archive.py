@@ -26,6 +26,7 @@ from audit_async.forwarding.worm_lock import check_bucket, make_bucket, require_
 from audit_async.forwarding.worm_objects import StoredLog, heads_of
 from audit_async.forwarding.worm_push import LogPush, PushedLog
 from audit_async.forwarding.worm_restore import RestoredLog, logs_in, restore_log
+from audit_async.forwarding.worm_retention import LengthenedLog, lengthen_log
 
 __all__ = ["LogInBucket", "LogStatus", "WormArchive"]
 
@@ -192,6 +193,21 @@ class WormArchive:
                 raise ConfigError(field, "must not be empty: it is what an auditor will read")
         retention, log = _retention(retention_days), find_logs(Path(directory))[0]
         return await _in_thread(partial(release_log, self._bucket, log, by=by, reason=reason, retention=retention))
+
+    async def lengthen(self, directory: str | os.PathLike[str], *, retention_days: int) -> LengthenedLog:
+        """Lock what is stored of one log for longer, counted from when each object was stored.
+
+        Args:
+            directory: The log's own directory.
+            retention_days: The new `RetentionPolicy.min_retention_days`. What is locked for longer stays so.
+
+        Raises:
+            ConfigError: `retention_days` is out of range.
+            SinkRefused: The bucket has nothing of the log, or the credentials may not.
+            SinkUnavailable: The bucket can't be reached; calling again goes on.
+        """
+        retention, log = _retention(retention_days), find_logs(Path(directory))[0]
+        return await _in_thread(partial(lengthen_log, self._bucket, log, retention=retention))
 
     async def restore(
         self,

@@ -311,6 +311,16 @@ class Bucket:
                 LegalHold={"Status": "ON" if on else "OFF"},
             )
 
+    def lock_until(self, version: ObjectVersion, until: datetime) -> None:
+        """Lock a version in compliance mode until a date; the server refuses one that is earlier than it has."""
+        with self._asking(f"lengthen the time of {version.key}"):
+            self.client.put_object_retention(
+                Bucket=self.place.bucket,
+                Key=self._full(version.key),
+                VersionId=version.version,
+                Retention={"Mode": "COMPLIANCE", "RetainUntilDate": until},
+            )
+
     def close(self) -> None:
         """Close the connections."""
         self.client.close()

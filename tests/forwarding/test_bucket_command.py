@@ -97,6 +97,18 @@ def test_the_retention_is_that_of_the_configuration(
     for key in worm.objects():
         until = worm.admin.get_object_retention(Bucket=worm.name, Key=key)["Retention"]["RetainUntilDate"]
         assert 39.9 < (until.timestamp() - time.time()) / 86_400 < 40.1
+    at = ("--bucket", worm.url(), "--retention-days")
+    longer = audit("bucket", "lengthen", tmp_path / "audit", *at, "50", "--json")
+    assert longer.status == 0, longer.err
+    assert (longer.document["logs"][0]["lengthened"], longer.document["logs"][0]["unchanged"]) == (
+        len(worm.objects()),
+        0,
+    )
+    shorter = audit("bucket", "lengthen", tmp_path / "audit", *at, "20")
+    assert shorter.status == 0
+    for key in worm.objects():
+        until = worm.admin.get_object_retention(Bucket=worm.name, Key=key)["Retention"]["RetainUntilDate"]
+        assert 49.9 < (until.timestamp() - time.time()) / 86_400 < 50.1
 
 
 def test_a_hold_becomes_a_legal_hold_and_only_a_person_ends_it(

@@ -303,6 +303,7 @@ async def worm_storage() -> None:
         assert_type(pushed, PushedLog)
         assert_type(pushed.head, Head | None)
         assert_type((await archive.status(Path("audit/orders/00"))).missing, tuple[str, ...])
+        assert_type((await archive.lengthen("audit/orders/00", retention_days=3650)).lengthened, int)
         assert_type(await archive.restore("restored", log_ids=[pushed.log_id]), list[RestoredLog])
         await archive.push("audit/orders/00")  # type: ignore[call-arg]
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # they need boto3
     from audit_async.forwarding.worm_holds import HeldLog
     from audit_async.forwarding.worm_push import PushedLog
     from audit_async.forwarding.worm_restore import RestoredLog
+    from audit_async.forwarding.worm_retention import LengthenedLog
 
 __all__ = ["register"]
 
@@ -79,6 +80,11 @@ def register(app: typer.Typer) -> None:
         epilog="Example: audit-async bucket list /var/lib/audit --bucket s3://audit-worm/web-1 --max-lag 26h",
         short_help="Show what is in the bucket, or what it lacks of a directory's logs.",
     )(list_)
+    group.command(
+        "lengthen",
+        epilog="Example: audit-async bucket lengthen /var/lib/audit --bucket s3://audit-worm/web-1 --config audit.toml",
+        short_help="Lock what is stored for longer, as the configuration has it now.",
+    )(lengthen)
     group.command(
         "hold",
         epilog="Example: audit-async bucket hold /var/lib/audit --bucket s3://audit-worm/web-1 --config audit.toml",
@@ -219,6 +225,32 @@ def list_(
             return await archive.status(log.directory)
 
         return _show_status(output, *await for_each_log(_logs(directory), of_one), most_s)
+
+    _perform(output, bucket, run)
+
+
+def lengthen(
+    directory: Directory,
+    *,
+    bucket: BucketUrl,
+    retention_days: RetentionDays = None,
+    config_file: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Lock what is stored of each log until so many days after it was stored; what is locked for longer stays so.
+
+    For a retention.min_retention_days that was raised. It can't be taken back: nobody can shorten a lock.
+    """
+    output = Output(as_json=as_json)
+    days = _days(retention_days, config_file)
+
+    async def run(archive: WormArchive) -> ExitStatus:
+        async def of_one(log: Log) -> LengthenedLog:
+            return await archive.lengthen(log.directory, retention_days=days)
+
+        done, failures = await for_each_log(_logs(directory), of_one)
+        changed = [(log.log, "", log.lengthened, log.unchanged) for log in done]
+        return _show_changed(output, done, changed, failures)
 
     _perform(output, bucket, run)
 
@@ -431,20 +463,29 @@ def _show_status(output: Output, done: list[LogStatus], failures: Failures, most
 
 
 def _show_held(output: Output, done: list[HeldLog], failures: Failures) -> ExitStatus:
+    changed = [(log.log, log.holds[0].since if log.holds else "none", log.changed, log.unchanged) for log in done]
+    return _show_changed(output, done, changed, failures)
+
+
+def _show_changed(
+    output: Output, done: Sequence[object], changed: Sequence[tuple[str, str, int, int]], failures: Failures
+) -> ExitStatus:
+    """Write of how many objects of each log the lock was changed; the second column is the hold, if there is one."""
     if output.as_json:
         output.document({"logs": done, "errors": failures.texts})
     else:
-        columns = [Column("log"), Column("hold since"), Column("changed"), Column("as it was")]
+        has_holds = any(since for _, since, _, _ in changed)
+        columns = [
+            Column("log"),
+            *([Column("hold since")] if has_holds else []),
+            Column("changed"),
+            Column("as it was"),
+        ]
         output.table(
             columns,
             [
-                (
-                    log.log,
-                    log.holds[0].since if log.holds else "no hold",
-                    count_of(log.changed, "object"),
-                    count_of(log.unchanged, "object"),
-                )
-                for log in done
+                (log, *([since] if has_holds else []), count_of(number, "object"), count_of(others, "object"))
+                for log, since, number, others in changed
             ],
         )
     failures.show(output)
