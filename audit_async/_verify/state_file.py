@@ -151,6 +151,7 @@ class KeptState:
         base_dir: Path,
         service: str | None = None,
         instance: str | None = None,
+        host: str | None = None,
     ) -> None:
         """Read nothing yet; the others say which logs were looked for, and `logs` which were found."""
         self._file: Final = StateFile(path)
@@ -158,6 +159,7 @@ class KeptState:
         self._base_dir: Final = Path(os.path.abspath(base_dir))
         self._service: Final = service
         self._instance: Final = instance
+        self._host: Final = host
         self._before: dict[str, VerifiedLog] = {}
 
     def read(self, full: bool, full_every: timedelta) -> Verified:
@@ -173,8 +175,12 @@ class KeptState:
 
     def _is_wanted(self, name: str) -> bool:
         """Return whether a log, if it were there, would be among those that were looked for."""
-        service, _, instance = name.rpartition("/")
-        if (self._service or service, self._instance or instance) != (service, instance):
+        *place, service, instance = name.split("/")
+        # At a collector the directory is named after the slot and the log_id.
+        slots = {instance, instance.partition(".")[0]} if place else {instance}
+        if self._service not in {None, service} or (self._instance is not None and self._instance not in slots):
+            return False
+        if place and self._host not in {None, place[-1]}:
             return False
         if any(log.directory == self._base_dir for log in self._logs):
             return any(log.name == name for log in self._logs)

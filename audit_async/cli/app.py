@@ -22,7 +22,8 @@ __all__ = ["command_line", "run"]
 # In the order of the help.
 READING: Final = ("verify", "query", "tail", "show", "stats", "export", "sql", "subject-data", "events")
 UPKEEP: Final = (
-    "index", "backup", "restore", "retention", "hold", "erase", "forward", "engine", "bucket", "doctor", "config",
+    "index", "backup", "restore", "retention", "hold", "erase", "forward", "engine", "collect", "hosts", "bucket",
+    "doctor", "config",
 )  # fmt: skip
 #: Commands whose module has another name, since a package of the library has theirs.
 _OTHER_MODULES: Final = {"config": "config_check", "events": "event_catalogue"}

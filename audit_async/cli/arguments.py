@@ -14,6 +14,7 @@ from audit_async.status import Position
 
 __all__ = [
     "Directory",
+    "Host",
     "IdentityFiles",
     "Instance",
     "Json",
@@ -38,6 +39,9 @@ Directory = Annotated[
 ]
 Service = Annotated[str | None, typer.Option("--service", metavar="NAME", help="Only the logs of this service.")]
 Instance = Annotated[str | None, typer.Option("--instance", metavar="NAME", help="Only the logs of this instance.")]
+Host = Annotated[
+    str | None, typer.Option("--host", metavar="NAME", help="In a collector's directory: only the logs of this host.")
+]
 IdentityFiles = Annotated[
     list[Path] | None,
     typer.Option(

@@ -12,7 +12,7 @@ import typer
 
 from audit_async._trail.log_files import Log, find_logs
 from audit_async.cli.access import Access
-from audit_async.cli.arguments import Directory, IdentityFiles, Instance, Service
+from audit_async.cli.arguments import Directory, Host, IdentityFiles, Instance, Service
 from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.run import Refused
 from audit_async.config import AuditConfig, Local
@@ -33,10 +33,13 @@ class LogsAt:
     directory: Directory
     service: Service = None
     instance: Instance = None
+    host: Host = None
 
     def reader(self, key_store: KeyStore | None = None) -> AuditReader:
         """Return a reader of these logs, which opens what is sealed if there is a key store; nothing is read yet."""
-        return AuditReader(self.directory, service=self.service, instance=self.instance, key_store=key_store)
+        return AuditReader(
+            self.directory, service=self.service, instance=self.instance, host=self.host, key_store=key_store
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,7 @@ class ReadableLogs(LogsAt):
             self.directory,
             service=self.service,
             instance=self.instance,
+            host=self.host,
             key_store=key_store,
             identities=_identities(self.identity),
         )

@@ -59,6 +59,7 @@ from audit_async.events.inference import (
 )
 from audit_async.events.jobs import JobEnded
 from audit_async.events.lifecycle import (
+    AuditCollectionFinding,
     AuditErasedInFlight,
     AuditErasureApproved,
     AuditErasureCancelled,
@@ -68,6 +69,7 @@ from audit_async.events.lifecycle import (
     AuditErasureStarted,
     AuditEventsDropped,
     AuditExported,
+    AuditFindingAcknowledged,
     AuditForwardingProblem,
     AuditHoldLifted,
     AuditHoldSet,
@@ -130,6 +132,7 @@ __all__ = [
     "ApiKeyCreated",
     "ApiKeyRevoked",
     "ApiKeyRotated",
+    "AuditCollectionFinding",
     "AuditErasedInFlight",
     "AuditErasureApproved",
     "AuditErasureCancelled",
@@ -140,6 +143,7 @@ __all__ = [
     "AuditEvent",
     "AuditEventsDropped",
     "AuditExported",
+    "AuditFindingAcknowledged",
     "AuditForwardingProblem",
     "AuditHoldLifted",
     "AuditHoldSet",

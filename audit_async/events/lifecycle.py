@@ -373,3 +373,28 @@ class AuditLogReplaced(AuditEvent, tag="audit.log_replaced"):
     engine_hash: str | None = None
     local_seq: int | None = None
     local_hash: str | None = None
+
+
+class AuditCollectionFinding(AuditEvent, tag="audit.collection_finding"):
+    """A collector has found that a host's log, or what the engine has of it, is not as it should be.
+
+    `log` is the log's path at the collector, `kind` is one such as `fork`, `gap` or `log_replaced`, and `seq` is the
+    record that it is about, left out if it is about none.
+    """
+
+    critical: ClassVar[bool] = True
+
+    log: str
+    kind: str
+    reason: str
+    seq: int | None = None
+
+
+class AuditFindingAcknowledged(AuditEvent, tag="audit.finding_acknowledged"):
+    """Somebody has looked at what a collector found, and says what it was."""
+
+    log: str
+    kind: str
+    reason: Annotated[str, Personal("acknowledged_by")]
+    acknowledged_by: Annotated[str, Personal("acknowledged_by")]
+    seq: int | None = None

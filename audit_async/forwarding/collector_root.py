@@ -5,6 +5,7 @@
         collector.lock      flock'd by the one process that collects here; holds its pid
         status.json         what the collector has of each log, renewed every few seconds
         findings.json       what doesn't fit, and when it was seen
+        .findings/          the log `audit-collect`, which records each finding and each acknowledgement
         acknowledged.json   which findings an operator has looked at; only `audit-async hosts ack` writes it
         <tenant>/<host>/<service>/<instance>.<log_id>/
 
@@ -19,6 +20,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Struct
@@ -29,6 +31,8 @@ from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, read_bounded
 from audit_async.errors import AuditError, ConfigError, LogCorrupted
 
 __all__ = [
+    "COLLECTOR_SERVICE",
+    "FINDINGS_LOG",
     "Acknowledgement",
     "CollectedStatus",
     "CollectorRunning",
@@ -45,6 +49,11 @@ __all__ = [
     "write_findings",
     "write_status",
 ]
+
+#: The service in whose log a collector, and whoever acknowledges what it found, record that.
+COLLECTOR_SERVICE: Final = "audit-collect"
+#: The base directory of that log, below the root.
+FINDINGS_LOG: Final = ".findings"
 
 _LOCK: Final = "collector.lock"
 _STATUS: Final = "status.json"
@@ -81,6 +90,11 @@ class Finding(Struct, frozen=True, kw_only=True):
     seq: int  #: the record that it is about; -1 if it is about none
     reason: str
     seen_at: datetime  #: for the first time
+
+    @property
+    def host(self) -> str:
+        """The host that it is about."""
+        return unquote(self.log.split("/")[1])
 
     @property
     def key(self) -> tuple[str, str, int]:

@@ -61,6 +61,7 @@ class AuditReader:
         *,
         service: str | None = None,
         instance: str | None = None,
+        host: str | None = None,
         key_store: KeyStore | None = None,
         identities: Identities | None = None,
     ) -> None:
@@ -70,6 +71,7 @@ class AuditReader:
             base_dir: The base directory that the services were configured with, or a directory below it.
             service: Read only the logs of this service.
             instance: Read only the logs of this instance.
+            host: Read only the logs of this host, if `base_dir` is a collector's directory.
             key_store: Where the keys of sealed members are (`audit_async.privacy.open_key_store`): records are then
                 returned with what is sealed in the clear, or `[erased DATE]`, `[key missing]`, `[forged]` instead.
                 Without it a sealed member is the text that was recorded. It stays the caller's to close. Exports
@@ -81,13 +83,13 @@ class AuditReader:
         self.base_dir: Final = Path(base_dir)
         self.service: Final = service
         self.instance: Final = instance
+        self.host: Final = host
         self._key_store: Final = key_store
         self._identities: Final = identities
 
     def __repr__(self) -> str:
-        only = "".join(
-            f" {name}={value}" for name, value in (("service", self.service), ("instance", self.instance)) if value
-        )
+        named = (("host", self.host), ("service", self.service), ("instance", self.instance))
+        only = "".join(f" {name}={value}" for name, value in named if value)
         return f"<AuditReader {self.base_dir}{only}>"
 
     def logs(self) -> list[Log]:
@@ -96,7 +98,7 @@ class AuditReader:
         Raises:
             TrailUnreadable: There is none, or a directory may not be read.
         """
-        logs = find_logs(self.base_dir, service=self.service, instance=self.instance)
+        logs = find_logs(self.base_dir, service=self.service, instance=self.instance, host=self.host)
         return [dataclasses.replace(log, identities=self._identities) for log in logs] if self._identities else logs
 
     def _question(
@@ -184,7 +186,9 @@ class AuditReader:
             heads[logs[0].name] = Position(*expected_head)
         kept: KeptState | None = None
         if state is not None:
-            kept = KeptState(state, logs, base_dir=self.base_dir, service=self.service, instance=self.instance)
+            kept = KeptState(
+                state, logs, base_dir=self.base_dir, service=self.service, instance=self.instance, host=self.host
+            )
         report = await verify_logs(logs, wanted, kept, progress)
         return report if verify_keys is None else await add_key_findings(report, logs, verify_keys)
 

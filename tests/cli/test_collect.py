@@ -1,0 +1,156 @@
+"""`collect` and `hosts`: the real commands, on a real engine and real logs."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+
+from audit_async.forwarding import DirectorySink
+from tests.cli.commands import COMMAND, Audit, environment
+from tests.forwarding.shipped_logs import files_of, identity_of, ship, write_log
+from tests.trails import read_events
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    """An engine with the logs of two hosts."""
+    (tmp_path / "engine").mkdir()
+    DirectorySink.prepare(tmp_path / "engine")
+
+    async def fill() -> None:
+        async with DirectorySink(tmp_path / "engine", tenant="acme") as sink:
+            for host in ("web-1", "web-2.example.org"):
+                await ship(await write_log(tmp_path / host, 30), sink, host=host)
+
+    anyio.run(fill)
+    return tmp_path / "engine"
+
+
+def again(tmp_path: Path, host: str, count: int = 5) -> None:
+    """Let a host write and ship more."""
+
+    async def fill() -> None:
+        async with DirectorySink(tmp_path / "engine", tenant="acme") as sink:
+            await ship(await write_log(tmp_path / host, count), sink, host=host)
+
+    anyio.run(fill)
+
+
+def test_collect_once_and_look(engine: Path, tmp_path: Path, audit: Audit) -> None:
+    """What is received is what the hosts have, every command reads it, and `hosts` says how far each is."""
+    root = tmp_path / "root"
+    ended = audit("collect", root, "--from", f"file://{engine}", "--tenant", "acme", "--once")
+    assert (ended.status, ended.err) == (0, "")
+    assert "of 2 logs" in ended.out
+    copy = root / identity_of(tmp_path / "web-1/orders/00").path()
+    assert files_of(copy) == files_of(tmp_path / "web-1/orders/00")
+    shown = audit("hosts", root)
+    assert shown.status == 0
+    for word in ("web-1", "web-2.example.org", "orders/00", "live", "2 logs of 2 hosts, 0 silent"):
+        assert word in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 80
+    document = audit("hosts", root, "--json").document
+    assert [log["behind_records"] for log in document["logs"]] == [0, 0]
+    assert {log["seq"] for log in document["logs"]} == {31}
+    assert audit("verify", root).status == 0
+    assert len(audit("query", root, "--json", "--type", "auth.failure").rows) == 60
+    assert len(audit("query", root, "--json", "--host", "web-1", "--type", "auth.failure").rows) == 30
+    assert audit("stats", root, "--json").document
+    assert audit("index", root).status == 0
+    assert audit("verify", root).status == 0
+
+
+def test_findings_are_shown_until_they_are_acknowledged(engine: Path, tmp_path: Path, audit: Audit) -> None:
+    """And recorded, each with who has looked at it and why, in the collector's own log."""
+    root = tmp_path / "root"
+    arguments = ("collect", root, "--from", f"file://{engine}", "--tenant", "acme", "--once")
+    assert audit(*arguments).status == 0
+    for stored in (engine / identity_of(tmp_path / "web-1/orders/00").path()).glob("*.lines"):
+        stored.rename(stored.with_name(f"{90:012d}-{99:012d}-{'0' * 64}.lines"))
+    assert audit(*arguments).status == 1
+    shown = audit("hosts", root)
+    assert shown.status == 1
+    assert "web-1" in shown.out
+    assert re.search(r"gap|went back|bad batch", shown.out)
+    assert audit("hosts", root, "--problems", "--json").document["findings"]
+    assert audit("hosts", "ack", root, "web-1", "--by", "", "--reason", "x").status == 2
+    assert audit("hosts", "ack", root, "web-1", "--by", "alice", "--reason", "new disk, 4711").status == 0
+    assert audit("hosts", root).status == 0
+    assert audit("hosts", "ack", root, "web-1", "--by", "alice", "--reason", "x").status == 3
+    events = [one["event"] for one in read_events(root / ".findings")]
+    found = [one["kind"] for one in events if one["event_type"] == "audit.collection_finding"]
+    seen = [
+        (one["kind"], one["acknowledged_by"]) for one in events if one["event_type"] == "audit.finding_acknowledged"
+    ]
+    assert found
+    assert sorted(seen) == sorted((kind, "alice") for kind in found)
+
+
+def test_a_silent_host_is_told_from_an_idle_log(engine: Path, tmp_path: Path, audit: Audit) -> None:
+    """A host is silent if nothing of it came for as long as was said; a quiet log of a lively host is idle."""
+    root = tmp_path / "root"
+    audit("collect", root, "--from", f"file://{engine}", "--tenant", "acme", "--once")
+    status = msgspec.json.decode((root / "status.json").read_bytes())
+    for log in status["logs"]:
+        if log["host"] == "web-2.example.org":
+            log["received_at"] = "2026-01-01T00:00:00Z"
+    status["logs"].append(status["logs"][0] | {"instance": "01", "received_at": "2026-01-01T00:00:00Z"})
+    (root / "status.json").write_bytes(msgspec.json.encode(status))
+    ended = audit("hosts", root, "--json", "--silent-after", "1h")
+    assert [(log["host"], log["instance"], log["state"]) for log in ended.document["logs"]] == [
+        ("web-1", "00", "live"), ("web-2.example.org", "00", "silent"), ("web-1", "01", "idle"),
+    ]  # fmt: skip
+    assert ended.status == 1
+    status["updated_at"] = "2026-01-01T00:00:00Z"
+    (root / "status.json").write_bytes(msgspec.json.encode(status))
+    assert "not running" in audit("hosts", root).out
+
+
+def test_a_running_collector_is_ended_by_its_signal(engine: Path, tmp_path: Path, audit: Audit) -> None:
+    """It confirms what it has with its key; meanwhile another is refused."""
+    root, key = tmp_path / "root", tmp_path / "key.pem"
+    assert audit("keys", "new", "--out", key).status == 0
+    arguments = ["collect", str(root), "--from", f"file://{engine}", "--tenant", "acme"]
+    confirmed = engine / identity_of(tmp_path / "web-1/orders/00").path() / "confirmation"
+    with subprocess.Popen(
+        [*COMMAND, *arguments, "--key", str(key), "--name", "c1", "--every", "0.1"], env=environment()
+    ) as running:
+        try:
+            deadline = time.monotonic() + 60
+            while not confirmed.exists() and time.monotonic() < deadline and running.poll() is None:
+                time.sleep(0.05)
+            assert b"c1 " in confirmed.read_bytes()
+            refused = audit(*arguments, "--once")
+            assert (refused.status, str(running.pid) in refused.err) == (3, True)
+            again(tmp_path, "web-1")
+            copy = root / identity_of(tmp_path / "web-1/orders/00").path()
+            while files_of(copy) != files_of(tmp_path / "web-1/orders/00") and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert files_of(copy) == files_of(tmp_path / "web-1/orders/00")
+        finally:
+            running.send_signal(signal.SIGTERM)
+    assert running.wait() != 0
+
+
+def test_what_makes_no_sense_is_wrong_usage(engine: Path, tmp_path: Path, audit: Audit) -> None:
+    """With the option that has to change; a password is not repeated."""
+    root = tmp_path / "root"
+    for options, words in [
+        (("--shard", "3/2"), "--shard"),
+        (("--shard", "a"), "--shard"),
+    ]:
+        ended = audit("collect", root, "--from", f"file://{engine}", "--tenant", "acme", "--once", *options)
+        assert ended.status == 2
+        assert words in ended.err
+    ended = audit("collect", root, "--from", "postgres://me:secret@db/audit", "--tenant", "acme", "--once")
+    assert ended.status == 2
+    assert "secret" not in ended.err
+    assert audit("collect", tmp_path, "--from", f"file://{engine}", "--tenant", "acme", "--once").status == 2
+    assert audit("hosts", tmp_path).status == 2
