@@ -225,9 +225,14 @@ class SyncAuditLogger:
                 return
             signals.forget(session)
             try:
-                _home().call(self._logger.aclose, self.config.drain_timeout + _MARGIN_S)
+                _home().call(self._logger.aclose, self._close_timeout_s)
             except (LogClosed, TimeoutError):
                 session.drain_at_exit()  # the loop does not answer: this thread does it
+
+    @property
+    def _close_timeout_s(self) -> float:
+        forward = self.config.forward
+        return self.config.drain_timeout + _MARGIN_S + (0.0 if forward is None else forward.close_timeout)
 
     def __enter__(self) -> Self:
         self.start()

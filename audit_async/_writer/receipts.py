@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from typing import Any, Final
+from time import monotonic
+from typing import Any, Final, Literal, Protocol
 
 from audit_async._chain import GENESIS_HASH, Entry
 from audit_async._writer.home_loop import HomeLoop
-from audit_async.errors import WriteFailed
+from audit_async.errors import ConfigError, WriteFailed
 from audit_async.status import Position
+
+
+class Replication(Protocol):
+    """What ships the log to an engine, and so knows how far that has it; in the log's loop."""
+
+    async def wait(self, seq: int, *, by: Literal["engine", "collector"]) -> None:
+        """Return once the engine has a record, or a collector has confirmed it."""
+        ...
 
 
 class Acknowledgements:
@@ -22,6 +31,7 @@ class Acknowledgements:
         self.audit_prefix = audit_prefix  #: what every audit_id of this opening begins with
         self.durable_seq = durable_seq  #: everything up to here is on stable storage
         self.failure: WriteFailed | None = None  #: why nothing more will be acknowledged
+        self.replication: Replication | None = None  #: set once, before there is a receipt
         self._home = home
         self._loop = home.loop
         self._waiting: list[tuple[Receipt, asyncio.Future[None]]] = []
@@ -53,6 +63,22 @@ class Acknowledgements:
     def wait_blocking(self, receipt: Receipt, timeout_s: float | None) -> None:
         """Block this thread until `receipt` is durable, or can't be any more; raises as `HomeLoop.call_and_block`."""
         self._home.call_and_block(lambda: self._wait_in_loop(receipt), timeout_s)
+
+    async def wait_replicated(self, seq: int, by: Literal["engine", "collector"]) -> None:
+        """Wait, on any event loop, until a record is elsewhere."""
+        if self._home.is_here:
+            await self._wait_replicated(seq, by)
+        else:
+            await self._home.call(lambda: self._wait_replicated(seq, by))
+
+    def block_until_replicated(self, seq: int, by: Literal["engine", "collector"], timeout_s: float | None) -> None:
+        """Block this thread until a record is elsewhere; raises as `HomeLoop.call_and_block`."""
+        self._home.call_and_block(lambda: self._wait_replicated(seq, by), timeout_s)
+
+    async def _wait_replicated(self, seq: int, by: Literal["engine", "collector"]) -> None:
+        if self.replication is None:
+            raise ConfigError("forward", "is left out, so this process does not know whether its records are elsewhere")
+        await self.replication.wait(seq, by=by)
 
     def advance(self, durable_seq: int) -> None:
         """Acknowledge everything up to `durable_seq` and wake those who waited for it."""
@@ -159,6 +185,56 @@ class Receipt(Entry, gc=False, eq=False):
                 raise self._lost()
         return Position(self.seq, self.hash)
 
+    async def replicated(
+        self, *, by: Literal["collector", "engine"] = "collector", timeout_s: float | None = None
+    ) -> Position:
+        """Wait until the record and all before it are outside of this host; return its place in the chain.
+
+        Needs `AuditConfig(forward=Forward(...))`. May be awaited on any event loop. A cancellation or a timeout changes
+        nothing: the record is shipped as soon as it can be.
+
+        Args:
+            by: `collector`: a collector whose key is known has it, checked, on its own disk, and has signed that.
+                `engine`: the engine has it, which is a second copy and no evidence.
+            timeout_s: How many seconds to wait at most; None for as long as it takes.
+
+        Returns:
+            The record's sequence number and hash.
+
+        Raises:
+            TimeoutError: It is not there yet.
+            SinkRefused: The log is refused by the engine or a collector; see `audit_async.forwarding`.
+            WriteFailed: The log has stopped before the record became durable here.
+            LogClosed: The log was closed before the record was there, or its event loop doesn't run.
+            ConfigError: The log is not shipped by this process, or no collector's key is known.
+        """
+        async with asyncio.timeout(timeout_s):
+            position = await self.durable()
+            await self._of.wait_replicated(position.seq, by)
+        return position
+
+    def wait_replicated(
+        self, timeout_s: float | None = None, *, by: Literal["collector", "engine"] = "collector"
+    ) -> Position:
+        """Block until the record and all before it are outside of this host: `replicated` for threads without a loop.
+
+        Args:
+            timeout_s: As for `replicated`.
+            by: As for `replicated`.
+
+        Returns:
+            The record's sequence number and hash.
+
+        Raises:
+            RuntimeError: This thread runs an event loop, which would stand still: await `replicated` there.
+            TimeoutError, SinkRefused, WriteFailed, LogClosed, ConfigError: As `replicated` does.
+        """
+        began = monotonic()
+        position = self.wait(timeout_s)
+        left_s = None if timeout_s is None else max(0.0, timeout_s - (monotonic() - began))
+        self._of.block_until_replicated(position.seq, by, left_s)
+        return position
+
     def _lost(self) -> WriteFailed:
         failure = self._of.failure
         error = WriteFailed(f"the record {self.audit_id} is not known to be durable: {failure}")
@@ -197,6 +273,24 @@ class _NothingRecorded(Receipt, gc=False, eq=False):
         return NOWHERE
 
     def wait(self, timeout_s: float | None = None) -> Position:  # noqa: ARG002 - there is nothing to wait for
+        """Return at once, with the position -1."""
+        return NOWHERE
+
+    async def replicated(
+        self,
+        *,
+        by: Literal["collector", "engine"] = "collector",  # noqa: ARG002 - likewise
+        timeout_s: float | None = None,  # noqa: ARG002 - likewise
+    ) -> Position:
+        """Return at once, with the position -1."""
+        return NOWHERE
+
+    def wait_replicated(
+        self,
+        timeout_s: float | None = None,  # noqa: ARG002 - likewise
+        *,
+        by: Literal["collector", "engine"] = "collector",  # noqa: ARG002 - likewise
+    ) -> Position:
         """Return at once, with the position -1."""
         return NOWHERE
 

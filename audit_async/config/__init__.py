@@ -20,6 +20,7 @@ file.
 
 from audit_async.config.audit_config import AuditConfig
 from audit_async.config.flush_mode import Batched, FlushMode, Hybrid, Immediate
+from audit_async.config.forward_settings import Forward
 from audit_async.config.mode import Disabled, Local, Mode
 from audit_async.config.presets import PresetName
 from audit_async.config.privacy_settings import Privacy
@@ -34,6 +35,7 @@ __all__ = [
     "Disabled",
     "ExternalKey",
     "FlushMode",
+    "Forward",
     "Hybrid",
     "Immediate",
     "KeySource",

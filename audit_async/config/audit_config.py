@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from audit_async.config.environment import DEFAULT_PREFIX, Variables
 from audit_async.config.flush_mode import Batched, FlushMode, Hybrid, Immediate
+from audit_async.config.forward_settings import Forward
 from audit_async.config.mode import Disabled, Local, Mode
 from audit_async.config.overrides import Overrides
 from audit_async.config.presets import PRESETS, PresetName
@@ -59,6 +60,7 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
         transparency: Sign checkpoints of the log, as a transparency log does; needs the extra `tlog`.
         verification: Verify the log again and again while it is written.
         privacy: Seal what is personal under keys that can be destroyed; needs the extra `privacy`.
+        forward: Ship the log to an engine outside of this host, from this process.
         drain_timeout: How long an orderly end waits for the disk, in seconds.
         handle_signals: Drain on SIGTERM and SIGINT before they take their ordinary course.
         allow_insecure_dir: Write also below a base directory that other users can write to.
@@ -86,6 +88,7 @@ class AuditConfig(Settings, frozen=True, kw_only=True, repr_omit_defaults=True):
     transparency: Annotated[Transparency | None, Meta(description="left out, or a Transparency")] = None
     verification: Annotated[Verification | None, Meta(description="left out, or a Verification")] = None
     privacy: Annotated[Privacy | None, Meta(description="left out, or a Privacy")] = None
+    forward: Annotated[Forward | None, Meta(description="left out, or a Forward")] = None
     drain_timeout: Seconds = 10.0
     handle_signals: Flag = True
     allow_insecure_dir: Flag = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 from audit_async.config.flush_mode import FlushMode
+from audit_async.config.forward_settings import Forward
 from audit_async.config.mode import Mode
 from audit_async.config.privacy_settings import Privacy
 from audit_async.config.redaction import Redaction
@@ -31,6 +32,7 @@ class Overrides(TypedDict, total=False):
     transparency: Transparency | None
     verification: Verification | None
     privacy: Privacy | None
+    forward: Forward | None
     drain_timeout: float
     handle_signals: bool
     allow_insecure_dir: bool

@@ -11,6 +11,7 @@ Everything that applications need is imported from this package; its modules are
 | `identities` | which log of which host and tenant |
 | `batches` | consecutive records as raw lines |
 | `shipping` | one log on its way to an engine |
+| `trusted_collectors` | what the known collectors say of a log |
 | `forwarder` | all logs of a base directory |
 | `sinks` | the engine that a URL names |
 | `log_tail` | a log's acknowledged records, as raw lines |

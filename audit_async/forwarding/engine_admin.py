@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from audit_async.config.forward_settings import has_password
 from audit_async.errors import ConfigError
 from audit_async.forwarding.batches import Head
 from audit_async.forwarding.identities import LogIdentity
@@ -132,16 +133,3 @@ def open_engine(url: str, *, tenant: str) -> Engine:
         "name the engine by its URL, such as postgres://audit-admin@db.example/audit or "
         "nats://n1.example:4222?nkey=FILE&accounts=FILE",
     )
-
-
-def has_password(url: str) -> bool:
-    """Return whether a URL holds a password or a token: one that does must not be on a command line.
-
-    What is on a command line is in the list of processes, which every user of the machine sees. In case of doubt it is
-    one: a URL that no engine can read is not shown either.
-    """
-    scheme, _, rest = url.partition("://")
-    place, _, options = rest.partition("?")
-    user = place.rpartition("@")[0]
-    names_a_role = scheme in {"postgres", "postgresql"}
-    return ":" in user or bool(user and not names_a_role) or "password=" in options

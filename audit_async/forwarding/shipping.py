@@ -16,7 +16,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Final, Literal, Protocol, runtime_checkable
@@ -25,23 +24,16 @@ import anyio
 import anyio.to_thread
 from msgspec import Struct
 
-from audit_async._durable import disk
-from audit_async._layout.confirmed_file import Confirmed, ConfirmedCopy, encode_confirmed, read_confirmed
-from audit_async._layout.names import CONFIRMED_FILE, LOG_FILE, UNFINISHED
+from audit_async._layout.names import LOG_FILE
 from audit_async._layout.regular_files import read_bounded
 from audit_async._trail.log_files import read_identity
-from audit_async.errors import AuditError, LogCorrupted
+from audit_async.errors import AuditError, LogClosed
 from audit_async.forwarding.batches import MAX_BATCH_BYTES, Batch, Head
-from audit_async.forwarding.confirmations import (
-    Confirmation,
-    ConfirmationExpired,
-    ConfirmationInvalid,
-    check_confirmations,
-)
 from audit_async.forwarding.identities import LogIdentity
-from audit_async.forwarding.log_tail import LogDiffers, LogTail, RecordsUnreadable
+from audit_async.forwarding.log_tail import LogDiffers, LogTail
 from audit_async.forwarding.sink import Sink
 from audit_async.forwarding.sink_errors import HeadMoved, RecordTooLarge, SinkFull, SinkRefused, SinkUnavailable
+from audit_async.forwarding.trusted_collectors import TrustedCollectors
 
 __all__ = ["FindingKind", "LogShipping", "RepeatsHeads", "ShippingFinding", "ShippingState", "ShippingStatus"]
 
@@ -59,8 +51,6 @@ _LOOK_SOON_S: Final = 0.5
 #: How soon, and how often then, an idle log's head is repeated for an engine that forgets what is old, in seconds.
 _FIRST_REPEAT_S: Final = 3600.0
 _REPEAT_EVERY_S: Final = 86_400.0
-#: Who may enter the log's directory may read what is confirmed.
-_READABLE: Final = 0o644
 #: Waits of a log that has nothing new, in seconds: doubled from the first to the last.
 _FIRST_WAIT_S: Final = 0.02
 _LAST_WAIT_S: Final = 0.25
@@ -156,7 +146,7 @@ class LogShipping:
         self._directory: Final = directory
         self._log: Final = log
         self._sink: Final = sink
-        self._collector_keys: Final = tuple(collector_keys)
+        self._collectors: Final = TrustedCollectors(directory, log, sink, collector_keys)
         self._report: Final = report
         self._tail: LogTail | None = None
         self._described = False
@@ -167,7 +157,7 @@ class LogShipping:
         self._repeats: Final = sink if isinstance(sink, RepeatsHeads) else None
         self._repeat_at = time.monotonic() + _FIRST_REPEAT_S
         self._reported: ShippingFinding | None = None
-        self._complained = False
+        self._ended = False
         self._soon = 0  # how many wait for a confirmation
         self._changed = anyio.Event()
 
@@ -182,6 +172,8 @@ class LogShipping:
             while self.status.state is not ShippingState.REPLACED:
                 await self._pause(await self._attempt(once=False))
         finally:
+            self._ended = True
+            self._changed.set()
             self._close_tail()
 
     async def run_once(self) -> ShippingStatus:
@@ -204,13 +196,22 @@ class LogShipping:
         return self.status
 
     async def wait(self, seq: int, *, by: Literal["engine", "collector"]) -> None:
-        """Return once the engine has a record, or a collector has confirmed it."""
+        """Return once the engine has a record, or a collector has confirmed it.
+
+        Raises:
+            SinkRefused: The log is refused, so a person has to act first.
+            LogClosed: It is not shipped any more.
+        """
         self._soon += by == "collector"
         try:
             while True:
                 at = self.status.shipped if by == "engine" else self.status.confirmed
                 if at is not None and at.seq >= seq:
                     return
+                if self._ended:
+                    raise LogClosed(f"{self._log} is not shipped any more, and record {seq} was not by then")
+                if self.status.state is ShippingState.REFUSED:
+                    raise SinkRefused(f"record {seq} is not shipped: {self.status.problem}")
                 await self._changed.wait()
         finally:
             self._soon -= by == "collector"
@@ -328,68 +329,12 @@ class LogShipping:
         Raises:
             LogDiffers: The log does not have it: the log was rewritten or set back, whatever the engine says.
         """
-        if not self._collector_keys:
-            return None
-        stored = await self._sink.confirmation(self._log)
-        confirmations = () if stored is None else self._checked(stored)
-        found = [one for one in confirmations if await anyio.to_thread.run_sync(self._has, one)]
-        await anyio.to_thread.run_sync(self._keep_confirmed, found)
-        if not confirmations:
-            return None
-        head = Head(seq=confirmations[0].seq, hash=confirmations[0].hash)
-        self._set(confirmed=head)
-        return head
-
-    def _keep_confirmed(self, confirmations: Sequence[Confirmation]) -> None:
-        """Write what retention on this host waits for next to the log, if it is not what is there."""
-        copies = tuple(
-            ConfirmedCopy(
-                collector=one.collector, seq=one.seq, hash=one.hash, copies=one.copies, expires_at=one.expires_at
-            )
-            for one in confirmations
-        )
-        confirmed = Confirmed(log_id=self._log.log_id, confirmed=copies)
-        try:
-            try:
-                before = read_confirmed(self._directory)
-            except LogCorrupted:
-                before = None
-            if before == confirmed or (before is None and not copies):
-                return
-            _replace_file(self._directory / CONFIRMED_FILE, encode_confirmed(confirmed))
-        except OSError as error:  # a forwarder that may only read; retention with hold_unshipped then keeps everything
-            if not self._complained:
-                _logger.warning("%s: what collectors have confirmed can't be kept for retention: %s", self._log, error)
-            self._complained = True
-
-    def _checked(self, stored: bytes) -> Sequence[Confirmation]:
-        """Return the confirmations that hold."""
-        try:
-            return check_confirmations(stored, self._collector_keys, log_id=self._log.log_id)
-        except (ConfirmationInvalid, ConfirmationExpired) as error:
-            if self.status.problem != str(error):
-                _logger.warning("%s: %s", self._log, error)
-            self._set(problem=str(error))
-            return ()
-
-    def _has(self, confirmation: Confirmation) -> bool:
-        """Return whether the log has what a collector has confirmed; False if that was deleted here since.
-
-        Raises:
-            LogDiffers: The log does not have it.
-        """
-        tail = LogTail(self._directory)
-        try:
-            tail.seek(Head(seq=confirmation.seq, hash=confirmation.hash))
-        except LogDiffers as error:
-            raise LogDiffers(error.kind, f"{error}; collector {confirmation.collector} has confirmed it") from None
-        except RecordsUnreadable as error:  # deleted here by now: nothing to compare with
-            _logger.info("%s: %s", self._log, error)
-            return False
-        else:
-            return True
-        finally:
-            tail.close()
+        confirmed, problem = await self._collectors.ask()
+        if problem is not None:
+            self._set(problem=problem)
+        if confirmed is not None:
+            self._set(confirmed=confirmed)
+        return confirmed
 
     # -- shipping ----------------------------------------------------------------------------------------------------
 
@@ -453,18 +398,3 @@ class LogShipping:
 
 def _seq(head: Head | None) -> int:
     return -1 if head is None else head.seq
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    """Give a file another content, whole or not at all; after a power cut it may be the one before."""
-    unfinished = f"{path}{UNFINISHED}"
-    with suppress(FileNotFoundError):
-        disk.unlink(unfinished, dir_fd=None)
-    fd = disk.create_file(unfinished, dir_fd=None)
-    try:
-        disk.write_at(fd, content, 0)
-        disk.change_mode(fd, _READABLE)  # the service may run as another user than the forwarder
-        disk.sync_data(fd)
-    finally:
-        disk.close(fd)
-    disk.rename(unfinished, str(path), dir_fd=None)

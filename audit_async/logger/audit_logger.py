@@ -42,6 +42,7 @@ from audit_async.status import (
 __all__ = ["AuditLogger"]
 
 if TYPE_CHECKING:  # they need the extra `tlog`
+    from audit_async.logger.forwarding_task import ForwardingTask
     from audit_async.tlog.checkpoint import SignedCheckpoint
     from audit_async.tlog.proof import TlogProof
 
@@ -72,6 +73,7 @@ class AuditLogger(ErasureCalls):
         self._condition: Final = Condition(HealthStatus.DISABLED if self._disabled else HealthStatus.NOT_STARTED)
         self._measurements: Final = Measurements()
         self._session: Session | None = None
+        self._forwarding: ForwardingTask | None = None
         self._starting = False
         # What `emit` looks at for every event, one look-up away instead of three.
         self._buffer: Final = self._intake.buffer
@@ -523,9 +525,16 @@ class AuditLogger(ErasureCalls):
             raise LogClosed("this AuditLogger was started before; a logger is opened once, make a new one")
         self._starting = True
         try:
+            if self.config.forward is not None:
+                from audit_async.logger.forwarding_task import ForwardingTask  # noqa: PLC0415 - few logs need it
+
+                self._forwarding = ForwardingTask(self.config.forward)
             self._session = await Session.open(
                 self.config, Path(self.config.mode.base_dir), self._intake, self._condition, self._measurements
             )
+            if self._forwarding is not None:
+                self._session.acknowledgements.replication = self._forwarding
+                self._forwarding.start(self, self._session, self._condition)
         finally:
             self._starting = False
         forks.give_up_in_child(self._session)
@@ -542,8 +551,9 @@ class AuditLogger(ErasureCalls):
         """Take no more events, make everything that was taken durable, write `audit.log_closed`, and unlock the log.
 
         Drains also while the surrounding task is being cancelled, for up to `drain_timeout` seconds; a cancellation
-        takes effect afterwards. May be called again, and from several tasks; only the first does anything. If the
-        log's event loop is closed, the calling thread drains, and is blocked meanwhile.
+        takes effect afterwards. With `forward` it then waits for the engine, for up to `close_timeout`; what is not
+        shipped by then is logged, and stays in the log. May be called again, and from several tasks; only the first
+        does anything. If the log's event loop is closed, the calling thread drains, and is blocked meanwhile.
 
         Raises:
             WriteFailed: Something could not be made durable; the message says how much.
@@ -553,11 +563,20 @@ class AuditLogger(ErasureCalls):
         if session is None or self._buffer.state is State.FORKED:
             return
         if session.home.is_here:
-            await session.close()
+            await self._close(session)
         elif session.has_ended or session.home.loop.is_closed():
+            if self._forwarding is not None:
+                self._forwarding.abandon()
             session.close_without_loop()
         else:
-            await session.home.call(session.close)
+            await session.home.call(lambda: self._close(session))
+
+    async def _close(self, session: Session) -> None:
+        try:
+            await session.close()
+        finally:
+            if self._forwarding is not None:
+                await self._forwarding.finish(session.acknowledgements.durable_seq)
 
     def __enter__(self) -> NoReturn:
         raise TypeError("an AuditLogger is entered by `async with AuditLogger(config) as audit:`, not by `with`")

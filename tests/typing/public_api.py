@@ -51,7 +51,7 @@ from audit_async import (
     use_audit,
 )
 from audit_async.ambient import AnyLogger, AuditSource
-from audit_async.config import Verification
+from audit_async.config import Forward, Verification
 from audit_async.events import AuthFailure, DataDeleted, Personal, Record, decode_record
 from audit_async.evidence import ProvenLog, ProvenRecord, verify_evidence
 from audit_async.forwarding import (
@@ -310,6 +310,11 @@ async def worm_storage() -> None:
 
 async def forwarding(sink: Sink, log: LogIdentity, batch: Batch) -> None:
     """An engine outside of the host: appended to on condition of its head, read, prepared by its administrator."""
+    forward = Forward(to="file:///media/audit", tenant="acme", host="web-1", collector_keys=("a",), close_timeout=3)
+    async with AuditLogger(AuditConfig(mode=Local("audit"), service_id="orders", forward=forward)) as audit:
+        receipt = audit.emit(AuthFailure(attempted_user="m", reason="r", ip="203.0.113.9", path="/"))
+        assert_type(await receipt.replicated(by="engine", timeout_s=5), Position)
+        assert_type(receipt.wait_replicated(5, by="collector"), Position)
     forwarder = Forwarder(
         "audit", open_sink("file:///media/audit", tenant="acme"), tenant="acme", host="web-1", service="orders",
         instance="00", collector_keys=["collector+id+key"], on_finding=lambda finding: None,
