@@ -29,6 +29,7 @@ _CATEGORIES: Final = {
     "data_access": "Customers' data",
     "compliance": "Compliance",
     "security": "Security incidents",
+    "rpc": "Remote procedure calls",
     "jobs": "Background jobs",
     "agents": "Agents",
     "web": "HTTP",

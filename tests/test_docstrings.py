@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Annotated, Any, ClassVar, NamedTuple
 
+import grpc.aio
 import litestar
 import loguru
 import pytest
@@ -149,6 +150,7 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
         "app": Starlette(),
         "audit": audit,
         "decide": lambda _: "allowed",
+        "grpc": grpc,
         "get_asgi_application": Starlette,  # Django's, which is not installed here
         "config": AuditConfig(mode=Local("./other"), service_id="orders", handle_signals=False),
         "logger": loguru.logger,

@@ -56,6 +56,7 @@ PUBLIC = (
     "audit_async.integrations.celery",
     "audit_async.integrations.django",
     "audit_async.integrations.fastapi",
+    "audit_async.integrations.grpc",
     "audit_async.integrations.health",
     "audit_async.integrations.litestar",
     "audit_async.integrations.logging",

@@ -103,6 +103,7 @@ from audit_async.events.resources import (
     ResourceUpdated,
 )
 from audit_async.events.roles_and_keys import ApiKeyCreated, ApiKeyRevoked, ApiKeyRotated, RoleGranted, RoleRevoked
+from audit_async.events.rpc import RpcEnded
 from audit_async.events.security import (
     IntegrityViolation,
     InvalidTokenUsed,
@@ -223,6 +224,7 @@ __all__ = [
     "ResourceUpdated",
     "RoleGranted",
     "RoleRevoked",
+    "RpcEnded",
     "SealVerificationFailed",
     "SealVerified",
     "SessionEnded",

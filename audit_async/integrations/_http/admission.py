@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Final
 
-from audit_async.logger import AuditLogger
+from audit_async.ambient import AnyLogger
 
 __all__ = ["RETRY_AFTER_S", "Admission"]
 
@@ -37,7 +37,7 @@ class Admission:
         self._closed_because = ""
 
     @contextmanager
-    def admit(self, audit: AuditLogger) -> Iterator[bool]:
+    def admit(self, audit: AnyLogger) -> Iterator[bool]:
         """Yield whether a request is let in; if so, room for its record is kept until the end of the block."""
         if not self._admits(audit):
             self.refused += 1
@@ -62,7 +62,7 @@ class Admission:
         """Count a request that is answered 503 after all, since its record turned out to be impossible."""
         self.refused += 1
 
-    def _admits(self, audit: AuditLogger) -> bool:
+    def _admits(self, audit: AnyLogger) -> bool:
         health = audit.health()
         config = audit.config
         share = max(1 / config.buffer_events, _RESERVED_BYTES / config.buffer_bytes)
