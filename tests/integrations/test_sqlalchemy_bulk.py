@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import bindparam, delete, insert, select, text, update
+from sqlalchemy import bindparam, delete, func, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from audit_async.integrations.sqlalchemy import bulk_statements
@@ -153,6 +153,21 @@ def test_secrets_in_criteria_and_values_are_redacted(shop: AuditedSessions) -> N
     (event,) = shop.new()
     assert "hunter" not in str(event)
     assert "password" in event["criteria"]
+
+
+def test_no_secret_and_nothing_excluded_is_in_the_criteria(tmp_path: Path) -> None:
+    """Whatever the parameter is called, and in criteria that the application has written as text."""
+    key = "sk_live_" + "4eC39HqLyjWDarjtT1zdp7dc"
+    with AuditedSessions.opened(tmp_path, exclude={Item: ["note"]}) as shop:
+        with shop.sessions.begin() as session:
+            statement = delete(Item).where(Item.note == bindparam("given"), Item.name == "a", text(f"made <> '{key}'"))
+            session.execute(statement, {"given": "private"})
+            session.execute(update(Item).where(func.lower(Item.note) == "private").values(note="private", name="b"))
+        first, second = shop.new()
+    assert "private" not in str([first, second])
+    assert key not in first["criteria"]
+    assert first["parameters"] == {"name_1": "a"}
+    assert second["values"]["name"] == "b"
 
 
 def test_a_statement_that_can_t_be_described_is_counted(shop: AuditedSessions, monkeypatch: pytest.MonkeyPatch) -> None:

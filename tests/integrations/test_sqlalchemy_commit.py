@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 
-from audit_async import AuditConfig, AuditLogger, AuditReader, Local
+from audit_async import AuditConfig, AuditLogger, AuditReader, Batched, Local
 from audit_async.integrations.sqlalchemy import IntentNotDurable, audit_session, resolve_unfinished
 from tests.integrations.orm_models import ALICE, WATCHED, AuditedSessions, Base, Item, marker, sqlite_engine
 from tests.trails import read_events
@@ -145,6 +145,19 @@ def test_with_record_loss_the_transaction_is_committed_all_the_same(
         with shop.sessions() as session:
             assert session.get_one(Item, 1).name == "a"
         assert shop.types() == ["resource.change_intended", "transaction.intended", "transaction.ended"]
+
+
+@pytest.mark.parametrize("relation", ["after", "intent"])
+def test_a_large_transaction_does_not_overflow_the_log(tmp_path: Path, relation: str) -> None:
+    """More changes than the log's buffer holds: the commit waits for it in between."""
+    config = AuditConfig(
+        mode=Local(tmp_path), service_id="shop", buffer_events=1000, flush_mode=Batched(size=100, interval=1.0)
+    )
+    with AuditedSessions.opened(tmp_path, relation=relation, config=config) as shop:
+        with shop.sessions.begin() as session:
+            session.add_all([Item(name=str(number)) for number in range(2500)])
+        assert len(shop.new()) == (2500 if relation == "after" else 2502)
+        assert shop.log.stats().dropped == 0
 
 
 @pytest.mark.parametrize("on_failure", ["refuse", "record_loss"])

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, select, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IllegalStateChangeError, IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import sessionmaker
 
 from audit_async import AuditConfig, AuditLogger, AuditReader, Local
-from audit_async.integrations.sqlalchemy import Resolution, resolve_unfinished
+from audit_async.integrations.sqlalchemy import IntentNotDurable, Resolution, audit_session, resolve_unfinished
 from tests.forwarding.postgres_server import PostgresServer, programs
 from tests.integrations.orm_models import AuditedSessions, Base, Item, marker
 from tests.trails import check_trail, read_events
@@ -174,6 +174,22 @@ def test_two_phase_sessions_record_as_others(relation: str, postgres_url: str, t
     else:
         assert [one["event_type"] for one in events] == ["resource.created"]
     assert names_in(postgres_url) == ["a"]
+
+
+def test_a_two_phase_transaction_without_an_intent_is_rolled_back(postgres_url: str, tmp_path: Path) -> None:
+    """What can't be recorded is not even prepared."""
+    engine = create_engine(postgres_url)
+    sessions = sessionmaker(engine, twophase=True)
+    with AuditedSessions.opened(tmp_path, engine, sessions=sessions) as shop:
+        shop.audit.stop()
+        audit = audit_session(sessions, [Item], audit=lambda: None, relation="intent")
+        # SQLAlchemy 2.0 raises an error of its own as it rolls back what could not be prepared.
+        with pytest.raises((IntentNotDurable, IllegalStateChangeError)), shop.sessions.begin() as session:
+            session.add(Item(name="a"))
+        with engine.connect() as connection:
+            assert connection.scalar(text("SELECT count(*) FROM pg_prepared_xacts")) == 0
+        audit.stop()
+    assert names_in(postgres_url) == []
 
 
 def test_a_constraint_that_fails_at_commit_is_rolled_back(postgres_url: str, tmp_path: Path) -> None:

@@ -7,13 +7,16 @@ names in place of values, the values by those names, and the number of rows if t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, CursorResult, Delete, Insert, Table, Update
+from sqlalchemy import BinaryExpression, BindParameter, Column, Connection, CursorResult, Delete, Insert, Table, Update
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.sql.expression import ClauseElement
+from sqlalchemy.sql.visitors import iterate
 
+from audit_async._redact.redactor import Redactor
 from audit_async.events.resources import Operation
 from audit_async.integrations.sqlalchemy.flush_changes import plain_value
 
@@ -27,9 +30,8 @@ _MOST_KEYS: Final = 1000
 _OPERATIONS: Final[tuple[tuple[type, Operation], ...]] = (
     (Insert, "create"), (Update, "update"), (Delete, "delete")
 )  # fmt: skip
-#: How SQLAlchemy writes a parameter of IN, and how it numbers parameters.
+#: How SQLAlchemy writes a parameter of IN.
 _EXPANDED: Final = re.compile(r"\(__\[POSTCOMPILE_(\w+)\]\)")
-_NUMBER: Final = re.compile(r"_\d+$")
 
 #: The parameters of an executed statement: one mapping, or one for each row.
 Parameters = Mapping[str, Any]
@@ -85,6 +87,10 @@ class BulkStatement(NamedTuple):
             resource_ids=_keys(statement, plan, sent, result) or None,
         )
 
+    def redacted(self, redactor: Redactor) -> BulkStatement:
+        """Return it without the secrets that are written out in its criteria."""
+        return self if self.criteria is None else self._replace(criteria=redactor.redact_text(self.criteria))
+
 
 def statement_table(statement: object) -> Table | None:
     """Return the table that a statement changes; None if it changes none, or is no statement of SQLAlchemy's."""
@@ -109,15 +115,27 @@ def _criteria(statement: Dml, plan: StatementPlan, sent: Sequence[Parameters]) -
     try:
         compiled = where.compile()
         text, found = str(compiled), compiled.params
+        left_out = {
+            compiled.bind_names[bind] for bind in _compared_with(where, plan.excluded) if bind in compiled.bind_names
+        }
     except SQLAlchemyError:  # a construct of one dialect only
         return f"<criteria that have no text: {type(where).__name__}>", {}
     if len(sent) == 1:
         found = {**found, **{name: value for name, value in sent[0].items() if name in found}}
     elif sent:
         found = {name: value for name, value in found.items() if name not in sent[0]}
-    return _EXPANDED.sub(r":\1", text), {
-        name: _bounded(value) for name, value in found.items() if _NUMBER.sub("", name) not in plan.excluded
-    }
+    shown = {name: _bounded(value) for name, value in found.items() if name not in left_out}
+    return _EXPANDED.sub(r":\1", text), shown
+
+
+def _compared_with(where: ClauseElement, excluded: frozenset[str]) -> Iterator[BindParameter[Any]]:
+    """Yield the parameters that excluded columns are compared with."""
+    if not excluded:
+        return
+    for part in iterate(where):
+        inner = list(iterate(part)) if isinstance(part, BinaryExpression) else []
+        if any(isinstance(one, Column) and one.key in excluded for one in inner):
+            yield from (one for one in inner if isinstance(one, BindParameter))
 
 
 def _values(

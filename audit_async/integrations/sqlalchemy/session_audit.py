@@ -11,7 +11,9 @@ from weakref import WeakKeyDictionary, WeakSet
 from sqlalchemy import Table, event, inspect
 from sqlalchemy.orm import Mapper, Session, scoped_session, sessionmaker
 
+from audit_async._redact.redactor import Redactor
 from audit_async.ambient import current_actor, get_audit
+from audit_async.config import Redaction
 from audit_async.errors import ConfigError
 from audit_async.events import ActorInfo
 from audit_async.integrations._logger_source import AnyLogger, LoggerSource, check_source, logger_from
@@ -136,6 +138,8 @@ class SessionAudit:
         self.marker: Final = marker
         self._plans: Final[WeakKeyDictionary[Mapper[Any], MapperPlan | None]] = WeakKeyDictionary()
         self._statement_plans: Final[dict[tuple[Table, Any], StatementPlan | None]] = {}
+        self._redactor = Redactor()
+        self._redaction: Redaction | None = None  # what it was made of, None for the default
         self._target: Any = None
         self._listeners: tuple[tuple[str, Callable[..., None]], ...] = ()
 
@@ -169,6 +173,15 @@ class SessionAudit:
             return logger_from(self._audit)
         except ConfigError:  # `get_audit` has none
             return None
+
+    @property
+    def redactor(self) -> Redactor:
+        """What takes secrets out of texts, as the log is configured; the log itself does it in mappings only."""
+        audit = self.logger()
+        redaction = audit.config.redaction if audit is not None else None
+        if redaction is not self._redaction:
+            self._redactor, self._redaction = Redactor(redaction), redaction
+        return self._redactor
 
     def actor(self) -> ActorInfo:
         """Return who makes the changes."""

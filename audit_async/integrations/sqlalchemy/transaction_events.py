@@ -21,7 +21,7 @@ from audit_async.status import describe_error
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import CursorResult, ExceptionContext
-    from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction, UOWTransaction
+    from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction
     from sqlalchemy.pool import ConnectionPoolEntry
 
     from audit_async.integrations.sqlalchemy.session_audit import SessionAudit
@@ -46,12 +46,13 @@ def listen_to_sessions(target: Any, audit: SessionAudit) -> tuple[tuple[str, Cal
     def after_begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
         _after_begin(record_of(session), connection)
 
+    # Functions of this call's own: SQLAlchemy 2.0 can't remove one that listens to a class and to a subclass of it.
     listeners: tuple[tuple[str, Callable[..., None]], ...] = (
         ("after_begin", after_begin),
-        ("after_flush", _after_flush),
-        ("after_commit", _after_commit),
-        ("after_soft_rollback", _after_soft_rollback),
-        ("after_transaction_end", _after_transaction_end),
+        ("after_flush", lambda session, _context: _after_flush(session)),
+        ("after_commit", lambda session: _after_commit(session)),  # noqa: PLW0108 - as said
+        ("after_soft_rollback", lambda session, _transaction: _after_soft_rollback(session)),
+        ("after_transaction_end", lambda session, ended: _after_transaction_end(session, ended)),  # noqa: PLW0108
     )
     for name, listener in listeners:
         event.listen(target, name, listener)
@@ -73,7 +74,7 @@ def _after_begin(record: TransactionRecord, connection: Connection) -> None:
     _listen_to_engine(connection.engine)
 
 
-def _after_flush(session: Session, _context: UOWTransaction) -> None:
+def _after_flush(session: Session) -> None:
     record: TransactionRecord | None = session.info.get(_KEY)
     if record is not None:
         record.end_flush()
@@ -91,7 +92,7 @@ def _after_commit(session: Session) -> None:
         record.committed()
 
 
-def _after_soft_rollback(session: Session, _transaction: SessionTransaction) -> None:
+def _after_soft_rollback(session: Session) -> None:
     record: TransactionRecord | None = session.info.get(_KEY)
     if record is not None:
         record.flush = None  # it has failed, if there was one
@@ -209,7 +210,8 @@ def _after_execute(
             if plan is not None:
                 try:
                     sent = rows or ([row] if row else [])
-                    record.add([BulkStatement.of(cast("Dml", statement), plan, sent, result, connection)])
+                    change = BulkStatement.of(cast("Dml", statement), plan, sent, result, connection)
+                    record.add([change.redacted(record.audit.redactor)])
                 except Exception as error:  # noqa: BLE001 - a construct that is not understood; its effect stays
                     record.audit.count_lost("resource.bulk_changed", "not_understood")
                     _log.error("a statement could not be recorded: %s", describe_error(error))

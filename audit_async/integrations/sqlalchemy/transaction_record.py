@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import secrets
+from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from weakref import WeakSet
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from audit_async.errors import AuditError, BufferFull, InvalidEvent, LogClosed, WriteFailed
 from audit_async.events import (
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
 __all__ = ["TransactionRecord"]
 
 _log = logging.getLogger("audit_async")
+
+#: After so many records at once the log is waited for: a fraction of what its buffer holds.
+_BURST: Final = 500
 
 _COMMITTED: Final[dict[Operation, type[ResourceCreated | ResourceUpdated | ResourceDeleted]]] = {
     "create": ResourceCreated,
@@ -141,7 +146,7 @@ class TransactionRecord:
         if self._state is _State.ENDED or not self._entries:
             return
         if self._state is _State.OPEN and self.audit.relation == "intent":
-            self._intend(connection)
+            self._intend(connection, is_prepared=is_prepared)
         if not is_prepared:
             self._state = _State.COMMIT_SENT
         elif self._state is _State.OPEN:
@@ -191,7 +196,7 @@ class TransactionRecord:
         else:
             self.not_committed()
 
-    def _intend(self, connection: Connection) -> None:
+    def _intend(self, connection: Connection, *, is_prepared: bool) -> None:
         audit = self.audit.logger()
         number = transaction_number(connection)
         try:
@@ -200,9 +205,9 @@ class TransactionRecord:
             self._record_intent(audit, connection, number)
             make_durable(audit, connection, self.audit.timeout_s)
         except (AuditError, OSError) as error:
-            self._not_intended(connection, error)
+            self._not_intended(connection, error, is_prepared=is_prepared)
 
-    def _not_intended(self, connection: Connection, error: Exception) -> None:
+    def _not_intended(self, connection: Connection, error: Exception, *, is_prepared: bool) -> None:
         """Roll back, or go on without an intent, as `on_failure` says."""
         is_complete = isinstance(error, IntentNotDurable) and self._transaction_id is not None
         if self.audit.on_failure == "record_loss":
@@ -211,7 +216,8 @@ class TransactionRecord:
                 self.audit.count_lost("transaction.intended", "not_recorded")
             _log.warning("a transaction is committed though its intent is not durable: %s", describe_error(error))
             return
-        connection.dialect.do_rollback(connection.connection)
+        if not is_prepared:  # of what could not be prepared the session rolls everything back by itself
+            connection.dialect.do_rollback(connection.connection)
         self._state = _State.ENDED
         if self._transaction_id is not None:  # some of it may be on the disk, or get there yet
             self._record_end("rolled_back", type(error).__name__)
@@ -226,8 +232,10 @@ class TransactionRecord:
         if connection is not None and marker is not None:
             leave_marker(connection, marker, transaction_id)
         self._transaction_id = transaction_id
-        for entry in self._entries:
+        for number_so_far, entry in enumerate(self._entries, 1):
             audit.emit(_intended(entry, transaction_id))
+            if number_so_far % _BURST == 0:
+                self._make_room(audit)
         known = connection or next(iter(self.connections), None)
         audit.emit(
             TransactionIntended(
@@ -262,8 +270,17 @@ class TransactionRecord:
 
     def _record_changes(self) -> None:
         entries, self._entries = self._entries, []
-        for entry in entries:
+        for number_so_far, entry in enumerate(entries, 1):
             self._emit(_committed(entry))
+            if number_so_far % _BURST == 0:
+                self._make_room(self.audit.logger())
+
+    def _make_room(self, audit: AnyLogger | None) -> None:
+        """Wait for the log to write, so that a large transaction does not fill its buffer; go on if that can't be."""
+        connection = next(iter(self.connections), None)
+        if audit is not None and connection is not None:
+            with suppress(AuditError, OSError, SQLAlchemyError):
+                make_durable(audit, connection, self.audit.timeout_s)
 
     def _emit(self, event: AuditEvent) -> None:
         """Emit what is true already: whatever prevents it is counted as a loss and logged, and not raised."""
