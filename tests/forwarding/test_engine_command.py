@@ -8,7 +8,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from audit_async import tlog
 from audit_async.forwarding import PostgresSink, SinkUnavailable
+from audit_async.forwarding.confirmations import Confirmation, sign_confirmation
+from audit_async.tlog.signing_keys import load_signer
 from tests.cli.commands import Ended, run_in_pipes
 from tests.forwarding.logs_to_ship import a_batch, a_log
 from tests.forwarding.postgres_engines import EngineOfTest
@@ -120,3 +123,34 @@ def test_each_command_explains_itself_with_an_example(command: str) -> None:
     ended = run_in_pipes("engine", command, *arguments, "--engine", "mysql://db/audit", "--tenant", "acme")
     assert ended.status == 2
     assert "postgres://" in ended.err
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_trimming_waits_for_trusted_collectors(engine: EngineOfTest, tmp_path: Path) -> None:
+    """A day goes once collectors whose keys are named have confirmed it, in as many places as are asked for."""
+    log, batch = a_log(), a_batch(None)
+    tlog.write_key(tmp_path / "key.pem", tlog.new_key())
+    signer = load_signer(str(tmp_path / "key.pem"), origin="c1")
+    stranger = tlog.VerifierKey.of("c2", bytes(32))
+
+    def trimmed(key: object, *options: str) -> tuple[int, list[bool]]:
+        named = ("--keep-days", "30", "--collector-key", str(key), *options)
+        ended = run_in_pipes("engine", "trim", *named, "--engine", engine.admin_url, "--tenant", "acme", "--json")
+        return ended.status, [day["dropped"] for day in ended.document["days"]] if ended.status < 2 else []
+
+    async with await engine.sink() as host, await engine.sink("c", "collector") as collector:
+        await host.append(log, batch, after=None)
+        engine.run(  # as if it had been received 40 days ago
+            "SELECT SCHEMA.make_day((now() AT TIME ZONE 'UTC')::date - 40)",
+            "UPDATE SCHEMA.batches SET received_day = received_day - 40",
+        )
+        assert trimmed("no key") == (2, [])
+        assert trimmed(signer.key) == (1, [False])
+        confirmation = Confirmation.of(log.log_id, batch.last_seq, batch.last_hash, collector="c1")
+        await collector.confirm(log, await sign_confirmation(confirmation, signer))
+        assert trimmed(stranger) == (1, [False])
+        assert trimmed(signer.key, "--copies", "2") == (1, [False])
+        assert trimmed(signer.key, "--dry-run") == (0, [False])
+        assert trimmed(signer.key) == (0, [True])
+        assert await host.head(log) == batch.head

@@ -13,7 +13,12 @@ from audit_async.cli.engine_url import refuse_password
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.setting_table import show_settings
 from audit_async.cli.terminal import Cell, Output
-from audit_async.forwarding.engine_admin import Engine, Kind, Limits, open_engine
+from audit_async.forwarding.batches import Head
+from audit_async.forwarding.confirmations import ConfirmationInvalid, check_confirmations, confirmed_at_least
+from audit_async.forwarding.engine_admin import Engine, Kind, Limits, Trimmed, open_engine
+from audit_async.forwarding.identities import LogIdentity
+from audit_async.tlog.failures import Malformed
+from audit_async.tlog.notes import VerifierKey
 
 __all__ = ["register"]
 
@@ -67,6 +72,12 @@ def register(app: typer.Typer) -> None:
         epilog="Example: audit-async engine revoke web-1 --engine postgres:///audit --tenant acme",
         short_help="Take a host's or a collector's rights away at once.",
     )(revoke)
+    group.command(
+        "trim",
+        epilog="Example: audit-async engine trim --keep-days 30 --collector-key 'c1+…' --engine postgres:///audit "
+        "--tenant acme",
+        short_help="Drop old days that collectors have confirmed.",
+    )(trim)
 
 
 def init(context: typer.Context, *, engine: EngineUrl, tenant: Tenant, as_json: Json = False) -> None:
@@ -173,6 +184,75 @@ def revoke(
         return ExitStatus.OK
 
     _perform(output, context, engine, tenant, run)
+
+
+def trim(
+    context: typer.Context,
+    *,
+    engine: EngineUrl,
+    tenant: Tenant,
+    keep_days: Annotated[
+        int, typer.Option("--keep-days", min=1, metavar="DAYS", help="How many days before today stay in any case.")
+    ],
+    collector_key: Annotated[
+        list[str],
+        typer.Option(
+            "--collector-key", metavar="VKEY", show_default=False,
+            help="The verifier key of a collector that is trusted, as `audit-async keys show` prints it. May be "
+            "repeated.",
+        ),
+    ],
+    copies: Annotated[
+        int, typer.Option("--copies", min=1, max=99, help="In how many places a record has to be besides the engine.")
+    ] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be dropped.")] = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Drop whole days of a PostgreSQL engine that are older, if collectors have confirmed every record in them.
+
+    The heads stay, so no log can be begun again. A day that has to stay is shown with the reason (status 1): a record
+    that no trusted collector has confirmed, or whose confirmation has expired.
+    """
+    output = Output(as_json=as_json)
+
+    async def confirmed(log: LogIdentity, confirmation: bytes) -> Head | None:
+        try:
+            found = check_confirmations(confirmation, collector_key, log_id=log.log_id)
+        except ConfirmationInvalid:
+            return None
+        one = confirmed_at_least(found, copies)
+        return None if one is None else Head(seq=one.seq, hash=one.hash)
+
+    async def run(opened: Engine) -> ExitStatus:
+        days = await opened.trim(keep_days=keep_days, confirmed=confirmed, dry_run=dry_run)
+        if as_json:
+            output.document({"dry_run": dry_run, "days": days})
+            return _status_of(days)
+        for day in days:
+            text = f"  {day.day}  {day.batches} batches"
+            if day.reason:
+                output.line(Cell("kept", "yellow"), f"{text}: {day.reason}")
+            else:
+                output.line(Cell("due" if dry_run else "dropped", "green"), text)
+        if not days:
+            output.line(f"No day is older than {keep_days} days.")
+        return _status_of(days)
+
+    for key in collector_key:
+        _require_key(key)
+    _perform(output, context, engine, tenant, run)
+
+
+def _status_of(days: list[Trimmed]) -> ExitStatus:
+    return ExitStatus.FINDINGS if any(day.reason for day in days) else ExitStatus.OK
+
+
+def _require_key(key: str) -> None:
+    """Raise `typer.BadParameter` if a text is no verifier key: nothing would ever be trimmed."""
+    try:
+        VerifierKey.parse(key)
+    except Malformed as error:
+        raise typer.BadParameter(f"--collector-key: {error.reason}") from None
 
 
 def _kind(collector: bool) -> Kind:
