@@ -6,14 +6,19 @@ it can also delete the segments themselves, so it bears no signature of its own.
 
 from __future__ import annotations
 
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
+from audit_async._layout.bucket_receipts import heads_in_buckets
 from audit_async._layout.names import CONFIRMED_FILE
 from audit_async._layout.regular_files import read_bounded
 from audit_async.errors import LogCorrupted
+
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class ConfirmedCopy(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,15 +55,20 @@ def encode_confirmed(confirmed: Confirmed) -> bytes:
 def confirmed_seq(directory: Path, log_id: str, *, copies: int, now: datetime) -> int:
     """Return up to which record a log is confirmed in at least so many places; -1 if that is not certain of any.
 
-    A file that is missing, damaged, unreadable or of another log confirms nothing.
+    Places are those that collectors vouch for, and each bucket that has all segments up to there, locked. A file that
+    is missing, damaged, unreadable or of another log confirms nothing.
     """
-    try:
+    stated: tuple[ConfirmedCopy, ...] = ()
+    with suppress(LogCorrupted, OSError):
         confirmed = read_confirmed(directory)
-    except (LogCorrupted, OSError):
-        return -1
-    if confirmed is None or confirmed.log_id != log_id:
-        return -1
-    seq = confirmed.up_to(copies, now=now)
+        if confirmed is not None and confirmed.log_id == log_id:
+            stated = confirmed.confirmed
+    with suppress(LogCorrupted, OSError):
+        stated += tuple(
+            ConfirmedCopy(collector=name, seq=head.seq, hash=head.hash.decode(), copies=1, expires_at=_NEVER)
+            for name, head in heads_in_buckets(directory, log_id, now=now).items()
+        )
+    seq = Confirmed(log_id=log_id, confirmed=stated).up_to(copies, now=now)
     return -1 if seq is None else seq
 
 

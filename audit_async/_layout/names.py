@@ -14,6 +14,8 @@ MANIFEST_FILE: Final = "manifest.json"
 HOLD_FILE: Final = "hold.json"
 #: What collectors have confirmed of the log, as the forwarder has verified it; a cache, renewed by it.
 CONFIRMED_FILE: Final = "confirmed.json"
+#: What is known to be in a bucket that locks it: a file for each bucket.
+BUCKET_RECEIPTS: Final = "bucket-*.json"
 #: In a log's directory at a collector: whose log it is. Nothing but the collector writes records there.
 COLLECTED_FILE: Final = "collected.json"
 #: In the root of a collector: below it are <tenant>/<host>/<service>/<instance>.<log_id>/.

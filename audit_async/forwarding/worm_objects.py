@@ -19,8 +19,10 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from audit_async._layout.collected_file import Collected
 from audit_async._layout.manifest import SealedSegment
 from audit_async._layout.names import COMPRESSED, ENCRYPTED, LOG_FILE, SegmentName, archived_segment
+from audit_async.forwarding.identities import LogIdentity
 from audit_async.forwarding.worm_bucket import Bucket, ObjectVersion, StoredKey
 
 __all__ = [
@@ -49,12 +51,21 @@ class HeadObject(Struct, frozen=True, kw_only=True, omit_defaults=True):
     log_id: str
     service_id: str
     instance: str
-    place: str  #: the log's directory, relative to a base directory or a collector's root
+    collected: Collected | None = None  #: whose log it is at the collector that stored this; None at its host
     seq: int  #: of the last record that is in the bucket
     hash: str  #: of that record
     #: The manifest's entries of segments that no earlier head has, those that were deleted before any push included.
     entries: tuple[SealedSegment, ...] = ()
     checkpoint: str | None = None  #: the newest signed note of the log's tree
+
+    @property
+    def place(self) -> str:
+        """The log's directory below a base directory, or below a collector's root."""
+        if (of := self.collected) is None:
+            return f"{self.service_id}/{self.instance}"
+        return LogIdentity(
+            tenant=of.tenant, service=of.service, host=of.host, instance=of.instance, log_id=of.log_id
+        ).path()
 
     @classmethod
     def parse(cls, content: bytes) -> HeadObject:
@@ -62,6 +73,7 @@ class HeadObject(Struct, frozen=True, kw_only=True, omit_defaults=True):
         head = msgspec.json.decode(content, type=cls)
         if head.format_version != _FORMAT_VERSION:
             raise ValueError(f"it has format version {head.format_version}, and this release reads {_FORMAT_VERSION}")
+        _ = head.place  # which raises for names that are none
         return head
 
 
@@ -70,7 +82,7 @@ def encode_head(
     log_id: str,
     service_id: str,
     instance: str,
-    place: str,
+    collected: Collected | None,
     entries: tuple[SealedSegment, ...],
     last: SealedSegment,
     checkpoint: str | None,
@@ -81,7 +93,7 @@ def encode_head(
         log_id=log_id,
         service_id=service_id,
         instance=instance,
-        place=place,
+        collected=collected,
         seq=last.last_seq,
         hash=last.hash,
         entries=entries,

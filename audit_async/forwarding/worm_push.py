@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -28,9 +27,18 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from audit_async._layout.archive_reading import DAMAGED_ARCHIVE, open_binary
+from audit_async._layout.bucket_receipts import Receipt, Receipts
+from audit_async._layout.collected_file import read_collected
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment
-from audit_async._layout.names import ARCHIVE, COMPRESSED, ENCRYPTED, LOG_FILE, MANIFEST_FILE, SegmentName
+from audit_async._layout.names import (
+    ARCHIVE,
+    COMPRESSED,
+    ENCRYPTED,
+    LOG_FILE,
+    MANIFEST_FILE,
+    SegmentName,
+)
 from audit_async._layout.regular_files import read_bounded
 from audit_async._trail.log_files import Log, SegmentFile, find_logs, list_segments
 from audit_async._writer.unsealed_logs import stated_sealing
@@ -47,19 +55,18 @@ from audit_async.forwarding.worm_objects import (
     is_log_id,
     segment_key,
 )
-from audit_async.forwarding.worm_receipts import Receipt, Receipts, read_receipts, write_receipts
+from audit_async.forwarding.worm_receipts import receipts_for, write_receipts
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-__all__ = ["LogPush", "PushedLog", "directories_of_logs", "place_of"]
+__all__ = ["LogPush", "PushedLog", "directories_of_logs"]
 
 _CHUNK_BYTES: Final = 1 << 20
 #: A host's logs are two levels below its base directory, those of a collector four below its root.
 _MOST_LEVELS: Final = 4
-_COLLECTED: Final = re.compile(r".+\.([0-9a-f]{32})", re.ASCII)
 #: How often a segment is looked for that is archived or deleted at this moment.
 _MOST_TRIES: Final = 5
 #: Clocks differ, and a server may have seconds only.
@@ -110,12 +117,6 @@ def _refuse(error: OSError) -> None:
     raise error
 
 
-def place_of(directory: Path) -> str:
-    """Return a log's place below the base directory or the collector's root, whichever directory was given."""
-    levels = _MOST_LEVELS if _COLLECTED.fullmatch(directory.name) else 2
-    return "/".join(directory.parts[-levels:])
-
-
 class LogPush:
     """One push of one log. Used by one thread."""
 
@@ -137,7 +138,7 @@ class LogPush:
         self._retention: Final = retention
         self._keeps_plain: Final = keep_plain_personal_data
         self._before_storing: Final = before_storing
-        self._receipts = read_receipts(directory, bucket=str(bucket.place), log_id=self.log.log_id)
+        self._receipts = receipts_for(directory, bucket=str(bucket.place), log_id=self.log.log_id)
         self._has_receipts = True
         self._there = StoredLog(self.log.log_id, {})
         self._findings: list[str] = []
@@ -290,7 +291,7 @@ class LogPush:
             version=version.version,
             sha256=digest.sha256,
             bytes=version.size,
-            retain_until=until.isoformat().replace("+00:00", "Z"),
+            retain_until=until,
         )
         receipts = {**self._receipts.by_segment(), entry.segment: receipt}
         self._write(msgspec.structs.replace(self._receipts, segments=tuple(receipts.values())))
@@ -321,12 +322,14 @@ class LogPush:
 
     def _report_vanished(self) -> None:
         """Find segments that a push has stored and that are gone although their time is not over."""
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        now = datetime.now(UTC)
         for receipt in self._receipts.segments:
             if receipt.segment not in self._there.segments and receipt.retain_until > now:
                 stored = self.bucket.stored(receipt.key).first
                 if stored is None:
-                    self._findings.append(f"{receipt.key}: it was stored until {receipt.retain_until}, and is gone")
+                    self._findings.append(
+                        f"{receipt.key}: it was locked until {receipt.retain_until:%Y-%m-%d}, and is gone"
+                    )
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -358,7 +361,7 @@ class LogPush:
             log_id=self.log.log_id,
             service_id=identity.service_id,
             instance=identity.instance or self.log.directory.name,
-            place=place_of(self.log.directory),
+            collected=read_collected(self.log.directory),
             entries=tuple(entry for entry in entries if known < entry.last_seq <= last.last_seq),
             last=last,
             checkpoint=checkpoint,

@@ -20,13 +20,23 @@ from audit_async._durable import disk
 from audit_async._layout.age_files import Identities
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment, read_manifest
-from audit_async._layout.names import ARCHIVE, CONFIGURABLE_NAME, LOG_FILE, UNFINISHED, SegmentName
+from audit_async._layout.names import (
+    ARCHIVE,
+    COLLECTED_FILE,
+    COLLECTED_NAME,
+    CONFIGURABLE_NAME,
+    LOG_FILE,
+    MANIFEST_FILE,
+    UNFINISHED,
+    SegmentName,
+)
 from audit_async._store.log_directory import LogDirectory
 from audit_async._store.log_restore import Rebuilt, rebuild
 from audit_async._store.manifest_file import Manifest
 from audit_async._store.writer_lock import WriterLock
 from audit_async.errors import LogCorrupted
 from audit_async.forwarding.batches import Head
+from audit_async.forwarding.collector_root import prepare_root
 from audit_async.forwarding.sink_errors import SinkRefused
 from audit_async.forwarding.worm_bucket import Bucket, ObjectVersion, StoredKey
 from audit_async.forwarding.worm_objects import HeadObject, StoredLog, StoredSegment, heads_of, log_id_of
@@ -89,7 +99,7 @@ def restore_log(
     heads = heads_of(bucket, stored)
     directory = _open(target, identity, heads, taken)
     try:
-        if any(SegmentName.parse(name) is not None or name.endswith(".json") for name in directory.names()):
+        if any(SegmentName.parse(name) is not None or name in {LOG_FILE, MANIFEST_FILE} for name in directory.names()):
             raise FileExistsError(
                 f"{directory.path} is there already, and a log is never overwritten; stop its service and move it "
                 "away. What an interrupted restore has left has no log.json, and may be removed"
@@ -131,17 +141,23 @@ def _identity(content: bytes, log_id: str) -> Identity:
 
 
 def _open(target: Path, identity: Identity, heads: list[HeadObject], taken: set[Path]) -> LogDirectory:
-    """Open the place where a log was, by its first head; without one its service and instance, as log.json has them.
+    """Open the place where a log was, by the head that was stored first; without one, as log.json has it.
 
-    The second log of one place gets its log_id as its instance.
+    The second log of one service and instance gets its log_id as its instance.
     """
-    parts = heads[0].place.split("/") if heads else []
-    if len(parts) not in {2, 4} or parts[-2] != identity.service_id:
-        parts = [identity.service_id, identity.instance]
-    if not all(map(CONFIGURABLE_NAME.fullmatch, parts)) or target.joinpath(*parts) in taken:
-        parts = [*parts[:-2], identity.service_id, identity.log_id]
-    *above, service, instance = parts
-    return LogDirectory(target.joinpath(*above), service, instance, allow_insecure_dir=False)
+    first = heads[0] if heads else None
+    if first is not None and (of := first.collected) is not None and of.log_id == identity.log_id:
+        *above, service, instance = first.place.split("/")
+        prepare_root(target)
+        at = target.joinpath(*above)
+        directory = LogDirectory(at, service, instance, allow_insecure_dir=False, names=COLLECTED_NAME)
+        if not any(map(SegmentName.parse, directory.names())):
+            directory.replace(COLLECTED_FILE, msgspec.json.encode(of) + b"\n")
+        return directory
+    instance = identity.instance or (first.instance if first is not None else "")
+    if not CONFIGURABLE_NAME.fullmatch(instance) or target / identity.service_id / instance in taken:
+        instance = identity.log_id
+    return LogDirectory(target, identity.service_id, instance, allow_insecure_dir=False)
 
 
 def _entries(heads: list[HeadObject], stored: StoredLog) -> list[SealedSegment]:

@@ -13,7 +13,10 @@ import anyio
 import msgspec
 import pytest
 
+from audit_async._layout.collected_file import Collected
 from audit_async._layout.manifest import read_manifest
+from audit_async.forwarding import LogIdentity
+from audit_async.forwarding.collector_root import prepare_root
 from tests.cli.commands import COMMAND, Audit, environment
 from tests.cli.conftest import audit as audit_fixture
 from tests.forwarding.s3_server import BucketOfTest, S3Server, credentials
@@ -155,10 +158,13 @@ def test_a_collectors_root_is_pushed_whole_and_restored_to_the_same_places(
     """Four levels below the root, two hosts with the same service and slot; whichever directory was given."""
     be(monkeypatch, "pusher")
     root = tmp_path / "root"
+    prepare_root(root)
     places = []
-    for host in ("web-1", "web-2"):
+    for host in ("web-1.example", "web-2.example"):
         log = log_in(tmp_path / host)
-        place = root / "acme" / host / "orders" / f"00.{log_id_of(log)}"
+        names = Collected(tenant="acme", host=host, service="orders", instance="00", log_id=log_id_of(log))
+        (log / "collected.json").write_bytes(msgspec.json.encode(names) + b"\n")
+        place = root / LogIdentity(**msgspec.structs.asdict(names)).path()
         place.parent.mkdir(parents=True)
         log.rename(place)
         places.append(place)
@@ -171,7 +177,12 @@ def test_a_collectors_root_is_pushed_whole_and_restored_to_the_same_places(
     assert {key: worm.objects()[key] for key in before} == before
     restored = audit("bucket", "restore", tmp_path / "new", "--bucket", worm.url())
     assert restored.status == 0, restored.err
+    verified = audit("verify", tmp_path / "new", "--json")
+    assert verified.status == 0, verified.out
     for place in places:
+        assert (tmp_path / "new" / place.relative_to(root) / "collected.json").read_bytes() == (
+            place / "collected.json"
+        ).read_bytes()
         copy = tmp_path / "new" / place.relative_to(root)
         assert digests(copy) == {name: digest for name, digest in digests(place).items() if name in sealed_in(place)}
 

@@ -18,10 +18,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 from audit_async import AuditReader, RetentionPolicy
+from audit_async._layout import bucket_receipts
+from audit_async._layout.confirmed_file import Confirmed, ConfirmedCopy, confirmed_seq, encode_confirmed
 from audit_async._layout.manifest import read_manifest
 from audit_async.forwarding import Head, SinkRefused, SinkUnavailable, WormArchive, worm_bucket
 from audit_async.forwarding.worm_bucket import FileDigest
-from audit_async.forwarding.worm_receipts import heads_in_buckets
 from tests.age_keys import IDENTITIES, RECIPIENT
 from tests.forwarding.s3_server import BucketOfTest, S3Server, credentials
 from tests.forwarding.stored_logs import DAYS, config_of, digests, push, sealed_in, sealing, write_log
@@ -54,6 +55,13 @@ def log_id_of(directory: Path) -> str:
     found = re.search(rb'"log_id":"([0-9a-f]{32})"', (directory / "log.json").read_bytes())
     assert found is not None
     return found[1].decode()
+
+
+def heads_in_buckets(directory: Path, *, days_later: int = 0) -> dict[str, Head]:
+    """Return how far a log is in each bucket, at some later time."""
+    now = datetime.now(UTC) + timedelta(days=days_later)
+    heads = bucket_receipts.heads_in_buckets(directory, log_id_of(directory), now=now)
+    return {bucket: Head(seq=head.seq, hash=head.hash.decode()) for bucket, head in heads.items()}
 
 
 def key_of(directory: Path, name: str) -> str:
@@ -220,7 +228,8 @@ async def test_a_head_that_somebody_adds_speaks_after_those_that_were_there(
     (genuine,) = [key for key in worm.objects() if "/heads/" in key]
     head = msgspec.json.decode(worm.content(genuine))
     entry = head["entries"][0] | {"hash": "0" * 64}
-    forged = head | {"place": "mallory/web-9/orders/00", "seq": entry["last_seq"], "hash": "0" * 64, "entries": [entry]}
+    of = {"tenant": "mallory", "host": "web-9", "service": "orders", "instance": "00", "log_id": head["log_id"]}
+    forged = head | {"collected": of, "seq": entry["last_seq"], "hash": "0" * 64, "entries": [entry]}
     await anyio.sleep(1.1)  # the server keeps seconds
     worm.put(genuine.replace(f"{head['seq']:018d}", "0" * 18), msgspec.json.encode(forged))
     (restored,) = await archive.restore(tmp_path / "new")
@@ -330,10 +339,29 @@ async def test_a_collector_learns_from_the_receipts_how_far_a_log_is_in_a_bucket
     async with WormArchive(other.url()) as second:
         later = await push(second, log)
     assert heads_in_buckets(log) == {archive.name: pushed.head, second.name: later.head}
+    assert heads_in_buckets(log, days_later=DAYS + 1) == {}
     for receipts in log.glob("bucket-*.json"):
         assert stat.S_IMODE(receipts.stat().st_mode) == 0o600
     report = await AuditReader(tmp_path).verify()
     assert report.valid, report.findings
+
+
+async def test_a_bucket_is_a_copy_that_retention_counts(tmp_path: Path, archive: WormArchive) -> None:
+    """One collector and a bucket are two places, for as long as the bucket locks; neither alone is."""
+    log = await write_log(tmp_path)
+    log_id, now = log_id_of(log), datetime.now(UTC)
+    assert confirmed_seq(log, log_id, copies=1, now=now) == -1
+    pushed = await push(archive, log)
+    assert pushed.head is not None
+    assert confirmed_seq(log, log_id, copies=1, now=now) == pushed.head.seq
+    assert confirmed_seq(log, log_id, copies=2, now=now) == -1
+    one = ConfirmedCopy(
+        collector="c", seq=pushed.head.seq - 5, hash="0" * 64, copies=1, expires_at=now + timedelta(days=99)
+    )
+    (log / "confirmed.json").write_bytes(encode_confirmed(Confirmed(log_id=log_id, confirmed=(one,))))
+    assert confirmed_seq(log, log_id, copies=2, now=now) == one.seq
+    assert confirmed_seq(log, log_id, copies=2, now=now + timedelta(days=DAYS + 1)) == -1
+    assert confirmed_seq(log, "0" * 32, copies=1, now=now) == -1
 
 
 async def test_a_bucket_that_lost_its_newest_segment_is_found_by_its_heads(
