@@ -26,6 +26,7 @@ from tests.trails import read_events
 from django.core.management import call_command  # isort: skip
 from django.db import IntegrityError, connections, models, transaction  # isort: skip
 from django.db.models import F, Q  # isort: skip
+from django.test import TestCase  # isort: skip
 from tests.integrations.django_site.models import (  # isort: skip
     Counter,
     Customer,
@@ -308,6 +309,37 @@ def test_updates_of_many(recorded: Recorded) -> None:
     assert (added["values"], added["rows"]) == ({"customer": customer.pk}, 3)
 
 
+def test_criteria_of_every_kind_are_readable(recorded: Recorded) -> None:
+    """Subqueries, expressions, transforms, relations and nothing at all; values never in the text."""
+    order = Order.objects.create(note="secret-note", customer=Customer.objects.create(name="Ann"))
+    recorded()
+    for condition in (
+        Q(customer__in=Customer.objects.filter(name="Ann")),
+        Q(stock__lte=F("stock") + 3),
+        Q(note__startswith="secret", customer__name__in=["Ann", "Bob"]),
+        Q(created__year__gt=1999) | Q(customer__isnull=True),
+        Q(models.Exists(Customer.objects.filter(pk=models.OuterRef("customer"), name="Ann"))),
+    ):
+        assert Order.objects.filter(condition).update(stock=1) == 1
+    assert Order.objects.none().update(stock=2) == 0
+    texts = [event["criteria"] for event in recorded()]
+    assert len(texts) == 5
+    assert "note STARTSWITH :note" in texts[2]
+    assert "customer__name IN :customer__name" in texts[2]
+    assert "created__year > :created__year OR customer IS NULL" in texts[3]
+    assert all("secret" not in text and "Ann" not in text and "could not be read" not in text for text in texts)
+    assert Order.objects.get().pk == order.pk
+
+
+def test_what_waits_in_a_test_case_of_django(recorded: Recorded) -> None:
+    """`captureOnCommitCallbacks`, as Django's `TestCase` has it, records; and the commit does not do so again."""
+    with transaction.atomic():
+        with TestCase.captureOnCommitCallbacks(execute=True):
+            Customer.objects.create(name="A")
+        assert len(recorded()) == 1
+    assert recorded() == []
+
+
 def test_keys_of_a_statement_if_they_are_asked_for(recorded: Recorded) -> None:
     """`keys=True` names the rows, in several records if they are many."""
     order = Order.objects.create()
@@ -344,6 +376,9 @@ def test_many_are_created_and_changed_by_their_objects(recorded: Recorded) -> No
     (event,) = recorded()
     assert event["values"] == {"country": dict.fromkeys(keys, "BE")}
     assert (event["rows"], event["resource_ids"]) == (2, keys)
+    customers[0].country = "FR"
+    customers[0].save()
+    assert [changes(event) for event in recorded()] == [{"country": ("BE", "FR")}]
 
 
 def test_get_or_create_and_its_like(recorded: Recorded) -> None:

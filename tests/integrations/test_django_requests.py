@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 
-from audit_async import set_audit
+from audit_async import AuditConfig, Local, set_audit
+from audit_async.sync import SyncAuditLogger
 from audit_async.testing import AuditTrail
+from tests.integrations.django_site import site_settings
 from tests.integrations.django_site.databases import fresh_databases
 from tests.trails import read_events
 
 # After the project is set up, which the import above does.
+from django.contrib.auth.forms import AdminPasswordChangeForm, PasswordChangeForm, SetPasswordForm  # isort: skip
 from django.contrib.auth.models import User  # isort: skip
 from django.contrib.contenttypes.models import ContentType  # isort: skip
 from django.core.exceptions import ImproperlyConfigured  # isort: skip
@@ -224,14 +227,73 @@ def test_what_is_done_in_the_admin(events: Events) -> None:
 
 
 def test_a_password_is_no_value(events: Events) -> None:
-    """That it was changed is recorded, of it nothing."""
+    """That it was changed is recorded, of it nothing; and whether the old one was asked for, if a form did."""
     user = alice()
     user.set_password("another-secret")
     user.save()
     seen = events()
     (updated,) = of_type(seen, "resource.updated")
     assert set(updated["changes"]) == {"password"}
+    assert of_type(seen, "user.updated")[0]["changes"] == {"password": {}}
     assert "md5$" not in json.dumps(seen)
+    new = {"new_password1": "third-secret-3", "new_password2": "third-secret-3"}
+    forms = [
+        PasswordChangeForm(user, {"old_password": "another-secret", **new}),
+        SetPasswordForm(user, new),
+        AdminPasswordChangeForm(user, {"password1": "fourth-secret", "password2": "fourth-secret"}),
+    ]
+    for form in forms:
+        assert form.is_valid(), form.errors
+        form.save()
+    kinds = [event["event_type"] for event in events() if event["event_type"].startswith("user.")]
+    assert kinds == ["user.password_changed", "user.password_reset", "user.password_reset"]
+
+
+def test_a_hash_that_is_renewed_is_no_new_password(events: Events) -> None:
+    """Django stores another hash at a log-in if the settings name another hasher."""
+    alice()
+    events()
+    hashers = ["django.contrib.auth.hashers.PBKDF2PasswordHasher", *site_settings.PASSWORD_HASHERS]
+    with override_settings(PASSWORD_HASHERS=hashers):
+        Client().post("/login/", {"username": "alice", "password": "wonderland-7"})
+    seen = [event["event_type"] for event in events() if not event["event_type"].startswith("http.")]
+    assert sorted(seen) == ["resource.updated", "session.started"]
+
+
+def test_the_admin_log_of_many_objects(events: Events) -> None:
+    """Django writes its entries in one statement, and sends no signal."""
+    admin = alice(is_staff=True, is_superuser=True)
+    client = Client()
+    client.force_login(admin)
+    unseen = [Unseen.objects.create(name=str(n)) for n in range(3)]
+    events()
+    selected = {"action": "delete_selected", "_selected_action": [each.pk for each in unseen], "post": "yes"}
+    assert client.post("/admin/django_site/unseen/", selected).status_code == 302
+    deleted = of_type(events(), "resource.deleted")
+    assert {event["resource"]["resource_id"] for event in deleted} == {str(each.pk) for each in unseen}
+
+
+@override_settings(
+    AUDIT_MIDDLEWARE={"fail_closed": True, "policy": "tests.integrations.django_site.policies.WITH_STARTS"}
+)
+def test_starts_are_recorded_and_nothing_is_served_unrecorded(events: Events) -> None:
+    """`Rule(begin=True)` and `fail_closed`, in both kinds of server."""
+    assert Client().get("/plain/").status_code == 200
+
+    async def ask() -> int:
+        return int((await AsyncClient().get("/plain/")).status_code)
+
+    assert async_to_sync(ask)() == 200
+    assert [event["event_type"] for event in events()] == ["http.request_started", "http.request"] * 2
+    closed = SyncAuditLogger(AuditConfig(mode=Local("/nonexistent"), service_id="closed"))
+    client = Client()
+    client.get("/plain/")
+    before = set_audit(closed)
+    try:
+        response = client.get("/plain/")
+    finally:
+        set_audit(before)
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,13 @@ class AuditAppConfig(AppConfig):
         watch_bulk_changes()
         watch_relations()
         if apps.is_installed("django.contrib.auth"):
-            from audit_async.integrations.django.auth_signals import watch_log_ins  # noqa: PLC0415 - an application
+            from audit_async.integrations.django.auth_signals import (  # noqa: PLC0415 - an application
+                watch_log_ins,
+                watch_passwords,
+            )
 
             watch_log_ins()
+            watch_passwords()
         if apps.is_installed("django.contrib.admin"):
             from audit_async.integrations.django.admin_log import watch_admin  # noqa: PLC0415 - as above
 

@@ -17,9 +17,10 @@ from django.db.models.deletion import Collector
 
 from audit_async.events import ActorInfo, AuditEvent, BulkChanged, ResourceDeleted, ResourceInfo
 from audit_async.events.resources import Operation
+from audit_async.integrations.django.admin_log import record_admin_entries
 from audit_async.integrations.django.criteria import Criteria, criteria_of
 from audit_async.integrations.django.field_values import changes_between, key_text, plain_value, values_of
-from audit_async.integrations.django.model_changes import known_values, label_of
+from audit_async.integrations.django.model_changes import keep_written, known_values, label_of
 from audit_async.integrations.django.pending_records import record_after_commit
 from audit_async.integrations.django.process_log import lose_event
 from audit_async.integrations.django.registration import Registration, registration_of
@@ -86,23 +87,23 @@ def _raw_delete(original: Callable[..., Any], queryset: Any, using: str) -> Any:
 
 def _bulk_create(original: Callable[..., Any], queryset: Any, objs: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
     registration = registration_of(queryset.model)
-    if registration is None:
+    if registration is None and queryset.model._meta.label != "admin.LogEntry":
         return original(queryset, objs, *args, **kwargs)
     objects = list(objs)
     made = original(queryset, objects, *args, **kwargs)
-    if objects:
+    if registration is None:
+        record_admin_entries(objects, queryset.db)
+    elif objects:
         try:
-            _record_created(queryset, objects, *args, **kwargs)
+            _record_created(queryset, registration, objects, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - whatever it is, the application has done its part
             lose_event("resource.bulk_changed", error)
     return made
 
 
-def _record_created(queryset: Any, objects: list[Any], *args: Any, **kwargs: Any) -> None:
+def _record_created(queryset: Any, registration: Registration, objects: list[Any], *args: Any, **kwargs: Any) -> None:
     names = ("batch_size", "ignore_conflicts", "update_conflicts", "update_fields", "unique_fields")
     options = {**dict(zip(names, args, strict=False)), **kwargs}
-    registration = registration_of(queryset.model)
-    assert registration is not None  # noqa: S101 - asked for by the caller
     on_conflict = None
     if options.get("ignore_conflicts"):
         on_conflict = "those that are in no conflict with a row that is there"
@@ -113,18 +114,20 @@ def _record_created(queryset: Any, objects: list[Any], *args: Any, **kwargs: Any
     label, actor = label_of(queryset.model), acting_now()
     for batch in _batches(objects):
         keys = [key_text(each.pk) for each in batch if each.pk is not None]
-        record_after_commit(
+        outcome = record_after_commit(
             BulkChanged(
                 actor=actor,
                 resource_type=label,
                 operation="create",
                 criteria=on_conflict,
-                values={} if on_conflict is None and not fields else _values_by_object(batch, fields),
+                values=_values_by_object(batch, fields),
                 rows=len(batch) if on_conflict is None else None,
                 resource_ids=keys if len(keys) == len(batch) else None,
             ),
             queryset.db,
         )
+        for each in batch if on_conflict is None else ():
+            keep_written(each, values_of(each, fields), outcome)
 
 
 def _bulk_update(
@@ -165,7 +168,7 @@ def _record_updated(
     label, actor = label_of(queryset.model), acting_now()
     all_there = rows == len(objects)
     for batch in _batches(objects):
-        record_after_commit(
+        outcome = record_after_commit(
             BulkChanged(
                 actor=actor,
                 resource_type=label,
@@ -179,6 +182,8 @@ def _record_updated(
             ),
             queryset.db,
         )
+        for each in batch:
+            keep_written(each, {**(known_values(each) or {}), **values_of(each, fields)}, outcome)
 
 
 class _Statement(NamedTuple):

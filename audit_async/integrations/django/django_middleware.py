@@ -41,6 +41,7 @@ from audit_async.integrations.django.request_actor import (
     served_of,
     user_of,
 )
+from audit_async.sync import SyncAuditLogger
 
 __all__ = ["AuditMiddleware"]
 
@@ -173,7 +174,10 @@ class _Serving:
         recorded = recorder._emit_start(self._audit, self._served.arrival)
         if recorded and self._audit.health().ok:
             try:
-                self._audit.flush(_START_TIMEOUT_S)
+                if isinstance(self._audit, SyncAuditLogger):
+                    self._audit.flush(_START_TIMEOUT_S)
+                else:  # the application's own; its loop is in another thread
+                    asyncio.run(asyncio.wait_for(self._audit.flush(), _START_TIMEOUT_S))
             except (AuditError, TimeoutError):
                 recorded = False
         if recorded or recorder.admission is None:

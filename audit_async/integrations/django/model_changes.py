@@ -20,7 +20,7 @@ from audit_async.integrations.django.process_log import lose_event
 from audit_async.integrations.django.registration import Registration, registration_of
 from audit_async.integrations.django.request_actor import acting_now
 
-__all__ = ["known_values", "prepare_model", "resource_of", "watch_relations"]
+__all__ = ["keep_written", "known_values", "label_of", "prepare_model", "resource_of", "watch_relations"]
 
 #: Where an object's state keeps what is known of its row. A copy of the object has a copy of its state.
 _KNOWN: Final = "audit_known"
@@ -189,10 +189,14 @@ def _record_saved(instance: Any, tracked: tuple[Any, ...], using: str, *, create
         event = ResourceCreated(actor=acting_now(), resource=resource_of(instance), changes=changes)
     elif changes:
         event = ResourceUpdated(actor=acting_now(), resource=resource_of(instance), changes=changes)
-    outcome = record_after_commit(event, using)
+    keep_written(instance, {**(before or {}), **after}, record_after_commit(event, using))
+
+
+def keep_written(instance: Any, values: dict[str, Any], outcome: WriteOutcome) -> None:
+    """Keep what was written of an object as what is known of its row, until that is rolled back."""
     state = instance._state.__dict__
     earlier = None if outcome.is_committed else _standing(state.get(_KNOWN))
-    state[_KNOWN] = KnownRow({**(before or {}), **after}, outcome, earlier)
+    state[_KNOWN] = KnownRow(values, outcome, earlier)
 
 
 # Relations.

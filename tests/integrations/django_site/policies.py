@@ -3,3 +3,4 @@
 from audit_async.integrations.django import Policy, Rule
 
 WITH_BODIES = Policy([Rule("/echo/**", level="request_response")], default="none")
+WITH_STARTS = Policy([Rule("/plain/**", level="metadata", begin=True)])
