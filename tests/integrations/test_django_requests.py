@@ -308,6 +308,7 @@ def test_starts_are_recorded_and_nothing_is_served_unrecorded(events: Events) ->
         ({"AUDIT_MODELS": {"auth.User": {"excluded": []}}}, "exclude"),
         ({"AUDIT_MIDDLEWARE": {"polizy": 1}}, "policy"),
         ({"AUDIT_MIDDLEWARE": {"actor": "no.such.hook"}}, "no.such.hook"),
+        ({"AUDIT_COMMIT": {"relation": "intend"}}, "'after' or 'intent'"),
         ({"AUDIT_AUTH_METHODS": {"a.Backend": "pasword"}}, "password"),
     ],
 )

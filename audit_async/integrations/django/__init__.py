@@ -16,7 +16,7 @@ Everything is imported from this package; its modules are implementation details
 | `registration` | which models are recorded |
 | `model_changes`, `field_values` | one object that is saved, and its relations |
 | `bulk_changes`, `criteria` | statements about many objects, and deletions |
-| `pending_records` | waiting for COMMIT |
+| `pending_records`, `commit_intents` | waiting for COMMIT, or recorded before it |
 | `auth_signals`, `admin_log` | log-ins, and what the admin reports |
 | `asgi_application` | the life span of an ASGI server |
 """
@@ -28,12 +28,14 @@ from audit_async._first_use import Needed, imported_at_first_use
 if TYPE_CHECKING:
     from audit_async.integrations._http.request_policy import Level, Policy, Rule
     from audit_async.integrations.django.asgi_application import get_asgi_application
+    from audit_async.integrations.django.commit_intents import IntentNotDurable
     from audit_async.integrations.django.django_middleware import AuditMiddleware
     from audit_async.integrations.django.registration import audit_model, register, unregister
     from audit_async.integrations.django.request_actor import actor_of
 
 __all__ = [
     "AuditMiddleware",
+    "IntentNotDurable",
     "Level",
     "Policy",
     "Rule",
@@ -48,6 +50,7 @@ __all__ = [
 _HOMES: Final = {
     "audit_async.integrations._http.request_policy": ("Level", "Policy", "Rule"),
     "audit_async.integrations.django.asgi_application": ("get_asgi_application",),
+    "audit_async.integrations.django.commit_intents": ("IntentNotDurable",),
     "audit_async.integrations.django.django_middleware": ("AuditMiddleware",),
     "audit_async.integrations.django.registration": ("audit_model", "register", "unregister"),
     "audit_async.integrations.django.request_actor": ("actor_of",),

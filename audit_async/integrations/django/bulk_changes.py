@@ -18,6 +18,7 @@ from django.db.models.deletion import Collector
 from audit_async.events import ActorInfo, AuditEvent, BulkChanged, ResourceDeleted, ResourceInfo
 from audit_async.events.resources import Operation
 from audit_async.integrations.django.admin_log import record_admin_entries
+from audit_async.integrations.django.commit_intents import own_transaction
 from audit_async.integrations.django.criteria import Criteria, criteria_of
 from audit_async.integrations.django.field_values import changes_between, key_text, plain_value, values_of
 from audit_async.integrations.django.model_changes import keep_written, known_values, label_of
@@ -54,7 +55,19 @@ def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
 
     @functools.wraps(original)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return wrapper(original, self, *args, **kwargs)
+        if isinstance(self, Collector):
+            is_recorded = any(registration_of(model) is not None for model in self.data)
+            using = self.using
+        else:
+            is_recorded = registration_of(self.model) is not None
+            using = kwargs.get("using", args[0] if args else "") if name == "_raw_delete" else ""
+        if not is_recorded:
+            return wrapper(original, self, *args, **kwargs)
+        if not using:
+            self._for_write = True  # so that `db` is the one that is written to
+            using = self.db
+        with own_transaction(using):
+            return wrapper(original, self, *args, **kwargs)
 
     wrapped.is_audited = True  # type: ignore[attr-defined]  # a mark for the next call
     setattr(owner, name, wrapped)

@@ -32,7 +32,7 @@ from audit_async.integrations._http.recorder import Recorder, SourceView
 from audit_async.integrations._http.request_policy import Level
 from audit_async.integrations._http.settings import Settings
 from audit_async.integrations.django.django_settings import middleware_settings
-from audit_async.integrations.django.process_log import lose_event
+from audit_async.integrations.django.process_log import lose_event, make_durable
 from audit_async.integrations.django.request_actor import (
     ServedRequest,
     actor_of_served,
@@ -41,7 +41,6 @@ from audit_async.integrations.django.request_actor import (
     served_of,
     user_of,
 )
-from audit_async.sync import SyncAuditLogger
 
 __all__ = ["AuditMiddleware"]
 
@@ -174,10 +173,7 @@ class _Serving:
         recorded = recorder._emit_start(self._audit, self._served.arrival)
         if recorded and self._audit.health().ok:
             try:
-                if isinstance(self._audit, SyncAuditLogger):
-                    self._audit.flush(_START_TIMEOUT_S)
-                else:  # the application's own; its loop is in another thread
-                    asyncio.run(asyncio.wait_for(self._audit.flush(), _START_TIMEOUT_S))
+                make_durable(self._audit, _START_TIMEOUT_S)
             except (AuditError, TimeoutError):
                 recorded = False
         if recorded or recorder.admission is None:

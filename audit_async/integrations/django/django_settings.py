@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from django.apps import apps
 from django.conf import settings
@@ -20,7 +20,7 @@ from audit_async.config.wording import unknown
 from audit_async.errors import ConfigError
 from audit_async.events import AuthMethod
 
-__all__ = ["auth_method_of_backend", "log_config", "middleware_settings", "models_to_register"]
+__all__ = ["auth_method_of_backend", "commit_settings", "log_config", "middleware_settings", "models_to_register"]
 
 _OPTIONS: Final = ("fields", "exclude", "before", "keys")
 
@@ -63,6 +63,42 @@ def log_config() -> AuditConfig:
 def is_disabled() -> bool:
     """Return whether the settings switch recording off."""
     return isinstance(log_config().mode, Disabled)
+
+
+class CommitSettings(NamedTuple):
+    """`AUDIT_COMMIT`: how records relate to the COMMIT of what they are about."""
+
+    relation: str = "after"
+    on_failure: str = "refuse"
+    timeout_s: float = 5.0
+
+
+def commit_settings() -> CommitSettings:
+    """Return `AUDIT_COMMIT`, checked.
+
+    Raises:
+        ConfigError: It is no dict, or a value is not what the setting takes.
+    """
+    given = getattr(settings, "AUDIT_COMMIT", None)
+    if given is None:
+        return _AFTER
+    if not isinstance(given, Mapping):
+        raise ConfigError("AUDIT_COMMIT", f'must be a dict such as {{"relation": "intent"}}, not a {_kind(given)}')
+    for name in given:
+        if name not in CommitSettings._fields:
+            raise ConfigError("AUDIT_COMMIT", unknown("setting", str(name), CommitSettings._fields))
+    found = CommitSettings(**given)
+    if found.relation not in {"after", "intent"}:
+        raise ConfigError("AUDIT_COMMIT", "relation must be 'after' or 'intent'")
+    if found.on_failure not in {"refuse", "record_loss"}:
+        raise ConfigError("AUDIT_COMMIT", "on_failure must be 'refuse' or 'record_loss'")
+    seconds: object = found.timeout_s  # which is not what the annotation promises, if the settings are wrong
+    if not isinstance(seconds, int | float) or not 0 < seconds <= 3600:
+        raise ConfigError("AUDIT_COMMIT", "timeout_s must be a number of seconds, at most 3600")
+    return found
+
+
+_AFTER: Final = CommitSettings()
 
 
 def middleware_settings() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from django.db import connections
 from django.db.models.signals import m2m_changed
 
 from audit_async.events import AuditEvent, Change, ResourceCreated, ResourceInfo, ResourceUpdated
+from audit_async.integrations.django.commit_intents import own_transaction
 from audit_async.integrations.django.field_values import changes_between, key_text, plain_value, values_of
 from audit_async.integrations.django.pending_records import WriteOutcome, record_after_commit
 from audit_async.integrations.django.process_log import lose_event
@@ -134,14 +135,15 @@ def _watch_saving(model: type[Any]) -> None:
             return bool(original(self, raw, cls, *args, **kwargs))
         using = str(kwargs.get("using", args[2] if len(args) > 2 else ""))
         update_fields = kwargs.get("update_fields", args[3] if len(args) > 3 else None)
-        if registration.before == "database":
-            _read_row(self, registration, using)
-        updated = bool(original(self, raw, cls, *args, **kwargs))
-        try:
-            tracked = _written_fields(self, registration, update_fields if updated else None, raw=raw)
-            _record_saved(self, tracked, using, created=not updated)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not break the application's save
-            lose_event("resource.updated" if updated else "resource.created", error)
+        with own_transaction(using):
+            if registration.before == "database":
+                _read_row(self, registration, using)
+            updated = bool(original(self, raw, cls, *args, **kwargs))
+            try:
+                tracked = _written_fields(self, registration, update_fields if updated else None, raw=raw)
+                _record_saved(self, tracked, using, created=not updated)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not break the application's save
+                lose_event("resource.updated" if updated else "resource.created", error)
         return updated
 
     model._save_table = _save_table

@@ -16,6 +16,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from audit_async.events import AuditEvent
+from audit_async.integrations.django.commit_intents import intend, is_intended
 from audit_async.integrations.django.process_log import record_event
 
 __all__ = ["PendingRecord", "WriteOutcome", "record_after_commit", "watch_commits"]
@@ -41,23 +42,27 @@ class WriteOutcome:
 
 
 class PendingRecord:
-    """One event, to be emitted after COMMIT with what was bound as the change was made."""
+    """One event, to be emitted after COMMIT with what was bound as the change was made.
 
-    __slots__ = ("__weakref__", "_context", "_event", "_outcome")
+    Without an event it is there to learn what becomes of a transaction.
+    """
+
+    __slots__ = ("__weakref__", "_context", "event", "outcome")
 
     #: Django names a callback by this if it raises; this one does not.
     __qualname__: Final = "audit_async.PendingRecord"
 
-    def __init__(self, event: AuditEvent, outcome: WriteOutcome) -> None:
-        self._event: Final = event
-        self._outcome: Final = outcome
-        self._context: Final[Context] = copy_context()
+    def __init__(self, event: AuditEvent | None, outcome: WriteOutcome) -> None:
+        self.event: Final = event
+        self.outcome: Final = outcome
+        self._context: Final[Context | None] = None if event is None else copy_context()
 
     def __call__(self) -> None:
         """Emit the event; raises nothing."""
-        if not self._outcome.is_committed:
-            self._outcome.is_committed = True
-            self._context.run(record_event, self._event)
+        if not self.outcome.is_committed:
+            self.outcome.is_committed = True
+            if self._context is not None and self.event is not None:
+                self._context.run(record_event, self.event)
 
 
 def record_after_commit(event: AuditEvent | None, using: str) -> WriteOutcome:
@@ -77,23 +82,11 @@ def record_after_commit(event: AuditEvent | None, using: str) -> WriteOutcome:
         if event is not None:
             record_event(event)
         return outcome
-    pending = _Nothing(outcome) if event is None else PendingRecord(event, outcome)
+    pending = PendingRecord(event, outcome)
     outcome.waits_for(pending)
     # As on_commit does, which refuses this in a transaction that the application manages by hand.
     connection.run_on_commit.append((set(connection.savepoint_ids), pending, True))
     return outcome
-
-
-class _Nothing(PendingRecord):
-    """In the place of a record, to learn what becomes of a transaction."""
-
-    __slots__ = ()
-
-    def __init__(self, outcome: WriteOutcome) -> None:
-        self._outcome: Final = outcome  # type: ignore[misc]  # the slot of the base class
-
-    def __call__(self) -> None:
-        self._outcome.is_committed = True
 
 
 def watch_commits() -> None:
@@ -104,19 +97,25 @@ def watch_commits() -> None:
 
     @functools.wraps(original)
     def commit(self: Any) -> None:
-        original(self)
-        _emit_committed(self)
+        ours = [entry[1] for entry in self.run_on_commit if isinstance(entry[1], PendingRecord)]
+        if not ours:
+            original(self)
+            return
+        intent = intend(self, [pending.event for pending in ours if pending.event is not None])
+        try:
+            original(self)
+        except BaseException as error:
+            if intent is not None:
+                intent.failed(error)
+            raise
+        self.run_on_commit = [entry for entry in self.run_on_commit if not isinstance(entry[1], PendingRecord)]
+        for pending in ours:
+            if intent is not None and pending.event is not None and is_intended(pending.event):
+                pending.outcome.is_committed = True
+            else:
+                pending()
+        if intent is not None:
+            intent.committed()
 
     commit.is_audited = True  # type: ignore[attr-defined]  # a mark for the next call
     BaseDatabaseWrapper.commit = commit
-
-
-def _emit_committed(connection: Any) -> None:
-    waiting = connection.run_on_commit
-    if not waiting:
-        return
-    ours = [entry[1] for entry in waiting if isinstance(entry[1], PendingRecord)]
-    if ours:
-        connection.run_on_commit = [entry for entry in waiting if not isinstance(entry[1], PendingRecord)]
-        for pending in ours:
-            pending()

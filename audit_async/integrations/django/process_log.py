@@ -5,6 +5,7 @@ Each process has a chain of its own. A worker that is forked opens its own at it
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -12,14 +13,14 @@ from collections import Counter
 from time import monotonic
 from typing import Final
 
-from audit_async.ambient import get_audit
+from audit_async.ambient import AnyLogger, get_audit
 from audit_async.errors import AuditError, BufferFull, InvalidEvent, LogClosed, WriteFailed
 from audit_async.events import AuditEvent
 from audit_async.integrations.django.django_settings import log_config
 from audit_async.status import describe_error
 from audit_async.sync import SyncAuditLogger
 
-__all__ = ["lose_event", "open_log", "record_event"]
+__all__ = ["lose_event", "make_durable", "open_log", "record_event"]
 
 _log = logging.getLogger("audit_async")
 
@@ -87,6 +88,20 @@ def open_log() -> SyncAuditLogger:
         AuditError, OSError: As `SyncAuditLogger.start` does.
     """
     return _process.opened()
+
+
+def make_durable(audit: AnyLogger, timeout_s: float) -> None:
+    """Return once all that was emitted so far is on stable storage. Blocks this thread, which runs no event loop.
+
+    Raises:
+        TimeoutError: It takes longer.
+        RuntimeError: An event loop runs in this thread.
+        WriteFailed, LogClosed: As `flush` does.
+    """
+    if isinstance(audit, SyncAuditLogger):
+        audit.flush(timeout_s)
+    else:  # the application's own; its loop is in another thread
+        asyncio.run(asyncio.wait_for(audit.flush(), timeout_s))
 
 
 def record_event(event: AuditEvent) -> None:

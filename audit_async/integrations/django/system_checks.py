@@ -27,7 +27,7 @@ def register_checks() -> None:
 def check_settings(app_configs: Any = None, **_: object) -> list[Any]:  # noqa: ARG001 - Django is not typed
     """Return what is wrong with the settings, as Django's checks report it."""
     found: list[Any] = []
-    for number, read in enumerate((_read_config, _read_middleware, _read_models, _read_methods), 1):
+    for number, read in enumerate((_read_config, _read_middleware, _read_models, _read_methods, _read_commit), 1):
         try:
             read()
         except AuditError as error:
@@ -53,6 +53,10 @@ def _read_methods() -> None:
     django_settings.auth_methods()
 
 
+def _read_commit() -> None:
+    django_settings.commit_settings()
+
+
 def _warnings() -> Iterator[Any]:
     for model, registration in registered_models().items():
         names = registration.check(model)
@@ -60,7 +64,7 @@ def _warnings() -> Iterator[Any]:
             yield checks.Error(
                 f"{model._meta.label} is registered with names that are no fields of it: {', '.join(names)}",
                 hint="correct `fields` and `exclude` of register, @audit_model or AUDIT_MODELS",
-                id="audit_async.E005",
+                id="audit_async.E006",
             )
     listed = list(settings.MIDDLEWARE)
     if _MIDDLEWARE not in listed:

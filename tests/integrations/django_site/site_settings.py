@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ AUDIT: dict[str, Any] = {
     "mode": {"type": "local", "base_dir": str(BASE_DIR / "audit")},
     "flush_mode": {"type": "batched", "size": 5000, "interval": 60.0},
 }
+AUDIT_COMMIT = json.loads(os.environ.get("SITE_COMMIT", "null"))
 _SQLITE = {"ENGINE": "django.db.backends.sqlite3", "OPTIONS": {"timeout": 30}}
 DATABASES: dict[str, dict[str, Any]] = {
     "default": {**_SQLITE, "NAME": str(BASE_DIR / "shop.sqlite3")},
