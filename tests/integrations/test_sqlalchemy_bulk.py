@@ -44,6 +44,22 @@ def test_an_update_is_recorded_with_criteria_values_and_rows(shop: AuditedSessio
     }
 
 
+def test_keys_are_recorded_if_that_is_asked_for(tmp_path: Path) -> None:
+    """Those that the criteria select just before; none if the statement has changed another number of rows."""
+    with AuditedSessions.opened(tmp_path, keys=True, models=[Item]) as shop:
+        with shop.sessions.begin() as session:
+            session.add_all([Item(name=name) for name in ("a", "b", "c")])
+        shop.new()
+        with shop.sessions.begin() as session:
+            session.execute(update(Item).where(Item.name == bindparam("given")), {"given": "b", "count": 5})
+            session.execute(delete(Item).where(Item.name.in_(["a", "c"])))
+            session.execute(insert(Item), [{"name": str(number)} for number in range(1001)])
+            session.execute(update(Item).values(count=2))
+        events = shop.new()
+        assert [one.get("resource_ids") for one in events] == [["2"], ["1", "3"], None, None]
+        assert [one["rows"] for one in events] == [1, 2, 1001, 1002]
+
+
 def test_a_delete_is_recorded_with_criteria_and_rows(shop: AuditedSessions) -> None:
     """In any of its forms: a statement, a legacy query, one without criteria."""
     with shop.sessions.begin() as session:

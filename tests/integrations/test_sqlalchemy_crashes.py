@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy import Engine, create_engine, event, select, text, update
 from sqlalchemy.exc import DBAPIError, IllegalStateChangeError, IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import sessionmaker
@@ -190,6 +190,24 @@ def test_a_two_phase_transaction_without_an_intent_is_rolled_back(postgres_url: 
             assert connection.scalar(text("SELECT count(*) FROM pg_prepared_xacts")) == 0
         audit.stop()
     assert names_in(postgres_url) == []
+
+
+def test_the_keys_of_a_statement_are_locked_for_it(postgres_url: str, tmp_path: Path) -> None:
+    """Nobody changes the rows between their selection and the statement, so the keys are those of its rows."""
+    engine = create_engine(postgres_url)
+    locked: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        locked.extend([statement] if "FOR UPDATE" in statement else [])
+
+    event.listen(engine, "before_cursor_execute", note)
+    with AuditedSessions.opened(tmp_path, engine, keys=True) as shop:
+        with shop.sessions.begin() as session:
+            session.add_all([Item(name="a"), Item(name="b")])
+            session.flush()
+            session.execute(update(Item).where(Item.name == "b").values(count=1))
+        assert shop.new()[-1]["resource_ids"] == ["2"]
+    assert len(locked) == 1
 
 
 def test_a_constraint_that_fails_at_commit_is_rolled_back(postgres_url: str, tmp_path: Path) -> None:

@@ -11,7 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import BinaryExpression, BindParameter, Column, Connection, CursorResult, Delete, Insert, Table, Update
+from sqlalchemy import (
+    BinaryExpression,
+    BindParameter,
+    Column,
+    Connection,
+    CursorResult,
+    Delete,
+    Insert,
+    Table,
+    Update,
+    select,
+)
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.expression import ClauseElement
 from sqlalchemy.sql.visitors import iterate
@@ -20,7 +31,7 @@ from audit_async._redact.redactor import Redactor
 from audit_async.events.resources import Operation
 from audit_async.integrations.sqlalchemy.flush_changes import plain_value
 
-__all__ = ["BulkStatement", "Dml", "StatementPlan", "statement_table"]
+__all__ = ["BulkStatement", "Dml", "StatementPlan", "selected_keys", "statement_table"]
 
 #: A statement that changes rows.
 Dml = Insert | Update | Delete
@@ -65,6 +76,8 @@ class BulkStatement(NamedTuple):
         sent: Sequence[Parameters],
         result: CursorResult[Any],
         connection: Connection,
+        *,
+        selected: list[str] | None,
     ) -> BulkStatement:
         """Return what an executed statement did.
 
@@ -74,17 +87,21 @@ class BulkStatement(NamedTuple):
             sent: The parameters that it was executed with, one mapping for each execution.
             result: Its result, which is not read.
             connection: Where it was executed.
+            selected: The keys of the rows that its criteria selected just before, if somebody has asked for them.
         """
         operation = next(operation for kind, operation in _OPERATIONS if isinstance(statement, kind))
         criteria, parameters = _criteria(statement, plan, sent)
+        rows = _rows(statement, sent, result, connection)
+        if selected is None or len(selected) != rows:  # others have come or gone meanwhile
+            selected = _keys(statement, plan, sent, result)
         return cls(
             resource_type=plan.resource_type,
             operation=operation,
             criteria=criteria,
             parameters=parameters or None,
             values=None if operation == "delete" else _values(statement, plan, sent, result) or None,
-            rows=_rows(statement, sent, result, connection),
-            resource_ids=_keys(statement, plan, sent, result) or None,
+            rows=rows,
+            resource_ids=selected or None,
         )
 
     def redacted(self, redactor: Redactor) -> BulkStatement:
@@ -97,6 +114,23 @@ def statement_table(statement: object) -> Table | None:
     if isinstance(statement, Dml):
         return statement.table if isinstance(statement.table, Table) else _first_table(statement.table)
     return None
+
+
+def selected_keys(
+    connection: Connection, statement: Dml, plan: StatementPlan, sent: Sequence[Parameters]
+) -> list[str] | None:
+    """Return the primary keys of the rows that a statement is about to change, which are locked for it.
+
+    None if there are more of them than are recorded, if they are new, or if each execution has criteria of its own.
+    """
+    table = statement_table(statement)
+    if table is None or isinstance(statement, Insert) or len(sent) > 1:
+        return None
+    query = select(*(table.c[key] for key in plan.primary_key)).limit(_MOST_KEYS + 1).with_for_update()
+    if statement.whereclause is not None:
+        query = query.where(statement.whereclause)
+    found = connection.execute(query, sent[0] if sent else {}).all()
+    return None if len(found) > _MOST_KEYS else [",".join(map(str, row)) for row in found]
 
 
 def _first_table(selectable: object) -> Table | None:

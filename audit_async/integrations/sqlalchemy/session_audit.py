@@ -52,6 +52,7 @@ def audit_session(
     audit: LoggerSource = get_audit,
     actor: ActorSource = current_actor,
     exclude: Mapping[type[Any], Collection[str]] | None = None,
+    keys: bool = False,
     relation: Literal["after", "intent"] = "after",
     on_failure: Literal["refuse", "record_loss"] = "refuse",
     timeout_s: float = 10.0,
@@ -72,6 +73,8 @@ def audit_session(
         actor: Who makes the changes, or a function that returns it, which is asked at each flush; by default the actor
             of the request, or of `acting_as`. If nobody is known, the `user_id` is `unknown`.
         exclude: Attributes that are never recorded, by class: secrets, and what is large.
+        keys: Before each UPDATE and DELETE statement, select and lock the primary keys of its rows, up to 1,000,
+            for the record: a query more for each such statement.
         relation: `after`: changes are recorded after COMMIT, and a process that is killed between the two loses them.
             `intent`: they are recorded, durably, before COMMIT (`transaction.intended`), and its outcome after it
             (`transaction.ended`).
@@ -92,6 +95,7 @@ def audit_session(
         audit=audit,
         actor=actor,
         exclude=exclude or {},
+        keys=keys,
         relation=relation,
         on_failure=on_failure,
         timeout_s=timeout_s,
@@ -111,6 +115,7 @@ class SessionAudit:
         audit: LoggerSource,
         actor: ActorSource,
         exclude: Mapping[type[Any], Collection[str]],
+        keys: bool,
         relation: Literal["after", "intent"],
         on_failure: Literal["refuse", "record_loss"],
         timeout_s: float,
@@ -132,6 +137,7 @@ class SessionAudit:
         self._audit: Final = check_source(audit)
         self._actor: Final = actor
         self._exclude: Final = {cls: frozenset(names) for cls, names in exclude.items()}
+        self.keys: Final = keys
         self.relation: Final = relation
         self.on_failure: Final = on_failure
         self.timeout_s: Final = timeout_s

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from sqlalchemy import Connection, Engine, event
 
 from audit_async.errors import ConfigError
-from audit_async.integrations.sqlalchemy.bulk_statements import BulkStatement, Dml
+from audit_async.integrations.sqlalchemy.bulk_statements import BulkStatement, Dml, selected_keys
 from audit_async.integrations.sqlalchemy.flush_changes import FlushedObject
 from audit_async.integrations.sqlalchemy.transaction_record import TransactionRecord
 from audit_async.status import describe_error
@@ -178,6 +178,7 @@ def _listen_to_engine(engine: Engine) -> None:
     if engine not in _engines:
         _engines.add(engine)
         for name, listener in (
+            ("before_execute", _before_execute),
             ("after_execute", _after_execute),
             ("begin", _after_engine_begin),
             ("commit", _before_engine_commit),
@@ -194,6 +195,21 @@ def _listen_to_engine(engine: Engine) -> None:
             event.listen(engine, name, listener)
 
 
+def _before_execute(
+    connection: Connection,
+    statement: object,
+    rows: list[Mapping[str, Any]],
+    row: Mapping[str, Any],
+    _options: Mapping[str, Any],
+) -> None:
+    record = _recording(connection)
+    if record is not None and record.audit.keys:
+        record.selected = None
+        plan = record.audit.statement_plan(statement)
+        if plan is not None:
+            record.selected = selected_keys(connection, cast("Dml", statement), plan, rows or ([row] if row else []))
+
+
 def _after_execute(
     connection: Connection,
     statement: object,
@@ -202,20 +218,25 @@ def _after_execute(
     _options: Mapping[str, Any],
     result: CursorResult[Any],
 ) -> None:
-    for record in reversed(_records.get(connection, ())):
-        if record.is_handed_over:
-            continue
-        if record.flush is None:  # what a flush executes is recorded by object
-            plan = record.audit.statement_plan(statement)
-            if plan is not None:
-                try:
-                    sent = rows or ([row] if row else [])
-                    change = BulkStatement.of(cast("Dml", statement), plan, sent, result, connection)
-                    record.add([change.redacted(record.audit.redactor)])
-                except Exception as error:  # noqa: BLE001 - a construct that is not understood; its effect stays
-                    record.audit.count_lost("resource.bulk_changed", "not_understood")
-                    _log.error("a statement could not be recorded: %s", describe_error(error))
+    record = _recording(connection)
+    plan = record.audit.statement_plan(statement) if record is not None else None
+    if record is None or plan is None:
         return
+    sent = rows or ([row] if row else [])
+    try:
+        change = BulkStatement.of(cast("Dml", statement), plan, sent, result, connection, selected=record.selected)
+        record.add([change.redacted(record.audit.redactor)])
+    except Exception as error:  # noqa: BLE001 - a construct that is not understood; its effect stays
+        record.audit.count_lost("resource.bulk_changed", "not_understood")
+        _log.error("a statement could not be recorded: %s", describe_error(error))
+
+
+def _recording(connection: Connection) -> TransactionRecord | None:
+    """Return the record that a statement belongs to; None if it is a flush's, which is recorded by object."""
+    for record in reversed(_records.get(connection, ())):
+        if not record.is_handed_over:
+            return record if record.flush is None else None
+    return None
 
 
 def _before_engine_commit(connection: Connection) -> None:

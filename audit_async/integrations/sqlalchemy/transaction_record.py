@@ -89,6 +89,7 @@ class TransactionRecord:
         self.flush: dict[InstanceState[object], FlushedObject] | None = (
             None  #: the objects of a flush that is under way
         )
+        self.selected: list[str] | None = None  #: the keys of the rows of the statement that is being executed
         self.is_autocommit = False  #: each statement is committed by itself
         self.is_handed_over = False  #: the session has ended, and somebody else will commit
         self._entries: list[_Entry] = []
