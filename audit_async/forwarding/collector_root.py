@@ -92,6 +92,11 @@ class Finding(Struct, frozen=True, kw_only=True):
     seen_at: datetime  #: for the first time
 
     @property
+    def tenant(self) -> str:
+        """The tenant whose log it is."""
+        return unquote(self.log.split("/")[0])
+
+    @property
     def host(self) -> str:
         """The host that it is about."""
         return unquote(self.log.split("/")[1])

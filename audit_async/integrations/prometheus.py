@@ -14,8 +14,11 @@ see `opentelemetry`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from itertools import accumulate
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -24,11 +27,17 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from audit_async.forwarding.collector_root import (
+    CollectorStatus,
+    Finding,
+    open_findings,
+    read_status,
+)
 from audit_async.integrations._endpoint import Endpoint, Scope
 from audit_async.integrations._logger_source import AnyLogger, LoggerSource, check_source, logger_from
 from audit_async.status import Health, HealthStatus, Histogram, LoggerStats, VerificationStats
 
-__all__ = ["AuditCollector", "LoggerSource", "MetricsEndpoint"]
+__all__ = ["AuditCollector", "CollectedLogs", "LoggerSource", "MetricsEndpoint"]
 
 _LABELS: Final = ("service_id", "log_instance")
 
@@ -80,6 +89,81 @@ class MetricsEndpoint(Endpoint):
         accepted = b",".join(value for name, value in scope["headers"] if name.lower() == b"accept")
         encode, content_type = choose_encoder(accepted.decode("latin-1"))
         return 200, content_type, encode(self._registry)
+
+
+class CollectedLogs(Collector):
+    """Collects what a collector has of each host's logs, for the machine that `audit-async collect` runs on.
+
+    Scraping reads three small files of the collector's directory. Names of the metrics begin with `audit_collect_`; the
+    labels are `tenant`, `host`, `service`, `log_instance` and `log_id`. docs/platform.md has alert rules for them.
+
+    Args:
+        root: The collector's directory.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self._root: Final = Path(root)
+
+    def describe(self) -> Iterable[Metric]:
+        """Name the metrics; a registry asks once."""
+        return list(_CollectedFamilies())
+
+    def collect(self) -> Iterator[Metric]:
+        """Return every metric with what the collector wrote last; none of a log before it has run.
+
+        Raises:
+            LogCorrupted: The collector's files are damaged.
+            OSError: They can't be read.
+        """
+        families = _CollectedFamilies()
+        status = read_status(self._root)
+        if status is not None:
+            families.add(status, open_findings(self._root))
+        yield from families
+
+
+class _CollectedFamilies:
+    """The metrics of a collector, without values at first."""
+
+    def __init__(self) -> None:
+        self._head = _collected_gauge("head_seq", "Last record that is durable here, -1 if there is none.")
+        self._behind = _collected_gauge("behind_records", "Records that the engine has, and the collector not yet.")
+        self._confirmed = _collected_gauge("confirmed_seq", "Last record that was confirmed to the host.")
+        self._last_record = _collected_gauge("last_record_timestamp_seconds", "When the host made the last record.")
+        self._received = _collected_gauge("received_timestamp_seconds", "When records of the log last came.")
+        self._findings = GaugeMetricFamily(
+            "audit_collect_findings", "Findings that nobody has acknowledged.", labels=("tenant", "host", "kind")
+        )
+        self._updated = GaugeMetricFamily(
+            "audit_collect_updated_timestamp_seconds", "When the collector last wrote its status.", labels=("tenant",)
+        )
+        self._failed = GaugeMetricFamily(
+            "audit_collect_failed", "1 if the collector's last round did not come to its end.", labels=("tenant",)
+        )
+
+    def __iter__(self) -> Iterator[Metric]:
+        return iter(vars(self).values())
+
+    def add(self, status: CollectorStatus, findings: Iterable[Finding]) -> None:
+        """Add what a collector wrote."""
+        for log in status.logs:
+            labels = (log.tenant, log.host, log.service, log.instance, log.log_id)
+            self._head.add_metric(labels, log.seq)
+            self._behind.add_metric(labels, max(0, log.engine_seq - log.seq))
+            self._confirmed.add_metric(labels, log.confirmed_seq)
+            if log.last_record_at:
+                self._last_record.add_metric(labels, datetime.fromisoformat(log.last_record_at).timestamp())
+            if log.received_at is not None:
+                self._received.add_metric(labels, log.received_at.timestamp())
+        for (tenant, host, kind), count in Counter((one.tenant, one.host, one.kind) for one in findings).items():
+            self._findings.add_metric((tenant, host, kind), count)
+        self._updated.add_metric((status.tenant,), status.updated_at.timestamp())
+        self._failed.add_metric((status.tenant,), bool(status.error))
+
+
+def _collected_gauge(name: str, documentation: str) -> GaugeMetricFamily:
+    labels = ("tenant", "host", "service", "log_instance", "log_id")
+    return GaugeMetricFamily(f"audit_collect_{name}", documentation, labels=labels)
 
 
 def _families() -> list[Metric]:
