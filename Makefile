@@ -7,7 +7,7 @@ PYTEST_JOBS ?= -n auto --dist worksteal
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PACKAGE := pyproject.toml audit_async/_version.py
 
-.PHONY: demo test test-all interop lint format campaign bench docs sdist system-packages clean help
+.PHONY: demo demo-platform test test-all interop lint format campaign bench docs sdist system-packages clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 18
@@ -24,12 +24,19 @@ $(VENV)/.demo-installed: $(PACKAGE) | $(VENV)/.created
 	$(BIN)/python $(PIP_INSTALL) --editable '.[demo]'
 	@touch $@
 
+$(VENV)/.demo-platform-installed: $(PACKAGE) | $(VENV)/.created
+	$(BIN)/python $(PIP_INSTALL) --editable '.[demo-platform]'
+	@touch $(VENV)/.demo-installed $@
+
 $(VENV)/.installed: $(PACKAGE) | $(VENV)/.created
 	$(BIN)/python $(PIP_INSTALL) --editable '.[test]'
-	@touch $(VENV)/.demo-installed $@
+	@touch $(VENV)/.demo-installed $(VENV)/.demo-platform-installed $@
 
 demo: $(VENV)/.demo-installed  ## the main job: a real service under real requests, stopped, its trail checked
 	$(BIN)/python -m examples.demo
+
+demo-platform: $(VENV)/.demo-platform-installed  ## a trail that leaves two hosts: a lost server loses nothing, a tampered host is caught
+	$(BIN)/python -m examples.demo_platform
 
 test: lint  ## everything that has to hold before a change lands
 	rm -f .coverage .coverage.*

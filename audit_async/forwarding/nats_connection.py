@@ -7,7 +7,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 import anyio
@@ -42,6 +42,8 @@ _LOOPBACK: Final = {"127.0.0.1", "localhost", "[::1]"}
 _FILES: Final = frozenset({"nkey", "creds", "ca"})
 _FORM: Final = "write nats://HOST:PORT[,HOST:PORT…][?nkey=FILE|creds=FILE][&ca=FILE][&api=PREFIX]"
 _SEED: Final = re.compile(r"SU[A-Z2-7]{56}")
+#: A question that a server has taken along when it was lost is asked again after so long.
+_ATTEMPT_S: Final = 2.0
 #: Answers of several servers have all come if there was none for so long.
 _LAST_ANSWER_S: Final = 0.5
 
@@ -73,6 +75,14 @@ class ApiError(Struct, frozen=True):
 
 class _Answer(Struct, frozen=True):
     error: ApiError | None = None
+
+
+class _Message(NamedTuple):
+    """What is sent."""
+
+    subject: str
+    payload: bytes
+    headers: Mapping[str, str] | None
 
 
 class NatsServers:
@@ -133,17 +143,34 @@ class NatsServers:
                 await subscription.unsubscribe()
         return answers or [first.data]
 
+    async def ask(self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None) -> Msg:
+        """Send a message that changes nothing, and return its answer; again if a server that had it was lost.
+
+        Raises:
+            SinkUnavailable: no connection, or no answer in time.
+            NoRight: this account may not use the subject.
+        """
+        return await self._request(_Message(subject, payload, headers), min(_ATTEMPT_S, self._timeout_s))
+
     async def request(self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None) -> Msg:
-        """Send a message and return its answer.
+        """Send a message once, and return its answer.
 
         Raises:
             SinkUnavailable: no connection, or no answer in time; it may have been done.
             NoRight: this account may not use the subject.
         """
+        return await self._request(_Message(subject, payload, headers), self._timeout_s)
+
+    async def _request(self, message: _Message, attempt_s: float) -> Msg:
         client = await self._connected()
-        denied = self._denials.setdefault(subject.lower(), anyio.Event())
+        deadline = anyio.current_time() + self._timeout_s
         try:
-            return await self._first(client, denied, subject, payload, headers)
+            while True:
+                try:
+                    return await self._first(client, message, attempt_s)
+                except nats.errors.TimeoutError:
+                    if not client.is_connected or anyio.current_time() + attempt_s > deadline:
+                        raise
         except nats.errors.NoRespondersError:
             raise SinkUnavailable(
                 f"{self.shown}: no server answers for the stream: it has no leader, or it was not made"
@@ -156,18 +183,18 @@ class NatsServers:
             await self._drop(client)
             raise SinkUnavailable(f"{self.shown}: no answer within {self._timeout_s:g} s: {_said(error)}") from None
 
-    async def _first(
-        self, client: Client, denied: anyio.Event, subject: str, payload: bytes, headers: Mapping[str, str] | None
-    ) -> Msg:
+    async def _first(self, client: Client, message: _Message, timeout_s: float) -> Msg:
         """Return the answer, or raise as soon as the server has said that this account may not ask."""
+        subject = message.subject
+        denied = self._denials.setdefault(subject.lower(), anyio.Event())
         answers: list[Msg] = []
         failures: list[Exception] = []
         async with anyio.create_task_group() as group:
 
             async def ask() -> None:
                 try:
-                    given = dict(headers) if headers else None
-                    answers.append(await client.request(subject, payload, timeout=self._timeout_s, headers=given))
+                    headers = dict(message.headers) if message.headers else None
+                    answers.append(await client.request(subject, message.payload, timeout=timeout_s, headers=headers))
                 except Exception as error:  # noqa: BLE001 - raised below, outside of the task group
                     failures.append(error)
                 group.cancel_scope.cancel()

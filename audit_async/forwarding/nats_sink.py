@@ -83,7 +83,7 @@ class NatsSink:
         ConfigError: the URL or the tenant's name is not usable. The message does not repeat the URL.
     """
 
-    def __init__(self, url: str, *, tenant: str, timeout_s: float = 30.0) -> None:
+    def __init__(self, url: str, *, tenant: str, timeout_s: float = 10.0) -> None:
         if timeout_s <= 0:
             raise ConfigError("timeout_s", f"{timeout_s!r} is no time; give seconds, such as 30")
         self._tenant: Final = tenant
@@ -278,7 +278,7 @@ class NatsSink:
             if self._may_ask_leader:
                 return _stored(await self._from_leader(json.encode({"last_by_subj": self._subject(log)})))
             # By subject: the form by sequence would let a host read everybody's records.
-            answer = await self._servers.request(f"{self._servers.api}.DIRECT.GET.{self._stream}.{self._subject(log)}")
+            answer = await self._servers.ask(f"{self._servers.api}.DIRECT.GET.{self._stream}.{self._subject(log)}")
             known = _stored(self._direct(answer))
             try:
                 sequence = await self._leaders_sequence(log)
@@ -301,7 +301,7 @@ class NatsSink:
         The leader alone judges a condition, and its refusal of one that never holds names the sequence that would.
         """
         headers = {_EXPECTED: str(2**63 - 1), _STREAM: self._stream}
-        answer = await self._servers.request(self._subject(log), b"", headers)
+        answer = await self._servers.ask(self._subject(log), b"", headers)
         try:
             self._servers.check(answer)
         except WrongSequence as refusal:
@@ -310,7 +310,7 @@ class NatsSink:
         raise SinkRefused(f"{self._servers.shown}: the stream {self._stream} does not judge conditions")
 
     async def _from_leader(self, wanted: bytes) -> Message | None:
-        answer = await self._servers.request(f"{self._servers.api}.STREAM.MSG.GET.{self._stream}", wanted)
+        answer = await self._servers.ask(f"{self._servers.api}.STREAM.MSG.GET.{self._stream}", wanted)
         error = self._servers.error_in(answer)
         if error is not None and error.err_code == NOT_FOUND:
             return None
@@ -355,7 +355,7 @@ class NatsSink:
         return first
 
     async def _info(self, wanted: bytes) -> StreamInfo:
-        answer = await self._servers.request(f"{self._servers.api}.STREAM.INFO.{self._stream}", wanted)
+        answer = await self._servers.ask(f"{self._servers.api}.STREAM.INFO.{self._stream}", wanted)
         self._servers.check(answer)
         info = json.decode(answer.data, type=StreamInfo)
         made, last = self._made
@@ -365,10 +365,10 @@ class NatsSink:
         return info
 
     async def _directly(self, wanted: bytes) -> Message | None:
-        return self._direct(await self._servers.request(f"{self._servers.api}.DIRECT.GET.{self._stream}", wanted))
+        return self._direct(await self._servers.ask(f"{self._servers.api}.DIRECT.GET.{self._stream}", wanted))
 
     async def _document(self, stream: str, subject: str) -> bytes | None:
-        message = self._direct(await self._servers.request(f"{self._servers.api}.DIRECT.GET.{stream}.{subject}"))
+        message = self._direct(await self._servers.ask(f"{self._servers.api}.DIRECT.GET.{stream}.{subject}"))
         return None if message is None else message.data
 
     def _direct(self, answer: Msg) -> Message | None:

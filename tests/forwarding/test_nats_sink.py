@@ -24,6 +24,7 @@ from audit_async.forwarding import (
     SinkRefused,
     SinkUnavailable,
 )
+from audit_async.forwarding.nats_connection import NatsServers
 from audit_async.forwarding.nats_names import (
     confirmations_of,
     description_subject,
@@ -164,20 +165,20 @@ class LaggingReplica:
     """Answers direct gets as a replica that lags: with what it has answered before, so many times."""
 
     def __init__(self, sink: NatsSink, times: int) -> None:
-        self._request = sink._servers.request
+        self._ask = sink._servers.ask
         self._left = times
         self.answers: dict[tuple[str, bytes], Msg] = {}
         self.lagged = 0
-        sink._servers.request = self.request  # type: ignore[method-assign]  # what the sink asks goes by here
+        sink._servers.ask = self.ask  # type: ignore[method-assign]  # what the sink asks goes by here
 
-    async def request(self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None) -> Msg:
+    async def ask(self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None) -> Msg:
         """Return an old answer if there is one, otherwise the server's."""
         key = (subject, payload)
         if subject.startswith("$JS.API.DIRECT.GET") and key in self.answers and self._left:
             self._left -= 1
             self.lagged += 1
             return self.answers[key]
-        answer = await self._request(subject, payload, headers)
+        answer = await self._ask(subject, payload, headers)
         self.answers.setdefault(key, answer)
         return answer
 
@@ -385,6 +386,26 @@ async def test_a_url_that_is_not_usable_is_refused_without_repeating_it(url: str
     with pytest.raises(ConfigError) as caught:
         NatsSink(url, tenant="acme")
     assert "hunter2" not in str(caught.value)
+
+
+async def test_a_question_that_was_lost_is_asked_again(engine: Engine) -> None:
+    """As when the server that leads the stream ends while it has it; a publication is not sent twice."""
+    asked: list[str] = []
+
+    async def answer_the_second(message: Msg) -> None:
+        asked.append(message.subject)
+        if asked.count(message.subject) == 2:
+            await message.respond(b"{}")
+
+    async with engine.servers.administrator() as other, engine.sink(timeout_s=10) as sink:
+        await other.subscribe("tests.>", cb=answer_the_second)
+        await other.flush()
+        assert (await sink._servers.ask("tests.question")).data == b"{}"
+        short = NatsServers(f"{engine.servers.url}?nkey={engine.keys['all'].file}", timeout_s=3)
+        with pytest.raises(SinkUnavailable, match="no answer within 3 s"):
+            await short.request("tests.publication")
+        await short.aclose()
+    assert asked == ["tests.question", "tests.question", "tests.publication"]
 
 
 async def test_a_closed_sink_says_so(engine: Engine) -> None:
