@@ -41,6 +41,7 @@ from audit_async._writer.write_loop import Writer
 from audit_async.config import Privacy
 from audit_async.errors import AuditError, ConfigError
 from audit_async.events import (
+    AuditErasedInFlight,
     AuditErasureNoticed,
     AuditErasureStarted,
     AuditEvent,
@@ -247,7 +248,11 @@ class Erasures:
         self._begun = recovered.begun
         self.keys.commits.stated.own_erased_key = recovered.own_erased_key
         self._notice(changes)
-        return [*recovered.events, *await self.requested.recover(self._store.log_id)]
+        in_flight = [
+            AuditErasedInFlight(epoch=epoch, records=records, key_ids=key_ids or None, session_before=True)
+            for epoch, records, key_ids in await self.in_disk_thread(self.keys.store.unrecorded, self.log_id)
+        ]
+        return [*recovered.events, *in_flight, *await self.requested.recover(self._store.log_id)]
 
     async def complete_recovered(self) -> list[AuditEvent]:
         """Complete erasures that were interrupted, all of whose records are durable; return those of their end."""
@@ -262,6 +267,8 @@ class Erasures:
     async def end_recovered(self) -> None:
         """End the erasures that the opening has completed, once that is in the chain."""
         await self.in_disk_thread(end_erasures, self._store.log_id, self.keys.store, self._postponed)
+        if await self.in_disk_thread(self.keys.store.unrecorded, self.log_id):
+            await self.in_disk_thread(self.keys.store.keep_unrecorded, self.log_id, [])
         await self.requested.end_recovered()
 
     def _notice(self, changes: Changes) -> bool:

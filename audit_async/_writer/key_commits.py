@@ -13,6 +13,7 @@ durable, the number is counted and recorded (`audit.erased_in_flight`).
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -25,6 +26,8 @@ from audit_async.errors import AuditError
 from audit_async.privacy.data_keys import key_id_text
 from audit_async.privacy.key_store import Destroyed, KeySession, KeyStore
 from audit_async.privacy.sealer import Sealer, sealed_ids
+
+_log: Final = logging.getLogger("audit_async")
 
 #: Keys that are gone are looked for in records for so long after the last find; events are not on their way longer.
 _LOOK_FOR_S: Final = 60.0
@@ -47,10 +50,11 @@ class ErasedInFlight(NamedTuple):
 class KeyCommits:
     """The key store's half of commits. Owned by the disk thread, but for what is marked."""
 
-    def __init__(self, store: KeyStore, session: KeySession, sealer: Sealer, *, owns_store: bool) -> None:
+    def __init__(self, store: KeyStore, session: KeySession, sealer: Sealer, *, log_id: str, owns_store: bool) -> None:
         self.erased: Final[deque[ErasedInFlight]] = deque()  #: to be recorded; appended here, taken in the loop
         self.stated: Final = StatedErasures()  #: owned by the loop's thread
         self.store: Final = store
+        self._log_id: Final = log_id
         self._owns_store: Final = owns_store  # one that the application has given is its own to close
         self._session: Final = session
         self._sealer: Final = sealer
@@ -155,7 +159,20 @@ class KeyCommits:
         return ErasedInFlight(first.epoch, records, key_ids[:_MOST_IDS])
 
     def close(self) -> None:
-        """Leave the key store; safe to call twice."""
+        """Leave the key store, which keeps what was found too late for this chain; safe to call twice."""
+        if self.erased:
+            left: list[ErasedInFlight] = []
+            while self.erased:
+                left.append(self.take_erased())
+            try:
+                self.store.keep_unrecorded(self._log_id, [*self.store.unrecorded(self._log_id), *left])
+            except (AuditError, OSError, ValueError) as error:  # the last: the application has closed its store
+                _log.warning(
+                    "%d records were sealed under keys that were destroyed before they were durable, and this "
+                    "could not be kept for the next opening to record: %s",
+                    sum(erased.records for erased in left),
+                    error,
+                )
         self._session.close()
         if self._owns_store:
             self.store.close()

@@ -54,4 +54,4 @@ def open_keys(settings: Privacy, base_dir: Path, log_name: str, log_id: str, enc
             store.close()
         raise
     encoder.seal_with(sealer)
-    return OpenedKeys(store, KeyCommits(store, session, sealer, owns_store=store is not given), sealer)
+    return OpenedKeys(store, KeyCommits(store, session, sealer, log_id=log_id, owns_store=store is not given), sealer)

@@ -262,12 +262,14 @@ class AuditErasureRulesChanged(AuditEvent, tag="audit.erasure_rules_changed"):
 class AuditErasedInFlight(AuditEvent, tag="audit.erased_in_flight"):
     """`records` of this session were not durable yet when a key that they are sealed under was destroyed.
 
-    `key_ids` are those that were destroyed before they were stored.
+    `key_ids` are those that were destroyed before they were stored. With `session_before` it was a session before this
+    one, which found them only while it was being closed.
     """
 
     epoch: int
     records: int
     key_ids: list[str] | None = None
+    session_before: bool | None = None
 
 
 class AuditKeysForgotten(AuditEvent, tag="audit.keys_forgotten"):

@@ -224,5 +224,16 @@ class KeyStore(Protocol):
     def holds(self) -> list[HeldBy]:
         """Return the holds in force."""
 
+    def keep_unrecorded(self, log_id: str, counts: Sequence[tuple[int, int, Sequence[str]]]) -> None:
+        """Keep what a log could not record of erasures before it was closed, in place of what is kept; durable.
+
+        Args:
+            log_id: The log, whose next opening records it.
+            counts: Of each erasure epoch the number of records, and the ids of keys that were never stored.
+        """
+
+    def unrecorded(self, log_id: str) -> list[tuple[int, int, list[str]]]:
+        """Return what is kept for a log, as `keep_unrecorded` takes it."""
+
     def close(self) -> None:
         """Close the store and forget its keys; safe to call twice."""

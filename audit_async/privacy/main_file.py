@@ -260,6 +260,14 @@ class MainFile:
             self._view = None
             _set(connection, "erased_key", key_id)
 
+    def keep_unrecorded(self, log_id: str, text: str) -> None:
+        """Keep what a log has to record at its next opening; nothing if the text is empty."""
+        with self.changing() as connection:
+            if text:
+                _set(connection, f"unrecorded {log_id}", text)
+            else:
+                connection.execute("DELETE FROM meta WHERE name = ?", (f"unrecorded {log_id}",))
+
     def set_backed_up(self) -> None:
         """Note that a copy was made just now."""
         with self.changing() as connection:

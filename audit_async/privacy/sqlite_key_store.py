@@ -12,6 +12,7 @@ left in a journal by the next change of the file, whichever process makes it (se
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 import threading
@@ -337,6 +338,19 @@ class SqliteKeyStore:
         """Return the holds in force."""
         with self._used():
             return self._main.holds()
+
+    # -- what a log has to record ------------------------------------------------------------------------------------
+
+    def keep_unrecorded(self, log_id: str, counts: Sequence[tuple[int, int, Sequence[str]]]) -> None:
+        """Keep what a log could not record of erasures before it was closed."""
+        with self._changed():
+            self._main.keep_unrecorded(log_id, json.dumps(counts) if counts else "")
+
+    def unrecorded(self, log_id: str) -> list[tuple[int, int, list[str]]]:
+        """Return what is kept for a log."""
+        with self._used():
+            kept = self._main.meta(f"unrecorded {log_id}")
+        return [(epoch, records, key_ids) for epoch, records, key_ids in json.loads(kept)] if kept else []  # type: ignore[arg-type]
 
     # -- the master key ----------------------------------------------------------------------------------------------
 

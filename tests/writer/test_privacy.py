@@ -110,7 +110,9 @@ async def test_accounts_of_services_are_no_persons(config_for: ConfigFor, tmp_pa
     async with AuditLogger(config) as audit:
         audit.emit(success("billing", kind="service", on_behalf_of="alice"))
         audit.emit(success("helper", kind="agent"))
-    service, agent = [record["event"]["actor"] for record in recorded(config)]
+        audit.emit(success("cron", kind="system"))
+    service, agent, system = [record["event"]["actor"] for record in recorded(config)]
+    assert (system["user_id"], system["ip"], system["display_name"]) == ("cron", "203.0.113.9", "Alice Liddell")
     assert service["user_id"] == "billing"
     assert service["ip"] == "203.0.113.9"
     assert service["on_behalf_of"].startswith("sealed:1:")

@@ -256,6 +256,31 @@ async def test_another_log_drops_the_keys_and_counts_what_was_on_its_way(config_
     assert opened(other, tmp_path)[4].context == {"user_id": "alice"}
 
 
+async def test_what_is_found_only_while_closing_is_recorded_by_the_next_opening(
+    config_for: ConfigFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chain has ended by then, so the key store keeps the count; it is recorded once."""
+    config = sealing(config_for, tmp_path)
+    other = sealing(config_for, tmp_path, service_id="billing", flush_mode=Batched(size=1000, interval=600))
+    monkeypatch.setattr("audit_async._writer.erasures._LOOK_EVERY_S", 600.0)
+    async with AuditLogger(config) as audit:
+        audit.emit(success("alice"))
+        async with AuditLogger(other) as billing:
+            for _ in range(3):
+                billing.emit(success("alice"))
+            with anyio.fail_after(10):
+                while len(recorded(other)) < 3:  # written, and not synced
+                    await anyio.sleep(0.01)
+            report = await audit.erase_subject("alice", timeout_s=0.0, **WHY)
+            assert report.waiting_for == ("billing/00",)
+        assert recorded(other, event_type="audit.erased_in_flight") == []
+    for _ in range(2):
+        async with AuditLogger(other):
+            (in_flight,) = recorded(other, event_type="audit.erased_in_flight")
+            assert (in_flight["event"]["records"], in_flight["event"]["session_before"]) == (3, True)
+    assert (await AuditReader(tmp_path / "audit").verify()).valid
+
+
 async def test_a_key_that_was_made_before_an_erasure_is_not_stored_after_it(
     config_for: ConfigFor, tmp_path: Path
 ) -> None:
