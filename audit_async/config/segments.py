@@ -48,10 +48,11 @@ class RetentionPolicy(Settings, frozen=True, kw_only=True):
             so that whoever steals the disk can't read it and neither can this host; what was archived before is
             encrypted by the next run. Needs the extra `age`. Keep the private keys elsewhere, more than one, and in a
             safe place: without any of them the archived records are lost.
-        hold_unshipped: Nothing is deleted, and no archive is encrypted, before collectors have confirmed that they have
-            it in `min_copies` places; whatever else the policy says, and also if the disk runs full. Needs a forwarder
-            that knows the collectors' keys: without one nothing is ever deleted.
-        min_copies: In how many places besides this host a record has to be, with `hold_unshipped`.
+        hold_unshipped: Nothing is deleted, and no archive is encrypted, before it is known to be in `min_copies`
+            places; whatever else the policy says, and also if the disk runs full. Needs a forwarder that knows the
+            collectors' keys, or a bucket that segments are pushed to: without either nothing is ever deleted.
+        min_copies: In how many places besides this host a record has to be, with `hold_unshipped`: those that
+            collectors have confirmed, and each bucket that `audit-async bucket push` has stored it in.
 
     Raises:
         ConfigError: If a value is not allowed, or the policy would delete what it promises to keep.
