@@ -16,7 +16,7 @@ from audit_async._query.sealed_filter import SealedFilter, SubjectFilter, may_as
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage, Found, scan
 from audit_async._trail.log_files import Log
-from audit_async._trail.segment_parts import Range, parts_of
+from audit_async._trail.segment_parts import Part, Range, parts_of
 from audit_async.errors import AuditError
 from audit_async.events import Record, decode_event, decode_record
 from audit_async.events.base import encode
@@ -68,23 +68,36 @@ def _sealing_sessions(log: Log) -> Iterator[bytes]:
 
 
 def seals(log: Log) -> bool:
-    """Return whether any session of a log's newest segment seals; False if that can't be read.
+    """Return whether the newest session that recorded something of a caller's seals; False if that can't be read.
 
-    Not its last session alone: that may be a command's, which only looked after the log.
+    Or another session of the same segment: commands that only look after the log don't seal.
     """
     try:
-        parts = parts_of(log)
-        if not parts:
-            return False
-        # A session that goes on from an older segment is stated by the newest one's first record.
-        stated = Filter(AuditQuery(event_types=("audit.log_opened", "audit.segment_sealed")))
-        for found in scan(parts[-1], stated, Range(), Damage(skip=True), newest_first=True):
-            if found is not None:
-                event = read_said(found.line).event
-                if event.get("privacy") is not None or event.get("erasure_epoch") is not None:
-                    return True
+        for part in reversed(parts_of(log)):
+            if _has_sealing(part):
+                return True
+            if _has_callers_record(part):
+                return False
     except AuditError:
         pass
+    return False
+
+
+def _has_sealing(part: Part) -> bool:
+    # A session that goes on from an older segment is stated by this one's first record.
+    stated = Filter(AuditQuery(event_types=("audit.log_opened", "audit.segment_sealed")))
+    for found in scan(part, stated, Range(), Damage(skip=True), newest_first=True):
+        if found is not None:
+            event = read_said(found.line).event
+            if event.get("privacy") is not None or event.get("erasure_epoch") is not None:
+                return True
+    return False
+
+
+def _has_callers_record(part: Part) -> bool:
+    for found in scan(part, Filter(AuditQuery()), Range(), Damage(skip=True)):
+        if found is not None and not str(read_said(found.line).event.get("event_type")).startswith("audit."):
+            return True
     return False
 
 

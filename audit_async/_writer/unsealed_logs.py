@@ -58,11 +58,22 @@ def find_unsealed(base_dir: Path) -> UnsealedLogs:
 
 
 def _seals_now(segments: list[SegmentFile]) -> bool:
-    """Return whether any session of the newest segment seals that says anything of it.
+    """Return whether any session seals of the newest segment with a record of a caller's, or of those after it.
 
     Not the last session alone: that may be a command's, which only looked after the log.
     """
-    return next((any(stated) for segment in reversed(segments) if (stated := stated_sealing(segment))), False)
+    for segment in reversed(segments):
+        stated = stated_sealing(segment)
+        if any(stated):
+            return True
+        if stated and _has_callers_record(segment):
+            return False
+    return False
+
+
+def _has_callers_record(segment: SegmentFile) -> bool:
+    with open_segment(segment) as file:
+        return any(line and own_event(line) is None for lines in read_lines(file) for line in lines.data.split(b"\n"))
 
 
 def _has_unsealed(segments: list[SegmentFile]) -> bool:

@@ -16,6 +16,9 @@ import pytest
 
 from audit_async import AuditLogger, Batched, ConfigError, RotationPolicy, audit_context
 from audit_async._layout.hold_file import Hold
+from audit_async._query.opened_records import seals
+from audit_async._trail.log_files import find_logs
+from audit_async._writer.unsealed_logs import find_unsealed
 from audit_async.privacy import ErasureRefused, KeyStoreUnavailable, NewKey, Subject, key_id_bytes
 from audit_async.privacy.data_keys import day_number
 from audit_async.privacy.sqlite_key_store import SqliteKeyStore
@@ -168,6 +171,29 @@ async def test_it_says_which_logs_it_does_not_reach(config_for: ConfigFor, tmp_p
     assert report.unsealed_logs == ("plain/00",)
     assert report.partly_sealed_logs == ("older/00", "toggled/00")
     assert report.unread_logs == ("unread/00",)
+
+
+async def test_commands_that_look_after_a_log_do_not_make_it_one_that_does_not_seal(
+    config_for: ConfigFor, tmp_path: Path
+) -> None:
+    """They may fill whole segments with the log's own records; a session that records callers' events does."""
+    tiny = RotationPolicy(max_bytes=4096)
+    config, command = sealing(config_for, tmp_path, rotation=tiny), config_for(rotation=tiny)
+    async with AuditLogger(config) as audit:
+        audit.emit(success("alice"))
+    async with AuditLogger(command) as audit:
+        for _ in range(20):
+            await audit.set_hold(reason="case 7", set_by="court")
+            await audit.lift_hold(reason="over", lifted_by="court")
+    assert len(list(log_directory(config).glob("*.audit"))) > 2
+    (log,) = find_logs(tmp_path / "audit")
+    assert seals(log)
+    assert find_unsealed(tmp_path / "audit").unsealed == ()
+    async with AuditLogger(command) as audit:
+        for _ in range(20):
+            audit.emit(success("alice"))
+    assert not seals(log)
+    assert find_unsealed(tmp_path / "audit").unsealed == ("orders/00",)
 
 
 # -- holds --------------------------------------------------------------------------------------------------------
