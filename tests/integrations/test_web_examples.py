@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.integrations.servers import serving
+from tests.integrations.servers import PROJECT, serving
 from tests.trails import check_trail, read_events
 
 
@@ -130,3 +134,33 @@ def test_the_aiohttp_example_knows_its_sessions(tmp_path: Path) -> None:
     ]
     written = b"".join(path.read_bytes() for path in (tmp_path / "audit").rglob("*.audit"))
     assert session.encode() not in written
+
+
+def test_the_django_example_records_log_ins_and_orders(tmp_path: Path) -> None:
+    """A refused log-in, one that succeeds, an order, and all of them cancelled in one statement."""
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-m", "examples.django_shop"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120)
+    shutil.rmtree(tmp_path / "audit")  # of the process that made the database and its user
+    server_command = ["gunicorn", "examples.django_shop:application", "--bind", "127.0.0.1:0"]
+    with serving(tmp_path, server_command) as server:
+        with httpx.Client(base_url=server.address) as client:
+            assert client.post("/orders", data={"item": "tea"}).status_code == 403
+            assert client.post("/login", data={"user": "alice", "password": "a guess"}).status_code == 400
+            assert client.post("/login", data={"user": "alice", "password": "wonderland-7"}).status_code == 200
+            assert client.post("/orders", data={"item": "tea"}).json() == {"order": 1}
+            assert client.post("/orders/cancel-open").json() == {"cancelled": 1}
+        assert server.stop(signal.SIGTERM) == 0, server.said()
+    seen = recorded(tmp_path)
+    assert [kind for kind, _who, _what in seen] == [
+        "authz.denied",
+        "auth.failure",
+        "http.request",
+        "session.started",
+        "http.request",
+        "resource.created",
+        "http.request",
+        "resource.bulk_changed",
+        "http.request",
+    ]
+    assert [who for kind, who, _what in seen if kind.startswith("resource.")] == ["alice", "alice"]
