@@ -17,6 +17,7 @@ from sqlalchemy.orm import sessionmaker
 from audit_async import AuditConfig, AuditLogger, AuditReader, Batched, Local
 from audit_async.integrations.sqlalchemy import IntentNotDurable, audit_session, resolve_unfinished
 from tests.integrations.orm_models import ALICE, WATCHED, AuditedSessions, Base, Item, marker, sqlite_engine
+from tests.test_examples import run_example
 from tests.trails import read_events
 from tests.writer.hanging_disk import hanging_disk
 
@@ -337,3 +338,14 @@ def _leave_unfinished(directory: Path, engine: Any) -> None:
         with pytest.raises(ConnectionResetError), shop.sessions(bind=other) as session:
             session.add(Item(name="a"))
             session.commit()
+
+
+def test_the_example_records_intents_and_outcomes(tmp_path: Path) -> None:
+    """Two transactions, each with its intent and outcome; a second start finds nothing unfinished."""
+    for _ in range(2):
+        ended = run_example("sqlalchemy_orders", tmp_path)
+        assert (ended.returncode, ended.stdout) == (0, "after the last run: 0 committed, 0 rolled back, 0 unresolved\n")
+    events = [one["event"] for one in read_events(tmp_path / "audit")]
+    assert [one["outcome"] for one in events if "outcome" in one] == ["committed"] * 4
+    states = [one["changes"]["state"] for one in events if one["event_type"] == "resource.change_intended"]
+    assert states == [{"before": None, "after": "new"}, {"before": "new", "after": "paid"}] * 2

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import create_engine, update
@@ -16,8 +18,12 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from audit_async import ActorInfo
 from audit_async.ambient import acting_as, use_audit
 from audit_async.errors import ConfigError
+from audit_async.events import Change, ResourceInfo, ResourceUpdated
 from audit_async.integrations.sqlalchemy import audit_session, transaction_events
+from audit_async.integrations.sqlalchemy.flush_changes import plain_value
+from audit_async.sync import SyncAuditLogger
 from tests.integrations.orm_models import (
+    ALICE,
     WATCHED,
     AuditedSessions,
     Base,
@@ -31,6 +37,7 @@ from tests.integrations.orm_models import (
     item_tags,
     sqlite_engine,
 )
+from tests.logs import ConfigFor, log_directory
 from tests.trails import read_events
 
 
@@ -192,6 +199,34 @@ def test_each_flush_is_recorded_in_its_order(shop: AuditedSessions) -> None:
         session.execute(update(Item).values(count=7))
         item.name = "b"
     assert shop.types() == ["resource.created", "resource.bulk_changed", "resource.updated"]
+
+
+@pytest.mark.parametrize(
+    ("value", "recorded"),
+    [
+        (2**63, str(2**63)),
+        (-(2**70), str(-(2**70))),
+        (7, 7),
+        (float("nan"), "nan"),
+        (Decimal("NaN"), "NaN"),
+        (b"secret bytes", "<12 bytes>"),
+        (datetime(2026, 1, 2, 3, 4), "2026-01-02T03:04:00"),  # noqa: DTZ001 - as a column without a time zone has it
+        (timedelta(minutes=1), 60.0),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (State.PAID, "PAID"),
+        ({"a": [1, {2: b""}]}, {"a": [1, {"2": "<0 bytes>"}]}),
+        (object(), "<builtins.object>"),
+    ],
+)
+def test_a_value_of_any_type_is_recorded_or_described(value: object, recorded: object, config_for: ConfigFor) -> None:
+    """What JSON has no place for is described, so that no value stops a transaction or loses its record."""
+    config = config_for()
+    with SyncAuditLogger(config) as log:
+        change = Change(before=None, after=plain_value(value))
+        resource = ResourceInfo(resource_type="T", resource_id="1")
+        log.emit(ResourceUpdated(actor=ALICE, resource=resource, changes={"a": change}))
+    (event,) = [one["event"] for one in read_events(log_directory(config)) if "changes" in one["event"]]
+    assert event["changes"]["a"]["after"] == recorded
 
 
 # What is not committed.

@@ -26,8 +26,10 @@ from audit_async.events.resources import Operation
 __all__ = ["FlushedObject", "MapperPlan", "ObjectChange", "plain_value"]
 
 #: Types whose values are recorded as they are.
-_PLAIN: Final = frozenset({str, int, bool, type(None), Decimal, datetime, date, time, UUID})
+_PLAIN: Final = frozenset({str, bool, type(None), Decimal, datetime, date, time, UUID})
 _UNSET: Final = msgspec.UNSET
+#: Integers that JSON has room for in every language.
+_INTEGER_BITS: Final = 64
 
 
 class ObjectChange(NamedTuple):
@@ -183,7 +185,8 @@ def plain_value(value: object) -> object:
     if isinstance(value, str):  # a subclass, whose own methods have no say
         return str.__str__(value)
     if isinstance(value, int):
-        return int.__int__(value)
+        number = int.__int__(value)
+        return number if number.bit_length() < _INTEGER_BITS else str(number)
     if isinstance(value, Decimal | date | time | UUID):
         return str(value)
     if isinstance(value, timedelta):

@@ -294,7 +294,7 @@ def _after_error(context: ExceptionContext) -> None:
     error = context.original_exception
     is_answer = context.sqlalchemy_exception is not None and not context.is_disconnect
     for record in _records.get(connection, ()):
-        record.commit_failed(error, is_answer=is_answer and _is_certain(error))
+        record.commit_failed(error, is_answer=is_answer and _is_certain(error, connection.dialect.name))
 
 
 def _after_engine_begin(connection: Connection) -> None:
@@ -317,11 +317,16 @@ def _handed_over(connection: Connection, *, pop: bool = False) -> list[Transacti
     return records
 
 
-def _is_certain(error: BaseException) -> bool:
-    """Return whether an error that the server has answered COMMIT with says that nothing was committed."""
+def _is_certain(error: BaseException, database: str) -> bool:
+    """Return whether an error that was the answer to COMMIT says that nothing was committed.
+
+    An answer of PostgreSQL always has a state (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+    """
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if not isinstance(state, str):
+        return database != "postgresql"
     # 08: the connection failed. 57P: the server is shutting down. 40003: the server itself does not know.
-    return not (isinstance(state, str) and (state[:2] == "08" or state[:3] == "57P" or state == "40003"))
+    return state[:2] != "08" and state[:3] != "57P" and state != "40003"
 
 
 def _is_autocommit(connection: Connection) -> bool:

@@ -86,9 +86,8 @@ class TransactionRecord:
     def __init__(self, audit: SessionAudit) -> None:
         self.audit: Final = audit
         self.connections: Final[WeakSet[Connection]] = WeakSet()  # a session that nobody closes must not keep them
-        self.flush: dict[InstanceState[object], FlushedObject] | None = (
-            None  #: the objects of a flush that is under way
-        )
+        #: The objects of a flush that is under way.
+        self.flush: dict[InstanceState[object], FlushedObject] | None = None
         self.selected: list[str] | None = None  #: the keys of the rows of the statement that is being executed
         self.is_autocommit = False  #: each statement is committed by itself
         self.is_handed_over = False  #: the session has ended, and somebody else will commit
@@ -158,7 +157,9 @@ class TransactionRecord:
         self._is_rolled_back = self._state is _State.PREPARED
 
     def commit_failed(self, error: BaseException, *, is_answer: bool) -> None:
-        """Remember why what was sent to end the transaction did not succeed."""
+        """Remember why what was sent to end the transaction did not succeed; the first error is what counts."""
+        if self._failure is not None:
+            return
         if self._state is _State.COMMIT_SENT:
             # Of several databases another one may have committed.
             self._failure = _Failure(type(error).__name__, is_answer and len(self.connections) == 1)
@@ -271,6 +272,9 @@ class TransactionRecord:
 
     def _record_changes(self) -> None:
         entries, self._entries = self._entries, []
+        if entries and self.audit.logger() is None:
+            _log.error("%d changes of the database are not recorded: there is no open audit log", len(entries))
+            return
         for number_so_far, entry in enumerate(entries, 1):
             self._emit(_committed(entry))
             if number_so_far % _BURST == 0:
