@@ -34,6 +34,7 @@ from audit_async._layout.manifest import ManifestFile, SealedSegment, decode_man
 from audit_async._layout.names import (
     ARCHIVE,
     CHECKSUM,
+    COLLECTED_FILE,
     HOLD_FILE,
     LOG_FILE,
     MANIFEST_FILE,
@@ -106,7 +107,7 @@ class LogCopier:
         source_fd = disk.open_directory(str(self.source))
         try:
             names = set(os.listdir(source_fd))
-            for name in (LOG_FILE, HOLD_FILE):
+            for name in (COLLECTED_FILE, LOG_FILE, HOLD_FILE):
                 if name in names:
                     self._replace(name, read_bounded(name, dir_fd=source_fd))
             if MANIFEST_FILE in names:
@@ -132,6 +133,8 @@ class LogCopier:
             content = read_bounded(MANIFEST_FILE, dir_fd=source_fd, max_bytes=MOST_MANIFEST_BYTES)
             manifest = decode_manifest_file(content, None)
         names = set(os.listdir(source_fd))
+        if COLLECTED_FILE in names and not (self.target.path / COLLECTED_FILE).exists():
+            self._replace(COLLECTED_FILE, read_bounded(COLLECTED_FILE, dir_fd=source_fd))
         if not (self.target.path / LOG_FILE).exists():
             self._replace(LOG_FILE, read_bounded(LOG_FILE, dir_fd=source_fd))
         if HOLD_FILE in names:

@@ -15,6 +15,7 @@ import re
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 
@@ -193,7 +194,7 @@ class LogDirectory:
                     f"the log has format version {identity.format_version}, and this release of audit-async "
                     f"writes version {FORMAT_VERSION}; use the release that fits"
                 )
-            elif identity.service_id != self.service_id:
+            elif identity.service_id != unquote(self.service_id):  # escaped at a collector, plain elsewhere
                 reason = f"the log belongs to the service {identity.service_id!a}"
             else:
                 return identity

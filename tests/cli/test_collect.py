@@ -154,3 +154,27 @@ def test_what_makes_no_sense_is_wrong_usage(engine: Path, tmp_path: Path, audit:
     assert "secret" not in ended.err
     assert audit("collect", tmp_path, "--from", f"file://{engine}", "--tenant", "acme", "--once").status == 2
     assert audit("hosts", tmp_path).status == 2
+
+
+def test_a_collectors_directory_is_backed_up_and_restored(engine: Path, tmp_path: Path, audit: Audit) -> None:
+    """Into a directory of the same kind, log by log byte for byte; again only what is new; and a collector goes on."""
+    arguments = ("--from", f"file://{engine}", "--tenant", "acme", "--once")
+    root, copy, restored = tmp_path / "root", tmp_path / "copy", tmp_path / "restored"
+
+    async def fill() -> None:
+        async with DirectorySink(engine, tenant="acme") as sink:
+            await ship(await write_log(tmp_path / "dotted", 20, service="orders.v2"), sink, host="web-3")
+
+    anyio.run(fill)
+    assert audit("collect", root, *arguments).status == 0
+    for source, target in ((root, copy), (root, copy), (copy, restored)):
+        ended = audit("backup" if source is root else "restore", source, target)
+        assert (ended.status, ended.err) == (0, "")
+        assert audit("verify", target).status == 0
+        for log in ("web-1", "web-2.example.org"):
+            path = identity_of(tmp_path / log / "orders/00", log).path()
+            assert files_of(target / path) == files_of(root / path)
+    again(tmp_path, "web-1")
+    assert audit("collect", restored, *arguments).status == 0
+    path = identity_of(tmp_path / "web-1/orders/00", "web-1").path()
+    assert files_of(restored / path) == files_of(tmp_path / "web-1/orders/00")

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import msgspec
 import typer
+from msgspec import structs
 
-from audit_async._layout.names import CONFIGURABLE_NAME
+from audit_async._layout.collected_file import Collected
+from audit_async._layout.names import COLLECTED_NAME, CONFIGURABLE_NAME
 from audit_async._store.log_backup import LogCopier
 from audit_async._store.log_directory import LogDirectory
 from audit_async._store.writer_lock import WriterLock
@@ -20,6 +22,8 @@ from audit_async.cli.place import LogsAt
 from audit_async.cli.run import ExitStatus, Refused, perform
 from audit_async.cli.terminal import Column, Output, byte_size, count_of
 from audit_async.errors import LogCorrupted, LogLocked
+from audit_async.forwarding.collector_root import prepare_root
+from audit_async.forwarding.identities import LogIdentity
 
 __all__ = ["register"]
 
@@ -97,10 +101,13 @@ def open_target(log: Log, target: Path) -> LogDirectory:
 
     Raises `Refused` if it is the log itself or holds another log, `ConfigError`, `OSError`.
     """
-    for name in (log.service_id, log.instance):
-        if not CONFIGURABLE_NAME.fullmatch(name):
-            raise Refused(f"{log.directory} has no name that a log can have: {name!a}")
-    directory = LogDirectory(target, log.service_id, log.instance, allow_insecure_dir=False)
+    if log.collected is not None:
+        directory = _open_collected(log.collected, target)
+    else:
+        for name in (log.service_id, log.instance):
+            if not CONFIGURABLE_NAME.fullmatch(name):
+                raise Refused(f"{log.directory} has no name that a log can have: {name!a}")
+        directory = LogDirectory(target, log.service_id, log.instance, allow_insecure_dir=False)
     try:
         if directory.path.samefile(log.directory):
             raise Refused(f"{directory.path} is the log itself; give another directory to copy to")
@@ -118,6 +125,13 @@ def open_target(log: Log, target: Path) -> LogDirectory:
         directory.close()
         raise
     return directory
+
+
+def _open_collected(collected: Collected, target: Path) -> LogDirectory:
+    """Open the place of a collector's log: its copy is in a collector's directory as well."""
+    prepare_root(target)
+    path = target / LogIdentity(**structs.asdict(collected)).path()
+    return LogDirectory(path.parent.parent, path.parent.name, path.name, allow_insecure_dir=False, names=COLLECTED_NAME)
 
 
 def _report(output: Output, done: list[LogBackup], failures: Failures) -> ExitStatus:
