@@ -61,7 +61,7 @@ class WormArchive:
     """A bucket with S3 Object Lock, as an archive of sealed segments that nobody can change before their time.
 
     Safe to use from several tasks. What blocks runs in worker threads; a call that is cancelled ends after the object
-    that is being stored. Memory is bounded by one part of an object, 16 MiB for segments of up to 140 GiB.
+    that is being stored. A push holds about three parts of an object, 50 MiB for segments of up to 140 GiB.
 
     Args:
         url: `s3://BUCKET/PREFIX?endpoint=URL&region=NAME&profile=NAME`, of which only the bucket has to be there.

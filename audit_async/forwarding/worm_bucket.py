@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bucket", "BucketPlace", "FileDigest", "LockState", "ObjectVersion", "StoredKey"]
 
-#: Larger files are stored in parts, each of at least this size; what a process holds of a file is one part at most.
+#: Larger files are stored in parts, each of at least this size. A process holds one part, and what boto3 makes of it:
+#: 45 MiB were measured with a file of 400 MiB.
 _PART_BYTES: Final = 16 << 20
 _MOST_IN_ONE: Final = 64 << 20
 #: S3 takes 10,000 parts of one object.
