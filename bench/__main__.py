@@ -40,6 +40,9 @@ BENCHMARKS: Final[dict[str, _Benchmark]] = {
         by_default=False,
     ),
     "platform": _Benchmark("how fast an engine takes a log, next to the local durable rate", by_default=False),
+    "forwarding": _Benchmark(
+        "a service beside a sidecar, end to end, and catching up after an outage", by_default=False
+    ),
     "rivals": _Benchmark("the same event through other libraries"),
     "orm": _Benchmark(
         "what recording a saved object costs, next to the audit packages of the mappers", by_default=False
