@@ -97,7 +97,8 @@ class ShippingStatus(Struct, frozen=True, kw_only=True):
     log: LogIdentity
     state: ShippingState = ShippingState.STARTING
     acknowledged_seq: int = -1  #: the last record here that is durable
-    shipped: Head | None = None  #: the last record that the engine has
+    engine: Head | None = None  #: the engine's head, which may be that of another history
+    shipped: Head | None = None  #: the last record of this log that the engine has
     confirmed: Head | None = None  #: the last record that a collector has confirmed
     problem: str | None = None  #: why it is not shipped, or what is worth knowing
     finding: ShippingFinding | None = None  #: why it is refused
@@ -261,7 +262,7 @@ class LogShipping:
 
     def _refuse(self, kind: FindingKind, error: Exception) -> float:
         self._close_tail()
-        finding = ShippingFinding(kind=kind, log=self._log, engine=self.status.shipped, reason=str(error))
+        finding = ShippingFinding(kind=kind, log=self._log, engine=self.status.engine, reason=str(error))
         self._set(state=ShippingState.REFUSED, problem=finding.reason, finding=finding)
         self._found(finding)
         return _REFUSED_RETRY_S
@@ -312,9 +313,9 @@ class LogShipping:
             self._resume = await self._sink.confirmation(self._log)
         tail = await anyio.to_thread.run_sync(lambda: LogTail(self._directory))
         self._tail = tail
-        self._set(shipped=head)
+        self._set(engine=head, shipped=None)
         await anyio.to_thread.run_sync(tail.seek, at)
-        self._set(acknowledged_seq=await anyio.to_thread.run_sync(tail.acknowledged_seq))
+        self._set(shipped=head, acknowledged_seq=await anyio.to_thread.run_sync(tail.acknowledged_seq))
         self._look_at = time.monotonic() + _LOOK_EVERY_S
 
     def _report_loss(self, head: Head | None, other: Head, who: str) -> None:
@@ -350,7 +351,7 @@ class LogShipping:
             if batch is not None:
                 self._set(state=ShippingState.SHIPPING, problem=None, finding=None)
                 await self._append(batch, after)
-                self._set(shipped=batch.head, acknowledged_seq=max(tail.known_seq, batch.last_seq))
+                self._set(engine=batch.head, shipped=batch.head, acknowledged_seq=max(tail.known_seq, batch.last_seq))
                 wait_s = _FIRST_WAIT_S
                 continue
             self._set(state=ShippingState.CAUGHT_UP, finding=None, acknowledged_seq=tail.known_seq)

@@ -587,6 +587,26 @@ async def test_waiting_for_a_record(host: Host, tmp_path: Path, monkeypatch: pyt
     await asyncio.wait([task])
 
 
+async def test_a_record_is_not_elsewhere_if_another_one_has_its_place(host: Host) -> None:
+    """The head of the engine says nothing of a log before the log is known to have it."""
+    await write(host.base_dir, 50)
+    await host.ship()
+    identity = (host.log_dir / "log.json").read_bytes()
+    shutil.rmtree(host.log_dir)
+    host.log_dir.mkdir(mode=0o700)
+    (host.log_dir / "log.json").write_bytes(identity)
+    await write(host.base_dir, 60)
+    forwarder = host.forwarder()
+    [one] = forwarder._ships(forwarder._find())
+    waiting = asyncio.create_task(one.wait(3, by="engine"))
+    await asyncio.sleep(0)
+    assert (await one.run_once()).shipped is None
+    with pytest.raises(SinkRefused):
+        await waiting
+    assert host.findings[0].engine is not None
+    assert host.findings[0].engine.seq == 51
+
+
 def test_what_can_not_be_a_name_or_a_key_is_refused_at_once(host: Host) -> None:
     """Not at the first record."""
     for settings in ({"tenant": ""}, {"host": "a/b"}, {"collector_keys": ["nonsense"]}):

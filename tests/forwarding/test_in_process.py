@@ -135,6 +135,9 @@ async def test_a_log_that_is_refused_says_so_in_its_health_and_in_its_chain(tmp_
     async with AuditLogger(config_in(tmp_path)) as audit:
         with pytest.raises(SinkRefused, match="has the hash"):
             await audit.emit(failure()).replicated(by="engine", timeout_s=30)
+        for _ in range(3):  # also of a record whose place in the engine another one has
+            with pytest.raises(SinkRefused):
+                await audit.emit(failure()).replicated(by="engine", timeout_s=30)
         async with asyncio.timeout(30):
             while "forwarding" not in str(audit.health()):
                 await asyncio.sleep(0.05)

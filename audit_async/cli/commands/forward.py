@@ -335,6 +335,7 @@ def _as_json(one: ShippingStatus) -> dict[str, object]:
         "finding": None if one.finding is None else one.finding.kind,
         "problem": one.problem,
         "durable_seq": one.acknowledged_seq,
+        "engine_seq": None if one.engine is None else one.engine.seq,
         "shipped_seq": None if one.shipped is None else one.shipped.seq,
         "confirmed_seq": None if one.confirmed is None else one.confirmed.seq,
         "lag_records": one.lag_records,
