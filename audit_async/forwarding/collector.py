@@ -311,6 +311,8 @@ class Collector:
             await self._found(log, "refused", -1, str(refused))
         except LogCorrupted as damaged:
             await self._found(log, "damaged_copy", -1, f"{damaged.segment}: {damaged.reason}")
+        except ConfigError as insecure:  # others may write to the directory
+            await self._found(log, "damaged_copy", -1, str(insecure))
         except LogLocked as locked:
             _logger.warning("%s: collected in the next round: %s", log, locked)
 

@@ -312,6 +312,23 @@ async def test_a_copy_that_somebody_changed_is_a_finding(tmp_path: Path, sink: D
     assert [one.kind for one in await collect(root, sink)] == ["damaged_copy"]
 
 
+async def test_a_directory_that_others_may_write_to_is_a_finding(tmp_path: Path, sink: DirectorySink) -> None:
+    """Of that log, and the others go on."""
+    root = tmp_path / "root"
+    one, two = await write_log(tmp_path / "one", 40), await write_log(tmp_path / "two", 40)
+    for until in (20, None):
+        insecure = await ship(one, sink, host="one", until=until)
+        other = await ship(two, sink, host="two", until=until)
+        if until is not None:
+            collector = await Collector(root, sink, tenant="acme").__aenter__()
+            assert (await collector.collect()).findings == ()
+            (root / insecure.path()).chmod(0o777)
+    [found] = (await collector.collect()).findings
+    await collector.__aexit__(None, None, None)
+    assert (found.kind, found.log) == ("damaged_copy", insecure.path())
+    assert files_of(root / other.path()) == files_of(two)
+
+
 async def test_nothing_else_writes_to_a_copy(tmp_path: Path, sink: DirectorySink) -> None:
     """A record that a service or the command line wrote there would make it another log than the host's."""
     root = tmp_path / "root"
