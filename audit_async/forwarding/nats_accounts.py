@@ -12,10 +12,10 @@ https://docs.nats.io/running-a-nats-service/configuration/securing_nats/accounts
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import unquote
@@ -82,7 +82,7 @@ class Accounts:
         ]
         return text == self.text()
 
-    @contextmanager
+    @contextlib.contextmanager
     def changed(self) -> Iterator[None]:
         """Read the members, let them be changed, and write them; one process at a time."""
         lock = disk.open_or_create_file(f"{self.path}.lock", dir_fd=None)
@@ -186,6 +186,8 @@ class Accounts:
         """Replace the file as a whole: a server that reads it meanwhile has the old one or the new one."""
         directory = str(self.path.absolute().parent)
         temporary = f"{self.path.absolute()}.{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError):
+            disk.unlink(temporary, dir_fd=None)  # of a process that was killed
         fd = disk.create_file(temporary, dir_fd=None)
         try:
             disk.write_at(fd, self.text().encode(), 0)

@@ -39,7 +39,8 @@ __all__ = [
 ]
 
 _LOOPBACK: Final = {"127.0.0.1", "localhost", "[::1]"}
-_FILES: Final = frozenset({"nkey", "creds", "ca"})
+_SECRETS: Final = frozenset({"nkey", "creds"})
+_FILES: Final = _SECRETS | {"ca"}
 _FORM: Final = "write nats://HOST:PORT[,HOST:PORT…][?nkey=FILE|creds=FILE][&ca=FILE][&api=PREFIX]"
 _SEED: Final = re.compile(r"SU[A-Z2-7]{56}")
 #: A question that a server has taken along when it was lost is asked again after so long.
@@ -172,15 +173,15 @@ class NatsServers:
                     if not client.is_connected or anyio.current_time() + attempt_s > deadline:
                         raise
         except nats.errors.NoRespondersError:
+            # Maybe for this server alone: one that was started again may not know yet where the leader is.
+            await self._leave(client)
             raise SinkUnavailable(
                 f"{self.shown}: no server answers for the stream: it has no leader, or it was not made"
             ) from None
         except nats.errors.MaxPayloadError:
             raise RecordTooLarge(f"{self.shown}: a message has at most {client.max_payload:,} bytes") from None
         except (nats.errors.Error, TimeoutError, OSError) as error:
-            if client.connected_url is not None:
-                self._try_last(client.connected_url.netloc)
-            await self._drop(client)
+            await self._leave(client)
             raise SinkUnavailable(f"{self.shown}: no answer within {self._timeout_s:g} s: {_said(error)}") from None
 
     async def _first(self, client: Client, message: _Message, timeout_s: float) -> Msg:
@@ -307,6 +308,12 @@ class NatsServers:
             if denied is not None:
                 denied.set()
 
+    async def _leave(self, client: Client) -> None:
+        """Close a connection to a server that is of no use now, and try the others first."""
+        if client.connected_url is not None:
+            self._try_last(client.connected_url.netloc)
+        await self._drop(client)
+
     async def _drop(self, client: Client) -> None:
         if self._client is client:
             self._client = None
@@ -365,6 +372,8 @@ def _files(url: str) -> dict[str, str]:
     for name, path in files.items():
         if not Path(path).is_file():
             raise ConfigError("engine", f"{name}={path!a}: there is no such file")
+        if name in _SECRETS and Path(path).stat().st_mode & 0o007:
+            raise ConfigError("engine", f"{name}={path!a}: every user of this machine can read it; chmod o= it")
     return files
 
 

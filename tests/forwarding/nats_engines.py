@@ -12,7 +12,8 @@ import pytest
 from audit_async.forwarding import Limits, NatsSink, SinkUnavailable
 from audit_async.forwarding.engine_admin import Kind
 from audit_async.forwarding.nats_engine import NatsEngine
-from tests.forwarding.nats_server import NatsServersOfTest, nats_program
+from audit_async.forwarding.nats_names import stream_of
+from tests.forwarding.nats_server import NatsNode, NatsServersOfTest, nats_program
 
 _NUMBERS = itertools.count()
 
@@ -51,6 +52,20 @@ class NatsEngineOfTest:
                     await anyio.sleep(0.1)
                 else:
                     return
+
+    async def leader(self) -> NatsNode:
+        """Return the server that leads the stream with the records."""
+        asked = NatsEngine(self.admin_url, tenant=self.tenant, timeout_s=3)
+        with anyio.fail_after(60):
+            while True:
+                with contextlib.suppress(SinkUnavailable):
+                    async with asked._connected() as servers:
+                        described = await asked._described(servers, stream_of(self.tenant))
+                    leader = "" if described is None else described.cluster.leader
+                    for node in self.servers.nodes:
+                        if node.name == leader:
+                            return node
+                await anyio.sleep(0.1)
 
     async def granted(self, name: str, kind: Kind = "host") -> str:
         """Return the URL of a host or a collector; the key is made at the first time."""

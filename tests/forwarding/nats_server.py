@@ -148,20 +148,6 @@ class NatsServersOfTest:
             for config in (common | records | settings, common | confirmed, common | described):
                 await self._until_made(client, config)
 
-    async def leader(self, tenant: str) -> NatsNode:
-        """Return the server that leads a tenant's stream."""
-        deadline = time.monotonic() + _WAIT_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError, OSError):
-                async with self.administrator() as client:
-                    answer = await client.request(f"$JS.API.STREAM.INFO.{stream_of(tenant)}", b"", timeout=2)
-                    name = json.decode(answer.data).get("cluster", {}).get("leader")
-                    for node in self.nodes:
-                        if node.name == name:
-                            return node
-            await asyncio.sleep(0.1)
-        raise AssertionError("the stream has no leader")
-
     async def _until_made(self, client: Client, config: dict[str, object]) -> None:
         deadline = time.monotonic() + _WAIT_S
         answer: object = None

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import anyio
 import pytest
 
 from tests.forwarding.logs_to_ship import a_log
+from tests.forwarding.nats_engines import NatsEngineOfTest, nats_engine
 from tests.forwarding.nats_server import NatsNode
 from tests.forwarding.shipping import Shipping
-from tests.forwarding.test_nats_sink import Engine, running
 
 pytestmark = pytest.mark.anyio
 
@@ -23,17 +22,17 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Engine]:
-    """Three servers with a tenant's streams."""
-    with running(tmp_path, 3) as made:
-        await made.servers.prepare("acme")
+async def cluster() -> AsyncIterator[NatsEngineOfTest]:
+    """Three servers with an engine."""
+    with nats_engine(3) as made:
+        await made.start()
         yield made
 
 
-async def crash(cluster: Engine, *, leaders: int, quorums: int, wholes: int, logs: int) -> None:
+async def crash(cluster: NatsEngineOfTest, *, leaders: int, quorums: int, wholes: int, logs: int) -> None:
     """Kill the stream's leader, two of the three, and all, so many times each, under load; compare at the end."""
     servers = cluster.servers
-    async with cluster.sink(timeout_s=5) as sink, cluster.sink("collector", timeout_s=20) as collector:
+    async with await cluster.host(timeout_s=5) as sink, await cluster.collector(timeout_s=20) as collector:
         ships = [Shipping(sink, a_log(instance=f"{number:02d}")) for number in range(logs)]
 
         async def progress() -> None:
@@ -54,7 +53,7 @@ async def crash(cluster: Engine, *, leaders: int, quorums: int, wholes: int, log
                 group.start_soon(ship.run)
             await progress()
             for _ in range(leaders):
-                await kill([await servers.leader("acme")], while_down=True)
+                await kill([await cluster.leader()], while_down=True)
             for number in range(quorums):
                 left = servers.nodes[number % 3]
                 await kill([node for node in servers.nodes if node is not left], while_down=False)
@@ -65,12 +64,12 @@ async def crash(cluster: Engine, *, leaders: int, quorums: int, wholes: int, log
             await ship.check(collector)
 
 
-async def test_nothing_acknowledged_is_lost_or_doubled(cluster: Engine) -> None:
+async def test_nothing_acknowledged_is_lost_or_doubled(cluster: NatsEngineOfTest) -> None:
     """The leader killed, the quorum killed, all killed: a sample of the campaign."""
     await crash(cluster, leaders=1, quorums=1, wholes=1, logs=2)
 
 
 @pytest.mark.campaign
-async def test_ten_leaders_and_three_times_all(cluster: Engine) -> None:
+async def test_ten_leaders_and_three_times_all(cluster: NatsEngineOfTest) -> None:
     """With four logs at a time."""
     await crash(cluster, leaders=10, quorums=3, wholes=3, logs=4)

@@ -30,6 +30,7 @@ from audit_async.forwarding.nats_names import (
     description_subject,
     descriptions_of,
     stream_of,
+    subject_of,
 )
 from tests.forwarding.logs_to_ship import a_batch, a_log, batches
 from tests.forwarding.nats_server import NatsServersOfTest, nats_program
@@ -279,6 +280,32 @@ async def test_a_repeated_head_is_all_that_is_left_of_what_expired(engine: Engin
         assert await read(sink, log) == []
         await sink.append(log, second, after=first.head)
         assert await read(sink, log) == [second]
+
+
+async def test_permissions_alone_do_not_keep_a_host_from_writing_as_another(engine: Engine) -> None:
+    """Why the engine has accounts: here the hosts are in that of the streams, and an answer goes where they say.
+
+    If this fails, nats-server asks for the right to where an answer is sent, and tests of the attack show less.
+    """
+    own, foreign = a_log(host="web-1"), a_log(host="web-2")
+    async with engine.sink("web-1") as host, engine.sink() as anybody:
+        await host.append(own, a_batch(None), after=None)
+        client = host._servers._client
+        assert client is not None
+        question = f"$JS.API.DIRECT.GET.{stream_of('acme')}.{subject_of(own)}"
+        await client.publish(question, b"", reply=subject_of(foreign))
+        await client.flush()
+        with anyio.fail_after(20):
+            while await anybody.head(foreign) is None:
+                await anyio.sleep(0.05)
+
+
+def test_a_key_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
+    """Before anything is connected; the message says what to do."""
+    keys = Keys(tmp_path, "web-1")
+    keys.file.chmod(0o604)
+    with pytest.raises(ConfigError, match="every user of this machine can read it; chmod"):
+        NatsSink(f"nats://127.0.0.1?nkey={keys.file}", tenant="acme")
 
 
 async def test_a_key_that_is_not_known_is_refused(engine: Engine) -> None:
