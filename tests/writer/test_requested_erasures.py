@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from audit_async import AuditLogger, ConfigError
+from audit_async.config import Privacy
 from audit_async.privacy import ErasureRefused, ErasureRules
 from audit_async.reader import AuditReader
 from tests.logs import ConfigFor, log_directory, segment_lines
@@ -345,3 +346,14 @@ async def test_a_restored_store_does_not_execute_what_was_cancelled_since(
     assert restored["event"]["lost_requests"] == 1
     assert restored["event"].get("missing") is None
     assert names(config, tmp_path) == ["alice", "bob"]
+
+
+async def test_a_key_store_that_lacks_something_is_refused_by_name(config_for: ConfigFor) -> None:
+    """As the log is opened, with what is missing; not at the first erasure."""
+
+    class Half:
+        def open_session(self, name: str) -> None:
+            raise AssertionError(f"{name} is opened")
+
+    with pytest.raises(ConfigError, match=r"privacy\.key_store: a Half is no KeyStore: it has no begin_erasure"):
+        await AuditLogger(config_for(privacy=Privacy(key_store=Half()))).start()
