@@ -269,6 +269,19 @@ class SyncAuditLogger:
                     "is started in the main thread. Start it there, or say handle_signals=False"
                 )
 
+    def open_in_child(self) -> None:
+        """Open the log of a forked child now, instead of at its first event; in any other process this does nothing.
+
+        For a server's hook that runs in the child's main thread, such as gunicorn's `post_fork`: a log that is opened
+        there is drained on SIGTERM and SIGINT as well.
+
+        Raises:
+            LogLocked, LogCorrupted, ConfigError, WriteFailed: As `AuditLogger.start` does.
+            LogClosed: `in_child` is `refuse`.
+        """
+        if self._state == "forked":
+            self._open_in_child()
+
     def _opened(self) -> AuditLogger:
         """Return the logger, after opening the one of a forked child."""
         if self._state == "forked":

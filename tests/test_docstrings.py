@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Annotated, Any, ClassVar, NamedTuple
 
+import flask
 import grpc.aio
 import litestar
 import loguru
@@ -148,10 +149,12 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
         "agent_of": lambda _: audit_async.ActorInfo(user_id="agent"),
         "an_event": failure(),
         "app": Starlette(),
+        "application": lambda environ, start_response: [],
         "audit": audit,
         "decide": lambda _: "allowed",
         "grpc": grpc,
         "get_asgi_application": Starlette,  # Django's, which is not installed here
+        "Flask": flask.Flask,
         "config": AuditConfig(mode=Local("./other"), service_id="orders", handle_signals=False),
         "logger": loguru.logger,
         "log": structlog.get_logger() if module_name.endswith("structlog") else logging.getLogger("orders"),

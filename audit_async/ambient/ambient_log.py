@@ -12,7 +12,18 @@ from audit_async.errors import ConfigError
 from audit_async.logger import AuditLogger
 from audit_async.sync import SyncAuditLogger
 
-__all__ = ["AnyLogger", "AuditSource", "audit_here", "check_audit_source", "get_audit", "set_audit", "use_audit"]
+__all__ = [
+    "AnyLogger",
+    "AuditSource",
+    "audit_here",
+    "audit_if_set",
+    "check_audit_source",
+    "get_audit",
+    "set_audit",
+    "set_stand_in",
+    "stand_in",
+    "use_audit",
+]
 
 #: Both have `emit`, `health`, `stats`, `count_lost` and `config`; what waits is awaited in one and blocks in the other.
 AnyLogger = AuditLogger | SyncAuditLogger
@@ -24,6 +35,7 @@ AuditSource = AuditLogger | SyncAuditLogger | Callable[[], AuditLogger | SyncAud
 audit_here: Final[ContextVar[AuditSource | None]] = ContextVar("audit_here", default=None)
 
 _of_process: AuditSource | None = None
+_stand_in: AnyLogger | None = None
 
 
 def get_audit() -> AnyLogger:
@@ -39,18 +51,35 @@ def get_audit() -> AnyLogger:
         ConfigError: None was set, neither here nor for the process.
         Exception: Whatever a function that was set as the log raises.
     """
-    source = audit_here.get()
-    if source is None:
-        source = _of_process
-    if isinstance(source, AuditLogger | SyncAuditLogger):
-        return source
-    if source is None:
+    audit = audit_if_set()
+    if audit is None:
         raise ConfigError(
             "audit",
             "no audit log is set here: call set_audit(audit) once as the process starts, or run this inside "
             "`with use_audit(audit)` or a request that an audit middleware serves",
         )
-    return source()
+    return audit
+
+
+def audit_if_set() -> AnyLogger | None:
+    """Return what `get_audit` does, and None if none was set."""
+    source = audit_here.get() or _stand_in or _of_process
+    return source if source is None or isinstance(source, AuditLogger | SyncAuditLogger) else source()
+
+
+def stand_in() -> AnyLogger | None:
+    """Return the log that takes the place of those that integrations open by themselves, None if there is none."""
+    return _stand_in
+
+
+def set_stand_in(audit: AnyLogger | None) -> AnyLogger | None:
+    """Have a log take the place of the process's, and of those that integrations open; return the one before.
+
+    For tests of applications whose log is configured at import.
+    """
+    global _stand_in
+    before, _stand_in = _stand_in, audit
+    return before
 
 
 def set_audit(audit: AuditSource | None) -> AuditSource | None:

@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, Final, NamedTuple, Unpack
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from audit_async.ambient import bind_actor, unbind_actor
+from audit_async.ambient.ambient_log import audit_here
 from audit_async.config import AuditConfig
 from audit_async.context import bind_checked, unbind_context
 from audit_async.errors import ConfigError
 from audit_async.events import ActorInfo, HttpOutcome
 from audit_async.integrations._http.actor import identity_of
-from audit_async.integrations._http.admission import RETRY_AFTER_S
+from audit_async.integrations._http.admission import REFUSAL, RETRY_AFTER_S
 from audit_async.integrations._http.client_address import ForwardedHeader
 from audit_async.integrations._http.correlation import correlation_of
 from audit_async.integrations._http.exchange import Arrival, Exchange
@@ -54,7 +57,6 @@ AUDIT: Final = web.AppKey("audit", AuditLogger)
 _WEB_SOCKET_METHOD: Final = "WEBSOCKET"  # in rules and records, as in the ASGI middleware
 
 _METADATA: Final = Level.METADATA
-_REFUSAL: Final = "The service can't record requests at the moment, and serves none unrecorded. Try again later.\n"
 
 
 def setup_audit(app: web.Application, config: AuditConfig, **settings: Unpack[MiddlewareSettings[web.Request]]) -> None:
@@ -172,6 +174,8 @@ def _middleware(settings: Settings[web.Request]) -> Middleware:
         served = _Served(recorder, exchange, request_id)
         outer, request[_SERVED] = request.get(_SERVED), served
         token = bind_checked(bindings)
+        audit_token = audit_here.set(audit)
+        actor_token = bind_actor(partial(recorder.actor_of, exchange.arrival, request))
         try:
             if _begins(served) and not await recorder.record_start(audit, exchange.arrival):
                 return _refusal()
@@ -180,6 +184,8 @@ def _middleware(settings: Settings[web.Request]) -> Middleware:
             finally:
                 _record(audit, served, request)
         finally:
+            unbind_actor(actor_token)
+            audit_here.reset(audit_token)
             unbind_context(token)
             if outer is not None:
                 request[_SERVED] = outer
@@ -196,7 +202,7 @@ def _middleware(settings: Settings[web.Request]) -> Middleware:
 
 
 def _refusal() -> web.Response:
-    return web.Response(status=503, text=_REFUSAL, headers={"Retry-After": str(RETRY_AFTER_S)})
+    return web.Response(status=503, text=REFUSAL.decode(), headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
 def _exchange_for(request: web.Request, recorder: Recorder[web.Request], prefix: str) -> Exchange:

@@ -26,6 +26,7 @@ from audit_async.integrations.asgi import (
     logger_of_scope,
     session_actor,
 )
+from audit_async.integrations.asgi.found_log import OVERRIDABLE
 from audit_async.integrations.starlette import audit_lifespan
 from audit_async.logger import AuditLogger
 
@@ -48,7 +49,7 @@ async def get_audit(connection: HTTPConnection) -> AuditLogger:
     """Return the application's logger: `audit: Annotated[AuditLogger, Depends(get_audit)]`, or `audit: Audit`.
 
     For HTTP and WebSocket handlers, and for dependencies; `emit` may be called from any thread, so it suits a `def`
-    handler too.
+    handler too. An override in `app.dependency_overrides` reaches the middleware as well.
 
     Args:
         connection: The request or WebSocket; FastAPI gives it.
@@ -58,6 +59,9 @@ async def get_audit(connection: HTTPConnection) -> AuditLogger:
     """
     # `async`, though nothing is awaited: FastAPI would run a `def` in its thread pool.
     return logger_of_scope(connection.scope)
+
+
+OVERRIDABLE.add(get_audit)
 
 
 async def _get_actor(connection: HTTPConnection) -> ActorInfo:

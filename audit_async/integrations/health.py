@@ -9,13 +9,16 @@ full disk is not repaired by killing the process, which still holds what the dis
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
+from audit_async.errors import AuditError
 from audit_async.integrations._endpoint import Endpoint, Scope
 from audit_async.integrations._logger_source import LoggerSource, check_source, logger_from
 from audit_async.status import HealthStatus
+from audit_async.sync import SyncAuditLogger
 
 __all__ = ["LoggerSource", "ReadinessEndpoint", "readiness"]
 
@@ -41,6 +44,9 @@ def readiness(audit: LoggerSource, *, details: bool = False) -> tuple[bool, dict
     logger = logger_from(check_source(audit))
     if logger is None:
         return False, {"status": HealthStatus.NOT_STARTED.value}
+    if isinstance(logger, SyncAuditLogger):
+        with suppress(AuditError, OSError):  # the health says it
+            logger.open_in_child()  # or a worker that was forked and has recorded nothing yet would never be ready
     health = logger.health()
     full = health.ok and health.buffer_fill >= _FULL
     # Who changed the trail must not learn here that it was found; operators see it in `details`, and in the metrics.

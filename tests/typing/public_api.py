@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, assert_type
 
 from fastapi import Depends, FastAPI
+from flask import Flask
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -84,6 +85,7 @@ from audit_async.integrations.django import AuditMiddleware as DjangoMiddleware
 from audit_async.integrations.django import actor_of as django_actor_of
 from audit_async.integrations.django import audit_model, get_asgi_application, register
 from audit_async.integrations.fastapi import Audit, AuditMiddleware, Policy, Rule, audit_lifespan, get_audit
+from audit_async.integrations.flask import setup_audit
 from audit_async.integrations.health import readiness
 from audit_async.integrations.logging import AuditHandler
 from audit_async.integrations.loguru import AuditSink
@@ -92,6 +94,7 @@ from audit_async.integrations.opentelemetry import AuditMeters
 from audit_async.integrations.prometheus import AuditCollector
 from audit_async.integrations.sqlalchemy import SessionAudit, audit_session, marker_table, resolve_unfinished
 from audit_async.integrations.structlog import AuditProcessor
+from audit_async.integrations.wsgi import AuditedApp
 from audit_async.privacy import (
     Destroyed,
     ErasureRequest,
@@ -107,6 +110,7 @@ from audit_async.privacy import (
     open_key_store,
 )
 from audit_async.reader import AuditQuery, AuditReader, Evidence, ExportReport, Glob, Page, PlacedRecord, VerifyReport
+from audit_async.sync import SyncAuditLogger
 from audit_async.testing import AuditTrail
 from audit_async.tlog import VerifiedCheckpoint
 
@@ -405,3 +409,10 @@ def django_project(middleware: DjangoMiddleware) -> None:
     register(Project, before="guessed")  # type: ignore[arg-type]
     assert_type(django_actor_of(middleware), ActorInfo)
     get_asgi_application()
+
+
+def wsgi(app: Flask) -> None:
+    """Synchronous services; the hook is given the framework's own request."""
+    assert_type(setup_audit(app, configure(), actor=lambda request: request.remote_user), SyncAuditLogger | None)
+    setup_audit(app, configure(), polcy=Policy())  # type: ignore[call-arg]
+    assert_type(AuditedApp(app, configure(), trusted_proxies=["10.0.0.0/8"]).audit, SyncAuditLogger)

@@ -5,17 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from time import monotonic
 from typing import Final
 
 from audit_async.ambient import AnyLogger
 
-__all__ = ["RETRY_AFTER_S", "Admission"]
+__all__ = ["REFUSAL", "REFUSAL_HEADERS", "RETRY_AFTER_S", "Admission"]
 
 _log = logging.getLogger("audit_async")
 
 #: When a client that was answered 503 is asked to try again, and how long requests are refused after one was lost.
 RETRY_AFTER_S: Final = 5
+
+#: The body of a 503 to a request that is refused because it could not be recorded.
+REFUSAL: Final = b"The service can't record requests at the moment, and serves none unrecorded. Try again later.\n"
+REFUSAL_HEADERS: Final = (
+    (b"content-type", b"text/plain; charset=utf-8"),
+    (b"content-length", b"%d" % len(REFUSAL)),
+    (b"retry-after", b"%d" % RETRY_AFTER_S),
+)
 
 #: What the record of a request takes in the buffer, about: metadata, and two bodies of the default limit.
 _RESERVED_BYTES: Final = 16 * 1024
@@ -26,7 +35,7 @@ _OPEN_SHARE: Final = 0.9
 class Admission:
     """Lets requests in, one by one, as long as the trail can take their records.
 
-    Owned by the event loop's thread; `refused` may be read from anywhere.
+    From any thread: a WSGI server has many.
     """
 
     def __init__(self) -> None:
@@ -35,18 +44,30 @@ class Admission:
         self._refusing = False
         self._closed_until_s = 0.0  #: by the monotonic clock
         self._closed_because = ""
+        self._lock: Final = Lock()
 
     @contextmanager
     def admit(self, audit: AnyLogger) -> Iterator[bool]:
         """Yield whether a request is let in; if so, room for its record is kept until the end of the block."""
-        if not self._admits(audit):
-            self.refused += 1
-            yield False
-            return
-        self._under_way += 1
+        admitted = self.enter(audit)
         try:
-            yield True
+            yield admitted
         finally:
+            if admitted:
+                self.leave()
+
+    def enter(self, audit: AnyLogger) -> bool:
+        """Return whether a request is let in; if so, room for its record is kept until `leave` is called for it."""
+        with self._lock:
+            if self._admits(audit):
+                self._under_way += 1
+                return True
+            self.refused += 1
+            return False
+
+    def leave(self) -> None:
+        """End a request that was let in."""
+        with self._lock:
             self._under_way -= 1
 
     def close_for_a_while(self, because: str) -> None:
@@ -60,7 +81,8 @@ class Admission:
 
     def refuse(self) -> None:
         """Count a request that is answered 503 after all, since its record turned out to be impossible."""
-        self.refused += 1
+        with self._lock:
+            self.refused += 1
 
     def _admits(self, audit: AnyLogger) -> bool:
         health = audit.health()

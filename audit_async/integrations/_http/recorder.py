@@ -7,15 +7,18 @@ what can't be recorded is recorded in parts, and what can't be recorded at all i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from threading import Lock
 from time import perf_counter_ns
 from typing import Final, Generic, NamedTuple, TypeVar
 
-import anyio
+import anyio.to_thread
 import msgspec
 
+from audit_async.ambient import AnyLogger
 from audit_async.context import audit_context
 from audit_async.errors import AuditError, BufferFull, InvalidEvent, LogClosed, WriteFailed
 from audit_async.events import ActorInfo, CapturedBody, HttpOutcome, HttpRequest, HttpRequestStarted, describe
@@ -30,7 +33,7 @@ from audit_async.integrations._http.path_traversal import climbs_out
 from audit_async.integrations._http.request_policy import Level, Plan, Rule
 from audit_async.integrations._http.settings import Settings
 from audit_async.integrations._http.web_socket import WebSocketExchange
-from audit_async.logger import AuditLogger
+from audit_async.sync import SyncAuditLogger
 
 __all__ = ["Conclusion", "Recorder", "SourceView"]
 
@@ -91,7 +94,7 @@ class Conclusion(NamedTuple):
 
 
 class Recorder(Generic[SourceT]):
-    """Records exchanges. Owned by the event loop's thread; `unrecorded` may be read from anywhere.
+    """Records exchanges; of an event loop's thread, or of all threads of a WSGI server.
 
     Args:
         settings: The settings of the middleware.
@@ -105,11 +108,11 @@ class Recorder(Generic[SourceT]):
         self._actor_hook: Final = settings.actor
         self._proxies: Final = settings.proxies
         self._view: Final = view
-        self._redactor: HttpRedactor | None = None
-        self._redactor_of: AuditLogger | None = None
+        self._redactor: tuple[AnyLogger, HttpRedactor] | None = None  # one value, since threads may replace it
         self._is_losing = False
         self._hook_failed = False
         self._root_paths: Final[set[str]] = set()
+        self._lock: Final = Lock()  # of the count
 
     # While the request is under way.
 
@@ -153,7 +156,7 @@ class Recorder(Generic[SourceT]):
         ip = self._client_ip(arrival)
         return self._actor(arrival, source, ip) or nobody(ANONYMOUS, ip)
 
-    async def record_start(self, audit: AuditLogger, arrival: Arrival) -> bool:
+    async def record_start(self, audit: AnyLogger, arrival: Arrival) -> bool:
         """Record a request that has arrived, and wait until that is durable; return whether it may be served.
 
         A disk that fails or hangs keeps nobody waiting for long: what was emitted becomes durable when it can.
@@ -161,15 +164,34 @@ class Recorder(Generic[SourceT]):
         recorded = self._emit_start(audit, arrival)
         if recorded and audit.health().ok:
             recorded = False
-            with anyio.move_on_after(_START_TIMEOUT_S), suppress(AuditError):
-                await audit.flush()
+            with anyio.move_on_after(_START_TIMEOUT_S), suppress(AuditError, TimeoutError):
+                if isinstance(audit, SyncAuditLogger):
+                    await anyio.to_thread.run_sync(audit.flush, _START_TIMEOUT_S)
+                else:
+                    await audit.flush()
                 recorded = True
-        if recorded or self.admission is None:
+        return self._may_be_served(start_is_recorded=recorded)
+
+    def record_start_blocking(self, audit: AnyLogger, arrival: Arrival) -> bool:
+        """Do what `record_start` does, and block this thread meanwhile, which runs no event loop."""
+        recorded = self._emit_start(audit, arrival)
+        if recorded and audit.health().ok:
+            recorded = False
+            with suppress(AuditError, TimeoutError):
+                if isinstance(audit, SyncAuditLogger):
+                    audit.flush(_START_TIMEOUT_S)
+                else:
+                    asyncio.run(asyncio.wait_for(audit.flush(), _START_TIMEOUT_S))  # it goes to the log's own loop
+                recorded = True
+        return self._may_be_served(start_is_recorded=recorded)
+
+    def _may_be_served(self, *, start_is_recorded: bool) -> bool:
+        if start_is_recorded or self.admission is None:
             return True
         self.admission.refuse()
         return False
 
-    def _emit_start(self, audit: AuditLogger, arrival: Arrival) -> bool:
+    def _emit_start(self, audit: AnyLogger, arrival: Arrival) -> bool:
         try:
             redactor = self._redactor_for(audit)
             event = HttpRequestStarted(
@@ -185,7 +207,7 @@ class Recorder(Generic[SourceT]):
             return False
         return True
 
-    def withhold(self, audit: AuditLogger, exchange: Exchange, source: SourceT) -> str | None:
+    def withhold(self, audit: AnyLogger, exchange: Exchange, source: SourceT) -> str | None:
         """Return why the answer that is about to begin must be withheld, and count it as refused; None if it may pass.
 
         Without `fail_closed` none is withheld.
@@ -197,7 +219,7 @@ class Recorder(Generic[SourceT]):
             self.admission.refuse()
         return obstacle
 
-    def _obstacle(self, audit: AuditLogger, exchange: Exchange, source: SourceT) -> str | None:
+    def _obstacle(self, audit: AnyLogger, exchange: Exchange, source: SourceT) -> str | None:
         """Return why an answer that is about to begin could not be recorded as it is; None if nothing says so.
 
         Makes the event and encodes it, and emits none.
@@ -221,7 +243,7 @@ class Recorder(Generic[SourceT]):
 
     # At the end.
 
-    def record(self, audit: AuditLogger, exchange: Exchange, source: SourceT) -> None:
+    def record(self, audit: AnyLogger, exchange: Exchange, source: SourceT) -> None:
         """Emit the event of a request that has come to its end, if the policy wants one."""
         # What nearly every request needs is here and in a row: after a framework's own work nothing of it is in the
         # CPU's caches, and each call or look-up costs two or three times what a loop around it shows (bench web).
@@ -271,14 +293,14 @@ class Recorder(Generic[SourceT]):
                 return
         self._record_in_parts(audit, exchange, source, rule, climbs=climbs)
 
-    def record_web_socket(self, audit: AuditLogger, exchange: WebSocketExchange, source: SourceT) -> None:
+    def record_web_socket(self, audit: AnyLogger, exchange: WebSocketExchange, source: SourceT) -> None:
         """Emit the event of a WebSocket that has come to its end, if the policy wants one."""
         rule, climbs = self._judge(exchange)
         if rule.level or climbs:
             self._record_in_parts(audit, exchange, source, rule, climbs=climbs)
 
     def _record_in_parts(
-        self, audit: AuditLogger, exchange: Exchange, source: SourceT, rule: Rule, *, climbs: bool
+        self, audit: AnyLogger, exchange: Exchange, source: SourceT, rule: Rule, *, climbs: bool
     ) -> None:
         """Emit the events of a request; if the log refuses one, as much of it as the log takes."""
         is_web_socket = isinstance(exchange, WebSocketExchange)
@@ -304,7 +326,7 @@ class Recorder(Generic[SourceT]):
                 if not emitted.actor_is_known:
                     audit.count_lost(event_type, _WITHOUT_ACTOR)
 
-    def _root_path_bound(self, audit: AuditLogger, arrival: Arrival) -> AbstractContextManager[None]:
+    def _root_path_bound(self, audit: AnyLogger, arrival: Arrival) -> AbstractContextManager[None]:
         """Bind the prefix below which the application is served, if there is one: the record keeps both paths."""
         if not arrival.root_path:
             return nullcontext()
@@ -357,7 +379,7 @@ class Recorder(Generic[SourceT]):
 
     # The events.
 
-    def _emit_usual(self, audit: AuditLogger, exchange: Exchange, conclusion: Conclusion) -> None:
+    def _emit_usual(self, audit: AnyLogger, exchange: Exchange, conclusion: Conclusion) -> None:
         redactor = self._redactor_for(audit)
         if isinstance(exchange, WebSocketExchange):
             arrival = exchange.arrival
@@ -371,7 +393,7 @@ class Recorder(Generic[SourceT]):
         else:
             audit.emit(self._http_request(audit, exchange, conclusion))
 
-    def _http_request(self, audit: AuditLogger, exchange: Exchange, conclusion: Conclusion) -> HttpRequest:
+    def _http_request(self, audit: AnyLogger, exchange: Exchange, conclusion: Conclusion) -> HttpRequest:
         redactor = self._redactor_for(audit)
         arrival = exchange.arrival
         query = request_headers = response_headers = None
@@ -408,7 +430,7 @@ class Recorder(Generic[SourceT]):
             response_body=response_body,
         )
 
-    def _incident(self, audit: AuditLogger, exchange: Exchange, conclusion: Conclusion) -> Incident:
+    def _incident(self, audit: AnyLogger, exchange: Exchange, conclusion: Conclusion) -> Incident:
         arrival = exchange.arrival
         return Incident(
             climbs=conclusion.climbs,
@@ -420,7 +442,7 @@ class Recorder(Generic[SourceT]):
             response_headers=exchange.response_headers,
         )
 
-    def _emit_incident(self, audit: AuditLogger, exchange: Exchange, conclusion: Conclusion) -> None:
+    def _emit_incident(self, audit: AnyLogger, exchange: Exchange, conclusion: Conclusion) -> None:
         redactor = self._redactor_for(audit)
         arrival = exchange.arrival
         incident = self._incident(audit, exchange, conclusion)
@@ -440,17 +462,18 @@ class Recorder(Generic[SourceT]):
         ):
             audit.emit(event)
 
-    def _redactor_for(self, audit: AuditLogger) -> HttpRedactor:
-        if self._redactor is None or self._redactor_of is not audit:
-            self._redactor = HttpRedactor(audit.config)
-            self._redactor_of = audit
-        return self._redactor
+    def _redactor_for(self, audit: AnyLogger) -> HttpRedactor:
+        known = self._redactor
+        if known is None or known[0] is not audit:
+            known = self._redactor = (audit, HttpRedactor(audit.config))
+        return known[1]
 
     # Losses.
 
-    def _lost(self, audit: AuditLogger, event_type: str, error: Exception) -> None:
+    def _lost(self, audit: AnyLogger, event_type: str, error: Exception) -> None:
         """Count a request that was served and is in no record; logged once until one is recorded again."""
-        self.unrecorded += 1
+        with self._lock:
+            self.unrecorded += 1
         self._count_lost(audit, event_type, error)
         if self.admission is not None:
             self.admission.close_for_a_while(f"a request was served and not recorded ({type(error).__name__})")
@@ -459,17 +482,17 @@ class Recorder(Generic[SourceT]):
             defect = None if isinstance(error, AuditError) else error
             _log.error("requests are served and not recorded; logged once until one is: %s", error, exc_info=defect)
 
-    def _count_lost(self, audit: AuditLogger, event_type: str, error: Exception) -> None:
+    def _count_lost(self, audit: AnyLogger, event_type: str, error: Exception) -> None:
         """Count the loss of an event in the log's own counters, unless the log has done so."""
         if not isinstance(error, BufferFull):
             reason = next((word for kind, word in _REASONS if isinstance(error, kind)), "integration_error")
             audit.count_lost(event_type, reason)
 
 
-_Emit = Callable[[AuditLogger, Exchange, Conclusion], None]
+_Emit = Callable[[AnyLogger, Exchange, Conclusion], None]
 
 
-def _emit_what_is_taken(emit: _Emit, audit: AuditLogger, exchange: Exchange, conclusion: Conclusion) -> Conclusion:
+def _emit_what_is_taken(emit: _Emit, audit: AnyLogger, exchange: Exchange, conclusion: Conclusion) -> Conclusion:
     """Emit an event; if the log refuses it, again without bodies, then without the actor. Return what was emitted.
 
     A log that refuses what is too large must still say that somebody made a request too large.

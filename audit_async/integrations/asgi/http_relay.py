@@ -6,16 +6,16 @@ from typing import Final
 
 import anyio
 
+from audit_async.ambient import AnyLogger
 from audit_async.context import Bound, bind_checked, unbind_context
 from audit_async.events import HttpOutcome
+from audit_async.integrations._http.admission import REFUSAL, REFUSAL_HEADERS
 from audit_async.integrations._http.exchange import Arrival, Exchange
 from audit_async.integrations._http.recorder import Recorder
 from audit_async.integrations._http.request_policy import Level
 from audit_async.integrations.asgi.connection import SERVED_KEY, Served
 from audit_async.integrations.asgi.last_resort import LAST_RESORT_KEY, LastResort
 from audit_async.integrations.asgi.messages import (
-    REFUSAL,
-    REFUSAL_HEADERS,
     Message,
     Receive,
     Scope,
@@ -23,7 +23,6 @@ from audit_async.integrations.asgi.messages import (
     content_length,
     with_request_id,
 )
-from audit_async.logger import AuditLogger
 
 __all__ = ["HttpRelay"]
 
@@ -46,7 +45,7 @@ class HttpRelay:
     def __init__(
         self,
         recorder: Recorder[Scope],
-        audit: AuditLogger,
+        audit: AnyLogger,
         scope: Scope,
         receive: Receive,
         send: Send,

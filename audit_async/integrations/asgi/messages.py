@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from audit_async.integrations._http.admission import RETRY_AFTER_S
 from audit_async.integrations._http.exchange import Headers
 
-__all__ = ["REFUSAL", "REFUSAL_HEADERS", "ASGIApp", "Message", "Receive", "Scope", "Send", "content_length",
-           "message_bytes", "with_request_id"]  # fmt: skip
+__all__ = ["ASGIApp", "Message", "Receive", "Scope", "Send", "content_length", "message_bytes", "with_request_id"]
 
 # Their values are whatever a server or framework puts there.
 Scope = MutableMapping[str, Any]
@@ -17,14 +15,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-#: The body of a 503 to a request that is refused because it could not be recorded.
-REFUSAL: Final = b"The service can't record requests at the moment, and serves none unrecorded. Try again later.\n"
-REFUSAL_HEADERS: Final = (
-    (b"content-type", b"text/plain; charset=utf-8"),
-    (b"content-length", b"%d" % len(REFUSAL)),
-    (b"retry-after", b"%d" % RETRY_AFTER_S),
-)
 
 _REQUEST_ID: Final = b"x-request-id"
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Unpack
 
+from audit_async.ambient import AnyLogger, bind_actor, unbind_actor
+from audit_async.ambient.ambient_log import audit_here
 from audit_async.config import AuditConfig
 from audit_async.context import bind_checked, bound_here, unbind_context
 from audit_async.errors import ConfigError
 from audit_async.integrations._http.correlation import correlation_of
 from audit_async.integrations._http.recorder import Recorder
 from audit_async.integrations._http.settings import MiddlewareSettings, Settings
-from audit_async.integrations._logger_source import shown
-from audit_async.integrations.asgi.connection import SCOPE_VIEW, actor_of_scope, logger_of_scope
+from audit_async.integrations.asgi.connection import SCOPE_VIEW, actor_of_scope
+from audit_async.integrations.asgi.found_log import LogFinder
 from audit_async.integrations.asgi.http_relay import HttpRelay
 from audit_async.integrations.asgi.last_resort import prepare_starlette
 from audit_async.integrations.asgi.messages import ASGIApp, Receive, Scope, Send
@@ -21,16 +24,21 @@ from audit_async.logger import AuditLogger
 
 __all__ = ["AuditMiddleware"]
 
+#: The types of connections that are recorded.
+_RECORDED: Final = frozenset({"http", "websocket"})
+
 
 class AuditMiddleware:
     """Records every HTTP request and every WebSocket of `app`, by the rules of a policy.
 
-    What the application emits meanwhile has the same `request_id`, `trace_id` and `span_id` in its context. Nothing
-    that goes wrong here reaches a request, except that `fail_closed` refuses it.
+    What the application emits meanwhile has the same `request_id`, `trace_id` and `span_id` in its context, and
+    `get_audit()` and `current_actor()` return the log and the actor of the request. Nothing that goes wrong here
+    reaches a request, except that `fail_closed` refuses it.
 
     Args:
         app: The ASGI application.
-        audit: The logger, or a function that returns it for a scope. Left out, it is what `audit_lifespan` has opened.
+        audit: The logger, or a function that returns it for a scope. Left out, it is what `audit_lifespan` has opened,
+            or what `set_audit` has set. An override of `get_audit` in FastAPI's `dependency_overrides` goes before.
         policy: Which requests are recorded, and how much of each. Left out, the metadata of all.
         actor: Says who asked. Called with the scope once the application has answered (with `fail_closed` also before
             the answer begins), when its own middleware has left the user or the session there; returns an `ActorInfo`,
@@ -51,13 +59,13 @@ class AuditMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        audit: AuditLogger | Callable[[Scope], AuditLogger] | None = None,
+        audit: AnyLogger | Callable[[Scope], AnyLogger] | None = None,
         **settings: Unpack[MiddlewareSettings[Scope]],
     ) -> None:
         _check_app(app)
         checked = Settings(settings, default_actor=actor_of_scope)
         self.app: Final = app
-        self._find_audit: Final = _finder(audit)
+        self._logs: Final = LogFinder(app, audit)
         self._recorder: Final = Recorder(checked, SCOPE_VIEW)
         self._send_request_id: Final = checked.send_request_id
         self._is_prepared = False
@@ -79,14 +87,14 @@ class AuditMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         kind = scope["type"]
-        if kind == "http":
-            relay: HttpRelay | WebSocketRelay = HttpRelay(self._recorder, self._find_audit(scope), scope, receive, send)
-        elif kind == "websocket":
-            relay = WebSocketRelay(self._recorder, self._find_audit(scope), scope, receive, send)
-        else:
+        if kind not in _RECORDED:
             self._prepare(scope)
             await self.app(scope, receive, send)
             return
+        audit = await self._logs.find(scope)
+        relay: HttpRelay | WebSocketRelay = (HttpRelay if kind == "http" else WebSocketRelay)(
+            self._recorder, audit, scope, receive, send
+        )
         if not self._is_prepared:
             self._prepare(scope)
         admission = self._recorder.admission
@@ -109,6 +117,8 @@ class AuditMiddleware:
         if self._send_request_id:
             relay.request_id = bindings["request_id"].encode("ascii")
         token = bind_checked(bindings)
+        audit_token = audit_here.set(relay.audit)
+        actor_token = bind_actor(partial(self._recorder.actor_of, exchange.arrival, relay.scope))
         bound = bound_here()
         if bound is not None:
             relay.bound.append(bound)
@@ -123,19 +133,11 @@ class AuditMiddleware:
         else:
             relay.returned()
         finally:
+            unbind_actor(actor_token)
+            audit_here.reset(audit_token)
             unbind_context(token)
 
 
 def _check_app(app: object) -> None:
     if not callable(app) or isinstance(app, AuditLogger | AuditConfig):
         raise ConfigError("app", f"must be an ASGI application, not a {type(app).__name__}")
-
-
-def _finder(audit: object) -> Callable[[Scope], AuditLogger]:
-    if audit is None:
-        return logger_of_scope
-    if isinstance(audit, AuditLogger):
-        return lambda _scope: audit
-    if callable(audit) and not isinstance(audit, type):
-        return audit  # what it returns is used as a logger at each request
-    raise ConfigError("audit", f"must be an AuditLogger or a function that returns it for a scope, not {shown(audit)}")

@@ -7,15 +7,15 @@ from typing import Final
 
 import anyio
 
+from audit_async.ambient import AnyLogger
 from audit_async.context import Bound
 from audit_async.events import HttpOutcome
+from audit_async.integrations._http.admission import REFUSAL, REFUSAL_HEADERS
 from audit_async.integrations._http.exchange import Arrival
 from audit_async.integrations._http.recorder import Recorder
 from audit_async.integrations._http.web_socket import WebSocketExchange, closes_by_client
 from audit_async.integrations.asgi.connection import SERVED_KEY, Served
 from audit_async.integrations.asgi.messages import (
-    REFUSAL,
-    REFUSAL_HEADERS,
     Message,
     Receive,
     Scope,
@@ -23,7 +23,6 @@ from audit_async.integrations.asgi.messages import (
     message_bytes,
     with_request_id,
 )
-from audit_async.logger import AuditLogger
 
 __all__ = ["WebSocketRelay"]
 
@@ -48,7 +47,7 @@ class WebSocketRelay:
     def __init__(
         self,
         recorder: Recorder[Scope],
-        audit: AuditLogger,
+        audit: AnyLogger,
         scope: Scope,
         receive: Receive,
         send: Send,
