@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 
 from audit_async.forwarding import DirectorySink
+from tests.age_keys import RECIPIENT
 from tests.cli.commands import COMMAND, Audit, environment
 from tests.forwarding.shipped_logs import files_of, identity_of, ship, write_log
 from tests.trails import read_events
@@ -178,3 +180,18 @@ def test_a_collectors_directory_is_backed_up_and_restored(engine: Path, tmp_path
     assert audit("collect", restored, *arguments).status == 0
     path = identity_of(tmp_path / "web-1/orders/00", "web-1").path()
     assert files_of(restored / path) == files_of(tmp_path / "web-1/orders/00")
+
+
+def test_doctor_and_retention_say_what_waits_for_collectors(tmp_path: Path, audit: Audit) -> None:
+    """With `hold_unshipped` nothing is due that is not confirmed, and `doctor` names what is overdue."""
+    anyio.run(partial(write_log, tmp_path / "host", 60, max_bytes=6_000))
+    config = tmp_path / "audit.toml"
+    config.write_text(
+        f'service_id = "orders"\n[mode]\ntype = "local"\nbase_dir = "{tmp_path}/host"\n[retention]\n'
+        f'archive_after_days = 0\nhold_unshipped = true\narchive_recipients = ["{RECIPIENT}"]\n'
+    )
+    shown = audit("doctor", "--config", config, "--json").document["checks"]
+    [check] = [one for one in shown if one["name"] == "shipping"]
+    assert check["status"] == "warn"
+    assert "confirmed nothing in 2 places" in check["text"]
+    assert audit("retention", "--config", config, "--json").document["logs"][0]["steps"] == []
