@@ -8,6 +8,7 @@ are none of Django's.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -25,14 +26,14 @@ from audit_async.ambient import bind_actor, get_audit, unbind_actor
 from audit_async.context import bind_checked, unbind_context
 from audit_async.errors import AuditError
 from audit_async.events import HttpOutcome
-from audit_async.integrations._http.admission import RETRY_AFTER_S
+from audit_async.integrations._http.admission import REFUSAL, RETRY_AFTER_S
 from audit_async.integrations._http.correlation import correlation_of
 from audit_async.integrations._http.exchange import Arrival, Exchange
 from audit_async.integrations._http.recorder import Recorder, SourceView
 from audit_async.integrations._http.request_policy import Level
 from audit_async.integrations._http.settings import Settings
 from audit_async.integrations.django.django_settings import middleware_settings
-from audit_async.integrations.django.process_log import lose_event, make_durable
+from audit_async.integrations.django.process_log import lose_event
 from audit_async.integrations.django.request_actor import (
     ServedRequest,
     actor_of_served,
@@ -41,13 +42,13 @@ from audit_async.integrations.django.request_actor import (
     served_of,
     user_of,
 )
+from audit_async.sync import SyncAuditLogger
 
 __all__ = ["AuditMiddleware"]
 
+_log: Final = logging.getLogger("audit_async")
+
 _METADATA: Final = Level.METADATA
-#: How long a request waits at most for the record of its start, as in the ASGI middleware.
-_START_TIMEOUT_S: Final = 5.0
-_REFUSAL: Final = "The service can't record requests at the moment, and serves none unrecorded. Try again later.\n"
 
 
 class AuditMiddleware:
@@ -104,7 +105,7 @@ class AuditMiddleware:
             if not admitted:
                 return _refusal()
             with _Serving(self._served(request), audit) as serving:
-                if serving.begins and not await asyncio.to_thread(serving.record_start):
+                if serving.begins and not await serving.record_start_async():
                     return _refusal()
                 return serving.finish(await self._get_response(request))
 
@@ -112,6 +113,12 @@ class AuditMiddleware:
         admission = self._recorder.admission
         if admission is None:
             return nullcontext(enter_result=True)
+        if isinstance(audit, SyncAuditLogger):
+            try:
+                audit.open_in_child()  # or a forked child would be judged by its parent's log, which it can't use
+            except (AuditError, OSError) as error:
+                _log.error("requests are refused: the audit log of a forked process can't be opened: %s", error)
+                return nullcontext(enter_result=False)
         return nullcontext(enter_result=False) if audit is None else admission.admit(audit)
 
     def _served(self, request: DjangoRequest) -> ServedRequest:
@@ -169,18 +176,17 @@ class _Serving:
 
     def record_start(self) -> bool:
         """Record the request as it arrives, and wait until that is durable; return whether it may be served."""
-        recorder = self._served.recorder
-        recorded = recorder._emit_start(self._audit, self._served.arrival)
-        if recorded and self._audit.health().ok:
-            try:
-                make_durable(self._audit, _START_TIMEOUT_S)
-            except (AuditError, TimeoutError):
-                recorded = False
-        if recorded or recorder.admission is None:
-            return True
-        recorder.admission.refuse()
-        self._recorded = True
-        return False
+        served = self._served
+        return self._may_be_served(served.recorder.record_start_blocking(self._audit, served.arrival))
+
+    async def record_start_async(self) -> bool:
+        """Do what `record_start` does, in an event loop."""
+        served = self._served
+        return self._may_be_served(await served.recorder.record_start(self._audit, served.arrival))
+
+    def _may_be_served(self, answer: bool) -> bool:
+        self._recorded = not answer  # a request that is refused has no end to be recorded
+        return answer
 
     def finish(self, response: Any) -> Any:
         """Note the answer and record it, or have its stream do so at its end; return what is to be answered."""
@@ -321,7 +327,7 @@ def _log_for_request() -> Any:
 
 def _refusal() -> HttpResponse:
     return HttpResponse(
-        _REFUSAL, status=503, content_type="text/plain; charset=utf-8", headers={"Retry-After": str(RETRY_AFTER_S)}
+        REFUSAL, status=503, content_type="text/plain; charset=utf-8", headers={"Retry-After": str(RETRY_AFTER_S)}
     )
 
 
