@@ -24,9 +24,18 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def audit_trail(tmp_path: Path) -> Iterator[AuditTrail]:
-    """A fresh audit log below `tmp_path`: `.audit` to emit to, `.assert_recorded(...)` to see what was."""
+    """A fresh audit log below `tmp_path`: `.audit` to emit to, `.assert_recorded(...)` to see what was.
+
+    During the test `get_audit()` returns its log, and the web middlewares record to it, also those of an application
+    whose log is configured, or open, since its import.
+    """
     # Here and not above: this module is loaded in each run of pytest, most of which have no use for the rest.
+    from audit_async.ambient.ambient_log import set_stand_in  # noqa: PLC0415
     from audit_async.testing import AuditTrail  # noqa: PLC0415
 
     with AuditTrail(tmp_path / "audit") as trail:
-        yield trail
+        before = set_stand_in(trail.audit)
+        try:
+            yield trail
+        finally:
+            set_stand_in(before)

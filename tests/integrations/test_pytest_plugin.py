@@ -308,3 +308,65 @@ def test_the_trail_can_be_asked_after_its_end(trail: AuditTrail) -> None:
         for n in range(100):
             trail.audit.emit(failure(n))
     assert [event.path for event in trail.events(AuthFailure)] == [f"/login/{n}" for n in range(100)]
+
+
+def test_an_application_whose_log_was_set_at_import_records_to_the_test(pytester: pytest.Pytester) -> None:
+    """Each test has its own trail, the application's log stays as it was, and nothing is left behind."""
+    pytester.makepyfile(
+        shop="""
+from audit_async import AuditConfig, Local, audited, get_audit, set_audit
+from audit_async.events import AuthFailure
+from audit_async.integrations.wsgi import AuditMiddleware
+from audit_async.sync import SyncAuditLogger
+
+own = SyncAuditLogger(AuditConfig(mode=Local("real"), service_id="shop"))
+own.start()
+set_audit(own)
+
+
+@audited("shop.sold")
+def sell():
+    get_audit().emit(AuthFailure(reason="bad_password", ip="203.0.113.9", path="/login"))
+
+
+def application(environ, start_response):
+    sell()
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+
+application = AuditMiddleware(application, own)
+"""
+    )
+    result = run(
+        pytester,
+        """
+from pathlib import Path
+from wsgiref.util import setup_testing_defaults
+
+import shop
+from audit_async import get_audit
+from audit_async.events import HttpRequest
+
+
+def ask():
+    environ = {}
+    setup_testing_defaults(environ)
+    return b"".join(shop.application(environ, lambda status, headers: None))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_request(audit_trail, number):
+    assert ask() == b"ok"
+    types = [record.event.event_type for record in audit_trail.records()]
+    assert types == ["auth.failure", "shop.sold", "http.request"]
+
+
+def test_nothing_is_left_behind():
+    assert get_audit() is shop.own
+    shop.own.close()
+    text = b"".join(path.read_bytes() for path in Path("real").rglob("*.audit"))
+    assert b"audit.log_closed" in text and b"http.request" not in text
+""",
+    )
+    result.assert_outcomes(passed=3)
