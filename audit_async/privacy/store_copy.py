@@ -59,7 +59,8 @@ def copy_key_store(path: str | os.PathLike[str], target: str | os.PathLike[str])
         half.set_backed_up()
         half.file.close()
         copy.publish(_HALF, MAIN)
-        _note(source, main)
+        if source.was_used:  # a copy is itself copied in a drill, which is to change nothing in it
+            _note(source, main)
     finally:
         main.file.close()
         source.close()

@@ -81,6 +81,11 @@ class StoreDirectory:
             disk.make_directory(str(path))
         return path
 
+    @property
+    def was_used(self) -> bool:
+        """Whether a log has had this store open; a copy that nobody went on with was not."""
+        return (self.path / _SESSIONS).is_dir()
+
     def create(self, name: str) -> None:
         """Make an empty file, mode 0600, whose name is durable; nothing if it is there."""
         with _translated(self.path / name):
