@@ -31,6 +31,7 @@ _CATEGORIES: Final = {
     "security": "Security incidents",
     "rpc": "Remote procedure calls",
     "jobs": "Background jobs",
+    "command_runs": "Commands",
     "agents": "Agents",
     "web": "HTTP",
     "log": "Log records",

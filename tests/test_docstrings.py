@@ -25,6 +25,7 @@ import litestar
 import loguru
 import pytest
 import structlog
+import typer
 from aiohttp import web
 from celery import Celery
 from fastapi import FastAPI
@@ -155,6 +156,7 @@ def names_for(module_name: str, audit: AuditLogger) -> dict[str, Any]:
         "grpc": grpc,
         "get_asgi_application": Starlette,  # Django's, which is not installed here
         "Flask": flask.Flask,
+        "commands": typer.Typer(),
         "config": AuditConfig(mode=Local("./other"), service_id="orders", handle_signals=False),
         "logger": loguru.logger,
         "log": structlog.get_logger() if module_name.endswith("structlog") else logging.getLogger("orders"),

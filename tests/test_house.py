@@ -54,6 +54,7 @@ PUBLIC = (
     "audit_async.integrations.aiohttp",
     "audit_async.integrations.asgi",
     "audit_async.integrations.celery",
+    "audit_async.integrations.command_line",
     "audit_async.integrations.django",
     "audit_async.integrations.fastapi",
     "audit_async.integrations.grpc",

@@ -35,6 +35,7 @@ from audit_async.events.base import (
     Severity,
     Success,
 )
+from audit_async.events.command_runs import CommandEnded, CommandStarted
 from audit_async.events.compliance import GdprDataAccessRequest, GdprDataExport, GdprRightToErasure
 from audit_async.events.configuration import ConfigChanged
 from audit_async.events.data_access import DataDeleted
@@ -172,6 +173,8 @@ __all__ = [
     "BulkChanged",
     "CapturedBody",
     "Change",
+    "CommandEnded",
+    "CommandStarted",
     "ConfigChanged",
     "DataDeleted",
     "DataExported",

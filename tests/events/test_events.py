@@ -108,6 +108,8 @@ TABLE = """
 - TransactionIntended transaction.intended actor transaction_id changes database? xid? marker?
 - TransactionEnded transaction.ended transaction_id outcome actor? reason? found_by?
 - RpcEnded rpc.ended actor? method status duration_ms messages_in messages_out ip? error? metadata?
+- CommandStarted command.started actor command run_id parameters?
+- CommandEnded command.ended actor command run_id exit_status duration_ms parameters? error?
 - JobEnded job.ended actor? job job_id attempt result queue? duration_ms? arguments?
 - DataExported data.exported actor resource records? bytes?
 - FileDownloaded data.file_downloaded actor resource records? bytes?
@@ -179,8 +181,8 @@ def any_event(cls: type, texts: st.SearchStrategy[str], anything: st.SearchStrat
 
 
 def test_the_built_in_events_are_those_of_the_table() -> None:
-    """Each of the 73 types has exactly its documented name, fields and optional fields, in that order."""
-    assert len(ROWS) == 73
+    """Each of the 75 types has exactly its documented name, fields and optional fields, in that order."""
+    assert len(ROWS) == 75
     for _, name, tag, fields in ROWS:
         cls = getattr(events, name)
         found = [
@@ -251,6 +253,8 @@ def test_only_open_data_is_free_form() -> None:
         "BulkChangeIntended",
         "ConfigChanged",
         "JobEnded",
+        "CommandStarted",
+        "CommandEnded",
     }
 
 

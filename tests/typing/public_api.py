@@ -81,6 +81,7 @@ from audit_async.forwarding import (
     open_sink,
 )
 from audit_async.integrations.agent_tools import AuditedTools
+from audit_async.integrations.command_line import audited_command
 from audit_async.integrations.django import AuditMiddleware as DjangoMiddleware
 from audit_async.integrations.django import actor_of as django_actor_of
 from audit_async.integrations.django import audit_model, get_asgi_application, register
@@ -392,6 +393,11 @@ async def ambient(audit: AuditLogger) -> None:
         assert_type(approve("17", amount=2), bool)
         assert_type(await send("17"), int)
         approve(17)  # type: ignore[arg-type]
+
+
+@audited_command(parameters=("order_id",))
+def _command(order_id: str) -> int:
+    return len(order_id)
 
 
 def _refund(order_id: str, cents: int) -> str:
