@@ -255,7 +255,7 @@ class SyncAuditLogger:
             self._observers[observer] = logger.observe_commits(observer)
         home = _home()
         home.open(logger.start)
-        self._emit = logger.emit
+        self._emit = logger._intake.emit_elsewhere  # noqa: SLF001 - one call less than `logger.emit`, which asks where it is
         self._state = "open"
         _open.add(self)
         _finalize_in_child_processes()

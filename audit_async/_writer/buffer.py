@@ -77,12 +77,9 @@ class Bounds(NamedTuple):
         return cls(events, bytes_, events - max(1, events // 10), bytes_ - max(1, bytes_ // 10))
 
 
-class _FromElsewhere(NamedTuple):
-    """An event in the inbox: another thread put it there, the loop's thread takes it out."""
-
-    receipt: Receipt
-    cost: int
-    urgent: bool
+#: An event in the inbox, with its cost and whether it is urgent: another thread put it there, the loop's thread takes
+#: it out. A plain tuple, since making one with names takes 0.2 us.
+_FromElsewhere = tuple[Receipt, int, bool]
 
 
 class Inbox:
@@ -217,16 +214,16 @@ class Buffer:
 
     def accept_elsewhere(self, encoded: bytes, *, urgent: bool) -> Receipt:
         """Take an event in another thread than the loop's, whatever the bounds say; the inbox is locked."""
-        self._wake_loop()
+        if not self.inbox.loop_woken:
+            self.wake_loop()
         receipt = self.stamp(encoded)
         cost = len(encoded) + RECORD_OVERHEAD
-        self.inbox.entries.append(_FromElsewhere(receipt, cost, urgent))
+        self.inbox.entries.append((receipt, cost, urgent))
         self.inbox.bytes += cost
         return receipt
 
-    def _wake_loop(self) -> None:
-        if self.inbox.loop_woken:
-            return
+    def wake_loop(self) -> None:
+        """Have the loop empty the inbox, which was not asked of it yet; the inbox is locked."""
         assert self._loop is not None  # noqa: S101 - it is there while the state is OPEN
         self.inbox.loop_woken = True  # before the call: the loop may run it before it returns here
         try:

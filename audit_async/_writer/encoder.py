@@ -79,15 +79,19 @@ class Encoder:
         What `AuditLogger.emit` does itself on the plain path, for callers that are in no such hurry. Raises
         `InvalidEvent`.
         """
-        kind = self.kinds.get(event.__class__, -1)
-        if kind < 0:
+        try:
+            kind = self.kinds[event.__class__]
+        except KeyError:
             kind = self.learn(event)
         try:
             encoded = encode(event)
         except Exception:  # noqa: BLE001 - whatever the event's own objects raise; the slow path names the field
             encoded = self.look_into(event, kind, None)
         else:
-            encoded = self.look_into(event, kind, encoded)
+            if kind & LOOKED_INTO:
+                encoded = self.look_into(event, kind, encoded)
+            elif len(encoded) > self.plain_bytes or not encoded.isascii() or BACKSLASH in encoded or DEL in encoded:
+                encoded = self.harmless(event, encoded)
         bound = bound_here()
         return kind, encoded if bound is None else encoded + self.context_text(bound)
 

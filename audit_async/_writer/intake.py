@@ -39,13 +39,24 @@ class Intake:
 
     def emit_elsewhere(self, event: AuditEvent) -> Receipt:
         """Take an event that doesn't come from the loop's thread; refuse one that no open log awaits."""
+        # Every event of a `SyncAuditLogger` comes here, so what need not be called is not: see `AuditLogger.emit`.
         buffer = self.buffer
-        buffer.check_open()
+        if buffer.state is not State.OPEN:
+            buffer.check_open()
         kind, encoded = self.encoder.encode(event)
-        with buffer.inbox.lock:
-            buffer.check_open()  # it may have been closed since
-            self.refuse_unless_room(event, kind, encoded)
-            return buffer.accept_elsewhere(encoded, urgent=bool(kind & buffer.urgent_kinds))
+        cost = len(encoded) + RECORD_OVERHEAD
+        inbox = buffer.inbox
+        with inbox.lock:
+            if buffer.state is not State.OPEN:  # it may have been closed since
+                buffer.check_open()
+            if buffer.free_events <= len(inbox.entries) or buffer.free_bytes - inbox.bytes < cost:
+                self.refuse_unless_room(event, kind, encoded)
+            if not inbox.loop_woken:
+                buffer.wake_loop()
+            receipt = Receipt(buffer.next_number(), time_ns(), encoded, -1, "", buffer.acknowledgements)
+            inbox.entries.append((receipt, cost, bool(kind & buffer.urgent_kinds)))
+            inbox.bytes += cost
+        return receipt
 
     async def emit_durably(self, event: AuditEvent) -> Receipt:
         """Take an event once there is room for it, and make it durable at once. In the loop's thread only."""
