@@ -19,11 +19,14 @@ import pytest
 from celery import Celery
 
 from audit_async import ActorInfo, ConfigError, acting_as
+from audit_async.ambient.ambient_log import set_stand_in
 from audit_async.context import audit_context
 from audit_async.events import Failure, JobEnded
 from audit_async.integrations.celery import AuditedTasks, audit_tasks
+from audit_async.sync import SyncAuditLogger
 from audit_async.testing import AuditTrail
 from tests.integrations.servers import PROJECT
+from tests.logs import ConfigFor
 from tests.trails import check_trail, read_events
 
 DANA = ActorInfo(user_id="dana", ip="203.0.113.9")
@@ -251,6 +254,25 @@ def test_eager_tasks_are_recorded_where_they_are_called(audit_trail: AuditTrail)
     audit_trail.assert_recorded(JobEnded, job="shop.fail", result=Failure(reason="KeyError"))
     refund.delay("o-8")
     assert len(audit_trail.events(JobEnded)) == 2
+
+
+def test_a_log_of_a_test_takes_the_place_of_the_application_s(audit_trail: AuditTrail, config_for: ConfigFor) -> None:
+    """The application names its log where it is imported; with the fixture nothing has to be changed in it."""
+    app = Celery("shop", broker="memory://")
+    app.conf.task_always_eager = True
+
+    @app.task(name="shop.add")
+    def add() -> int:
+        return 7
+
+    audited = audit_tasks(app, SyncAuditLogger(config_for()))
+    before = set_stand_in(audit_trail.audit)  # as the fixture of the plugin does
+    try:
+        assert add.delay().get() == 7
+    finally:
+        set_stand_in(before)
+        audited.disconnect()
+    audit_trail.assert_recorded(JobEnded, job="shop.add")
 
 
 def test_a_task_without_a_log_runs(caplog: pytest.LogCaptureFixture) -> None:
