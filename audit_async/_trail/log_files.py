@@ -353,8 +353,11 @@ def _logs_at(base_dir: Path, service: str | None) -> Iterator[Log]:
 def _depth_at_collector(base_dir: Path) -> int:
     """Return how many levels below a directory the logs of a collector are: 4 for its root, 0 if it is of none."""
     for depth, path in zip((4, 3, 2), (base_dir, *base_dir.parents), strict=False):
-        if (path / COLLECTOR_FILE).is_file():
-            return depth
+        try:
+            if (path / COLLECTOR_FILE).is_file():
+                return depth
+        except OSError as error:  # no right to look into it
+            raise unreadable(path, error) from error
     return 0
 
 

@@ -11,6 +11,7 @@ from DEBUG on, unless its `level` says otherwise; that comes first.
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import UTC
 from typing import TYPE_CHECKING, Final
 
 from loguru import logger
@@ -77,7 +78,7 @@ class AuditSink:
             raised = record["exception"]
             data = {name: plain(value) for name, value in record["extra"].items() if name != "audit"}
             return LogRecorded(
-                occurred_at=record["time"],
+                occurred_at=record["time"].astimezone(UTC),
                 logger=record["name"] or "",
                 level=record["level"].name,
                 message=self._delivery.redactor.redact_text(record["message"]),

@@ -18,6 +18,7 @@ from audit_async.forwarding import (
 )
 from audit_async.forwarding.engine_admin import has_password
 from audit_async.forwarding.postgres_connection import Server
+from audit_async.forwarding.postgres_schema import SCHEMA_VERSION
 from tests.forwarding.cutting_proxy import CuttingProxy
 from tests.forwarding.logs_to_ship import a_batch, a_log, batches
 from tests.forwarding.postgres_engines import EngineOfTest
@@ -167,7 +168,7 @@ async def test_an_engine_of_another_version_or_tenant_is_refused(engine: EngineO
     assert "engine init" in await refused()
     engine.run("UPDATE SCHEMA.about SET schema_version = 99")
     assert "update audit-async" in await refused()
-    engine.run("UPDATE SCHEMA.about SET schema_version = 1, tenant = 'other'")
+    engine.run(f"UPDATE SCHEMA.about SET schema_version = {SCHEMA_VERSION}, tenant = 'other'")  # noqa: S608 - a number of our own
     assert "tenant 'other'" in await refused()
     async with PostgresSink(engine.loopback(granted), tenant=engine.tenant) as sink:
         with pytest.raises(SinkRefused, match="tenant"):

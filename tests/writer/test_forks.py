@@ -48,7 +48,7 @@ def forking(name):
     setattr(disk, name, call)
 
 forking("lock")
-forking("truncate")
+forking("write_at")
 
 def in_a_thread():
     for _ in range(100):
@@ -63,7 +63,7 @@ def end_children():
         os.waitpid(child, 0)
 """
 
-MOMENTS = ["before lock", "after lock", "before truncate", "after truncate"]
+MOMENTS = ["before lock", "after lock", "before write_at", "after write_at"]
 
 
 def run(tmp_path: Path, program: str, moment: str) -> tuple[int, str]:
