@@ -249,6 +249,8 @@ class SyncAuditLogger:
         if isinstance(self.config.mode, Disabled):
             self._state = "open"
             return
+        if (server := sys.modules.get("uwsgi")) is not None:
+            _fit_uwsgi(server)
         own = msgspec.structs.replace(self.config, handle_signals=False)  # they are handled from the main thread, below
         logger = self._logger = AuditLogger(own)
         for observer in self._observers:
@@ -347,6 +349,39 @@ class _Home:
         asyncio.set_event_loop(loop)
         loop.call_soon(running.set_result, loop)
         loop.run_forever()
+
+
+def _fit_uwsgi(server: Any) -> None:  # noqa: ANN401 - a module that uWSGI makes
+    """Refuse settings of uWSGI that would lose events without a word, and close the logs at a worker's end.
+
+    Its workers run no threads of Python unless told so, are forked without Python's knowledge, and run no exit
+    handlers: https://uwsgi-docs.readthedocs.io/en/latest/ThingsToKnow.html
+    """
+    is_set = {name for name, value in server.opt.items() if value not in {b"false", b"0", b"no", False}}
+    if not is_set & {"enable-threads", "threads"}:
+        raise ConfigError("uwsgi", "set enable-threads = true: without it no thread runs that could write the trail")
+    forks = "master" in is_set or server.numproc > 1
+    if forks and server.worker_id() == 0 and "py-call-osafterfork" not in is_set:
+        raise ConfigError(
+            "uwsgi",
+            "set lazy-apps = true, so that each worker loads the application, or py-call-osafterfork = true: without "
+            "it a worker takes the master's log, which only the master can write, for its own",
+        )
+    before = getattr(server, "atexit", None)
+    if before is not _close_at_uwsgi_s_end:
+        _before_uwsgi_s_end.append(before)
+        server.atexit = _close_at_uwsgi_s_end
+
+
+def _close_at_uwsgi_s_end() -> None:
+    _close_all()
+    for before in _before_uwsgi_s_end:
+        if callable(before):
+            before()
+
+
+#: What the application has had uWSGI call at a worker's end.
+_before_uwsgi_s_end: Final[list[object]] = []
 
 
 def _refuse_in_event_loop() -> None:
