@@ -40,7 +40,8 @@ def killed_after(directory: Path, mode: str, delay_s: float) -> list[tuple[int, 
     killing.start()
     rest, stderr = process.communicate()  # reads all the time, so that a full pipe does not slow the writer down
     killing.join()
-    assert stderr == b""
+    # A disk that is busy with something else is reported, and is none of this test's business.
+    assert [line for line in stderr.splitlines() if b"stalled" not in line] == []
     whole_lines = (first + rest).split(b"\n")[:-1]
     return [(int(seq), audit_id, int(n)) for seq, audit_id, n in (line.decode().split() for line in whole_lines)]
 
