@@ -145,6 +145,7 @@ def sqlalchemy(  # noqa: C901, PLR0915 - closures over the one class that it mak
     operations: Operations = {
         "a new object": execute(lambda session: session.add(item(a="x"))),
         "a new object of an asynchronous session": in_asyncio,
+        "a new object in a Celery task": in_a_task(execute(lambda session: session.add(item(a="task")))),
         "bulk_save_objects": execute(lambda session: session.bulk_save_objects([item(a="x")])),
         "insert() of many rows": execute(lambda session: session.execute(sa.insert(item), [{"a": "x"}, {"a": "y"}])),
         "update() with criteria": execute(lambda s: s.execute(sa.update(item).where(item.a == "x").values(b="y"))),
@@ -268,6 +269,7 @@ def django(  # noqa: C901, PLR0915 - as above
 
     operations: Operations = {
         "a new object": lambda: item(a="x").save(),
+        "a new object in a Celery task": in_a_task(lambda: item(a="task").save()),
         "a new object in an asynchronous view": lambda: asyncio.run(item(a="x").asave()),
         "bulk_create": lambda: objects.bulk_create([item(a="x"), item(a="y")]),
         "bulk_update": bulk_update,
@@ -283,6 +285,20 @@ def django(  # noqa: C901, PLR0915 - as above
             yield Subject(create, update, delete, operations, lambda: _records(audit))
     else:
         yield Subject(create, update, delete, operations if recorder != "nothing" else {}, recorded)
+
+
+def in_a_task(call: Callable[[], object]) -> Callable[[], None]:
+    """Return what makes a call in a task of Celery, in this process."""
+    from celery import Celery  # noqa: PLC0415
+
+    app = Celery("bench", broker="memory://")
+    app.conf.task_always_eager = True
+
+    def save() -> None:
+        call()
+
+    task = app.task(name="bench.save")(save)
+    return lambda: task.delay().get()
 
 
 def main() -> None:
