@@ -236,9 +236,9 @@ class AuditedTools:
         try:
             output = await run()
         except BaseException as error:
-            self._record(_failed(made, error))
+            self._record(functools.partial(_failed, made, error))
             raise
-        self._record(_called(made, hash_of(output_of(output)), result_of(output)))
+        self._record(lambda: _called(made, hash_of(output_of(output)), result_of(output)))
         return output
 
     def _call_in_thread(self, made: ToolCall, run: Callable[[], _T]) -> _T:
@@ -253,9 +253,9 @@ class AuditedTools:
         try:
             output = run()
         except BaseException as error:
-            self._record(_failed(made, error))
+            self._record(functools.partial(_failed, made, error))
             raise
-        self._record(_called(made, hash_of(output), Success()))
+        self._record(lambda: _called(made, hash_of(output), Success()))
         return output
 
     def _wrapped(self, function: Callable[_P, _T], *, name: str | None, leave_out: tuple[str, ...]) -> Callable[_P, _T]:
@@ -314,16 +314,16 @@ class AuditedTools:
         else:
             audit.emit(event).wait(self._timeout_s)
 
-    def _record(self, event: AuditEvent) -> None:
+    def _record(self, make: Callable[[], AgentToolCalled]) -> None:
         """Emit what came of a call; a tool that has run is not undone, so a failure here is counted and logged."""
         audit = logger_from(self._source)
         try:
-            self._logger().emit(event)
+            self._logger().emit(make())
         except BufferFull:
             pass  # the log has counted it
-        except AuditError as error:
+        except Exception as error:  # noqa: BLE001 - also of what the application says of its outputs
             if audit is not None:
-                audit.count_lost(event.event_type, "not_recordable")
+                audit.count_lost("agent.tool_called", "not_recordable")
             _log.error("a tool has run, and its result can't be recorded: %s", describe_error(error))
 
     def _logger(self) -> AnyLogger:

@@ -14,7 +14,7 @@ import pydantic
 import pytest
 
 from audit_async import ActorInfo, AuditError, AuditLogger, ConfigError, LogClosed
-from audit_async.events.base import ActorKind
+from audit_async.events.base import ActorKind, Success
 from audit_async.integrations.agent_tools import Approval, AuditedTools, ToolCall, ToolDenied, hash_of
 from audit_async.sync import SyncAuditLogger
 from tests.logs import ConfigFor, log_directory
@@ -159,6 +159,19 @@ async def test_a_result_that_can_t_be_recorded_does_not_undo_the_call(
         assert await tools.call("closes", {}, closes) == "done"
     assert audit.stats().dropped_by_type == {"agent.tool_called": 1}
     assert "a tool has run, and its result can't be recorded" in caplog.text
+
+
+async def test_an_output_that_can_t_be_judged_does_not_undo_the_call(config_for: ConfigFor) -> None:
+    """What the application says of its outputs may fail: the output is returned, and the loss is counted."""
+
+    def judge(_: object) -> Success:
+        raise LookupError("hunter2")
+
+    async with AuditLogger(config_for()) as audit:
+        tools = AuditedTools(audit, AGENT)
+        await tools.call("search", {}, _nothing, result_of=judge)
+        assert audit.stats().dropped_by_type == {"agent.tool_called": 1}
+    assert said(recorded(config_for)) == [("agent.decision", None)]
 
 
 async def test_synchronous_tools_wait_in_their_thread(config_for: ConfigFor) -> None:
