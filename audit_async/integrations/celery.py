@@ -178,6 +178,8 @@ class AuditedTasks:
         request.audit_async_run = run
 
     def _end(self, task: Task, retval: object = None, state: str | None = None, **given: Any) -> None:  # noqa: ANN401 - Celery's
+        if task.app is not self._app:  # another application of this process, with a log of its own
+            return
         request = task.request
         run: _Run | None = getattr(request, "audit_async_run", None)
         if run is None:

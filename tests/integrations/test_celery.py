@@ -275,6 +275,27 @@ def test_a_log_of_a_test_takes_the_place_of_the_application_s(audit_trail: Audit
     audit_trail.assert_recorded(JobEnded, job="shop.add")
 
 
+def test_two_applications_of_a_process_have_a_log_each(audit_trail: AuditTrail, config_for: ConfigFor) -> None:
+    """Signals are the whole process's: each connection takes the runs of its own application and leaves the others."""
+    apps = [Celery("shop", broker="memory://"), Celery("store", broker="memory://")]
+    for app in apps:
+        app.conf.task_always_eager = True
+
+        @app.task(name="shop.multiply", shared=False)  # or each application has all of them
+        def multiply() -> int:
+            return 7
+
+    with SyncAuditLogger(config_for(service_id="other")) as other:
+        connections = [audit_tasks(apps[0], other), audit_tasks(apps[1], audit_trail.audit)]
+        try:
+            for app in (apps[1], apps[0], apps[1]):
+                assert app.tasks["shop.multiply"].delay().get() == 7
+        finally:
+            for connection in connections:
+                connection.disconnect()
+    assert sorted(record.service_id for record in audit_trail.records(JobEnded)) == ["other", "test", "test"]
+
+
 def test_a_task_without_a_log_runs(caplog: pytest.LogCaptureFixture) -> None:
     """The application's task counts for more; the log of the process says what is missing."""
     app = Celery("shop", broker="memory://")
