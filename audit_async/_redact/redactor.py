@@ -54,7 +54,7 @@ _AUTH: Final = ("auth", "Auth", "AUTH")
 _MAY_BE_JSON: Final = frozenset("[{ \t\r\n")
 _LONG_NAME: Final = 20  # a key of a service that could be an identifier is as long
 _MANY_PARTS: Final = 1000
-_UNSEARCHED: Final = frozenset({int, float, bool, type(None)})
+_UNSEARCHED: Final = frozenset({int, float, bool, type(None), msgspec.UnsetType})
 
 # `{"name": "password", "value": "…"}`, the JSON Patch `{"op": "replace", "path": "/password", "value": "…"}`, and the
 # `{"Key": "DB_PASSWORD", "Value": "…"}` of cloud services.
@@ -93,6 +93,7 @@ class Redactor:
         self._max_chars = max_chars
         self._names = SensitiveNames((*settings.keys, *settings.extra_keys))
         self._labelled = LabelledText(self._names)
+        self._change_has_no_secret_names = not any(map(self._names.kind, Change.__struct_fields__))
 
     def __repr__(self) -> str:
         if not self._enabled:
@@ -119,7 +120,7 @@ class Redactor:
         except RecursionError:  # the caller's own stack is all but used up
             return _TOO_DEEP
 
-    def _is_surely_clean(self, value: object) -> bool:
+    def _is_surely_clean(self, value: object) -> bool:  # noqa: C901 - one loop, in which a call would cost most
         """Return whether plain data surely holds no secret: most is small and clean, and this costs half of a walk."""
         waiting = [value]
         chars = 0
@@ -140,6 +141,9 @@ class Redactor:
                 if len(items) == 2 and type(items[0]) is str and self._names.kind(items[0]) is not None:
                     return False
                 waiting += items
+            elif cls is Change and self._change_has_no_secret_names:
+                change: Change = part  # type: ignore[assignment]  # it is a Change
+                waiting += (change.before, change.after)
             elif cls is int:
                 if not -(10**12) < part < 10**12:  # type: ignore[operator]  # it is an int
                     return False

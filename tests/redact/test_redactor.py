@@ -124,6 +124,22 @@ async def test_no_secret_of_the_list_reaches_the_disk(config_for: ConfigFor) -> 
     check_trail(log_directory(config))
 
 
+def test_no_secret_of_the_list_stays_in_a_change() -> None:
+    """What changed is most often harmless and has a shorter way, by which no secret may pass."""
+    for _, secret, text, name in SECRETS:
+        for change in (Change(before=None, after=text), Change(before=text), Change(after=[{name: text}])):
+            clean = REDACTOR.redact({name: change})
+            assert secret not in spoken(msgspec.to_builtins(clean)), (name, change)
+    harmless = {"status": Change(before="new", after="paid"), "total": Change(after=7)}
+    assert REDACTOR.redact(harmless) is harmless
+
+
+def test_a_name_given_by_the_user_covers_the_members_of_a_change() -> None:
+    """Also if it is one that every change has."""
+    clean = Redactor(Redaction(extra_keys=("after",))).redact({"status": Change(before="new", after="a secret word")})
+    assert msgspec.to_builtins(clean) == {"status": {"before": "new", "after": "[redacted:after]"}}
+
+
 @pytest.mark.anyio
 async def test_none_of_the_look_alikes_is_redacted(config_for: ConfigFor) -> None:
     """200 harmless texts and numbers that look like secrets are recorded as they are, wherever they stand."""

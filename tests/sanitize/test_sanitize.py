@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from audit_async import AuditLogger
 from audit_async._sanitize.slow_path import OnUnsafe, make_harmless
 from audit_async._sanitize.unsafe_text import cut, escape
+from audit_async._writer.encoder import Encoder
 from audit_async.context import audit_context
 from audit_async.errors import InvalidEvent
 from audit_async.events import (
@@ -28,8 +29,11 @@ from audit_async.events import (
     AuditEvent,
     AuthFailure,
     AuthMethod,
+    Change,
     PoolModified,
     Reduced,
+    ResourceInfo,
+    ResourceUpdated,
     decode_event,
     describe,
 )
@@ -229,6 +233,27 @@ def test_reject_names_the_field_and_not_the_text(changes: dict[str, Any], field:
     assert caught.value.field == field
     assert "SECRET" not in str(caught.value)
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (Change(before=1.5, after=math.nan), {"before": 1.5, "after": "NaN"}),
+        (Change(after=2**64), {"after": str(2**64)}),
+        (Change(before=[{1: "a", "1": "b"}]), {"before": [{"1": "a", "1~2": "b"}]}),
+        (Change(after=msgspec.Raw(b'{ "a": 1 }')), {"after": {"a": 1}}),
+        (Change(after=[{"deep": [-(2**63)]}]), {"after": [{"deep": [-(2**63)]}]}),
+    ],
+)
+def test_the_values_of_a_change_are_looked_at(config_for: ConfigFor, change: Change, shown: object) -> None:
+    """The quick look at an event's values goes into what it changed."""
+    event = ResourceUpdated(
+        actor=ActorInfo(user_id="a"),
+        resource=ResourceInfo(resource_type="t", resource_id="1"),
+        changes={"m": Change(before="x", after="y"), "n": change},
+    )
+    _, encoded = Encoder(config_for()).encode(event)
+    assert json.loads(encoded)["changes"] == {"m": {"before": "x", "after": "y"}, "n": shown}
 
 
 class Hostile:

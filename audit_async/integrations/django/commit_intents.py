@@ -83,11 +83,16 @@ def is_intended(event: AuditEvent) -> bool:
     return isinstance(event, BulkChanged) or type(event) in _OPERATIONS
 
 
+_NOTHING: Final = nullcontext()
+
+
 def own_transaction(using: str) -> AbstractContextManager[None]:
     """Open a transaction around a statement that would commit itself, if intents are asked for."""
+    if commit_settings().relation == "after":
+        return _NOTHING
     connection = connections[using]
-    if commit_settings().relation == "after" or connection.in_atomic_block or not connection.get_autocommit():
-        return nullcontext()
+    if connection.in_atomic_block or not connection.get_autocommit():
+        return _NOTHING
     own: AbstractContextManager[None] = transaction.atomic(using=using)
     return own
 

@@ -6,12 +6,14 @@ settings of the middleware, and `AUDIT_AUTH_METHODS` says what a log-in by a bac
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from django.apps import apps
 from django.conf import settings
+from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
 from audit_async.config import AuditConfig, Disabled, Local
@@ -73,8 +75,9 @@ class CommitSettings(NamedTuple):
     timeout_s: float = 5.0
 
 
+@functools.cache
 def commit_settings() -> CommitSettings:
-    """Return `AUDIT_COMMIT`, checked.
+    """Return `AUDIT_COMMIT`, checked. Each save asks, so the answer is kept until a test overrides the setting.
 
     Raises:
         ConfigError: It is no dict, or a value is not what the setting takes.
@@ -99,6 +102,14 @@ def commit_settings() -> CommitSettings:
 
 
 _AFTER: Final = CommitSettings()
+
+
+def _forget_commit_settings(setting: str, **_: object) -> None:
+    if setting == "AUDIT_COMMIT":
+        commit_settings.cache_clear()
+
+
+setting_changed.connect(_forget_commit_settings, dispatch_uid="audit_async.commit_settings")
 
 
 def middleware_settings() -> dict[str, Any]:
