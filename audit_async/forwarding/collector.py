@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -28,16 +28,14 @@ from audit_async._layout.collected_file import Collected
 from audit_async._store.collected_log import CollectedLog, check_description
 from audit_async.errors import ConfigError, LogCorrupted, LogLocked
 from audit_async.forwarding.batches import Batch, Head
+from audit_async.forwarding.collector_findings import CollectorFindings, Report
 from audit_async.forwarding.collector_root import (
     CollectedStatus,
     CollectorStatus,
     Finding,
-    FindingKind,
     locked_root,
     prepare_root,
-    read_findings,
     read_status,
-    write_findings,
     write_status,
 )
 from audit_async.forwarding.confirmations import (
@@ -65,8 +63,6 @@ _STATUS_EVERY_S: Final = 5.0
 #: A confirmation holds for a week; it is renewed daily also if nothing new came.
 _RENEW_AFTER: Final = timedelta(days=1)
 _LONGEST_PAUSE_S: Final = 30.0
-
-Report = Callable[[Finding], Awaitable[None]]
 
 
 class Shard(NamedTuple):
@@ -157,12 +153,10 @@ class Collector:
         self._signer: Final = signer
         self._copies: Final = copies
         self._shard: Final = shard
-        self._report: Final = report
         self._stack: Final = AsyncExitStack()
         self._logs: Final[dict[str, _Kept]] = {}  # by path
         self._before: dict[str, CollectedStatus] = {}  # as the process before this one has left it
-        self._findings: dict[tuple[str, str, int], Finding] = {}
-        self._seen: list[Finding] = []  # in this round
+        self._findings: Final = CollectorFindings(report)
         self._status_at = 0.0
 
     def __repr__(self) -> str:
@@ -178,7 +172,8 @@ class Collector:
         async with AsyncExitStack() as stack:
             await to_thread.run_sync(prepare_root, self._root)
             stack.enter_context(locked_root(self._root))
-            self._findings = {one.key: one for one in read_findings(self._root)}
+            self._findings.open(self._root)
+            stack.callback(self._findings.close)
             with suppress(LogCorrupted):  # a cache
                 status = read_status(self._root)
                 self._before = {one.log: one for one in status.logs} if status is not None else {}
@@ -218,7 +213,7 @@ class Collector:
             SinkRefused: this collector has no right to the tenant's logs.
             OSError: the disk refuses.
         """
-        self._seen = []
+        self._findings.seen = []
         before = sum(kept.log.head.seq + 1 for kept in self._logs.values())
         error = ""
         try:
@@ -234,7 +229,7 @@ class Collector:
         finally:
             self._write_status(error)
         received = sum(kept.log.head.seq + 1 for kept in self._logs.values()) - before
-        return Round(len(found), received, tuple(self._seen))
+        return Round(len(found), received, tuple(self._findings.seen))
 
     # -- one log ---------------------------------------------------------------------------------------------------
 
@@ -262,7 +257,7 @@ class Collector:
         try:
             document = await self._sink.description(log)
         except SinkRefused as refused:
-            await self._found(log, "refused", -1, str(refused))
+            await self._findings.found(log, "refused", -1, str(refused))
             return None
         if document is None:
             return None  # its forwarder has not come so far
@@ -273,28 +268,30 @@ class Collector:
         try:
             check_description(collected, document)
         except LogCorrupted as wrong:
-            await self._found(log, "bad_description", -1, wrong.reason)
+            await self._findings.found(log, "bad_description", -1, wrong.reason)
             return None
         try:
             if others := await to_thread.run_sync(_others_in_its_place, path):
                 # Before the directory is made: a collector that is killed in between finds it the next time.
                 reason = f"the host had the log {', '.join(others)} in this place: was it begun again on purpose?"
-                await self._found(log, "log_replaced", -1, reason)
+                await self._findings.found(log, "log_replaced", -1, reason)
             kept = _Kept(
                 log,
                 await to_thread.run_sync(CollectedLog.open, path, collected, document),
                 self._before.get(log.path()),
             )
         except LogCorrupted as damaged:
-            await self._found(log, "damaged_copy", -1, f"{damaged.segment}: {damaged.reason}")
+            await self._findings.found(log, "damaged_copy", -1, f"{damaged.segment}: {damaged.reason}")
             return None
         except (ConfigError, LogLocked) as refused:
-            await self._found(log, "damaged_copy", -1, str(refused))
+            await self._findings.found(log, "damaged_copy", -1, str(refused))
             return None
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
-            await self._found(log, "damaged_copy", -1, f"its names are too long for this file system: {error.strerror}")
+            await self._findings.found(
+                log, "damaged_copy", -1, f"its names are too long for this file system: {error.strerror}"
+            )
             return None
         self._logs[log.path()] = kept
         return kept
@@ -308,11 +305,11 @@ class Collector:
             await self._receive(kept, engine)
             await self._confirm(kept)
         except SinkRefused as refused:
-            await self._found(log, "refused", -1, str(refused))
+            await self._findings.found(log, "refused", -1, str(refused))
         except LogCorrupted as damaged:
-            await self._found(log, "damaged_copy", -1, f"{damaged.segment}: {damaged.reason}")
+            await self._findings.found(log, "damaged_copy", -1, f"{damaged.segment}: {damaged.reason}")
         except ConfigError as insecure:  # others may write to the directory
-            await self._found(log, "damaged_copy", -1, str(insecure))
+            await self._findings.found(log, "damaged_copy", -1, str(insecure))
         except LogLocked as locked:
             _logger.warning("%s: collected in the next round: %s", log, locked)
 
@@ -320,7 +317,7 @@ class Collector:
         log, head = kept.identity, kept.head
         if head is not None and (engine is None or engine.seq < head.seq):
             has = "no record of the log" if engine is None else f"the log up to record {engine.seq}"
-            await self._found(
+            await self._findings.found(
                 log, "engine_went_back", head.seq,
                 f"the engine has {has}, and record {head.seq} was collected: was it restored from an older copy?",
             )  # fmt: skip
@@ -329,7 +326,7 @@ class Collector:
             return
         if engine is not None and head is not None and engine.seq == head.seq:
             reason = f"the engine's record {head.seq} is another one than was collected"
-            await self._found(log, "fork", head.seq, reason)
+            await self._findings.found(log, "fork", head.seq, reason)
             return
         async for batch in self._sink.read(log, head):
             if not await self._take(kept, batch):
@@ -341,16 +338,16 @@ class Collector:
         due = head.seq + 1
         if batch.first_seq != due:
             reason = f"record {due} is due, and the engine goes on with record {batch.first_seq}"
-            await self._found(log, "gap" if batch.first_seq > due else "bad_batch", due, reason)
+            await self._findings.found(log, "gap" if batch.first_seq > due else "bad_batch", due, reason)
             return False
         if batch.prev != head.hash.decode():
             reason = f"the engine's record {due} follows another record {head.seq} than was collected"
-            await self._found(log, "fork", due, reason)
+            await self._findings.found(log, "fork", due, reason)
             return False
         try:
             received = await to_thread.run_sync(kept.log.append, batch.lines, ChainHead(head.seq, head.hash))
         except BadRecord as bad:
-            await self._found(log, "bad_batch", due, str(bad))
+            await self._findings.found(log, "bad_batch", due, str(bad))
             return False
         kept.received_at = datetime.now(UTC)
         for stated in received.differing:
@@ -358,10 +355,10 @@ class Collector:
                 f"{stated.segment} has {stated.bytes} bytes and SHA-256 {stated.sha256} at the host, which is not what "
                 "its chain holds"
             )
-            await self._found(log, "differing_segment", stated.first_seq, reason)
+            await self._findings.found(log, "differing_segment", stated.first_seq, reason)
         if (received.head.seq, received.head.hash.decode()) != (batch.last_seq, batch.last_hash):
             reason = f"a batch declares record {batch.last_seq} as its last, and ends with {received.head.seq}"
-            await self._found(log, "bad_batch", batch.last_seq, reason)
+            await self._findings.found(log, "bad_batch", batch.last_seq, reason)
             return False
         return True
 
@@ -383,7 +380,7 @@ class Collector:
                 f"this collector has confirmed record {own.seq}, and has {'none' if head is None else head.seq} now: "
                 "was the directory restored from an older copy? The confirmation is withdrawn"
             )
-            await self._found(log, "collector_went_back", own.seq, reason)
+            await self._findings.found(log, "collector_went_back", own.seq, reason)
         if head is not None:
             confirmation = Confirmation.of(
                 log.log_id, head.seq, head.hash, collector=signer.key.name, copies=self._copies
@@ -394,23 +391,7 @@ class Collector:
             await self._sink.confirm(log, without_collector(stored, signer.key.name))
         kept.confirmed_at, kept.confirmed_seq = now, -1 if head is None else head.seq
 
-    # -- findings and status ---------------------------------------------------------------------------------------
-
-    async def _found(self, log: LogIdentity, kind: FindingKind, seq: int, reason: str) -> None:
-        """Keep a finding, durably, and report it if it is new."""
-        now = datetime.now(UTC)
-        finding = Finding(log=log.path(), kind=kind, seq=seq, reason=reason, seen_at=now)
-        known = self._findings.get(finding.key)
-        if known is not None:
-            self._seen.append(known)
-            return
-        self._seen.append(finding)
-        _logger.warning("%s: %s: %s", finding.log, kind.replace("_", " "), reason)
-        # Reported first: a finding that is in the file and in no log would never be reported.
-        if self._report is not None:
-            await self._report(finding)
-        self._findings[finding.key] = finding
-        await to_thread.run_sync(write_findings, self._root, list(self._findings.values()))
+    # -- the status ---------------------------------------------------------------------------------------
 
     def _write_status(self, error: str) -> None:
         now = anyio.current_time()

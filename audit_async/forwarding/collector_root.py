@@ -4,12 +4,12 @@
         collector.json      that this is a collector's root; made once
         collector.lock      flock'd by the one process that collects here; holds its pid
         status.json         what the collector has of each log, renewed every few seconds
-        findings.json       what doesn't fit, and when it was seen
+        findings.jsonl      what doesn't fit, and when it was seen: a line each, only ever added to
         .findings/          the log `audit-collect`, which records each finding and each acknowledgement
         acknowledged.json   which findings an operator has looked at; only `audit-async hosts ack` writes it
         <tenant>/<host>/<service>/<instance>.<log_id>/
 
-Each file but the lock is replaced as a whole, so readers need no lock. None of them is evidence: the logs are.
+Each other file but the lock is replaced as a whole, so readers need no lock. None of them is evidence: the logs are.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ __all__ = [
     "CollectorStatus",
     "Finding",
     "FindingKind",
+    "FindingsFile",
     "acknowledge",
     "locked_root",
     "open_findings",
@@ -46,7 +47,6 @@ __all__ = [
     "read_findings",
     "read_status",
     "require_root",
-    "write_findings",
     "write_status",
 ]
 
@@ -57,7 +57,7 @@ FINDINGS_LOG: Final = ".findings"
 
 _LOCK: Final = "collector.lock"
 _STATUS: Final = "status.json"
-_FINDINGS: Final = "findings.json"
+_FINDINGS: Final = "findings.jsonl"
 _ACKNOWLEDGED: Final = "acknowledged.json"
 
 #: - `bad_batch`: records that are not those that are due, or not what the batch declares
@@ -66,13 +66,15 @@ _ACKNOWLEDGED: Final = "acknowledged.json"
 #: - `engine_went_back`: the engine has less than what was collected
 #: - `collector_went_back`: this directory has less than this collector has confirmed
 #: - `log_replaced`: the host has begun a new log in the place of one that was there
+#: - `log_replaced_often`: it has done so for the second time within a day: is somebody rewriting its history?
+#: - `too_many_findings`: more was found of the host on this day, which is not kept
 #: - `bad_description`: the host's log.json is not that of the log
 #: - `differing_segment`: a segment's file at the host was not what its chain holds
 #: - `damaged_copy`: what was collected was changed here, or can't be stored
 #: - `refused`: the engine refuses this log to the collector
 FindingKind = Literal[
-    "bad_batch", "fork", "gap", "engine_went_back", "collector_went_back", "log_replaced", "bad_description",
-    "differing_segment", "damaged_copy", "refused",
+    "bad_batch", "fork", "gap", "engine_went_back", "collector_went_back", "log_replaced", "log_replaced_often",
+    "bad_description", "differing_segment", "damaged_copy", "refused", "too_many_findings",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -90,6 +92,11 @@ class Finding(Struct, frozen=True, kw_only=True):
     seq: int  #: the record that it is about; -1 if it is about none
     reason: str
     seen_at: datetime  #: for the first time
+
+    @property
+    def place(self) -> str:
+        """Where the log is: its path without its id, which another log in its place shares."""
+        return self.log.rpartition(".")[0]
 
     @property
     def tenant(self) -> str:
@@ -203,12 +210,40 @@ def write_status(root: Path, status: CollectorStatus) -> None:
 
 def read_findings(root: Path) -> list[Finding]:
     """Return everything that was found, the acknowledged included. Raises `LogCorrupted`, `OSError`."""
-    return _read(root, _FINDINGS, list[Finding]) or []
+    try:
+        content = read_bounded(root / _FINDINGS, max_bytes=MOST_MANIFEST_BYTES)
+    except FileNotFoundError:
+        return []
+    return _decoded(root, _FINDINGS, content[: _complete(content)], list[Finding], by_line=True)
 
 
-def write_findings(root: Path, findings: Iterable[Finding]) -> None:
-    """Replace the findings, durably."""
-    _replace(root, _FINDINGS, msgspec.json.format(msgspec.json.encode(list(findings)), indent=1) + b"\n")
+class FindingsFile:
+    """The file that findings are added to, open in the one process that collects; each is durable once it is added."""
+
+    def __init__(self, root: Path) -> None:
+        self._fd: Final = disk.open_or_create_file(str(root / _FINDINGS), dir_fd=None)
+        try:
+            _sync(root)
+            content = read_bounded(root / _FINDINGS, max_bytes=MOST_MANIFEST_BYTES)
+            self._end = _complete(content)  # what comes after is a line that a killed process did not finish
+            disk.truncate(self._fd, self._end)
+        except BaseException:
+            disk.close(self._fd)
+            raise
+
+    def append(self, finding: Finding) -> None:
+        """Add a finding, durably. Raises `OSError`."""
+        line = msgspec.json.encode(finding) + b"\n"
+        disk.write_and_sync_at(self._fd, line, self._end)
+        self._end += len(line)
+
+    def close(self) -> None:
+        """Close the file."""
+        disk.close(self._fd)
+
+
+def _complete(content: bytes) -> int:
+    return content.rfind(b"\n") + 1
 
 
 def open_findings(root: Path) -> list[Finding]:
@@ -243,8 +278,13 @@ def _read(root: Path, name: str, kind: type[T]) -> T | None:
         content = read_bounded(root / name, max_bytes=MOST_MANIFEST_BYTES)
     except FileNotFoundError:
         return None
+    return _decoded(root, name, content, kind)
+
+
+def _decoded(root: Path, name: str, content: bytes, kind: type[T], *, by_line: bool = False) -> T:
+    decoder = msgspec.json.Decoder(kind)
     try:
-        return msgspec.json.decode(content, type=kind)
+        return decoder.decode(b"[" + content.rstrip().replace(b"\n", b",") + b"]" if by_line else content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LogCorrupted(name, None, None, f"the file in {root} is not what the collector writes") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,16 @@ from audit_async import tlog
 from audit_async.errors import ConfigError
 from audit_async.forwarding import DirectorySink, LogIdentity, check_confirmations
 from audit_async.forwarding.collector import Collector, Shard
-from audit_async.forwarding.collector_root import CollectorRunning, Finding, acknowledge, open_findings, read_status
+from audit_async.forwarding.collector_findings import CollectorFindings
+from audit_async.forwarding.collector_root import (
+    CollectorRunning,
+    Finding,
+    acknowledge,
+    open_findings,
+    prepare_root,
+    read_findings,
+    read_status,
+)
 from audit_async.reader import AuditReader
 from audit_async.tlog.signing_keys import Signer, load_signer
 from tests.forwarding.shipped_logs import batch_of, files_of, head_of, identity_of, ship, write_log
@@ -220,6 +230,59 @@ async def test_a_log_in_the_place_of_another_is_reported_until_somebody_has_look
     assert [one.kind for one in open_findings(root)] == ["log_replaced"]
     assert files_of(root / new.path()) == files_of(host)
     await assert_verified(root)
+
+
+async def test_a_log_that_is_replaced_twice_a_day_is_an_alarm(tmp_path: Path, sink: DirectorySink) -> None:
+    """Also if the collector was started again in between; the third time is one more."""
+    root, kinds = tmp_path / "root", []
+    for n in range(3):
+        shutil.rmtree(tmp_path / "host", ignore_errors=True)
+        await ship(await write_log(tmp_path / "host", 20 + n), sink)
+        kinds.append([one.kind for one in await collect(root, sink)])
+    assert kinds == [[], ["log_replaced"], ["log_replaced", "log_replaced_often"]]
+    assert [one.kind for one in open_findings(root)] == ["log_replaced", "log_replaced", "log_replaced_often"]
+
+
+async def test_findings_of_one_host_are_bounded(tmp_path: Path) -> None:
+    """More than a hundred a day are one more; other hosts, and the next start, are not affected."""
+    reported: list[Finding] = []
+
+    async def report(finding: Finding) -> None:
+        reported.append(finding)
+
+    def log_of(host: str) -> LogIdentity:
+        return LogIdentity(tenant="acme", host=host, service="orders", instance="00", log_id="ab")
+
+    prepare_root(tmp_path)
+    for _ in range(2):
+        findings = CollectorFindings(report)
+        findings.open(tmp_path)
+        for seq in range(150):
+            await findings.found(log_of("hostile"), "bad_batch", seq, "no record")
+        await findings.found(log_of("other"), "gap", 7, "trimmed")
+        findings.close()
+    kinds = Counter((one.host, one.kind) for one in read_findings(tmp_path))
+    assert kinds == {("hostile", "bad_batch"): 100, ("hostile", "too_many_findings"): 1, ("other", "gap"): 1}
+    assert reported == read_findings(tmp_path)
+
+
+async def test_findings_survive_a_kill_between_their_lines(tmp_path: Path) -> None:
+    """A line that was not finished counts for nothing and is found again; each finding costs one line of writing."""
+    prepare_root(tmp_path)
+    log = LogIdentity(tenant="acme", host="web-1", service="orders", instance="00", log_id="ab")
+    for torn in (b"", b'{"log":"acme/we', b"\0\0"):
+        with (tmp_path / "findings.jsonl").open("ab") as file:
+            file.write(torn)
+        assert len(read_findings(tmp_path)) == len({one.seq for one in read_findings(tmp_path)})
+        findings = CollectorFindings(None)
+        findings.open(tmp_path)
+        for seq in range(3):
+            await findings.found(log, "gap", seq, "trimmed")
+        findings.close()
+        assert [one.seq for one in read_findings(tmp_path)] == [0, 1, 2]
+        if not torn:
+            whole = (tmp_path / "findings.jsonl").read_bytes()
+            (tmp_path / "findings.jsonl").write_bytes(whole[: whole.rindex(b"{")])
 
 
 async def test_a_log_without_its_own_log_json_waits(tmp_path: Path, sink: DirectorySink) -> None:
