@@ -47,7 +47,7 @@ from audit_async.forwarding.confirmations import (
     without_collector,
 )
 from audit_async.forwarding.identities import LogIdentity
-from audit_async.forwarding.sink import Sink
+from audit_async.forwarding.sink import HearsHosts, Sink
 from audit_async.forwarding.sink_errors import SinkError, SinkRefused, SinkUnavailable
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ _logger: Final = logging.getLogger(__name__)
 #: Logs that are collected at the same time.
 _AT_ONCE: Final = 4
 _STATUS_EVERY_S: Final = 5.0
+#: How often the engine is asked when the host of an idle log was last there; hosts show themselves each hour.
+_HEARD_EVERY_S: Final = 600.0
 #: A confirmation holds for a week; it is renewed daily also if nothing new came.
 _RENEW_AFTER: Final = timedelta(days=1)
 _LONGEST_PAUSE_S: Final = 30.0
@@ -87,13 +89,16 @@ class Round(NamedTuple):
 class _Kept:
     """One log, as this process has it."""
 
-    __slots__ = ("confirmed_at", "confirmed_seq", "engine_seq", "identity", "log", "received_at")
+    __slots__ = ("confirmed_at", "confirmed_seq", "engine_seq", "heard_asked_at", "heard_at", "identity", "log",
+                 "received_at")  # fmt: skip
 
     def __init__(self, identity: LogIdentity, log: CollectedLog, before: CollectedStatus | None) -> None:
         self.identity: Final = identity
         self.log: Final = log
         self.engine_seq = -1
         self.received_at = before.received_at if before is not None else None
+        self.heard_at = before.heard_at if before is not None else None
+        self.heard_asked_at: float | None = None  # of the event loop's clock
         self.confirmed_seq = -1
         self.confirmed_at: datetime | None = None  # by this process
 
@@ -108,7 +113,7 @@ class _Kept:
             log=identity.path(), tenant=identity.tenant, host=identity.host, service=identity.service,
             instance=identity.instance, log_id=identity.log_id, seq=head.seq, hash=head.hash.decode(),
             engine_seq=self.engine_seq, last_record_at=self.log.last_timestamp, received_at=self.received_at,
-            confirmed_seq=self.confirmed_seq,
+            confirmed_seq=self.confirmed_seq, heard_at=self.heard_at,
         )  # fmt: skip
 
 
@@ -152,6 +157,7 @@ class Collector:
         self._tenant: Final = tenant
         self._signer: Final = signer
         self._copies: Final = copies
+        self._hears: Final = sink if isinstance(sink, HearsHosts) else None
         self._shard: Final = shard
         self._stack: Final = AsyncExitStack()
         self._logs: Final[dict[str, _Kept]] = {}  # by path
@@ -304,6 +310,8 @@ class Collector:
             kept.engine_seq = -1 if engine is None else engine.seq
             await self._receive(kept, engine)
             await self._confirm(kept)
+            if engine == kept.head:
+                await self._ask_whether_heard(kept)
         except SinkRefused as refused:
             await self._findings.found(log, "refused", -1, str(refused))
         except LogCorrupted as damaged:
@@ -331,6 +339,14 @@ class Collector:
         async for batch in self._sink.read(log, head):
             if not await self._take(kept, batch):
                 return
+
+    async def _ask_whether_heard(self, kept: _Kept) -> None:
+        """Learn, of a log with nothing new, when its host last showed itself: it may be idle, or gone."""
+        now = anyio.current_time()
+        if self._hears is None or (kept.heard_asked_at is not None and now - kept.heard_asked_at < _HEARD_EVERY_S):
+            return
+        kept.heard_at = await self._hears.heard_at(kept.identity)
+        kept.heard_asked_at = now
 
     async def _take(self, kept: _Kept, batch: Batch) -> bool:
         """Check and store a batch; False if it does not fit, and nothing after it can."""

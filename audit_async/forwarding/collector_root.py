@@ -140,6 +140,7 @@ class CollectedStatus(Struct, frozen=True, kw_only=True):
     last_record_at: str  #: when the host made the last record, RFC 3339; empty if there is none
     received_at: datetime | None  #: when records last came; None if never
     confirmed_seq: int = -1  #: of the last record that was confirmed to the host; -1 if there is none
+    heard_at: datetime | None = None  #: when its host last showed itself at the engine; None if that is not known
 
 
 class CollectorStatus(Struct, frozen=True, kw_only=True):

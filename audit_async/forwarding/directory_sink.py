@@ -18,6 +18,7 @@ import errno
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeVar
@@ -40,6 +41,7 @@ _MARK: Final = "audit-async-sink"
 _CONFIRMATION: Final = "confirmation"
 _DESCRIPTION: Final = "log.json"
 _UNFINISHED: Final = "unfinished"
+_LOCK: Final = "lock"
 _NAME: Final = re.compile(r"([0-9]{12,20})-([0-9]{12,20})-([0-9a-f]{64})\.lines")
 _NO_HASH: Final = "0" * 64
 _LOCK_RETRY_S: Final = 0.01
@@ -189,6 +191,27 @@ class DirectorySink:
         """Return the log's `log.json`, None if nobody has stored it yet."""
         return await self._run(lambda: _content(self._directory(log) / _DESCRIPTION))
 
+    async def repeat_head(self, log: LogIdentity) -> None:
+        """Show that the log's host is there, with nothing new: its lock's time is now.
+
+        Raises:
+            HeadMoved: no record of the log is there.
+        """
+        if await self.head(log) is None:
+            raise HeadMoved(None)
+        await self._run_locked(log, lambda directory: os.utime(directory / _LOCK))
+
+    async def heard_at(self, log: LogIdentity) -> datetime | None:
+        """Return when the log's host last appended or repeated its head, None if no record of the log is there."""
+
+        def look() -> datetime | None:
+            directory = self._directory(log)
+            stored = _stored(directory)
+            times = [(directory / name).stat().st_mtime for name in (stored[-1].name, _LOCK)] if stored else []
+            return datetime.fromtimestamp(max(times), UTC) if times else None
+
+        return await self._run(look)
+
     async def read(self, log: LogIdentity, after: Head | None) -> AsyncIterator[Batch]:
         """Yield what the directory has of a log after a record, in order; whole batches, the first one cut if need be.
 
@@ -255,7 +278,7 @@ class DirectorySink:
         def attempt() -> bool:
             directory = self._directory(log)
             _make_directories(self._root, directory)
-            fd = disk.open_or_create_file(str(directory / "lock"), dir_fd=None)
+            fd = disk.open_or_create_file(str(directory / _LOCK), dir_fd=None)
             try:
                 disk.lock(fd)
             except BlockingIOError:
@@ -278,7 +301,7 @@ class DirectorySink:
 
 def _make_directories(root: Path, directory: Path) -> None:
     """Make a log's directory durably; also if a process died after it had made some of them and synced none."""
-    if (directory / "lock").exists():
+    if (directory / _LOCK).exists():
         return
     for parent in [*reversed(directory.relative_to(root).parents), directory.relative_to(root)][1:]:
         with contextlib.suppress(FileExistsError):

@@ -6,6 +6,7 @@ How both answer: https://docs.nats.io/reference/reference-protocols/nats_api_ref
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
 
 from msgspec import Struct, field, json
@@ -51,6 +52,7 @@ class StreamInfo(Struct, frozen=True):
 class _FromLeader(Struct, frozen=True):
     subject: str
     seq: int
+    time: datetime | None = None
     hdrs: bytes = b""
     data: bytes = b""
 
@@ -66,6 +68,7 @@ class Message(Struct, frozen=True):
     sequence: int
     headers: Mapping[str, str]
     data: bytes
+    stored_at: datetime | None = None  #: by the leader's clock, if the leader was asked
 
     @classmethod
     def direct(cls, answer: Msg) -> Message:
@@ -79,7 +82,7 @@ class Message(Struct, frozen=True):
         found = json.decode(answer.data, type=_LeadersAnswer).message
         lines = found.hdrs.decode("utf-8", "replace").split("\r\n")[1:]
         parted = (line.partition(":") for line in lines if line)
-        return cls(found.subject, found.seq, {name: value.strip() for name, _, value in parted}, found.data)
+        return cls(found.subject, found.seq, {name: value.strip() for name, _, value in parted}, found.data, found.time)
 
     @property
     def has_records(self) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -161,7 +162,7 @@ class NatsSink:
     async def repeat_head(self, log: LogIdentity) -> None:
         """Store the head again without records, so that it does not expire with the oldest messages of an idle log.
 
-        To be called each quarter of the stream's `max_age`.
+        It also shows that the log's host is there. To be called each quarter of the stream's `max_age`, or more often.
 
         Raises:
             HeadMoved: another append came first, or the engine does not have the log.
@@ -174,6 +175,11 @@ class NatsSink:
             await self._store(log, known.head, known, b"", {})
         except WrongSequence:
             raise HeadMoved(await self.head(log)) from None
+
+    async def heard_at(self, log: LogIdentity) -> datetime | None:
+        """Return when the log's host last appended or repeated its head, by the leader's clock; for collectors only."""
+        message = await self._from_leader(json.encode({"last_by_subj": self._subject(log)}))
+        return None if message is None else message.stored_at
 
     async def read(self, log: LogIdentity, after: Head | None) -> AsyncIterator[Batch]:
         """Yield what the engine holds of a log after a record, in order; whole batches, the first one cut if need be.

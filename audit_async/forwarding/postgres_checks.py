@@ -73,8 +73,8 @@ _RIGHTS: Final = """
     WHERE x.grantee <> o.owner ORDER BY 1, 2, 3, 4
 """
 _FOR_BOTH: Final = ("schema_version", "head", "read_after", "confirmation", "description")
-_FOR_HOSTS: Final = ("append", "describe")
-_FOR_COLLECTORS: Final = ("logs", "confirm")
+_FOR_HOSTS: Final = ("append", "describe", "repeat_head")
+_FOR_COLLECTORS: Final = ("logs", "confirm", "heard_at")
 
 
 async def check_engine(

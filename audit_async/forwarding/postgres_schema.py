@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 #: Raised with every change of the schema that `engine init` has to bring to an engine that exists.
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 #: A batch has 512 KiB unless a single record is larger; what PostgreSQL itself takes in one value is 1 GiB.
 MAX_VALUE_BYTES: Final = 64 * 1024 * 1024

@@ -36,6 +36,8 @@ CREATE TABLE IF NOT EXISTS @schema@.heads (
     begun_at timestamptz NOT NULL DEFAULT now(),
     appended_at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
+-- When the log's host last showed itself with nothing new (schema version 3).
+ALTER TABLE @schema@.heads ADD COLUMN IF NOT EXISTS heard_at timestamptz NOT NULL DEFAULT now();
 CREATE INDEX IF NOT EXISTS heads_bound_to ON @schema@.heads (bound_to);
 
 -- What the collector has confirmed, as it signed it. Not tied to a head: it counts most if the engine has lost that.
@@ -300,6 +302,30 @@ BEGIN
 END
 $function$;
 
+-- A host shows that it is there, with nothing new; false if the engine does not have the log.
+CREATE OR REPLACE FUNCTION @schema@.repeat_head(
+    of_service text, of_host text, of_instance text, of_log_id text, OUT known boolean
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    PERFORM @schema@.writer_of(of_service, of_host, of_instance, of_log_id);
+    UPDATE @schema@.heads h SET heard_at = now()
+        WHERE h.log_id = of_log_id AND h.service = of_service AND h.host = of_host AND h.instance = of_instance
+            AND h.bound_to = session_user;
+    known := FOUND;
+END
+$function$;
+
+-- When a log's host last appended or showed itself; NULL if the engine does not have the log.
+CREATE OR REPLACE FUNCTION @schema@.heard_at(of_service text, of_host text, of_instance text, of_log_id text)
+RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+    SELECT greatest(h.appended_at, h.heard_at) FROM @schema@.heads h
+        WHERE h.log_id = of_log_id AND h.service = of_service AND h.host = of_host AND h.instance = of_instance
+$function$;
+
 CREATE OR REPLACE FUNCTION @schema@.logs()
 RETURNS TABLE (service text, host text, instance text, log_id text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -403,10 +429,12 @@ GRANT EXECUTE ON FUNCTION
     TO @hosts@, @collectors@;
 GRANT EXECUTE ON FUNCTION
     @schema@.append(text, text, text, text, bigint, text, bigint, bigint, text, text, bytea, bytea),
-    @schema@.describe(text, text, text, text, bytea)
+    @schema@.describe(text, text, text, text, bytea),
+    @schema@.repeat_head(text, text, text, text)
     TO @hosts@;
 GRANT EXECUTE ON FUNCTION
     @schema@.logs(),
+    @schema@.heard_at(text, text, text, text),
     @schema@.confirm(text, text, text, text, bytea)
     TO @collectors@;
 

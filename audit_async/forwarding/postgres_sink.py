@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self
 
@@ -141,6 +142,21 @@ class PostgresSink:
         """Return the log's `log.json`, None if nobody has stored it yet."""
         [(document,)] = await self._call("description", "%s, %s, %s, %s", self._of(log))
         return None if document is None else bytes(document)
+
+    async def repeat_head(self, log: LogIdentity) -> None:
+        """Show that the log's host is there, with nothing new.
+
+        Raises:
+            HeadMoved: the engine does not have the log.
+        """
+        [(known,)] = await self._call("repeat_head", "%s, %s, %s, %s", self._of(log))
+        if not known:
+            raise HeadMoved(None)
+
+    async def heard_at(self, log: LogIdentity) -> datetime | None:
+        """Return when the log's host last appended or repeated its head; for collectors only."""
+        [(at,)] = await self._call("heard_at", "%s, %s, %s, %s", self._of(log))
+        return None if at is None else at.astimezone(UTC)
 
     async def read(self, log: LogIdentity, after: Head | None) -> AsyncIterator[Batch]:
         """Yield what the engine holds of a log after a record, in order; whole batches, the first one cut if need be.

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Final, Literal, Protocol, runtime_checkable
+from typing import Final, Literal
 
 import anyio
 import anyio.to_thread
@@ -31,11 +31,11 @@ from audit_async.errors import AuditError, LogClosed
 from audit_async.forwarding.batches import MAX_BATCH_BYTES, Batch, Head
 from audit_async.forwarding.identities import LogIdentity
 from audit_async.forwarding.log_tail import LogDiffers, LogTail
-from audit_async.forwarding.sink import Sink
+from audit_async.forwarding.sink import HearsHosts, Sink
 from audit_async.forwarding.sink_errors import HeadMoved, RecordTooLarge, SinkFull, SinkRefused, SinkUnavailable
 from audit_async.forwarding.trusted_collectors import TrustedCollectors
 
-__all__ = ["FindingKind", "LogShipping", "RepeatsHeads", "ShippingFinding", "ShippingState", "ShippingStatus"]
+__all__ = ["FindingKind", "LogShipping", "ShippingFinding", "ShippingState", "ShippingStatus"]
 
 _logger: Final = logging.getLogger("audit_async")
 
@@ -48,9 +48,8 @@ _REFUSED_RETRY_S: Final = 60.0
 _LOOK_EVERY_S: Final = 60.0
 #: The same for the confirmations while somebody waits for one.
 _LOOK_SOON_S: Final = 0.5
-#: How soon, and how often then, an idle log's head is repeated for an engine that forgets what is old, in seconds.
-_FIRST_REPEAT_S: Final = 3600.0
-_REPEAT_EVERY_S: Final = 86_400.0
+#: How often an idle log's head is repeated, in seconds: it shows that its host is there, and does not expire.
+_REPEAT_EVERY_S: Final = 3600.0
 #: Waits of a log that has nothing new, in seconds: doubled from the first to the last.
 _FIRST_WAIT_S: Final = 0.02
 _LAST_WAIT_S: Final = 0.25
@@ -109,15 +108,6 @@ class ShippingStatus(Struct, frozen=True, kw_only=True):
         return max(0, self.acknowledged_seq - (-1 if self.shipped is None else self.shipped.seq))
 
 
-@runtime_checkable
-class RepeatsHeads(Protocol):
-    """A sink whose engine forgets what is old, and so wants an idle log's head to be repeated."""
-
-    async def repeat_head(self, log: LogIdentity) -> None:
-        """Store the head once more; raises `HeadMoved` if another append came first."""
-        ...
-
-
 class _LookAgain(Exception):
     """The engine's head is not the one that was expected."""
 
@@ -155,8 +145,8 @@ class LogShipping:
         self._single_until = -1  # up to here each record is sent alone: the engine refused a batch for its size
         self._retry_s = _FIRST_RETRY_S
         self._look_at = 0.0  # when the head and the confirmations are asked for again; monotonic
-        self._repeats: Final = sink if isinstance(sink, RepeatsHeads) else None
-        self._repeat_at = time.monotonic() + _FIRST_REPEAT_S
+        self._repeats: Final = sink if isinstance(sink, HearsHosts) else None
+        self._repeat_at = time.monotonic() + _REPEAT_EVERY_S
         self._reported: ShippingFinding | None = None
         self._ended = False
         self._soon = 0  # how many wait for a confirmation
@@ -384,7 +374,7 @@ class LogShipping:
         self._retry_s = _FIRST_RETRY_S
 
     async def _while_idle(self, head: Head | None) -> None:
-        """Repeat the head for an engine that would forget it, and look for confirmations that somebody waits for."""
+        """Repeat the head now and then, and look for confirmations that somebody waits for."""
         now = time.monotonic()
         if self._repeats is not None and head is not None and now >= self._repeat_at:
             self._repeat_at = now + _REPEAT_EVERY_S

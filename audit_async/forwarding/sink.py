@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Final, Protocol
+from datetime import datetime
+from typing import Final, Protocol, runtime_checkable
 
 from audit_async.forwarding.batches import Batch, Head
 from audit_async.forwarding.identities import LogIdentity
 
-__all__ = ["MAX_DESCRIPTION_BYTES", "Sink"]
+__all__ = ["MAX_DESCRIPTION_BYTES", "HearsHosts", "Sink"]
 
 #: A `log.json` has some 200 bytes.
 MAX_DESCRIPTION_BYTES: Final = 65_536
@@ -75,4 +76,27 @@ class Sink(Protocol):
 
     async def aclose(self) -> None:
         """Close the connections."""
+        ...
+
+
+@runtime_checkable
+class HearsHosts(Protocol):
+    """A sink that a host with nothing new can show itself to: so an idle host is told from a silent one.
+
+    Where the engine forgets what is old, it also keeps the head of an idle log from being forgotten.
+    """
+
+    async def repeat_head(self, log: LogIdentity) -> None:
+        """Show that the log's host is there, with nothing new.
+
+        Raises:
+            HeadMoved: the engine does not have the log, or another append came first.
+        """
+        ...
+
+    async def heard_at(self, log: LogIdentity) -> datetime | None:
+        """Return when the log's host last appended or repeated its head, by the engine's clock; for collectors.
+
+        None if the engine does not have the log.
+        """
         ...

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -102,12 +103,14 @@ def test_a_silent_host_is_told_from_an_idle_log(engine: Path, tmp_path: Path, au
     status = msgspec.json.decode((root / "status.json").read_bytes())
     for log in status["logs"]:
         if log["host"] == "web-2.example.org":
-            log["received_at"] = "2026-01-01T00:00:00Z"
+            log |= {"received_at": "2026-01-01T00:00:00Z", "heard_at": "2026-01-01T00:00:00Z"}
     status["logs"].append(status["logs"][0] | {"instance": "01", "received_at": "2026-01-01T00:00:00Z"})
+    status["logs"].append(status["logs"][1] | {"host": "web-3", "heard_at": datetime.now(UTC)})
     (root / "status.json").write_bytes(msgspec.json.encode(status))
     ended = audit("hosts", root, "--json", "--silent-after", "1h")
     assert [(log["host"], log["instance"], log["state"]) for log in ended.document["logs"]] == [
         ("web-1", "00", "live"), ("web-2.example.org", "00", "silent"), ("web-1", "01", "idle"),
+        ("web-3", "00", "idle"),
     ]  # fmt: skip
     assert ended.status == 1
     status["updated_at"] = "2026-01-01T00:00:00Z"

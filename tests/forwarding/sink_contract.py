@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
 
 from audit_async.forwarding import Batch, Head, HeadMoved, LogIdentity, Sink, SinkRefused, SinkUnavailable
+from audit_async.forwarding.sink import HearsHosts
 from tests.forwarding.logs_to_ship import a_batch, a_log, batches
 
 
@@ -160,6 +162,26 @@ class SinkContract(abc.ABC):
                 await host.describe(a_log(), b"x" * 65_537)
             assert await collector.description(log) == await host.description(log) == document
             assert await collector.logs() == [log]
+
+    async def test_a_host_with_nothing_new_shows_itself(self) -> None:
+        """Of a log that the engine has; what is stored, and the head, stay as they are."""
+        log, (first,) = a_log(), batches(1)
+        async with await self.host() as host, await self.collector() as collector:
+            assert isinstance(host, HearsHosts)
+            assert isinstance(collector, HearsHosts)
+            with pytest.raises(HeadMoved):
+                await host.repeat_head(log)
+            assert await collector.heard_at(log) is None
+            await host.append(log, first, after=None)
+            appended = await collector.heard_at(log)
+            assert appended is not None
+            await anyio.sleep(0.02)
+            await host.repeat_head(log)
+            shown = await collector.heard_at(log)
+            assert shown is not None
+            assert appended < shown <= datetime.now(UTC) + timedelta(minutes=1)
+            assert await read(collector, log) == [first]
+            assert await collector.head(log) == first.head
 
     async def test_another_tenants_log_is_refused(self) -> None:
         """By every call that names one."""

@@ -232,6 +232,25 @@ async def test_a_log_in_the_place_of_another_is_reported_until_somebody_has_look
     await assert_verified(root)
 
 
+async def test_an_idle_host_that_shows_itself_is_heard(
+    tmp_path: Path, sink: DirectorySink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The status says when; the engine is asked at the start and then now and then, and only of what is idle."""
+    log = await ship(await write_log(tmp_path / "host", 20), sink)
+    root = tmp_path / "root"
+    async with Collector(root, sink, tenant="acme") as collector:
+        await collector.collect()
+        assert (status := read_status(root)) is not None
+        assert (first := status.logs[0].heard_at) is not None
+        await sink.repeat_head(log)
+        for every_s, is_known in ((600.0, False), (0.0, True)):
+            monkeypatch.setattr("audit_async.forwarding.collector._HEARD_EVERY_S", every_s)
+            monkeypatch.setattr("audit_async.forwarding.collector._STATUS_EVERY_S", 0.0)
+            await collector.collect()
+            assert (status := read_status(root)) is not None
+            assert (status.logs[0].heard_at != first) == is_known
+
+
 async def test_a_log_that_is_replaced_twice_a_day_is_an_alarm(tmp_path: Path, sink: DirectorySink) -> None:
     """Also if the collector was started again in between; the third time is one more."""
     root, kinds = tmp_path / "root", []

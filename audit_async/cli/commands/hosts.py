@@ -35,8 +35,8 @@ from audit_async.logger.forwarding_records import record_own
 __all__ = ["register"]
 
 #: - `live`: records came lately
-#: - `idle`: this log is quiet, and others of its host are not
-#: - `silent`: nothing came from the host at all
+#: - `idle`: this log is quiet, and its host is there: by other logs, or as its forwarder has shown it at the engine
+#: - `silent`: the host has not shown itself at all
 State = Literal["live", "idle", "silent"]
 
 #: A collector that has written no status for so long is not running.
@@ -63,6 +63,7 @@ class LogAtCollector(msgspec.Struct, frozen=True, kw_only=True):
     behind_s: float | None  #: from the making of the last record until now; None if there is none
     last_record_at: str
     received_at: datetime | None
+    heard_at: datetime | None  #: when the log's host last showed itself at the engine
     confirmed_seq: int
     findings: int  #: that nobody has acknowledged
 
@@ -99,7 +100,7 @@ def list_logs(
     root: Root,
     *,
     silent_after: Annotated[
-        str, typer.Option("--silent-after", metavar="DURATION", help="When a host without any record is silent.")
+        str, typer.Option("--silent-after", metavar="DURATION", help="When a host that does not show itself is silent.")
     ] = "1d",
     problems: Annotated[
         bool, typer.Option("--problems", help="Only logs of silent hosts, with findings, or behind.")
@@ -108,8 +109,9 @@ def list_logs(
 ) -> None:
     """Show every log of a collector: its head, how far it is behind, when records last came, and what was found.
 
-    A log is idle if it is quiet while others of its host are not; a host is silent if none of its logs has received
-    anything. Ends with status 1 if a host is silent, a finding is not acknowledged, or the collector is not running.
+    A log is idle if it is quiet and its host is there: other logs of it have received records, or its forwarder has
+    shown itself, which it does each hour. A host is silent if neither is so. Ends with status 1 if a host is silent, a
+    finding is not acknowledged, or the collector is not running.
     """
     output = Output(as_json=as_json)
     quiet = parse_duration(silent_after, "--silent-after")
@@ -206,9 +208,10 @@ def logs_of(status: CollectorStatus, findings: Sequence[Finding], quiet: timedel
     now = datetime.now(UTC)
     newest: dict[tuple[str, str], datetime] = {}
     for log in status.logs:
-        if log.received_at is not None:
-            key = (log.tenant, log.host)
-            newest[key] = max(newest.get(key, log.received_at), log.received_at)
+        key = (log.tenant, log.host)
+        for at in (log.received_at, log.heard_at):
+            if at is not None:
+                newest[key] = max(newest.get(key, at), at)
     counts: dict[str, int] = {}
     for finding in findings:
         counts[finding.log] = counts.get(finding.log, 0) + 1
@@ -218,7 +221,8 @@ def logs_of(status: CollectorStatus, findings: Sequence[Finding], quiet: timedel
             log_id=log.log_id, state=_state(log, newest.get((log.tenant, log.host)), now - quiet),
             seq=log.seq, hash=log.hash, behind_records=max(0, log.engine_seq - log.seq),
             behind_s=_age_s(log.last_record_at, now), last_record_at=log.last_record_at,
-            received_at=log.received_at, confirmed_seq=log.confirmed_seq, findings=counts.get(log.log, 0),
+            received_at=log.received_at, heard_at=log.heard_at, confirmed_seq=log.confirmed_seq,
+            findings=counts.get(log.log, 0),
         )
         for log in status.logs
     ]  # fmt: skip
