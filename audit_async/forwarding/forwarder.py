@@ -72,6 +72,7 @@ class Forwarder:
         self._collector_keys: Final = tuple(collector_keys)
         self._on_finding: Final = on_finding
         self._shipped: Final[dict[tuple[Path, str], LogShipping]] = {}
+        self._one_at_a_time: Final = anyio.Lock()
         self._complaint = ""
 
     def __repr__(self) -> str:
@@ -93,6 +94,8 @@ class Forwarder:
     async def run_once(self) -> list[ShippingStatus]:
         """Ship what is durable by now, and return how far each log got; what fails is not tried again.
 
+        Of several calls at once, also of `look`, each waits for the one before. Not next to `run`.
+
         Raises:
             TrailUnreadable: There is no log, or no right to read it.
         """
@@ -107,17 +110,18 @@ class Forwarder:
         return await self._each(LogShipping.look)
 
     async def _each(self, call: Callable[[LogShipping], object]) -> list[ShippingStatus]:
-        shippings = self._ships(await anyio.to_thread.run_sync(self._find))
         limit = anyio.CapacityLimiter(_AT_A_TIME)
 
         async def run(shipping: LogShipping) -> None:
             async with limit:
                 await call(shipping)  # type: ignore[misc]  # a coroutine function
 
-        async with anyio.create_task_group() as tasks:
-            for shipping in shippings:
-                tasks.start_soon(run, shipping)
-        return self.statuses
+        async with self._one_at_a_time:
+            self._ships(await anyio.to_thread.run_sync(self._find))
+            async with anyio.create_task_group() as tasks:
+                for shipping in self._shipped.values():
+                    tasks.start_soon(run, shipping)
+            return self.statuses
 
     async def _new(self) -> list[LogShipping]:
         """Return what ships the logs that were not there the last time."""

@@ -559,6 +559,18 @@ async def test_the_head_of_an_idle_log_is_repeated_for_an_engine_that_forgets(
     assert host.findings == []
 
 
+async def test_a_forwarder_runs_once_as_often_as_it_is_asked(host: Host) -> None:
+    """Each call ships what has come since; calls at the same time wait for each other."""
+    forwarder = host.forwarder()
+    for _ in range(2):
+        await write(host.base_dir, 5)
+        first, second = await asyncio.gather(forwarder.run_once(), forwarder.run_once())
+        assert first == second
+        assert await host.stored() == host.local()
+        assert [status.lag_records for status in await forwarder.look()] == [0]
+    assert host.findings == []
+
+
 async def test_looking_stores_nothing(host: Host) -> None:
     """It says how far each log is, and what is wrong."""
     await write(host.base_dir, 50)
