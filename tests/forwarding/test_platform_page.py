@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import anyio
 import pytest
@@ -19,16 +25,16 @@ from tests.forwarding.postgres_engines import EngineOfTest
 from tests.forwarding.postgres_server import PostgresServer, free_port, programs
 from tests.forwarding.s3_server import S3Server, write_profiles
 from tests.forwarding.stored_logs import digests, sealed_in, sealing, write_log
+from tests.logs import segment_lines
 
 PAGE = Path(__file__).parents[2] / "docs" / "platform.md"
 
 
-def commands(heading: str) -> list[str]:
-    """Return the commands of the first console block after a heading."""
+def commands(heading: str, *, block: int = 0) -> list[str]:
+    """Return the commands of a console block after a heading, of the first one if it is not said which."""
     text = PAGE.read_text(encoding="utf-8").partition(f"\n{heading}\n")[2]
-    block = re.search(r"```console\n(.*?)```", text, re.DOTALL)
-    assert block is not None
-    return [line.removeprefix("$ ") for line in block[1].splitlines() if line.startswith("$ ")]
+    found = re.findall(r"```console\n(.*?)```", text, re.DOTALL)[block]
+    return [line.removeprefix("$ ") for line in found.splitlines() if line.startswith("$ ")]
 
 
 def test_an_engine_is_set_up_in_ten_commands(own_postgres: PostgresServer, tmp_path: Path) -> None:
@@ -143,3 +149,69 @@ def test_a_nats_engine_is_set_up_by_its_commands(tmp_path: Path) -> None:
     accounts = (tmp_path / "acme.conf").read_text()
     assert "# collector collector-1 U" in accounts
     assert "# host" not in accounts
+
+
+class BulkHandler(http.server.BaseHTTPRequestHandler):
+    """What the bulk protocol of OpenSearch asks for; none of the registries has a server of it."""
+
+    documents: ClassVar[dict[str, object]] = {}
+    refuses: ClassVar[frozenset[str]] = frozenset()
+
+    def do_PUT(self) -> None:
+        """Take the template."""
+        assert self.path == "/_index_template/audit"
+        self.answer({"acknowledged": True, "seen": json.loads(self.body())["index_patterns"]})
+
+    def do_POST(self) -> None:
+        """Take documents that are not there yet."""
+        assert (self.path, self.headers["Content-Type"]) == ("/audit-2026-11/_bulk", "application/x-ndjson")
+        lines = self.body().splitlines()
+        assert len(lines) <= 10_000
+        items = []
+        for action, document in zip(lines[::2], lines[1::2], strict=True):
+            id_ = json.loads(action)["create"]["_id"]
+            status = 400 if id_ in self.refuses else 409 if id_ in self.documents else 201
+            if status == 201:
+                self.documents[id_] = json.loads(document)
+            items.append({"create": {"_id": id_, "status": status, "error": {"reason": "for this test"}}})
+        self.answer({"errors": True, "items": items})
+
+    def body(self) -> bytes:
+        """Return what was sent; curl waits for a word if that is much."""
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
+    def answer(self, document: object) -> None:
+        """Send it."""
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(document).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.skipif(None in (shutil.which("jq"), shutil.which("curl")), reason="needs jq and curl")
+def test_records_are_loaded_into_a_search_engine(tmp_path: Path) -> None:
+    """Each once, with its hash as its id, also if a day is loaded twice; what is refused is printed."""
+    log = anyio.run(lambda: write_log(tmp_path / "audit"))
+    records = [json.loads(line) for line in segment_lines(log)]
+    BulkHandler.documents, BulkHandler.refuses = {}, frozenset({records[7]["hash"]})
+    day = datetime.now(UTC).date()
+    text = "\n".join(commands("### ClickHouse, OpenSearch, Elasticsearch", block=1))
+    text = text.replace("/srv/audit/acme", str(log)).replace("2026-11-28", str(day - timedelta(days=1)))
+    text = text.replace("2026-11-29", str(day + timedelta(days=2))).replace("examples/", f"{PAGE.parents[1]}/examples/")
+    text = text.replace("-l 10000", "-l 20")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), BulkHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        own = {"SEARCH_URL": f"http://127.0.0.1:{server.server_port}", "PATH": path}
+        for _ in range(2):
+            (tmp_path / "day.ndjson").unlink(missing_ok=True)
+            ended = subprocess.run(
+                ["bash", "-e", "-u", "-o", "pipefail", "-c", text], cwd=tmp_path, capture_output=True, text=True,
+                timeout=120, check=False, env=os.environ | own,
+            )  # fmt: skip
+            assert ended.returncode == 0, ended.stderr
+            assert ended.stdout.splitlines()[-1] == f"{records[7]['hash']}: for this test"
+        server.shutdown()
+    assert [BulkHandler.documents.get(one["hash"]) for one in records] == [*records[:7], None, *records[8:]]
