@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from audit_async._query.asked_times import duration_of, time_of
 from audit_async.status import Position
 
 __all__ = [
@@ -53,16 +54,6 @@ IdentityFiles = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON, in ASCII, for a program.")]
 
-_AGO: Final = re.compile(r"([0-9]{1,7})\s*(s|m|min|h|d|w)", re.ASCII)
-_UNITS: Final = {
-    "s": timedelta(seconds=1),
-    "m": timedelta(minutes=1),
-    "min": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-    "w": timedelta(weeks=1),
-}
-_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _HEAD: Final = re.compile(r"(?:(?P<log>[^=]+)=)?(?P<seq>[0-9]{1,18}):(?P<hash>[0-9a-fA-F]{64})", re.ASCII)
 _SEQ_RANGE: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})", re.ASCII)
 
@@ -74,26 +65,18 @@ def parse_time(text: str | None, option: str, *, now: datetime, end_of_day: bool
     """
     if text is None:
         return None
-    wanted = text.strip()
     try:
-        if ago := _AGO.fullmatch(wanted):
-            return now - int(ago[1]) * _UNITS[ago[2]]
-        time = datetime.fromisoformat(wanted)
-        if end_of_day and _DATE.fullmatch(wanted):
-            time += timedelta(days=1)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(
-            f"{option}: {text!a} is no time; give 2026-11-23T04:35:12Z, 2026-11-23, or an age: 90s, 30m, 24h, 7d, 2w"
-        ) from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+        return time_of(text, now=now, end_of_day=end_of_day)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option}: {text!a} {error}") from None
 
 
 def parse_duration(text: str, option: str) -> timedelta:
     """Return how long `90s`, `30m`, `24h`, `7d` or `2w` is. Raises `typer.BadParameter`."""
-    match = _AGO.fullmatch(text.strip())
-    if match is None:
-        raise typer.BadParameter(f"{option}: {text!a} is no length of time; give 90s, 30m, 24h, 7d or 2w")
-    return int(match[1]) * _UNITS[match[2]]
+    try:
+        return duration_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option}: {text!a} {error}") from None
 
 
 def parse_seq_range(text: str) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +32,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from audit_async._sanitize.unsafe_text import escape
+from audit_async._sanitize.readable_text import byte_size, count_of, json_line, visible
 
 __all__ = ["Cell", "Column", "Meter", "Output", "byte_size", "count_of", "json_line", "visible"]
 
@@ -41,32 +40,8 @@ __all__ = ["Cell", "Column", "Meter", "Output", "byte_size", "count_of", "json_l
 _PIPE_WIDTH: Final = 160
 #: Seconds after which progress is shown.
 _MEASURED_AFTER_S: Final = 0.5
-_NOT_ONE_LINE: Final = re.compile(r"[\n\t]")
 
 Style = Literal["", "bold", "dim", "red", "yellow", "green", "cyan"]
-
-
-def visible(text: str) -> str:
-    r"""Return `text` on one line, with all that is not printable as its visible escape: `\n`, `\x1b`, `\u202e`.
-
-    Stricter than what is recorded: also line breaks, tabs, and format characters that recording leaves alone.
-    """
-    if text.isprintable():
-        return text
-    one_line = _NOT_ONE_LINE.sub(lambda found: "\\n" if found[0] == "\n" else "\\t", escape(text))
-    if one_line.isprintable():
-        return one_line
-    return "".join(character if character.isprintable() else _escaped(character) for character in one_line)
-
-
-def _escaped(character: str) -> str:
-    code_point = ord(character)
-    return f"\\u{code_point:04x}" if code_point < 0x10000 else f"\\U{code_point:08x}"
-
-
-def json_line(value: object) -> str:
-    """Return a value as JSON in one line of ASCII: no control, bidirectional or invisible character is left in it."""
-    return json.dumps(msgspec.to_builtins(value, str_keys=True), ensure_ascii=True, separators=(",", ":"))
 
 
 class Cell(NamedTuple):
@@ -82,22 +57,6 @@ class Column(NamedTuple):
     title: str
     right: bool = False  #: numbers
     whole: bool = False  #: never folded or cut, such as a hash
-
-
-def byte_size(count: int) -> str:
-    """Return a number of bytes as a person reads it."""
-    if count < 1000:
-        return f"{count} B"
-    size, unit = count / 1000, "kB"
-    for larger in ("MB", "GB", "TB"):
-        if size >= 999.5:
-            size, unit = size / 1000, larger
-    return f"{size:.1f} {unit}" if size < 10 else f"{size:.0f} {unit}"
-
-
-def count_of(number: int, noun: str) -> str:
-    """Return a number and what it is a number of: `1 record`, `2,000 records`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 class _Console(Console):

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
 import typer
 
-from audit_async._layout.confirmed_file import confirmed_seq
-from audit_async._layout.hold_file import Hold
-from audit_async._layout.holds_in_force import find_holds
-from audit_async._store.retention_plan import plan_retention
-from audit_async._trail.log_files import Log, list_segments
+from audit_async._trail.log_files import Log
+from audit_async._writer.due_retention import LogRetention, planned_retention
 from audit_async._writer.upkeep import RetentionOutcome
 from audit_async.cli.arguments import Json
 from audit_async.cli.each_log import Failures, for_each_log
@@ -27,14 +23,6 @@ from audit_async.errors import LogLocked
 from audit_async.logger import AuditLogger
 
 __all__ = ["register"]
-
-
-class LogRetention(msgspec.Struct, frozen=True, kw_only=True):
-    """What is due, or was done, in one log."""
-
-    log: str
-    hold: Hold | None
-    steps: tuple[RetentionOutcome, ...]
 
 
 def register(app: typer.Typer) -> None:
@@ -79,7 +67,7 @@ def retention(
         policy = _with(settings.retention if settings is not None else RetentionPolicy(), given)
 
         async def of_one(log: Log) -> LogRetention:
-            return await _applied(log, settings, policy) if apply else _planned(log, policy)
+            return await _applied(log, settings, policy) if apply else planned_retention(log, policy)
 
         done, failures = await for_each_log(at.logs(settings), of_one)
         return _report(output, policy, done, failures, applied=apply)
@@ -90,17 +78,6 @@ def retention(
 def _with(policy: RetentionPolicy, given: dict[str, int | None]) -> RetentionPolicy:
     changes = {name: days for name, days in given.items() if days is not None}
     return msgspec.structs.replace(policy, **changes)
-
-
-def _planned(log: Log, policy: RetentionPolicy) -> LogRetention:
-    """Return what is due; without the log's lock, so it also works while a service runs."""
-    sealed = [segment.sealed for segment in list_segments(log) if segment.sealed is not None]
-    hold = next(iter(find_holds(log.directory)), None)
-    now = datetime.now(UTC)
-    confirmed = confirmed_seq(log.directory, log.log_id, copies=policy.min_copies, now=now)
-    steps = plan_retention(sealed, policy, now, hold, confirmed_seq=confirmed)
-    outcomes = tuple([RetentionOutcome.of(step) for step in steps])
-    return LogRetention(log=log.name, hold=hold, steps=outcomes)
 
 
 async def _applied(log: Log, settings: AuditConfig | None, policy: RetentionPolicy) -> LogRetention:
