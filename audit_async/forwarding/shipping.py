@@ -50,7 +50,7 @@ _LOOK_EVERY_S: Final = 60.0
 _LOOK_SOON_S: Final = 0.5
 #: How often an idle log's head is repeated, in seconds: it shows that its host is there, and does not expire.
 _REPEAT_EVERY_S: Final = 3600.0
-#: Waits of a log that has nothing new, in seconds: doubled from the first to the last.
+#: Waits of a log that has nothing new, in seconds: doubled from the first to the last, or further if there are many.
 _FIRST_WAIT_S: Final = 0.02
 _LAST_WAIT_S: Final = 0.25
 
@@ -122,6 +122,7 @@ class LogShipping:
         collector_keys: The verifier keys of the collectors that are trusted; without any, confirmations are not asked
             for. Needs the extra `tlog`.
         report: Called with each finding, once until it changes.
+        longest_wait_s: Returns how long the log may wait at most, in seconds, before it is looked at again.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class LogShipping:
         *,
         collector_keys: Sequence[str] = (),
         report: Callable[[ShippingFinding], object] | None = None,
+        longest_wait_s: Callable[[], float] = lambda: _LAST_WAIT_S,
     ) -> None:
         self.status = ShippingStatus(log=log)
         self._directory: Final = directory
@@ -139,6 +141,7 @@ class LogShipping:
         self._sink: Final = sink
         self._collectors: Final = TrustedCollectors(directory, log, sink, collector_keys)
         self._report: Final = report
+        self._longest_wait_s: Final = longest_wait_s
         self._tail: LogTail | None = None
         self._described = False
         self._resume: bytes | None = None  # what the next append needs if the engine does not have the log
@@ -349,7 +352,7 @@ class LogShipping:
                 return
             await self._while_idle(after)
             await anyio.sleep(wait_s)
-            wait_s = min(2 * wait_s, _LAST_WAIT_S)
+            wait_s = min(2 * wait_s, self._longest_wait_s())
 
     async def _append(self, batch: Batch, after: Head | None) -> None:
         if not self._described:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,10 +83,13 @@ async def lines_of(sink: DirectorySink, log: LogIdentity) -> bytes:
 
 
 @contextmanager
-def running(base_dir: Path, medium: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    base_dir: Path, medium: Path, *more: str, prepare: Callable[[], object] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a forwarder, killed at the end."""
     command = [sys.executable, "-m", "audit_async.cli", *arguments(base_dir, medium, *more)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, preexec_fn=prepare) as process:  # noqa: PLW1509 - no other thread
         try:
             yield process
         finally:
@@ -188,6 +193,19 @@ def test_a_sidecar_ships_as_records_become_durable_and_ends_on_a_signal(tmp_path
     assert b"forwarding" in err
     check_trail(base_dir)
     assert read_events(base_dir / "audit-forward")[-1]["event"]["event_type"] == "audit.log_closed"
+
+
+def test_a_host_may_have_more_logs_than_files_may_be_open_by_default(tmp_path: Path, medium: Path) -> None:
+    """Each log that is shipped keeps a file open, so the limit is raised as far as the process may."""
+    names = [f"service-{n:02}" for n in range(60)]
+    for name in names:
+        write(tmp_path / "audit", 1, name)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, 400))
+
+    with running(tmp_path / "audit", medium, prepare=limit):
+        until(lambda: all(list(medium.glob(f"acme/web-1/{name}/*/*.lines")) for name in names))
 
 
 def test_a_replaced_log_is_kept_and_the_new_one_names_what_the_engine_has(tmp_path: Path, medium: Path) -> None:

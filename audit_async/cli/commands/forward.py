@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -221,8 +221,18 @@ def forward(
     perform(output, run)
 
 
+def _may_open_all() -> None:
+    """Raise this process's limit of open files as far as it may: each log that is shipped keeps one open."""
+    with suppress(ImportError, OSError, ValueError):  # not on Windows
+        import resource  # noqa: PLC0415 - as above
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 async def _ship(where: _Where, sink: Sink, output: Output) -> ExitStatus:
     """Ship until a signal comes."""
+    _may_open_all()
     async with AsyncExitStack() as opened:
         audit = await opened.enter_async_context(where.own_log())
         forwarders = [where.forwarder(sink, partial(record_finding, audit)), where.own_forwarder(sink)]
