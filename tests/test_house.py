@@ -36,7 +36,7 @@ ROWS = (
     ("forwarding",),
     ("logger",),
     ("reader", "testing", "evidence", "sync", "ambient"),
-    ("integrations",),
+    ("integrations", "delivery"),
     ("cli",),
 )
 
@@ -46,6 +46,7 @@ PUBLIC = (
     "audit_async.ambient",
     "audit_async.config",
     "audit_async.context",
+    "audit_async.delivery",
     "audit_async.errors",
     "audit_async.events",
     "audit_async.evidence",

@@ -61,6 +61,9 @@ from audit_async.events.inference import (
 from audit_async.events.jobs import JobEnded
 from audit_async.events.lifecycle import (
     AuditCollectionFinding,
+    AuditDelivered,
+    AuditDeliveryProblem,
+    AuditDeliveryReplayed,
     AuditErasedInFlight,
     AuditErasureApproved,
     AuditErasureCancelled,
@@ -135,6 +138,9 @@ __all__ = [
     "ApiKeyRevoked",
     "ApiKeyRotated",
     "AuditCollectionFinding",
+    "AuditDelivered",
+    "AuditDeliveryProblem",
+    "AuditDeliveryReplayed",
     "AuditErasedInFlight",
     "AuditErasureApproved",
     "AuditErasureCancelled",

@@ -400,3 +400,54 @@ class AuditFindingAcknowledged(AuditEvent, tag="audit.finding_acknowledged"):
     reason: Annotated[str, Personal("acknowledged_by")]
     acknowledged_by: Annotated[str, Personal("acknowledged_by")]
     seq: int | None = None
+
+
+class AuditDelivered(AuditEvent, tag="audit.delivered"):
+    """A receiver has everything of a log up to a record, or was not to get it; recorded at most once an hour.
+
+    `records` is how many were delivered since the last such event. `selected` if the sink gets only some records,
+    `unsealed` if sealed members are opened for it, and `redacted` the members that it does not get.
+    """
+
+    sink: str
+    log: str  #: the service and the instance
+    log_id: str
+    seq: int
+    hash: str
+    records: int
+    set_aside: int | None = None  #: how many the receiver refused in all, left out if none
+    selected: bool | None = None
+    unsealed: bool | None = None
+    redacted: list[str] | None = None
+
+
+class AuditDeliveryProblem(AuditEvent, tag="audit.delivery_problem"):
+    """Records are not delivered, or a receiver does not have what it was sent; `reason` says what was found.
+
+    `kind` is `set_aside` (the receiver refuses the record `seq`), `unauthorized`, `misconfigured`, `refusing` (it
+    refuses everything), `unreadable`, `state_unusable`, or `count_differs` (it has another number of records).
+    """
+
+    critical: ClassVar[bool] = True
+
+    sink: str
+    kind: str
+    reason: str
+    log: str | None = None
+    log_id: str | None = None
+    seq: int | None = None
+    hash: str | None = None
+
+
+class AuditDeliveryReplayed(AuditEvent, tag="audit.delivery_replayed"):
+    """The records of a log from `from_seq` on are delivered to a sink once more, because somebody asked for it.
+
+    `before_seq` is the last record that the sink had before; left out if it had none.
+    """
+
+    sink: str
+    log: str
+    log_id: str
+    from_seq: int
+    before_seq: int | None = None
+    requested_by: Annotated[str | None, Personal("requested_by")] = None

@@ -53,6 +53,14 @@ from audit_async import (
 )
 from audit_async.ambient import AnyLogger, AuditSource
 from audit_async.config import Forward, Verification
+from audit_async.delivery import (
+    Deliverer,
+    DeliverSettings,
+    DeliveryStatus,
+    HttpSettings,
+    read_deliver_settings,
+    verify_signature,
+)
 from audit_async.events import AuthFailure, DataDeleted, Personal, Record, decode_record
 from audit_async.evidence import ProvenLog, ProvenRecord, verify_evidence
 from audit_async.forwarding import (
@@ -311,6 +319,20 @@ async def worm_storage() -> None:
         assert_type((await archive.lengthen("audit/orders/00", retention_days=3650)).lengthened, int)
         assert_type(await archive.restore("restored", log_ids=[pushed.log_id]), list[RestoredLog])
         await archive.push("audit/orders/00")  # type: ignore[call-arg]
+
+
+async def delivering() -> None:
+    """Receivers, of a file or of code; delivered until cancelled, or once; and a receiver's own check."""
+    sink = HttpSettings(
+        name="siem", url="https://siem.example/", payload="hec", token="file:/etc/audit/token", gzip=True
+    )
+    settings = DeliverSettings(base_dir="audit", state_dir="state", sinks=(sink,))
+    assert_type(read_deliver_settings("deliver.toml"), DeliverSettings)
+    deliverer = Deliverer(settings, base_dir=Path("audit"))
+    assert_type(await deliverer.run_once(), list[DeliveryStatus])
+    assert_type(deliverer.statuses[0].lag_records, int)
+    assert_type(verify_signature("t=1,v1=0", b"body", b"key", tolerance_s=60), bool)
+    await deliverer.run()
 
 
 async def forwarding(sink: Sink, log: LogIdentity, batch: Batch) -> None:

@@ -1,0 +1,301 @@
+"""Delivering all logs of a trail to all sinks, logs that appear later included."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+
+from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
+from audit_async.config import AuditConfig, Local
+from audit_async.delivery.deliver_settings import DeliverSettings, SinkSettings
+from audit_async.delivery.deliverable_record import OWN_SERVICE, DeliveredLog
+from audit_async.delivery.delivery_records import DeliveryRecords
+from audit_async.delivery.delivery_status import DeliveryStatus
+from audit_async.delivery.position_file import SinkDirectory
+from audit_async.delivery.record_formats import format_of
+from audit_async.delivery.record_selection import Selection
+from audit_async.delivery.sink_delivery import SinkDelivery
+from audit_async.delivery.sink_gate import SinkGate
+from audit_async.delivery.sink_opening import open_delivery_sink
+from audit_async.delivery.status_file import write_status
+from audit_async.errors import AuditError, ConfigError
+from audit_async.logger import AuditLogger
+
+if TYPE_CHECKING:
+    from audit_async.privacy.key_store import KeyStore  # needs an extra
+
+__all__ = ["Deliverer", "logs_of"]
+
+_logger: Final = logging.getLogger("audit_async")
+
+#: How often new logs are looked for, in seconds.
+_LOOK_FOR_LOGS_S: Final = 2.0
+#: How often the state is written for `deliver --status`, and `audit.delivered` is thought of, in seconds.
+_REPORT_S: Final = 5.0
+#: How often a sink that has work of its own is asked to do it, in seconds.
+_TICK_S: Final = 1.0
+#: Logs that are delivered at a time by `run_once`.
+_ONCE_AT_A_TIME: Final = 16
+#: How long the end waits for the sinks, in seconds.
+_FINISH_S: Final = 30.0
+
+
+class Deliverer:
+    """Delivers the records of a trail to the sinks of its settings, at least once and in the order of each log.
+
+    It only reads the trail, next to running writers, and stores how far each sink has each log in its state directory,
+    so it may be killed at any moment; a record may then come twice, with the same `audit_id`. Records what it does in
+    a log of its own, of the service `audit-deliver`, which is delivered as well. A sink that fails keeps none of the
+    others waiting. Runs in one task of asyncio.
+
+    Args:
+        settings: The trail, the state directory and the sinks.
+        base_dir: The trail, instead of the settings' one.
+
+    Raises:
+        ConfigError: There is no trail in the settings, or what a sink needs is not installed.
+    """
+
+    def __init__(self, settings: DeliverSettings, *, base_dir: Path | None = None) -> None:
+        self._base_dir: Final = base_dir_of(settings, base_dir)
+        self._settings: Final = settings
+        self._host: Final = settings.host or socket.gethostname()
+        self._sinks: Final[list[_OpenSink]] = []
+        self._complaint = ""
+
+    def __repr__(self) -> str:
+        return f"<Deliverer {self._base_dir} sinks={[sink.name for sink in self._settings.sinks]}>"
+
+    @property
+    def statuses(self) -> list[DeliveryStatus]:
+        """How far each sink has each log, as known now."""
+        return [delivery.status for sink in self._sinks for delivery in sink.deliveries.values()]
+
+    async def run(self) -> None:
+        """Deliver what becomes durable, until cancelled; receivers that fail are waited for.
+
+        Raises:
+            DelivererRuns: Another process delivers with this state directory.
+            StateUnusable: The state directory can't be used.
+        """
+        async with self._opened() as records, anyio.create_task_group() as tasks:
+            tasks.start_soon(self._report, records)
+            for sink in self._sinks:
+                tasks.start_soon(_tick, sink)
+            scopes: dict[tuple[str, str], anyio.CancelScope] = {}
+            while True:
+                for delivery, key in await self._new(records):
+                    if key in scopes:  # its directory was moved
+                        scopes[key].cancel()
+                    scopes[key] = anyio.CancelScope()
+                    tasks.start_soon(_run_within, scopes[key], delivery)
+                await anyio.sleep(_LOOK_FOR_LOGS_S)
+
+    async def run_once(self) -> list[DeliveryStatus]:
+        """Deliver what is durable by now, and return how far each sink got; what fails is not tried again.
+
+        Raises:
+            DelivererRuns: Another process delivers with this state directory.
+            StateUnusable: The state directory can't be used.
+            TrailUnreadable: There is no log, or no right to read it.
+        """
+        async with self._opened() as records:
+            await anyio.to_thread.run_sync(logs_of, self._base_dir)
+            limit = anyio.CapacityLimiter(_ONCE_AT_A_TIME)
+
+            async def run(delivery: SinkDelivery) -> None:
+                async with limit:
+                    await delivery.run_once()
+
+            async with anyio.create_task_group() as tasks:
+                for delivery, _ in await self._new(records):
+                    tasks.start_soon(run, delivery)
+            records.record_progress(self._sinks_and_deliveries())
+            return self.statuses
+
+    # -- opening and closing -----------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[DeliveryRecords]:
+        """Take the sinks for this process, open the deliverer's own log, and put all in order at the end."""
+        async with AsyncExitStack() as opened:
+            directories = [SinkDirectory(Path(self._settings.state_dir), sink.name) for sink in self._settings.sinks]
+            for directory in directories:
+                await anyio.to_thread.run_sync(directory.lock)
+                opened.callback(directory.unlock)
+            key_store = await anyio.to_thread.run_sync(self._open_key_store)
+            if key_store is not None:
+                opened.callback(key_store.close)
+            own_log = self._settings.own_log
+            own_base = Path(own_log) if own_log else await anyio.to_thread.run_sync(_base_directory, self._base_dir)
+            config = AuditConfig(mode=Local(own_base), service_id=OWN_SERVICE, handle_signals=False)
+            records = DeliveryRecords(await opened.enter_async_context(AuditLogger(config)))
+            opened.push_async_callback(self._finish)
+            for settings, directory in zip(self._settings.sinks, directories, strict=True):
+                self._sinks.append(_OpenSink(settings, directory, records, key_store))
+            yield records
+
+    def _open_key_store(self) -> KeyStore | None:
+        settings = self._settings
+        if not any(sink.unseal for sink in settings.sinks) or settings.key_store is None or settings.master_key is None:
+            return None
+        try:
+            from audit_async.privacy.sqlite_key_store import open_key_store  # noqa: PLC0415 - needs an extra
+        except ModuleNotFoundError as error:
+            raise ConfigError("key_store", "it needs cryptography; run: pip install 'audit-async[privacy]'") from error
+        return open_key_store(Path(settings.key_store), settings.master_key, trail=self._base_dir)
+
+    async def _finish(self) -> None:
+        """Close the sinks, and store what they have by then."""
+        with anyio.move_on_after(_FINISH_S, shield=True):
+            for sink in self._sinks:
+                all_sent = await sink.gate.sink.finish()
+                for delivery in sink.deliveries.values():
+                    try:
+                        await delivery.settle(all_sent=all_sent)
+                    except AuditError as error:
+                        self._complain(str(error))
+            await self._write_status(running=False)
+        self._sinks.clear()
+
+    # -- logs --------------------------------------------------------------------------------------------------------
+
+    async def _new(self, records: DeliveryRecords) -> list[tuple[SinkDelivery, tuple[str, str]]]:
+        """Return what delivers the logs that were not there the last time, each with the names of sink and log."""
+        try:
+            logs = await anyio.to_thread.run_sync(self._find)
+        except (TrailUnreadable, OSError) as error:  # perhaps not yet: a service may make its log later
+            self._complain(str(error))
+            return []
+        self._complain("")
+        seen: set[str] = set()
+        new = []
+        for log in logs:
+            if not log.log_id or log.log_id in seen:
+                self._complain(f"{log.directory}: log.json is missing, damaged, or a copy of another log's")
+                continue
+            seen.add(log.log_id)
+            new += [
+                (sink.delivery_of(log, self._host, records), (sink.settings.name, log.log_id))
+                for sink in self._sinks
+                if sink.wants(log)
+            ]
+        return new
+
+    def _find(self) -> list[Log]:
+        logs = logs_of(self._base_dir)
+        own = self._settings.own_log
+        if own is not None and Path(own).absolute() != self._base_dir.absolute():
+            logs += logs_of(Path(own), service=OWN_SERVICE)
+        return logs
+
+    def _complain(self, complaint: str) -> None:
+        if complaint and complaint != self._complaint:
+            _logger.warning("not delivered: %s", complaint)
+        self._complaint = complaint
+
+    # -- reports -----------------------------------------------------------------------------------------------------
+
+    def _sinks_and_deliveries(self) -> Iterator[tuple[SinkSettings, SinkDelivery]]:
+        for sink in self._sinks:
+            for delivery in sink.deliveries.values():
+                yield sink.settings, delivery
+
+    async def _report(self, records: DeliveryRecords) -> None:
+        while True:
+            records.record_progress(self._sinks_and_deliveries())
+            await self._write_status(running=True)
+            await anyio.sleep(_REPORT_S)
+
+    async def _write_status(self, *, running: bool) -> None:
+        statuses = self.statuses
+        try:
+            await anyio.to_thread.run_sync(
+                lambda: write_status(Path(self._settings.state_dir), statuses, running=running, now=time.time())
+            )
+        except OSError as error:  # the positions are what counts
+            self._complain(f"{self._settings.state_dir}: the status can't be written: {error.strerror}")
+
+
+class _OpenSink:
+    """A sink, and the deliveries of all logs to it."""
+
+    def __init__(
+        self, settings: SinkSettings, directory: SinkDirectory, records: DeliveryRecords, key_store: KeyStore | None
+    ) -> None:
+        self.settings: Final = settings
+        self._format: Final = format_of(settings.format)
+        self._directory: Final = directory
+        self._key_store: Final = key_store
+        sink = open_delivery_sink(
+            settings, is_json=self._format.is_json, directory=directory.path, record=records.record
+        )
+        self.gate: Final = SinkGate(sink)
+        self.deliveries: Final[dict[str, SinkDelivery]] = {}
+        self._directories: Final[dict[str, Path]] = {}
+
+    def wants(self, log: Log) -> bool:
+        """Return whether a log is to be delivered here, and is not yet, or from another directory than by now."""
+        if self.settings.services and log.service_id not in self.settings.services:
+            return False
+        if log.service_id == OWN_SERVICE and self.settings.__struct_config__.tag == "alerts":
+            return False  # an alert must not raise the next one
+        return self._directories.get(log.log_id) != log.directory
+
+    def delivery_of(self, log: Log, host: str, records: DeliveryRecords) -> SinkDelivery:
+        """Return what delivers a log from now on."""
+        delivered = DeliveredLog(log_id=log.log_id, service=log.service_id, instance=log.instance, host=host)
+        self._directories[log.log_id] = log.directory
+        delivery = self.deliveries[log.log_id] = SinkDelivery(
+            log,
+            delivered=delivered,
+            settings=self.settings,
+            format=self._format,
+            selection=Selection(self.settings, log, delivered, self._key_store),
+            gate=self.gate,
+            directory=self._directory,
+            report=records.reporter(self.settings.name),
+        )
+        return delivery
+
+
+async def _run_within(scope: anyio.CancelScope, delivery: SinkDelivery) -> None:
+    with scope:
+        await delivery.run()
+
+
+async def _tick(sink: _OpenSink) -> None:
+    """Let a sink that has work of its own do it."""
+    tick: Callable[[], object] | None = getattr(sink.gate.sink, "tick", None)
+    while tick is not None:
+        await tick()  # type: ignore[misc]  # a coroutine function
+        await anyio.sleep(_TICK_S)
+
+
+def base_dir_of(settings: DeliverSettings, base_dir: Path | None) -> Path:
+    """Return the trail of a deliverer; raises `ConfigError` if none is given."""
+    if base_dir is None and settings.base_dir is None:
+        raise ConfigError("base_dir", "missing; name the trail's directory")
+    return base_dir if base_dir is not None else Path(settings.base_dir or "")
+
+
+def logs_of(directory: Path, *, service: str | None = None) -> list[Log]:
+    """Return the logs of a trail; raises `TrailUnreadable` if there is none."""
+    return list(find_logs(directory, service=service))
+
+
+def _base_directory(directory: Path) -> Path:
+    """Return the base directory that a base, a service's or a log's directory is of."""
+    try:
+        log = find_logs(directory)[0]
+    except (AuditError, OSError):  # none yet
+        return directory
+    return log.directory.parent.parent
