@@ -37,6 +37,7 @@ ROWS = (
     ("logger",),
     ("reader", "testing", "evidence", "sync", "ambient"),
     ("integrations", "delivery"),
+    ("viewer",),
     ("cli",),
 )
 
@@ -79,6 +80,7 @@ PUBLIC = (
     "audit_async.sync",
     "audit_async.testing",
     "audit_async.tlog",
+    "audit_async.viewer",
 )
 
 MOST_ATTRIBUTES = 18

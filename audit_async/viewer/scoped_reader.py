@@ -1,0 +1,318 @@
+"""A reader that is narrowed to what one person may see, and records what it was asked for before it answers.
+
+Pages have no other way to the trail, so none of them can forget either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from audit_async._layout.age_files import Identities
+from audit_async._query.answers import Page, page_of
+from audit_async._query.audit_query import AuditQuery
+from audit_async._query.cursor import decode_cursor
+from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
+from audit_async._query.matching import Filter
+from audit_async._query.search import Search
+from audit_async._query.segment_scan import Damage
+from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
+from audit_async._trail.off_loop import only_one
+from audit_async.events import Record
+from audit_async.reader.answering import Access, Question
+from audit_async.reader.audit_reader import AuditReader
+from audit_async.viewer.people import NotPermitted, Person
+from audit_async.viewer.request_limits import Limits, SearchSlots, SearchTookTooLong
+from audit_async.viewer.view_log import VIEW_SERVICE, ViewLog, recorded_or_refused
+
+if TYPE_CHECKING:
+    from audit_async.privacy.key_store import KeyStore  # needs an extra
+
+__all__ = ["Asked", "ScopedReader", "Trail"]
+
+_T = TypeVar("_T")
+
+_PAGE_RECORDS: Final = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trail:
+    """What all readers of one viewer share."""
+
+    base_dir: Path
+    view_log: ViewLog
+    limits: Limits
+    search_slots: SearchSlots
+    stream_slots: SearchSlots
+    download_slots: SearchSlots
+    tenant_label: str  #: the member of a record's context that names the tenant
+    key_store: KeyStore | None = None
+    identities: Identities | None = None
+
+
+class Narrowed(NamedTuple):
+    """Which logs are asked, of those that may be seen."""
+
+    service: str | None = None
+    log: str | None = None
+    host: str | None = None
+    instance: str | None = None
+
+    def wants(self, log: Log) -> bool:
+        """Return whether a log is asked."""
+        return (
+            self.service in (None, log.service_id)
+            and self.log in (None, log.name)
+            and (self.instance is None or log.is_instance(self.instance))
+            and (self.host is None or (log.collected is not None and log.collected.host == self.host))
+        )
+
+
+class Asked(NamedTuple):
+    """A question as it may be put: what a computation over many records is handed."""
+
+    logs: Sequence[Log]
+    query: AuditQuery  #: with the tenant in it
+    wanted: Filter  #: decides by what is sealed, too
+    damage: Damage  #: takes what is passed over
+
+
+class ScopedReader:
+    """The trail as one person may see it.
+
+    Each call checks what may be seen, holds the bounds on searches, and returns after `audit.log_accessed` is durable
+    in the viewer's own log: who, what was asked, and how many records are shown.
+
+    Raises, besides what `AuditReader` raises:
+        AccessNotRecorded: It can't be recorded, so nothing is shown.
+        NotPermitted: Another tenant is asked for.
+        SearchTookTooLong, TooManySearches: A bound was reached.
+    """
+
+    def __init__(
+        self, trail: Trail, person: Person, remarks: list[str] | None = None, narrowed: Narrowed | None = None
+    ) -> None:
+        self.trail: Final = trail
+        self.person: Final = person
+        self.remarks: Final = remarks if remarks is not None else []  # what is to be said of the answers
+        self._narrowed: Final = narrowed if narrowed is not None else Narrowed()
+
+    def __repr__(self) -> str:
+        return f"<ScopedReader of {self.person.role} {self.person.name!a}>"
+
+    def only(
+        self,
+        *,
+        service: str | None = None,
+        log: str | None = None,
+        host: str | None = None,
+        instance: str | None = None,
+    ) -> ScopedReader:
+        """Return a reader of fewer logs; empty texts leave nothing out."""
+        narrowed = Narrowed(service or None, log or None, host or None, instance or None)
+        return ScopedReader(self.trail, self.person, self.remarks, narrowed)
+
+    # What may be seen.
+
+    def may_see(self, log: Log) -> bool:
+        """Return whether the person may see records of a log, or, a tenant, those of its records that are theirs."""
+        if log.service_id == VIEW_SERVICE:
+            return self.person.may("see_access_log")
+        return self.person.services is None or log.service_id in self.person.services
+
+    def logs(self) -> list[Log]:
+        """Return the logs that the person may know of; blocks for some system calls.
+
+        Raises:
+            NotPermitted: The person sees records, and not the logs that they are in.
+            TrailUnreadable: There is none.
+        """
+        self.person.require("see_logs")
+        return self._visible(with_view_log=True)
+
+    def _visible(self, *, with_view_log: bool) -> list[Log]:
+        found = find_logs(self.trail.base_dir)
+        logs = [log for log in found if self.may_see(log) and self._narrowed.wants(log)]
+        if not with_view_log:
+            logs = [log for log in logs if log.service_id != VIEW_SERVICE]
+        if not logs:
+            raise TrailUnreadable("there is no log here that you may see and that was asked for")
+        identities = self.trail.identities
+        return [replace(log, identities=identities) for log in logs] if identities is not None else logs
+
+    def _searched(self) -> list[Log]:
+        """Return the logs that a search goes through.
+
+        The viewer's own log only if it is named: each search adds to it, so it would fill every page.
+        """
+        return self._visible(with_view_log=self._names_view_log())
+
+    def _names_view_log(self) -> bool:
+        return self._narrowed.service == VIEW_SERVICE or (self._narrowed.log or "").startswith(f"{VIEW_SERVICE}/")
+
+    def narrowed_query(self, query: AuditQuery) -> AuditQuery:
+        """Return a query that asks for nothing that the person may not see.
+
+        Raises:
+            NotPermitted: It asks for another tenant.
+        """
+        if self.person.tenant is None:
+            return query
+        label = self.trail.tenant_label
+        if query.context.get(label, self.person.tenant) != self.person.tenant:
+            raise NotPermitted("only the records of your own tenant can be seen")
+        return msgspec.structs.replace(query, context={**query.context, label: self.person.tenant})
+
+    def is_shown(self, record: Record) -> bool:
+        """Return whether a record of a log that may be seen may be seen itself; a tenant's without a label may not."""
+        return self.person.tenant is None or record.context.get(self.trail.tenant_label) == self.person.tenant
+
+    # Asking.
+
+    async def page(self, query: AuditQuery, cursor: str | None = None) -> Page:
+        """Return a page of the records that are wanted, as `AuditReader.page` does; damaged lines become a remark."""
+        query = self.narrowed_query(query)
+        size = min(query.limit or _PAGE_RECORDS, self.trail.limits.page_records)
+        query = msgspec.structs.replace(query, limit=size)
+        reached = decode_cursor(cursor, query) if cursor is not None else None
+
+        def search(asked: Asked, question: Question) -> Generator[Page | None, None, None]:
+            found = Search(asked.logs, query, asked.damage, reached=reached, wanted=asked.wanted)
+            return page_of(found, query, size, question.reading.decode)
+
+        return await self._answer(query, search, lambda page: len(page.records))
+
+    async def record(
+        self, seq: int | None = None, *, audit_id: str | None = None, log: str | None = None
+    ) -> PlacedRecord:
+        """Return one record with its place, as `AuditReader.record` does; what may not be seen is not found."""
+        reader = self.only(log=log) if log is not None else self
+
+        def find(asked: Asked, question: Question) -> Generator[PlacedRecord | None, None, None]:
+            for placed in look_up(asked.logs, seq=seq, audit_id=audit_id, decode=question.reading.decode):
+                if placed is not None and not reader.is_shown(placed.record):
+                    raise RecordNotFound("there is no such record that you may see")
+                yield placed
+
+        named = {"seq": seq, "audit_id": audit_id}
+        named_only = {name: value for name, value in named.items() if value is not None}
+        try:
+            return await reader._answer(AuditQuery(), find, lambda _: 1, **named_only)  # noqa: SLF001 - its own class
+        except RecordNotFound:
+            raise RecordNotFound("there is no such record that you may see") from None
+
+    async def blocking(
+        self, function: Callable[[Asked], Generator[_T | None, None, None]], query: AuditQuery, **how: object
+    ) -> _T:
+        """Return the one thing that a generator function computes from many records, in worker threads.
+
+        It yields None often, so that it can be ended, and its result last. `how` is recorded with the question.
+        """
+        return await self._answer(self.narrowed_query(query), lambda asked, _: function(asked), lambda _: None, **how)
+
+    async def _answer(
+        self,
+        query: AuditQuery,
+        search: Callable[[Asked, Question], Generator[_T | None, None, None]],
+        count: Callable[[_T], int | None],
+        **how: object,
+    ) -> _T:
+        """Put a question within the bounds; its record is durable when this returns."""
+        limits = self.trail.limits
+        async with (
+            self.trail.search_slots.one(self.person.name),
+            self.trail.view_log.access(self.person.name) as access,
+        ):
+            question = self._question(query, access)
+            question.given = None
+            try:
+                with anyio.fail_after(limits.search_s):
+                    logs = await question.begin()
+                    asked = Asked(logs, query, question.reading.wanted, question.damage)
+                    answer = await only_one(search(asked, question))
+                question.given = count(answer)
+            except TimeoutError:
+                raise SearchTookTooLong(
+                    f"the search was ended after {limits.search_s:g} s; ask for a shorter time, or have the trail "
+                    "indexed (audit-async index)"
+                ) from None
+            finally:
+                with recorded_or_refused():
+                    question.end(**self._described(), **how)
+            self._remark(question)
+        return answer
+
+    def _question(self, query: AuditQuery, access: Access) -> Question:
+        return Question(
+            query, self._searched, access, self.trail.key_store, on_damage="skip", on_undecided=self._remark_undecided
+        )
+
+    def _described(self) -> dict[str, object]:
+        """Return what is recorded with every question besides the query itself."""
+        asked = {name: value for name, value in self._narrowed._asdict().items() if value is not None}
+        return {**asked, "viewer": self.person.role, **({"embed": True} if self.person.is_embed else {})}
+
+    def _remark_undecided(self, records: int) -> None:
+        self.remarks.append(
+            f"{records} records could not be searched: what was asked for is sealed in them, and its keys are not here."
+        )
+
+    def _remark(self, question: Question) -> None:
+        damage = question.damage
+        if damage.skipped:
+            first = f" The first: {damage.first}." if self.person.tenant is None else ""
+            self.remarks.append(f"{damage.skipped} damaged places were passed over.{first} Verify the trail.")
+        if damage.not_searched is not None:
+            detail = damage.not_searched if self.person.tenant is None else "a part of the trail could not be searched"
+            self.remarks.append(f"{detail}.")
+
+    # Streams.
+
+    async def record_access(self, query: AuditQuery, **how: bool | str) -> None:
+        """Record what is about to be shown; durable when this returns.
+
+        Raises:
+            AccessNotRecorded: It can't be recorded.
+        """
+        async with self.trail.view_log.access(self.person.name) as access:
+            await access.look_at(await anyio.to_thread.run_sync(self._searched))
+            with recorded_or_refused():
+                access.record(query, None, about=None, **(self._described() | how))
+
+    async def follow(
+        self, *, query: AuditQuery | None = None, last: int = 0, after: str | None = None
+    ) -> AsyncGenerator[Record, None]:
+        """Yield new records as they are written, as `AuditReader.follow` does. Close it (`aclosing`).
+
+        That they are watched is durable before the first comes; how many there were is recorded at the end.
+        """
+        query = self.narrowed_query(query if query is not None else AuditQuery())
+        async with self.trail.stream_slots.one(self.person.name):
+            await self.record_access(query, follow=True)
+            reader, audit = _SeenLogs(self), await self.trail.view_log.opened()
+            following = reader.follow(
+                query=query, last=last, after=after, audit=audit, accessed_by=self.person.name, on_damage="skip"
+            )
+            async with aclosing(following) as records:
+                async for record in records:
+                    if self.is_shown(record):
+                        yield record
+
+
+class _SeenLogs(AuditReader):
+    """The logs that a person sees, for what `AuditReader` has already."""
+
+    def __init__(self, scoped: ScopedReader) -> None:
+        trail = scoped.trail
+        super().__init__(trail.base_dir, key_store=trail.key_store, identities=trail.identities)
+        self._scoped: Final = scoped
+
+    def logs(self) -> list[Log]:
+        return self._scoped._searched()  # noqa: SLF001 - its other half

@@ -1,0 +1,241 @@
+"""`viewer`: the application, put together so that no route is reached without its checks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import quote, urlsplit
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from audit_async._layout.age_files import Identities
+from audit_async.config import AuditConfig
+from audit_async.errors import ConfigError
+from audit_async.events import ActorInfo, AuthorizationDenied, ResourceInfo
+from audit_async.viewer.entrance import Entrance, SignIn
+from audit_async.viewer.error_pages import EXCEPTION_HANDLERS
+from audit_async.viewer.pages import page_routes, static_app
+from audit_async.viewer.people import NotPermitted, Person
+from audit_async.viewer.permissions import ROUTE_PERMISSIONS
+from audit_async.viewer.request_checks import LOOPBACK_HOSTS, RequestChecks, is_same_origin
+from audit_async.viewer.request_limits import Limits, RateLimit, SearchSlots
+from audit_async.viewer.response_headers import ResponseHeaders
+from audit_async.viewer.role_file import Roles
+from audit_async.viewer.scoped_reader import ScopedReader, Trail
+from audit_async.viewer.sign_in_routes import SignInRoutes
+from audit_async.viewer.token_sign_in import TokenSignIn
+from audit_async.viewer.view_log import ViewLog
+from audit_async.viewer.viewing import Viewing, form_of, link_to, root_of
+
+if TYPE_CHECKING:
+    from audit_async.privacy.key_store import KeyStore  # needs an extra
+    from audit_async.tlog.policy import Policy  # needs an extra
+
+__all__ = ["Viewer", "viewer"]
+
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Viewer:
+    """The ASGI application. Run it by itself, or mount it; `async with` it, or `aclose` it, to close its log."""
+
+    def __init__(self, checked: ASGIApp, app: Starlette, view_log: ViewLog) -> None:
+        self._checked: Final = checked
+        self._app: Final = app
+        self._view_log: Final = view_log
+
+    def __repr__(self) -> str:
+        return f"<Viewer {self._view_log!r}>"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or take part in the life span of a server."""
+        if scope["type"] == "http":
+            await self._checked(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})  # it has none
+
+    async def __aenter__(self) -> Self:
+        await self._view_log.opened()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Drain and close the log of who has looked; it opens again if somebody looks again."""
+        await self._view_log.close()
+
+
+def viewer(
+    base_dir: str | os.PathLike[str],
+    *,
+    sign_in: SignIn,
+    roles: Roles | None = None,
+    access_log: AuditConfig | str | os.PathLike[str] | None = None,
+    hosts: Sequence[str] | None = None,
+    public_url: str | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    tenant_label: str = "tenant",
+    key_store: KeyStore | None = None,
+    identities: Identities | None = None,
+    policy: Policy | None = None,
+) -> Viewer:
+    """Return the viewer of a trail: an ASGI application to mount, or to run by itself.
+
+    It only reads. Each search and each record that is shown is recorded, as `audit.log_accessed`, in a log of the
+    service `audit-view`, and is durable before it is shown; if it can't be recorded, nothing is shown.
+
+    Args:
+        base_dir: The base directory that the services were configured with, or a directory below it.
+        sign_in: How people are known: `TokenSignIn`, `ProxySignIn`, or a function of the request that returns a
+            `Person`, None for nobody; it may be async.
+        roles: Who has which role, unless `sign_in` says it itself.
+        access_log: Where it is recorded who has looked: a base directory, or a whole configuration; by default the
+            trail's own base directory.
+        hosts: The names that are served, as in the header Host. By default, with a token, the names of the loopback
+            device, else any: whoever mounts the viewer or proxies to it checks them.
+        public_url: The URL under which browsers reach the viewer, if a proxy is between; its host is served.
+        limits: What the web may cost.
+        tenant_label: The name in a record's context that says which tenant it is of.
+        key_store: Where the keys of sealed members are; they are shown in the clear then.
+        identities: What encrypted archives are opened with.
+        policy: Whose signatures count.
+
+    Raises:
+        ConfigError: The arguments contradict each other.
+    """
+    public = urlsplit(public_url) if public_url is not None else None
+    if public is not None and (public.scheme not in {"http", "https"} or not public.hostname):
+        raise ConfigError("public_url", "must be such as https://audit.example.org")
+    https = public is not None and public.scheme == "https"
+    entrance = Entrance(sign_in, roles, https=https)
+    place = access_log if access_log is None or isinstance(access_log, AuditConfig) else Path(access_log)
+    view_log = ViewLog(Path(base_dir), place)
+    trail = Trail(
+        base_dir=Path(base_dir),
+        view_log=view_log,
+        limits=limits,
+        search_slots=SearchSlots(limits.searches, limits.searches_of_one, limits.waiting_s),
+        stream_slots=SearchSlots(limits.streams, limits.searches_of_one, 0),
+        download_slots=SearchSlots(limits.downloads, limits.searches_of_one, limits.waiting_s),
+        tenant_label=tenant_label,
+        key_store=key_store,
+        identities=identities,
+    )
+    guard = _Guard(trail, entrance, policy)
+    attempts = RateLimit(limits.sign_ins_per_min / 60, max(1, int(limits.sign_ins_per_min)))
+    rate = RateLimit(limits.requests_per_s, max(1, int(2 * limits.requests_per_s)))
+    routes: list[BaseRoute] = [
+        *SignInRoutes(entrance, view_log, attempts).routes(),
+        Mount("/static", static_app(), name="static"),
+        *guard.guarded(page_routes()),
+    ]
+    served = _served(hosts, public.hostname if public is not None else None, sign_in)
+
+    @asynccontextmanager
+    async def life_span(_: Starlette) -> AsyncGenerator[None, None]:
+        await view_log.opened()
+        try:
+            yield
+        finally:
+            await view_log.close()
+
+    app = Starlette(
+        routes=routes,
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=life_span,
+    )
+    # Around all of it, so that also the answer to a failure of the application carries the headers.
+    checked = RequestChecks(app, hosts=served, rate=rate, rate_key=entrance.rate_key)
+    return Viewer(ResponseHeaders(checked, https=https), app, view_log)
+
+
+def _served(hosts: Sequence[str] | None, public: str | None, sign_in: SignIn) -> Sequence[str] | None:
+    """Return the names of hosts that are served; None for any."""
+    if hosts is None and public is None:
+        return LOOPBACK_HOSTS if isinstance(sign_in, TokenSignIn) else None
+    return (*(hosts or ()), *((public,) if public is not None else ()))
+
+
+class _Guard:
+    """Lets a person with the permission to a page, and gives it a reader that is narrowed to what they may see."""
+
+    def __init__(self, trail: Trail, entrance: Entrance, policy: Policy | None) -> None:
+        self._trail: Final = trail
+        self._entrance: Final = entrance
+        self._policy: Final = policy
+
+    def guarded(self, routes: Sequence[Route]) -> list[Route]:
+        """Return the routes with the guard in front of each."""
+        return [
+            Route(route.path, self._in_front_of(route), methods=sorted(route.methods or ()), name=route.name)
+            for route in routes
+        ]
+
+    def _in_front_of(self, route: Route) -> _Endpoint:
+        endpoint: _Endpoint = route.endpoint
+
+        async def view(request: Request) -> Response:
+            person = await self._entrance.person_of(request)
+            if person is None:
+                return self._to_sign_in(request)
+            await self._require(request, person, route.name)
+            request.state.viewing = self._viewing(request, person)
+            return await endpoint(request)
+
+        return view
+
+    def _to_sign_in(self, request: Request) -> Response:
+        if request.method == "POST" or not self._entrance.methods:
+            raise HTTPException(401, "You are not signed in.")
+        here = quote(request.url.path) + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(link_to(root_of(request), "/sign-in", {"next": here}), 303)
+
+    async def _require(self, request: Request, person: Person, name: str) -> None:
+        """Raise unless a person may use a route, and a form is the person's own."""
+        try:
+            if name not in ROUTE_PERMISSIONS:
+                raise NotPermitted("this page has no permission that allows it")
+            permission = ROUTE_PERMISSIONS[name]
+            if permission is not None:
+                person.require(permission)
+        except NotPermitted as refusal:
+            await self._record_refusal(person, name, str(refusal))
+            raise
+        if request.method == "POST":
+            form = await form_of(request)
+            is_own = self._entrance.is_csrf_token(request, person, form.get("csrf_token", ""))
+            if not is_own or not is_same_origin(request, https=self._entrance.https):
+                raise HTTPException(403, "The form is out of date, or of another site. Load the page again.")
+
+    async def _record_refusal(self, person: Person, name: str, reason: str) -> None:
+        await self._trail.view_log.record(
+            AuthorizationDenied(
+                actor=ActorInfo(user_id=person.name, role=person.role),
+                resource=ResourceInfo(resource_type="viewer_page", resource_id=name),
+                action="view",
+                reason=reason,
+            )
+        )
+
+    def _viewing(self, request: Request, person: Person) -> Viewing:
+        remarks: list[str] = []
+        return Viewing(
+            person=person,
+            reader=ScopedReader(self._trail, person, remarks),
+            csrf_token=self._entrance.csrf_token(request, person),
+            root=root_of(request),
+            base_dir=self._trail.base_dir,
+            policy=self._policy,
+            remarks=remarks,
+        )

@@ -1,0 +1,1 @@
+"""The viewer: who gets in, what they see, and what is recorded of it."""
