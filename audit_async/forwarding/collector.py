@@ -51,6 +51,7 @@ from audit_async.forwarding.sink import HearsHosts, Sink
 from audit_async.forwarding.sink_errors import SinkError, SinkRefused, SinkUnavailable
 
 if TYPE_CHECKING:
+    from audit_async.forwarding.collected_checkpoints import CheckpointWitness
     from audit_async.tlog.signing_keys import Signer
 
 __all__ = ["Collector", "Round", "Shard"]
@@ -89,14 +90,24 @@ class Round(NamedTuple):
 class _Kept:
     """One log, as this process has it."""
 
-    __slots__ = ("confirmed_at", "confirmed_seq", "engine_seq", "heard_asked_at", "heard_at", "identity", "log",
-                 "received_at")  # fmt: skip
+    __slots__ = (
+        "checkpoint",
+        "confirmed_at",
+        "confirmed_seq",
+        "engine_seq",
+        "heard_asked_at",
+        "heard_at",
+        "identity",
+        "log",
+        "received_at",
+    )  # fmt: skip
 
     def __init__(self, identity: LogIdentity, log: CollectedLog, before: CollectedStatus | None) -> None:
         self.identity: Final = identity
         self.log: Final = log
         self.engine_seq = -1
         self.received_at = before.received_at if before is not None else None
+        self.checkpoint: bytes | None = None  # that came with records, and was not looked at yet
         self.heard_at = before.heard_at if before is not None else None
         self.heard_asked_at: float | None = None  # of the event loop's clock
         self.confirmed_seq = -1
@@ -127,6 +138,8 @@ class Collector:
         sink: the engine, with a collector's rights. It is not closed here.
         tenant: whose logs they are.
         signer: the key that heads are confirmed with, from `tlog.load_signer(source, origin=NAME)`; None confirms none.
+        log_keys: the verifier keys of logs whose checkpoints are cosigned with the signer's key, if they are of the
+            records that came; each is named after its log's origin. Needs the extra `tlog`.
         copies: in how many places each record is once it is here, this one included: 2 if the directory is replicated
             or backed up before it can be lost.
         shard: the part of the hosts that this collector takes.
@@ -143,6 +156,7 @@ class Collector:
         *,
         tenant: str,
         signer: Signer | None = None,
+        log_keys: Sequence[str] = (),
         copies: int = 1,
         shard: Shard | None = None,
         report: Report | None = None,
@@ -156,6 +170,7 @@ class Collector:
         self._sink: Final = sink
         self._tenant: Final = tenant
         self._signer: Final = signer
+        self._witness: Final = _witness_of(signer, log_keys)
         self._copies: Final = copies
         self._hears: Final = sink if isinstance(sink, HearsHosts) else None
         self._shard: Final = shard
@@ -300,6 +315,11 @@ class Collector:
             )
             return None
         self._logs[log.path()] = kept
+        if self._witness is not None:
+            try:
+                await to_thread.run_sync(self._witness.add, log, kept.log.path)
+            except LogCorrupted as damaged:
+                await self._findings.found(log, "damaged_copy", -1, f"{damaged.segment}: {damaged.reason}")
         return kept
 
     async def _collect_log(self, kept: _Kept) -> None:
@@ -310,6 +330,7 @@ class Collector:
             kept.engine_seq = -1 if engine is None else engine.seq
             await self._receive(kept, engine)
             await self._confirm(kept)
+            await self._cosign(kept)
             if engine == kept.head:
                 await self._ask_whether_heard(kept)
         except SinkRefused as refused:
@@ -348,6 +369,23 @@ class Collector:
         kept.heard_at = await self._hears.heard_at(kept.identity)
         kept.heard_asked_at = now
 
+    async def _cosign(self, kept: _Kept) -> None:
+        """Cosign the last checkpoint that came; what the key can't sign now waits for the next round."""
+        if self._witness is None or kept.checkpoint is None:
+            return
+        from audit_async.forwarding.collected_checkpoints import CheckpointRefused  # noqa: PLC0415 - needs the extra tlog
+        from audit_async.tlog.failures import SigningFailed  # noqa: PLC0415 - as above
+
+        try:
+            records = kept.log.head.seq + 1
+            await self._witness.cosign(kept.identity, kept.log.path, kept.checkpoint, records=records)
+        except CheckpointRefused as refused:
+            await self._findings.found(kept.identity, "checkpoint_refused", refused.size, str(refused))
+        except SigningFailed as failed:
+            _logger.warning("%s: its checkpoint is not cosigned yet: %s", kept.identity, failed)
+            return
+        kept.checkpoint = None
+
     async def _take(self, kept: _Kept, batch: Batch) -> bool:
         """Check and store a batch; False if it does not fit, and nothing after it can."""
         log, head = kept.identity, kept.log.head
@@ -366,6 +404,8 @@ class Collector:
             await self._findings.found(log, "bad_batch", due, str(bad))
             return False
         kept.received_at = datetime.now(UTC)
+        if self._witness is not None:
+            kept.checkpoint = self._witness.checkpoint_in(batch.lines) or kept.checkpoint
         for stated in received.differing:
             reason = (
                 f"{stated.segment} has {stated.bytes} bytes and SHA-256 {stated.sha256} at the host, which is not what "
@@ -423,6 +463,16 @@ class Collector:
         )
         with suppress(OSError):  # a full disk is reported by the round itself
             write_status(self._root, status)
+
+
+def _witness_of(signer: Signer | None, log_keys: Sequence[str]) -> CheckpointWitness | None:
+    if not log_keys:
+        return None
+    if signer is None:
+        raise ConfigError("log_keys", "checkpoints are cosigned with the collector's key; give a signer as well")
+    from audit_async.forwarding.collected_checkpoints import CheckpointWitness  # noqa: PLC0415 - needs the extra tlog
+
+    return CheckpointWitness(signer, log_keys)
 
 
 def _own(stored: bytes | None, signer: Signer, log: LogIdentity) -> Confirmation | None:

@@ -71,10 +71,11 @@ _ACKNOWLEDGED: Final = "acknowledged.json"
 #: - `bad_description`: the host's log.json is not that of the log
 #: - `differing_segment`: a segment's file at the host was not what its chain holds
 #: - `damaged_copy`: what was collected was changed here, or can't be stored
+#: - `checkpoint_refused`: a checkpoint in the chain contradicts its records, or what was cosigned before
 #: - `refused`: the engine refuses this log to the collector
 FindingKind = Literal[
     "bad_batch", "fork", "gap", "engine_went_back", "collector_went_back", "log_replaced", "log_replaced_often",
-    "bad_description", "differing_segment", "damaged_copy", "refused", "too_many_findings",
+    "bad_description", "differing_segment", "damaged_copy", "checkpoint_refused", "refused", "too_many_findings",
 ]  # fmt: skip
 
 T = TypeVar("T")

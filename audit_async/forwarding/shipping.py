@@ -148,7 +148,6 @@ class LogShipping:
         self._single_until = -1  # up to here each record is sent alone: the engine refused a batch for its size
         self._retry_s = _FIRST_RETRY_S
         self._look_at = 0.0  # when the head and the confirmations are asked for again; monotonic
-        self._repeats: Final = sink if isinstance(sink, HearsHosts) else None
         self._repeat_at = time.monotonic() + _REPEAT_EVERY_S
         self._reported: ShippingFinding | None = None
         self._ended = False
@@ -379,10 +378,10 @@ class LogShipping:
     async def _while_idle(self, head: Head | None) -> None:
         """Repeat the head now and then, and look for confirmations that somebody waits for."""
         now = time.monotonic()
-        if self._repeats is not None and head is not None and now >= self._repeat_at:
+        if head is not None and now >= self._repeat_at and isinstance(self._sink, HearsHosts):
             self._repeat_at = now + _REPEAT_EVERY_S
             try:
-                await self._repeats.repeat_head(self._log)
+                await self._sink.repeat_head(self._log)
             except HeadMoved:
                 raise _LookAgain from None
         if self._soon and self._look_at - now < _LOOK_EVERY_S - _LOOK_SOON_S:

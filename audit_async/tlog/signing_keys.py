@@ -30,7 +30,7 @@ from audit_async.config import ExternalKey, KeySource, SecretSource, SignFunctio
 from audit_async.config.transparency import secret_kind
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from audit_async.tlog.failures import InvalidSignature, KeyUnavailable, SigningFailed
-from audit_async.tlog.notes import Note, Signature, VerifierKey
+from audit_async.tlog.notes import Note, Signature, SignatureType, VerifierKey, cosigned_message
 
 _LARGEST_PEM: Final = 64 * 1024
 
@@ -146,6 +146,34 @@ async def signed_note(text: str, signers: Sequence[Signer]) -> Note:
             raise SigningFailed(f"what the signer of {signer.key} returned is no signature by that key") from None
         signatures.append(signature)
     return Note(text, tuple(signatures))
+
+
+def cosigner_key(key: VerifierKey) -> VerifierKey:
+    """Return the verifier key under which the owner of a signing key cosigns; a witness's, for a policy."""
+    return VerifierKey.of(key.name, key.public_key, SignatureType.COSIGNATURE)
+
+
+async def cosign_note(note: Note, signer: Signer, *, timestamp: int) -> Note:
+    """Return a checkpoint's note with a cosignature added to the signatures that it bears.
+
+    Source: https://c2sp.org/tlog-cosignature.
+
+    Args:
+        note: What was signed; that it may be cosigned is for the caller to know.
+        signer: The key, under the cosigner's name.
+        timestamp: POSIX seconds.
+
+    Raises:
+        SigningFailed: The signer fails, or returns something that is no signature by its key.
+    """
+    key = cosigner_key(signer.key)
+    value = await _signature(signer, cosigned_message(note.text, timestamp))
+    signature = Signature(key.name, key.key_id, timestamp.to_bytes(8, "big") + value)
+    try:
+        key.verify(note.text, signature)
+    except InvalidSignature:
+        raise SigningFailed(f"what the signer of {key} returned is no cosignature by that key") from None
+    return note.with_signatures([signature])
 
 
 async def _signature(signer: Signer, message: bytes) -> bytes:

@@ -111,6 +111,14 @@ class Confirming:
         str | None,
         typer.Option("--name", metavar="NAME", help="The name to confirm under; by default this machine's."),
     ] = None
+    log_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--log-key", metavar="VKEY",
+            help="The verifier key of a log that signs: its checkpoints are cosigned with --key, if they are of the "
+            "records that came. Repeat it for each log.",
+        ),
+    ] = None  # fmt: skip
     copies: Annotated[
         int,
         typer.Option(
@@ -121,6 +129,10 @@ class Confirming:
     async def signer(self) -> Signer | None:
         """Return what signs, None if nothing is confirmed. Raises `KeyUnavailable`."""
         if self.key is None:
+            if self.log_key:
+                raise typer.BadParameter(
+                    "--log-key: checkpoints are cosigned with the collector's key; give --key as well"
+                )
             return None
         from audit_async.tlog.signing_keys import load_signer  # noqa: PLC0415 - needs the extra tlog
 
@@ -165,6 +177,7 @@ def collect(
                 AuditLogger(config) as audit,
                 Collector(
                     root, sink, tenant=source.tenant, signer=signer, copies=confirming.copies, shard=part,
+                    log_keys=confirming.log_key or (),
                     report=_recording(audit),
                 ) as collector,
             ):  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from audit_async.cli.arguments import Json
 from audit_async.cli.run import ExitStatus, Refused, perform
 from audit_async.cli.terminal import Cell, Output
 from audit_async.config.transparency import is_origin
-from audit_async.tlog.signing_keys import load_signer, new_key, read_secret, write_key
+from audit_async.tlog.signing_keys import cosigner_key, load_signer, new_key, read_secret, write_key
 
 __all__ = ["register"]
 
@@ -100,6 +101,9 @@ def show(
     ],
     *,
     origin: Annotated[str, typer.Option("--origin", metavar="NAME", help=_ORIGIN_HELP)],
+    cosigner: Annotated[
+        bool, typer.Option("--cosigner", help="As a collector cosigns with it: the key of a witness in a policy.")
+    ] = False,
     passphrase_from: PassphraseFrom = None,
     as_json: Json = False,
 ) -> None:
@@ -108,7 +112,7 @@ def show(
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
-        shown = await to_thread.run_sync(_shown, key, origin, passphrase_from)
+        shown = await to_thread.run_sync(partial(_shown, key, origin, passphrase_from, cosigner=cosigner))
         if as_json:
             output.document(shown)
         else:
@@ -118,9 +122,11 @@ def show(
     perform(output, run)
 
 
-def _shown(key: str, origin: str | None, passphrase_from: str | None) -> KeyShown:
-    vkey = None if origin is None else str(load_signer(key, origin=origin, passphrase=passphrase_from).key)
-    return KeyShown(key=key, vkey=vkey)
+def _shown(key: str, origin: str | None, passphrase_from: str | None, *, cosigner: bool = False) -> KeyShown:
+    if origin is None:
+        return KeyShown(key=key, vkey=None)
+    verifier = load_signer(key, origin=origin, passphrase=passphrase_from).key
+    return KeyShown(key=key, vkey=str(cosigner_key(verifier) if cosigner else verifier))
 
 
 def _require_origin(origin: str | None) -> None:
