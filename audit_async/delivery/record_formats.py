@@ -33,7 +33,7 @@ class RecordFormat:
         return record.line
 
 
-_FORMATS_ROOM: Final = "audit_async.delivery.formats"
+_FORMATS_ROOM: Final = "audit_async.delivery.siem_formats"
 #: The module and the class of each; loaded when it is used, since some have large tables.
 FORMATS: Final = {
     "record": (__name__, "RecordFormat"),

@@ -54,6 +54,8 @@ from audit_async import (
 from audit_async.ambient import AnyLogger, AuditSource
 from audit_async.config import Forward, Verification
 from audit_async.delivery import (
+    DeliverableRecord,
+    DeliveredLog,
     Deliverer,
     DeliverSettings,
     DeliveryStatus,
@@ -61,6 +63,7 @@ from audit_async.delivery import (
     read_deliver_settings,
     verify_signature,
 )
+from audit_async.delivery.siem_formats import Actor, OcsfClass, OcsfFormat, OcsfMapping, Text
 from audit_async.events import AuthFailure, DataDeleted, Personal, Record, decode_record
 from audit_async.evidence import ProvenLog, ProvenRecord, verify_evidence
 from audit_async.forwarding import (
@@ -333,6 +336,18 @@ async def delivering() -> None:
     assert_type(deliverer.statuses[0].lag_records, int)
     assert_type(verify_signature("t=1,v1=0", b"body", b"key", tolerance_s=60), bool)
     await deliverer.run()
+
+
+def ocsf() -> bytes:
+    """How own events are delivered in OCSF, and a format by itself."""
+    mapping = OcsfMapping(
+        ocsf_class=OcsfClass.API_ACTIVITY,
+        activity=3,
+        activity_name="Update",
+        members={"actor": Actor(), "invoice_id": Text("resources[].uid")},
+    )
+    assert mapping.ocsf_class.uid == 6003
+    return OcsfFormat(raw_data=True).encode(DeliverableRecord(b"{}", DeliveredLog("0f", "orders", "00", "host")))
 
 
 async def forwarding(sink: Sink, log: LogIdentity, batch: Batch) -> None:
