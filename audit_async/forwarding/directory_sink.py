@@ -199,7 +199,7 @@ class DirectorySink:
         """
         if await self.head(log) is None:
             raise HeadMoved(None)
-        await self._run_locked(log, lambda directory: os.utime(directory / _LOCK))
+        await self._run_locked(log, lambda directory: disk.set_time(str(directory / _LOCK)))
 
     async def heard_at(self, log: LogIdentity) -> datetime | None:
         """Return when the log's host last appended or repeated its head, None if no record of the log is there."""
