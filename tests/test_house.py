@@ -48,6 +48,7 @@ PUBLIC = (
     "audit_async.config",
     "audit_async.context",
     "audit_async.delivery",
+    "audit_async.delivery.alerts",
     "audit_async.delivery.siem_formats",
     "audit_async.errors",
     "audit_async.events",

@@ -23,10 +23,10 @@ __all__ = ["command_line", "run"]
 READING: Final = ("verify", "query", "tail", "show", "stats", "export", "sql", "subject-data", "events")
 UPKEEP: Final = (
     "index", "backup", "restore", "retention", "hold", "erase", "forward", "engine", "collect", "hosts", "bucket",
-    "doctor", "config",
+    "alerts", "doctor", "config",
 )  # fmt: skip
 #: Commands whose module has another name, since a package of the library has theirs.
-_OTHER_MODULES: Final = {"config": "config_check", "events": "event_catalogue"}
+_OTHER_MODULES: Final = {"alerts": "alert_commands", "config": "config_check", "events": "event_catalogue"}
 
 
 def command_line(only: str | None = None) -> typer.Typer:

@@ -236,7 +236,11 @@ class _OpenSink:
         self._directory: Final = directory
         self._key_store: Final = key_store
         sink = open_delivery_sink(
-            settings, is_json=self._format.is_json, directory=directory.path, record=records.record
+            settings,
+            is_json=self._format.is_json,
+            directory=directory.path,
+            record=records.record,
+            own_log=records.directory,
         )
         self.gate: Final = SinkGate(sink)
         self.deliveries: Final[dict[str, SinkDelivery]] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Final
 
 from audit_async._writer.receipts import Receipt
@@ -38,6 +39,11 @@ class DeliveryRecords:
 
     def __repr__(self) -> str:
         return f"<DeliveryRecords in {self._audit.directory}>"
+
+    @property
+    def directory(self) -> Path | None:
+        """The log's directory; None if the log is disabled."""
+        return self._audit.directory
 
     def record(self, event: AuditEvent) -> Receipt:
         """Put an event into the chain; never waits. Raises as `AuditLogger.emit` does."""

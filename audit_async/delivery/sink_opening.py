@@ -24,7 +24,12 @@ __all__ = ["open_delivery_sink"]
 
 
 def open_delivery_sink(
-    settings: SinkSettings, *, is_json: bool, directory: Path, record: Callable[[AuditEvent], Receipt]
+    settings: SinkSettings,
+    *,
+    is_json: bool,
+    directory: Path,
+    record: Callable[[AuditEvent], Receipt],
+    own_log: Path | None,
 ) -> DeliverySink:
     """Return a sink, which connects when something is sent.
 
@@ -33,6 +38,7 @@ def open_delivery_sink(
         is_json: Whether the format's documents are JSON.
         directory: The sink's directory, for one that keeps something.
         record: Puts an event into the deliverer's own log.
+        own_log: The directory of that log.
 
     Raises:
         ConfigError: What the sink needs is not installed, or its files can't be used.
@@ -62,7 +68,7 @@ def open_delivery_sink(
             case AlertSettings():
                 alert_sink = import_module("audit_async.delivery.alerts.alert_sink").AlertSink
                 rules = None if settings.rules is None else Path(settings.rules)
-                made: DeliverySink = alert_sink(rules, directory, record)
+                made: DeliverySink = alert_sink(rules, directory, record, own_log)
                 return made
     except ModuleNotFoundError as error:
         raise ConfigError(

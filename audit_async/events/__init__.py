@@ -60,6 +60,7 @@ from audit_async.events.inference import (
 )
 from audit_async.events.jobs import JobEnded
 from audit_async.events.lifecycle import (
+    AuditAlertRaised,
     AuditCollectionFinding,
     AuditDelivered,
     AuditDeliveryProblem,
@@ -137,6 +138,7 @@ __all__ = [
     "ApiKeyCreated",
     "ApiKeyRevoked",
     "ApiKeyRotated",
+    "AuditAlertRaised",
     "AuditCollectionFinding",
     "AuditDelivered",
     "AuditDeliveryProblem",

@@ -318,6 +318,39 @@ class AuditVerificationFailed(AuditEvent, tag="audit.verification_failed"):
     everything_read: bool
 
 
+class AuditAlertRaised(AuditEvent, tag="audit.alert_raised"):
+    """A rule of the deliverer's has found something in a log that somebody should look at.
+
+    `kind` is `match` (so many records within the rule's window), `silence` (a log has had no such record for too long)
+    or `overflow` (more groups came than the rule counts apart). `group` has the members by which the rule counts apart,
+    `seq` and `audit_id` are of the record that reached the threshold, and `suppressed` is how many records counted
+    while the rule was quiet after its last alert. `alert_id` is the same if the same alert is recorded twice.
+    """
+
+    critical: ClassVar[bool] = True
+
+    alert_id: str  #: 16 hex digits
+    rule: str
+    kind: str
+    severity: str
+    reason: str  #: why somebody should look, as the rule says it
+    log: str  #: the service and the instance
+    log_id: str
+    count: int
+    first_at: datetime
+    last_at: datetime
+    window_s: int | None = None
+    group: Annotated[dict[str, str] | None, Personal()] = None
+    seq: int | None = None
+    audit_id: str | None = None
+    suppressed: int | None = None
+
+    def __post_init__(self) -> None:
+        AuditEvent.__post_init__(self)
+        require_aware(self, "first_at")
+        require_aware(self, "last_at")
+
+
 class AuditCheckpoint(AuditEvent, tag="audit.checkpoint"):
     """The log has signed that its first `size` records have the Merkle root `root`; `note` is what was signed."""
 

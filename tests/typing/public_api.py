@@ -63,6 +63,7 @@ from audit_async.delivery import (
     read_deliver_settings,
     verify_signature,
 )
+from audit_async.delivery.alerts import AlertEngine, AlertRule, RuleTrial, starter_rules, try_rules
 from audit_async.delivery.siem_formats import Actor, OcsfClass, OcsfFormat, OcsfMapping, Text
 from audit_async.events import AuthFailure, DataDeleted, Personal, Record, decode_record
 from audit_async.evidence import ProvenLog, ProvenRecord, verify_evidence
@@ -348,6 +349,14 @@ def ocsf() -> bytes:
     )
     assert mapping.ocsf_class.uid == 6003
     return OcsfFormat(raw_data=True).encode(DeliverableRecord(b"{}", DeliveredLog("0f", "orders", "00", "host")))
+
+
+async def alerts(reader: AuditReader) -> None:
+    """Rules, and what they would have raised."""
+    rules: list[AlertRule] = starter_rules()
+    trial: RuleTrial = await try_rules(rules, reader)
+    assert [alert.rule for alert in trial.alerts] == list(trial.by_rule)
+    AlertEngine(rules)
 
 
 async def forwarding(sink: Sink, log: LogIdentity, batch: Batch) -> None:

@@ -435,6 +435,7 @@ _LIFECYCLE: Final = {
     "audit.key_store_restored": _log(99, "Key Store Restored", _HIGH),
     "audit.erasure_noticed": _log(99, "Erasure Noticed"),
     "audit.verification_failed": _finding("The log is not as it was written", kind="integrity"),
+    "audit.alert_raised": _finding("A rule has raised an alert", kind="alert"),
     "audit.delivered": _log(99, "Delivered", records=Number("count")),
     "audit.delivery_problem": _finding("Records are not delivered", kind="availability"),
     "audit.delivery_replayed": _log(99, "Delivered Again", _LOW, **_person("requested_by")),

@@ -1,0 +1,159 @@
+"""Rules that raise alerts: what a rule says, and reading rules from TOML."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from hashlib import sha256
+from importlib.resources import files
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from audit_async._query.audit_query import AuditQuery, Glob, InvalidQuery
+from audit_async.config.toml_file import read_toml
+from audit_async.config.wording import brief, refuse_unknown
+from audit_async.errors import ConfigError
+
+__all__ = ["AlertRule", "read_rules", "starter_rules", "starter_rules_text"]
+
+_DAY_S: Final = 86_400
+#: So many rules may be in one file: each is put to every record whose type it names.
+_MOST_RULES: Final = 500
+_MOST_MEMBERS: Final = 4
+_WILDCARDS: Final = frozenset("*?[")
+#: Parts of a query that are no condition on one record.
+_NO_CONDITIONS: Final = ("after_seq", "limit", "newest_first", "start", "end")
+
+_Seconds = Annotated[int, msgspec.Meta(ge=1, le=7 * _DAY_S)]
+
+
+class AlertRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When an alert is raised: so many records that a query wants, within a time; or none of them for a time.
+
+    Args:
+        name: The rule's name, in lower-case letters, digits and hyphens; a rule with another name is another rule.
+        reason: Why somebody should look, for whoever gets the alert.
+        match: The records that count: queries in the terms of `AuditQuery`, of which a record fulfils at least one.
+        severity: How bad it is.
+        threshold: How many records raise an alert.
+        window_s: Within how many seconds; required if `threshold` is more than 1.
+        group_by: Members of the record, such as `event.ip`, that are counted apart: five failures of one address, not
+            of all together. A record without one of them counts with others that lack it.
+        distinct: A member whose different values are counted instead of the records.
+        cool_down_s: For how many seconds after an alert the rule raises no further one of the same group; what it would
+            have raised is counted in the next one.
+        silence_s: Raise an alert if a log has had no such record for so many seconds. It has to have had one before,
+            and not to have been closed since.
+        max_groups: How many groups are counted at a time. The records of further ones are counted together, and an
+            alert says so.
+
+    Raises:
+        ConfigError: If the parts contradict each other, or a query makes no sense.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+    match: list[dict[str, Any]]
+    severity: Literal["info", "low", "medium", "high", "critical"] = "high"
+    threshold: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
+    window_s: _Seconds | None = None
+    group_by: Annotated[list[Annotated[str, msgspec.Meta(min_length=1)]], msgspec.Meta(max_length=_MOST_MEMBERS)] = []
+    distinct: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    cool_down_s: Annotated[int, msgspec.Meta(ge=0, le=7 * _DAY_S)] = 300
+    silence_s: _Seconds | None = None
+    max_groups: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
+
+    def __post_init__(self) -> None:
+        where = f"rule.{self.name}"
+        if not self.match:
+            raise ConfigError(f"{where}.match", "it has no query; to count every record, give an empty table: {}")
+        if self.silence_s is not None:
+            for field in ("window_s", "distinct"):
+                if getattr(self, field) is not None:
+                    raise ConfigError(f"{where}.{field}", "a rule with silence_s counts nothing; leave it out")
+            if self.threshold != 1 or self.group_by:
+                raise ConfigError(f"{where}.silence_s", "silence is that of a log; leave threshold and group_by out")
+        elif self.threshold > 1 and self.window_s is None:
+            raise ConfigError(f"{where}.window_s", f"say within how many seconds the {self.threshold} records come")
+        elif self.distinct is not None and self.threshold == 1:
+            raise ConfigError(f"{where}.distinct", "one value is always different; give a threshold of 2 or more")
+        self.queries()
+
+    def queries(self) -> list[AuditQuery]:
+        """Return the queries, a record has to fulfil one of; raises `ConfigError`."""
+        return [_query(f"rule.{self.name}.match", table) for table in self.match]
+
+    def digest(self) -> str:
+        """Return what tells two forms of a rule apart that decide differently."""
+        return sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:16]
+
+
+def _query(field: str, table: Mapping[str, object]) -> AuditQuery:
+    members: dict[str, Any] = dict(table)
+    for name in _NO_CONDITIONS:
+        if name in members:
+            raise ConfigError(f"{field}.{name}", "it is no condition on one record; leave it out")
+    for name in ("actor", "resource_id", "path"):
+        value = members.get(name)
+        if isinstance(value, str) and not _WILDCARDS.isdisjoint(value):
+            members[name] = Glob(value)
+    try:
+        return AuditQuery(**members)
+    except InvalidQuery as error:
+        raise ConfigError(f"{field}.{error.field}", error.reason) from None
+
+
+def read_rules(path: str | os.PathLike[str]) -> list[AlertRule]:
+    """Return the rules of a TOML file, in its order.
+
+    Args:
+        path: A file with `[[rule]]` tables.
+
+    Raises:
+        ConfigError: The file can't be read, or a rule is wrong; it names the rule and the field.
+    """
+    return _rules(read_toml(path), os.fspath(path))
+
+
+def starter_rules_text() -> str:
+    """Return the starter set as TOML, with the reason for each rule."""
+    return files("audit_async.delivery.alerts").joinpath("starter_rules.toml").read_text(encoding="utf-8")
+
+
+def starter_rules() -> list[AlertRule]:
+    """Return the rules that come with the library."""
+    return _rules(tomllib.loads(starter_rules_text()), "starter_rules.toml")
+
+
+def _rules(table: Mapping[str, object], source: str) -> list[AlertRule]:
+    refuse_unknown(table, ("rule",), "", "table")
+    tables = table.get("rule")
+    if not isinstance(tables, list) or not tables or not all(isinstance(one, dict) for one in tables):
+        raise ConfigError(source, "it has no rules; write each as a table [[rule]]")
+    if len(tables) > _MOST_RULES:
+        raise ConfigError(source, f"it has {len(tables)} rules, and {_MOST_RULES} are allowed")
+    rules = [_rule(one, position) for position, one in enumerate(tables, 1)]
+    names = [rule.name for rule in rules]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"rule.{name}", "there are two rules with this name; each needs its own")
+    return rules
+
+
+def _rule(table: Mapping[str, object], position: int) -> AlertRule:
+    name = table.get("name")
+    where = f"rule.{brief(name)}" if isinstance(name, str) else f"rule number {position}"
+    members = dict(table)
+    refuse_unknown(members, AlertRule.__struct_fields__, f"{where}.")
+    for field in ("match", "group_by"):
+        if isinstance(members.get(field), dict | str):
+            members[field] = [members[field]]
+    try:
+        return msgspec.convert(members, AlertRule)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, ConfigError):
+            raise error.__cause__ from None
+        expected, _, place = str(error).partition(" - at `$")
+        raise ConfigError(f"{where}{place.rstrip('`')}", expected) from None

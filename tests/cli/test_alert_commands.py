@@ -1,0 +1,84 @@
+"""`audit-async alerts`: rules checked and tried from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from audit_async.delivery.alerts import read_rules, starter_rules
+from audit_async.events import AuditEvent, AuthFailure, HttpRequest
+from tests.cli.commands import Audit
+from tests.delivery.delivering import write_events
+
+RULE = """
+[[rule]]
+name = "five"
+reason = "five of an address"
+match = { event_types = ["auth.failure"] }
+threshold = 5
+window_s = 60
+group_by = "event.ip"
+"""
+
+
+@pytest.fixture
+def trail(tmp_path: Path) -> Path:
+    """Return a trail with six failures of one address, and another record."""
+    events: list[AuditEvent] = [
+        AuthFailure(attempted_user="alice", reason="x", ip="203.0.113.9", path="/login\x1b[2J") for _ in range(6)
+    ]
+    events.append(HttpRequest(method="GET", path="/", duration_ms=1, bytes_in=0, bytes_out=0, status=200))
+    anyio.run(lambda: write_events(tmp_path / "audit", *events))
+    return tmp_path / "audit"
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    """Return a file with one rule."""
+    file = tmp_path / "alerts.toml"
+    file.write_text(RULE, encoding="utf-8")
+    return file
+
+
+def test_the_starter_set_is_a_file_to_begin_with(audit: Audit, tmp_path: Path) -> None:
+    """What is printed is read as the same rules, and `-` names them."""
+    ended = audit("alerts", "starter")
+    assert (ended.status, ended.err) == (0, "")
+    (tmp_path / "mine.toml").write_text(ended.out, encoding="utf-8")
+    assert read_rules(tmp_path / "mine.toml") == starter_rules()
+    assert audit("alerts", "check", tmp_path / "mine.toml").out == "20 rules, all of them right\n"
+    assert len(audit("alerts", "check", "-", "--json").document["rules"]) == 20
+
+
+def test_what_is_wrong_in_a_file_of_rules_is_a_usage_error(audit: Audit, rules: Path, tmp_path: Path) -> None:
+    """The rule and the field are named, and nothing was read."""
+    rules.write_text(RULE.replace("window_s", "windows"), encoding="utf-8")
+    ended = audit("alerts", "check", rules)
+    assert (ended.status, ended.out) == (2, "")
+    assert "rule.five.windows" in ended.err
+    assert "window_s" in ended.err
+    assert audit("alerts", "test", rules, tmp_path / "nothing").status == 2
+    assert audit("alerts", "check", tmp_path / "missing.toml").status == 2
+
+
+def test_rules_are_tried_on_a_trail(audit: Audit, rules: Path, trail: Path) -> None:
+    """Each alert is a line with its rule, its group and the record; the last one says how many."""
+    ended = audit("alerts", "test", rules, trail)
+    assert (ended.status, ended.err) == (0, "")
+    alert, summary = ended.out.splitlines()
+    assert "five  high  5 x  orders/00 seq 5  event.ip=203.0.113.9" in alert
+    assert summary == "9 records, 1 alert of 1 rule (of 1)"
+    document = audit("alerts", "test", rules, trail, "--json").document
+    assert document["by_rule"] == {"five": 1}
+    assert document["alerts"][0]["group"] == {"event.ip": "203.0.113.9"}
+    assert (trail / "orders" / "00").exists()
+    assert not (trail / "audit-deliver").exists()
+
+
+def test_a_period_and_a_service_narrow_the_trial(audit: Audit, rules: Path, trail: Path) -> None:
+    """The options of other commands that read a trail mean the same here."""
+    assert audit("alerts", "test", rules, trail, "--until", "2020-01-01").out.startswith("0 records, 0 alerts")
+    assert audit("alerts", "test", "-", trail, "--service", "orders").out.splitlines()[-1].endswith("(of 20)")
+    assert audit("alerts", "test", rules, trail / "missing").status == 3
