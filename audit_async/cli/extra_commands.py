@@ -1,4 +1,4 @@
-"""The commands that need the extra `tlog` or `privacy`; if it is not installed, they say what to install."""
+"""The commands that need the extra `tlog`, `privacy` or `viewer`; if it is not installed, they say what to install."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from audit_async.cli.trusted import NEEDS_TLOG
 __all__ = ["NAMES", "register"]
 
 _NEEDS_PRIVACY: Final = "a key store needs the extra privacy; install it with: pip install 'audit-async[cli,privacy]'"
+_NEEDS_VIEWER: Final = "the viewer needs the extra viewer; install it with: pip install 'audit-async[cli,viewer]'"
 _NEEDS_SQLITE: Final = "a key store needs the module sqlite3, which this Python was built without"
 _TAKES_ANYTHING: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
 _NEEDED: Final = {
@@ -22,14 +23,17 @@ _NEEDED: Final = {
     "verify-proof": NEEDS_TLOG,
     "monitor": NEEDS_TLOG,
     "keystore": _NEEDS_PRIVACY,
+    "serve": _NEEDS_VIEWER,
 }
+#: What the extra of a command installs, if that is more than `cryptography`.
+_INSTALLED: Final = {"serve": ("starlette", "jinja2", "uvicorn", "joserfc", "cryptography")}
 #: The commands, in the order of the help.
 NAMES: Final = tuple(_NEEDED)
 
 
 def register(app: typer.Typer, name: str) -> None:
     """Add the command of this name."""
-    if importlib.util.find_spec("cryptography") is None:  # what both extras install
+    if any(importlib.util.find_spec(module) is None for module in _INSTALLED.get(name, ("cryptography",))):
         _add_refusing(app, name, _NEEDED[name])
         return
     try:

@@ -18,11 +18,13 @@
 | `people`, `permissions`, `role_file` | who may see what |
 | `entrance`, `token_sign_in`, `proxy_sign_in`, `web_sessions`, `sign_in_routes` | who it is that looks |
 | `request_checks`, `request_limits`, `response_headers` | what is refused at once, and what every answer carries |
+| `embed_links` | links to the records of one tenant |
 | `scoped_reader`, `viewing` | the trail as one person may see it |
 | `view_log` | the viewer's own log of who has looked |
 | `error_pages`, `pages` | what is shown |
 """
 
+from audit_async.viewer.embed_links import EmbedLinks, LinkRefused, embed_link, read_embed_key
 from audit_async.viewer.entrance import PersonOf
 from audit_async.viewer.people import NotPermitted, Person, Role
 from audit_async.viewer.proxy_sign_in import ProxySignIn
@@ -34,7 +36,9 @@ from audit_async.viewer.web_app import Viewer, viewer
 
 __all__ = [
     "AccessNotRecorded",
+    "EmbedLinks",
     "Limits",
+    "LinkRefused",
     "NotPermitted",
     "Person",
     "PersonOf",
@@ -43,5 +47,7 @@ __all__ = [
     "Roles",
     "TokenSignIn",
     "Viewer",
+    "embed_link",
+    "read_embed_key",
     "viewer",
 ]

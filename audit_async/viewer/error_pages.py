@@ -14,6 +14,7 @@ from audit_async._query.audit_query import InvalidQuery
 from audit_async._query.lookup import RecordNotFound
 from audit_async._trail.log_files import TrailUnreadable
 from audit_async.errors import AuditError, LogCorrupted
+from audit_async.viewer.embed_links import LinkRefused
 from audit_async.viewer.pages.rendering import render
 from audit_async.viewer.people import NotPermitted
 from audit_async.viewer.request_limits import SearchTookTooLong, TooManySearches
@@ -24,6 +25,7 @@ __all__ = ["EXCEPTION_HANDLERS"]
 #: By the class of the error: status, title, and what to do.
 _PAGES: Final[dict[type[AuditError], tuple[int, str, str]]] = {
     InvalidQuery: (400, "This can't be searched for", "Change the search."),
+    LinkRefused: (403, "This link is not good", "Load the page again that it is part of."),
     NotPermitted: (403, "Not permitted", "Ask whoever keeps the roles of this viewer."),
     RecordNotFound: (404, "No such record", "It was never recorded, was deleted, or is not for you to see."),
     TrailUnreadable: (404, "No log to show", "Choose other logs, or ask whoever keeps the trail."),

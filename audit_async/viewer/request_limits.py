@@ -13,7 +13,7 @@ import msgspec
 
 from audit_async.errors import AuditError
 
-__all__ = ["Limits", "RateLimit", "SearchSlots", "SearchTookTooLong", "TooManySearches"]
+__all__ = ["Bounds", "Limits", "RateLimit", "SearchSlots", "SearchTookTooLong", "TooManySearches"]
 
 
 class TooManySearches(AuditError):
@@ -85,6 +85,16 @@ class SearchSlots:
             self._by_person[person] -= 1
             if not self._by_person[person]:
                 del self._by_person[person]
+
+
+class Bounds:
+    """The places that one viewer has, for each kind of work."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits: Final = limits
+        self.searches: Final = SearchSlots(limits.searches, limits.searches_of_one, limits.waiting_s)
+        self.streams: Final = SearchSlots(limits.streams, limits.searches_of_one, 0)
+        self.downloads: Final = SearchSlots(limits.downloads, limits.searches_of_one, limits.waiting_s)
 
 
 class RateLimit:

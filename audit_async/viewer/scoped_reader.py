@@ -29,7 +29,7 @@ from audit_async.events import Record
 from audit_async.reader.answering import Access, Question
 from audit_async.reader.audit_reader import AuditReader
 from audit_async.viewer.people import NotPermitted, Person
-from audit_async.viewer.request_limits import Limits, SearchSlots, SearchTookTooLong
+from audit_async.viewer.request_limits import Bounds, SearchTookTooLong
 from audit_async.viewer.view_log import VIEW_SERVICE, ViewLog, recorded_or_refused
 
 if TYPE_CHECKING:
@@ -48,10 +48,7 @@ class Trail:
 
     base_dir: Path
     view_log: ViewLog
-    limits: Limits
-    search_slots: SearchSlots
-    stream_slots: SearchSlots
-    download_slots: SearchSlots
+    bounds: Bounds
     tenant_label: str  #: the member of a record's context that names the tenant
     key_store: KeyStore | None = None
     identities: Identities | None = None
@@ -179,7 +176,7 @@ class ScopedReader:
     async def page(self, query: AuditQuery, cursor: str | None = None) -> Page:
         """Return a page of the records that are wanted, as `AuditReader.page` does; damaged lines become a remark."""
         query = self.narrowed_query(query)
-        size = min(query.limit or _PAGE_RECORDS, self.trail.limits.page_records)
+        size = min(query.limit or _PAGE_RECORDS, self.trail.bounds.limits.page_records)
         query = msgspec.structs.replace(query, limit=size)
         reached = decode_cursor(cursor, query) if cursor is not None else None
 
@@ -225,9 +222,9 @@ class ScopedReader:
         **how: object,
     ) -> _T:
         """Put a question within the bounds; its record is durable when this returns."""
-        limits = self.trail.limits
+        limits = self.trail.bounds.limits
         async with (
-            self.trail.search_slots.one(self.person.name),
+            self.trail.bounds.searches.one(self.person.name),
             self.trail.view_log.access(self.person.name) as access,
         ):
             question = self._question(query, access)
@@ -294,7 +291,7 @@ class ScopedReader:
         That they are watched is durable before the first comes; how many there were is recorded at the end.
         """
         query = self.narrowed_query(query if query is not None else AuditQuery())
-        async with self.trail.stream_slots.one(self.person.name):
+        async with self.trail.bounds.streams.one(self.person.name):
             await self.record_access(query, follow=True)
             reader, audit = _SeenLogs(self), await self.trail.view_log.opened()
             following = reader.follow(

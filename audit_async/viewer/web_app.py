@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote, urlsplit
@@ -20,13 +20,14 @@ from audit_async._layout.age_files import Identities
 from audit_async.config import AuditConfig
 from audit_async.errors import ConfigError
 from audit_async.events import ActorInfo, AuthorizationDenied, ResourceInfo
+from audit_async.viewer.embed_links import EmbedLinks
 from audit_async.viewer.entrance import Entrance, SignIn
 from audit_async.viewer.error_pages import EXCEPTION_HANDLERS
 from audit_async.viewer.pages import page_routes, static_app
 from audit_async.viewer.people import NotPermitted, Person
 from audit_async.viewer.permissions import ROUTE_PERMISSIONS
 from audit_async.viewer.request_checks import LOOPBACK_HOSTS, RequestChecks, is_same_origin
-from audit_async.viewer.request_limits import Limits, RateLimit, SearchSlots
+from audit_async.viewer.request_limits import Bounds, Limits, RateLimit
 from audit_async.viewer.response_headers import ResponseHeaders
 from audit_async.viewer.role_file import Roles
 from audit_async.viewer.scoped_reader import ScopedReader, Trail
@@ -81,6 +82,7 @@ def viewer(
     *,
     sign_in: SignIn,
     roles: Roles | None = None,
+    embed: EmbedLinks | None = None,
     access_log: AuditConfig | str | os.PathLike[str] | None = None,
     hosts: Sequence[str] | None = None,
     public_url: str | None = None,
@@ -100,6 +102,7 @@ def viewer(
         sign_in: How people are known: `TokenSignIn`, `ProxySignIn`, or a function of the request that returns a
             `Person`, None for nobody; it may be async.
         roles: Who has which role, unless `sign_in` says it itself.
+        embed: Which links show the records of one tenant in a frame of another site; None for none.
         access_log: Where it is recorded who has looked: a base directory, or a whole configuration; by default the
             trail's own base directory.
         hosts: The names that are served, as in the header Host. By default, with a token, the names of the loopback
@@ -124,23 +127,37 @@ def viewer(
     trail = Trail(
         base_dir=Path(base_dir),
         view_log=view_log,
-        limits=limits,
-        search_slots=SearchSlots(limits.searches, limits.searches_of_one, limits.waiting_s),
-        stream_slots=SearchSlots(limits.streams, limits.searches_of_one, 0),
-        download_slots=SearchSlots(limits.downloads, limits.searches_of_one, limits.waiting_s),
+        bounds=Bounds(limits),
         tenant_label=tenant_label,
         key_store=key_store,
         identities=identities,
     )
-    guard = _Guard(trail, entrance, policy)
     attempts = RateLimit(limits.sign_ins_per_min / 60, max(1, int(limits.sign_ins_per_min)))
-    rate = RateLimit(limits.requests_per_s, max(1, int(2 * limits.requests_per_s)))
-    routes: list[BaseRoute] = [
-        *SignInRoutes(entrance, view_log, attempts).routes(),
-        Mount("/static", static_app(), name="static"),
-        *guard.guarded(page_routes()),
-    ]
-    served = _served(hosts, public.hostname if public is not None else None, sign_in)
+    routes = [*SignInRoutes(entrance, view_log, attempts).routes(), *_routes(_Guard(trail, entrance, policy), embed)]
+    app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS, lifespan=_closing(view_log))
+    # Around all of it, so that also the answer to a failure of the application carries the headers.
+    checked = RequestChecks(
+        app,
+        hosts=_served(hosts, public.hostname if public is not None else None, sign_in),
+        rate=RateLimit(limits.requests_per_s, max(1, int(2 * limits.requests_per_s))),
+        rate_key=entrance.rate_key,
+    )
+    origins = embed.origins if embed is not None else ()
+    return Viewer(ResponseHeaders(checked, embed_origins=origins, https=https), app, view_log)
+
+
+def _routes(guard: _Guard, embed: EmbedLinks | None) -> list[BaseRoute]:
+    """Return the pages with the guard in front of each, and, if there are links to embed, once more for those."""
+    pages = page_routes()
+    routes: list[BaseRoute] = [Mount("/static", static_app(), name="static"), *guard.guarded(pages)]
+    if embed is not None:
+        framed = [Mount("/static", static_app()), *guard.guarded(pages, embed)]
+        routes.append(Mount("/embed/{ticket}", routes=framed, name="embed"))
+    return routes
+
+
+def _closing(view_log: ViewLog) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    """Return the life span of an application that opens the log at its start, and closes it at its end."""
 
     @asynccontextmanager
     async def life_span(_: Starlette) -> AsyncGenerator[None, None]:
@@ -150,14 +167,7 @@ def viewer(
         finally:
             await view_log.close()
 
-    app = Starlette(
-        routes=routes,
-        exception_handlers=EXCEPTION_HANDLERS,
-        lifespan=life_span,
-    )
-    # Around all of it, so that also the answer to a failure of the application carries the headers.
-    checked = RequestChecks(app, hosts=served, rate=rate, rate_key=entrance.rate_key)
-    return Viewer(ResponseHeaders(checked, https=https), app, view_log)
+    return life_span
 
 
 def _served(hosts: Sequence[str] | None, public: str | None, sign_in: SignIn) -> Sequence[str] | None:
@@ -175,18 +185,22 @@ class _Guard:
         self._entrance: Final = entrance
         self._policy: Final = policy
 
-    def guarded(self, routes: Sequence[Route]) -> list[Route]:
-        """Return the routes with the guard in front of each."""
+    def guarded(self, routes: Sequence[Route], embed: EmbedLinks | None = None) -> list[Route]:
+        """Return the routes with the guard in front of each; with `embed` for whoever has such a link, and reads."""
         return [
-            Route(route.path, self._in_front_of(route), methods=sorted(route.methods or ()), name=route.name)
+            Route(route.path, self._in_front_of(route, embed), methods=sorted(route.methods or ()), name=route.name)
             for route in routes
+            if embed is None or "POST" not in (route.methods or ())
         ]
 
-    def _in_front_of(self, route: Route) -> _Endpoint:
+    def _in_front_of(self, route: Route, embed: EmbedLinks | None) -> _Endpoint:
         endpoint: _Endpoint = route.endpoint
 
         async def view(request: Request) -> Response:
-            person = await self._entrance.person_of(request)
+            if embed is not None:  # a cookie does not count there: the frame is another site's
+                person: Person | None = embed.person_of(request.path_params.pop("ticket"))
+            else:
+                person = await self._entrance.person_of(request)
             if person is None:
                 return self._to_sign_in(request)
             await self._require(request, person, route.name)

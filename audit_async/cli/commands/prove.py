@@ -10,6 +10,7 @@ import typer
 from anyio import to_thread
 
 from audit_async._export.export_file import new_file
+from audit_async._export.record_proof import proof_of
 from audit_async._verify.signed_trail import TREE_DIRECTORY, published_at
 from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
@@ -20,10 +21,8 @@ from audit_async.cli.terminal import Cell, Output
 from audit_async.cli.trusted import Published
 from audit_async.reader import PlacedRecord
 from audit_async.tlog.checkpoint import SignedCheckpoint
-from audit_async.tlog.failures import InconsistentLog, NotCovered
-from audit_async.tlog.proof import FILE_ENDING, TlogProof, make_proof
-from audit_async.tlog.signed_tree import CHECKPOINT_FILE
-from audit_async.tlog.tiles import FileReader
+from audit_async.tlog.failures import InconsistentLog
+from audit_async.tlog.proof import FILE_ENDING, TlogProof
 
 __all__ = ["register"]
 
@@ -81,7 +80,7 @@ def prove(
         place = next(found.directory for found in reader.logs() if found.name == placed.record.log)
         source = published_at(place / TREE_DIRECTORY if published is None else published)
         try:
-            proof, signed = await to_thread.run_sync(_proof_for, placed, source)
+            proof, signed = await to_thread.run_sync(proof_of, placed, source)
         except InconsistentLog as error:
             output.message(f"audit-async: {error}")
             return ExitStatus.FINDINGS
@@ -89,26 +88,6 @@ def prove(
         return ExitStatus.OK
 
     perform(output, run)
-
-
-def _proof_for(placed: PlacedRecord, source: FileReader) -> tuple[TlogProof, SignedCheckpoint]:
-    record = placed.record
-    content = source(CHECKPOINT_FILE)
-    if content is None:
-        raise Refused(
-            f"{record.log} publishes no checkpoint there: it signs none yet, or publishes elsewhere; say where with "
-            "--published"
-        )
-    signed = SignedCheckpoint.parse(content)
-    try:
-        proof = make_proof(source, signed, index=record.seq, record_hash=bytes.fromhex(record.hash))
-    except NotCovered:
-        raise Refused(
-            f"record {record.seq} of {record.log} is not covered yet: the last checkpoint is over the first "
-            f"{signed.checkpoint.size} records. Wait for the next one, or have the service make one: "
-            "`await audit.checkpoint()`"
-        ) from None
-    return proof, signed
 
 
 def _write(
