@@ -28,7 +28,7 @@ from audit_async.viewer.embed_links import EmbedLinks, LinkRefused, embed_link, 
 from audit_async.viewer.entrance import PersonOf
 from audit_async.viewer.people import NotPermitted, Person, Role
 from audit_async.viewer.proxy_sign_in import ProxySignIn
-from audit_async.viewer.request_limits import Limits
+from audit_async.viewer.request_limits import ViewLimits
 from audit_async.viewer.role_file import Roles
 from audit_async.viewer.token_sign_in import TokenSignIn
 from audit_async.viewer.view_log import AccessNotRecorded
@@ -37,7 +37,6 @@ from audit_async.viewer.web_app import Viewer, viewer
 __all__ = [
     "AccessNotRecorded",
     "EmbedLinks",
-    "Limits",
     "LinkRefused",
     "NotPermitted",
     "Person",
@@ -46,6 +45,7 @@ __all__ = [
     "Role",
     "Roles",
     "TokenSignIn",
+    "ViewLimits",
     "Viewer",
     "embed_link",
     "read_embed_key",

@@ -13,7 +13,7 @@ import msgspec
 
 from audit_async.errors import AuditError
 
-__all__ = ["Bounds", "Limits", "RateLimit", "SearchSlots", "SearchTookTooLong", "TooManySearches"]
+__all__ = ["Bounds", "RateLimit", "SearchSlots", "SearchTookTooLong", "TooManySearches", "ViewLimits"]
 
 
 class TooManySearches(AuditError):
@@ -24,7 +24,7 @@ class SearchTookTooLong(AuditError):
     """A search was ended because it took too long."""
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class ViewLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What the web may cost.
 
     Args:
@@ -90,7 +90,7 @@ class SearchSlots:
 class Bounds:
     """The places that one viewer has, for each kind of work."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ViewLimits) -> None:
         self.limits: Final = limits
         self.searches: Final = SearchSlots(limits.searches, limits.searches_of_one, limits.waiting_s)
         self.streams: Final = SearchSlots(limits.streams, limits.searches_of_one, 0)

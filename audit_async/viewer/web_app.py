@@ -27,7 +27,7 @@ from audit_async.viewer.pages import page_routes, static_app
 from audit_async.viewer.people import NotPermitted, Person
 from audit_async.viewer.permissions import ROUTE_PERMISSIONS
 from audit_async.viewer.request_checks import LOOPBACK_HOSTS, RequestChecks, is_same_origin
-from audit_async.viewer.request_limits import Bounds, Limits, RateLimit
+from audit_async.viewer.request_limits import Bounds, RateLimit, ViewLimits
 from audit_async.viewer.response_headers import ResponseHeaders
 from audit_async.viewer.role_file import Roles
 from audit_async.viewer.scoped_reader import ScopedReader, Trail
@@ -86,7 +86,7 @@ def viewer(
     access_log: AuditConfig | str | os.PathLike[str] | None = None,
     hosts: Sequence[str] | None = None,
     public_url: str | None = None,
-    limits: Limits = Limits(),  # noqa: B008 - frozen
+    limits: ViewLimits = ViewLimits(),  # noqa: B008 - frozen
     tenant_label: str = "tenant",
     key_store: KeyStore | None = None,
     identities: Identities | None = None,

@@ -126,6 +126,17 @@ from audit_async.reader import AuditQuery, AuditReader, Evidence, ExportReport, 
 from audit_async.sync import SyncAuditLogger
 from audit_async.testing import AuditTrail
 from audit_async.tlog import VerifiedCheckpoint
+from audit_async.viewer import (
+    EmbedLinks,
+    Person,
+    ProxySignIn,
+    Roles,
+    TokenSignIn,
+    Viewer,
+    ViewLimits,
+    embed_link,
+    viewer,
+)
 
 
 class RefundForced(AuditEvent, tag="typing.refund_forced"):
@@ -323,6 +334,17 @@ async def worm_storage() -> None:
         assert_type((await archive.lengthen("audit/orders/00", retention_days=3650)).lengthened, int)
         assert_type(await archive.restore("restored", log_ids=[pushed.log_id]), list[RestoredLog])
         await archive.push("audit/orders/00")  # type: ignore[call-arg]
+
+
+async def viewing() -> None:
+    """A trail in a browser: run by itself with a token, behind a proxy, or mounted; and a link for a customer."""
+    token = TokenSignIn(Person(name="olga", role="auditor"), print)
+    links = EmbedLinks(b"k" * 32, origins=["https://app.example"])
+    async with viewer("audit", sign_in=token, embed=links, limits=ViewLimits(search_s=5)) as app:
+        assert_type(app, Viewer)
+    proxied = ProxySignIn("X-Forwarded-User", peers=["127.0.0.1"])
+    assert_type(viewer(Path("audit"), sign_in=proxied, roles=Roles.from_file("roles.toml")), Viewer)
+    assert_type(embed_link("https://audit.example", key=b"k" * 32, tenant="acme", name="customer 7"), str)
 
 
 async def delivering() -> None:
