@@ -36,7 +36,7 @@ ROWS = (
     ("forwarding",),
     ("logger",),
     ("reader", "testing", "evidence", "sync", "ambient"),
-    ("integrations", "delivery"),
+    ("integrations", "delivery", "reports"),
     ("viewer",),
     ("cli",),
 )
@@ -77,6 +77,7 @@ PUBLIC = (
     "audit_async.logger",
     "audit_async.privacy",
     "audit_async.reader",
+    "audit_async.reports",
     "audit_async.standalone",
     "audit_async.status",
     "audit_async.sync",

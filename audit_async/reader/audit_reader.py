@@ -92,6 +92,11 @@ class AuditReader:
         only = "".join(f" {name}={value}" for name, value in named if value)
         return f"<AuditReader {self.base_dir}{only}>"
 
+    @property
+    def opens_sealed(self) -> bool:
+        """True if records are returned with what is sealed in the clear, since there is a key store."""
+        return self._key_store is not None
+
     def logs(self) -> list[Log]:
         """Return the logs there are now, sorted by name; blocks for some system calls.
 

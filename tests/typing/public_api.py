@@ -123,6 +123,7 @@ from audit_async.privacy import (
     open_key_store,
 )
 from audit_async.reader import AuditQuery, AuditReader, Evidence, ExportReport, Glob, Page, PlacedRecord, VerifyReport
+from audit_async.reports import Report, WrittenReport, check_report, make_report, write_report
 from audit_async.sync import SyncAuditLogger
 from audit_async.testing import AuditTrail
 from audit_async.tlog import VerifiedCheckpoint
@@ -483,6 +484,15 @@ def django_project(middleware: DjangoMiddleware) -> None:
     register(Project, before="guessed")  # type: ignore[arg-type]
     assert_type(django_actor_of(middleware), ActorInfo)
     get_asgi_application()
+
+
+async def reports(audit: AuditLogger, reader: AuditReader) -> None:
+    """Reports, from a name or a file, written and checked."""
+    report = await make_report(reader, Path("own.toml"), audit=audit, accessed_by="carol", retention=RetentionPolicy())
+    assert_type(report, Report)
+    assert_type(await write_report(report, "own.html", audit=audit, accessed_by="carol"), WrittenReport)
+    assert_type(check_report("own.html").signed_by, tuple[str, ...])
+    await make_report(reader, "soc2")  # type: ignore[call-arg]
 
 
 def wsgi(app: Flask) -> None:

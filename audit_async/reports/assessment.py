@@ -1,0 +1,231 @@
+"""What the evidence means for each control and topic, in sentences: what is shown, and what is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from audit_async._sanitize.readable_text import count_of
+from audit_async.events import Record
+from audit_async.reports.framework import Control, Framework
+from audit_async.reports.report_document import ControlReport, RetentionFacts, TopicReport, VerificationFacts
+from audit_async.reports.topics import TOPICS
+from audit_async.reports.trail_evidence import Evidence, TypeEvidence, example_of
+
+__all__ = ["Findings", "concerns_of", "control_reports", "general_limits", "topic_reports"]
+
+#: Event types that are listed for a control, and examples that are shown.
+_MOST_TYPES: Final = 12
+_MOST_EXAMPLES: Final = 4
+#: Records that are listed for a topic.
+_MOST_ENTRIES: Final = 40
+
+#: Notes of the verification that an auditor has to see, by the topic they are of.
+_TOPIC_OF_NOTE: Final = {
+    "dropped": "refusals",
+    "unclean_end": "sessions",
+    "recovered": "sessions",
+    "torn_tail": "sessions",
+    "void_copies": "sessions",
+    "clock": "clock",
+    "deleted": "retention",
+    "encrypted": "integrity",
+    "damaged": "integrity",
+    "rebuilt": "integrity",
+    "incomplete": "integrity",
+    "truncation_unseen": "signatures",
+    "signed": "signatures",
+    "not_signed": "signatures",
+    "behind_checkpoint": "signatures",
+    "publication_behind": "signatures",
+    "log_absent": "signatures",
+    "hold_unrecorded": "holds",
+    "hold_lifted": "holds",
+}
+#: Of them, those that something is amiss with.
+_AMISS: Final = frozenset(
+    {
+        "dropped", "unclean_end", "recovered", "torn_tail", "void_copies", "clock", "damaged", "rebuilt", "incomplete",
+        "encrypted", "behind_checkpoint", "publication_behind", "log_absent", "hold_unrecorded",
+    }
+)  # fmt: skip
+_TOPIC_OF_FINDING: Final = {"hold": "holds", "checkpoint": "signatures", "history": "signatures"}
+#: Words of the assessment of retention that say that something is wrong.
+_SHORTER: Final = "is SHORTER than"
+_EARLIER: Final = "EARLIER than"
+#: Findings by which records are missing, or not those that were written.
+_GAPS: Final = frozenset({"sequence", "segment", "head", "history"})
+
+
+class Findings(NamedTuple):
+    """What was found besides the records of the period."""
+
+    verification: VerificationFacts
+    retention: RetentionFacts
+    intents: tuple[Sequence[Record], int]  #: unfinished ones: the first of them, and how many
+    holds: int  #: in force, in all logs whose holds can be read
+
+
+def control_reports(framework: Framework, evidence: Evidence, found: Findings) -> tuple[ControlReport, ...]:
+    """Return what the trail shows for each control of a framework."""
+    topics = {topic.name: topic for topic in topic_reports(evidence, found)}
+    return tuple(_control_report(control, evidence, topics) for control in framework.controls)
+
+
+def _control_report(control: Control, evidence: Evidence, topics: dict[str, TopicReport]) -> ControlReport:
+    seen = evidence.types_like(control.events)
+    records = sum(one.records for one in seen)
+    shows = list[str]()
+    if control.events:
+        shows.append(_counted(seen, records))
+    for name in control.topics:
+        shows += [f"{topics[name].title}: {text}" for text in topics[name].shows]
+    cannot_show = [control.cannot_show]
+    if control.events and not records:
+        cannot_show.append("Whether nothing happened, or it was not recorded: an absent record is no evidence.")
+    return ControlReport(
+        id=control.id,
+        title=control.title,
+        asks=control.asks,
+        event_types=control.events,
+        topics=control.topics,
+        records=records,
+        shows=tuple(shows),
+        cannot_show=tuple(cannot_show),
+        types=tuple(one.count() for one in seen[:_MOST_TYPES]),
+        more_types=max(0, len(seen) - _MOST_TYPES),
+        examples=tuple(example_of(record) for record in _examples(seen)),
+    )
+
+
+def _counted(seen: Sequence[TypeEvidence], records: int) -> str:
+    if not records:
+        return "No record of these types is in the period."
+    failures = sum(one.failures for one in seen)
+    failed = f"; {failures:,} of them say that it failed or was refused" if failures else ""
+    return f"{count_of(records, 'record')} of {count_of(len(seen), 'event type')} in the period{failed}."
+
+
+def _examples(seen: Sequence[TypeEvidence]) -> list[Record]:
+    """Return records to show: the newest of each of the most frequent types, then more of these."""
+    newest = [one.kept[-1] for one in seen[:_MOST_EXAMPLES]]
+    more = [record for one in seen[:_MOST_EXAMPLES] for record in one.kept[:-1]]
+    return (newest + more)[:_MOST_EXAMPLES]
+
+
+def topic_reports(evidence: Evidence, found: Findings) -> tuple[TopicReport, ...]:
+    """Return what the trail shows about itself, topic by topic."""
+    return tuple(_topic_report(name, evidence, found) for name in TOPICS)
+
+
+def _topic_report(name: str, evidence: Evidence, found: Findings) -> TopicReport:
+    topic = TOPICS[name]
+    seen = evidence.types_like(topic.event_types)
+    records = sum(one.records for one in seen)
+    kept = sorted([record for one in seen for record in one.kept], key=lambda record: record.timestamp)
+    if name == "intents":
+        kept, records = list(found.intents[0]), found.intents[1]
+    entries = kept[-_MOST_ENTRIES:]
+    facts = _facts(name, evidence, found)
+    if topic.event_types:
+        counts = ", ".join(f"{count_of(one.records, 'record')} of {one.event_type}" for one in seen)
+        none = f"no record of {', '.join(topic.event_types)}"
+        facts.append(_Fact(f"In the period: {counts or none}.", topic.is_fault and records > 0))
+    return TopicReport(
+        name=name,
+        title=topic.title,
+        records=records,
+        shows=tuple(fact.text for fact in facts),
+        concerns=tuple(fact.text for fact in facts if fact.is_amiss),
+        cannot_show=topic.cannot_show,
+        types=tuple(one.count() for one in seen),
+        entries=tuple(example_of(record) for record in entries),
+        more_entries=records - len(entries),
+    )
+
+
+class _Fact(NamedTuple):
+    """A sentence, and whether what it says needs an auditor's attention."""
+
+    text: str
+    is_amiss: bool = False
+
+
+def _facts(name: str, evidence: Evidence, found: Findings) -> list[_Fact]:
+    """Return what is known of a topic besides its records."""
+    facts = list[_Fact]()
+    verified = found.verification
+    if name == "integrity":
+        facts.append(_Fact(_verdict(verified), not verified.valid))
+        for kind in sorted(_GAPS & {one.kind for one in verified.findings}):
+            of_kind = [one for one in verified.findings if one.kind == kind]
+            count, first = count_of(len(of_kind), f"{kind} finding"), of_kind[0]
+            text = f"Records are missing, or not those that were written ({count}): {first.log}, {first.reason}."
+            facts.append(_Fact(text, is_amiss=True))
+    elif name == "retention":
+        facts += [_Fact(text, _SHORTER in text or _EARLIER in text) for text in found.retention.assessment]
+    elif name == "refusals" and evidence.refused:
+        events = count_of(evidence.refused, "event")
+        facts.append(_Fact(f"{events} of the period refused or lost; what they said is not here.", is_amiss=True))
+    elif name == "holds":
+        facts.append(_Fact(f"{count_of(found.holds, 'legal hold')} in force when the report was made."))
+    elif name == "intents":
+        number = found.intents[1]
+        text = f"{count_of(number, 'intended change')} of the period without a recorded outcome."
+        facts.append(_Fact(text, number > 0))
+    findings = Counter(one.kind for one in verified.findings if _TOPIC_OF_FINDING.get(one.kind) == name)
+    facts += [
+        _Fact(f"{count_of(number, 'finding')} of the kind {kind}.", is_amiss=True) for kind, number in findings.items()
+    ]
+    notes = [note for note in verified.notes if _TOPIC_OF_NOTE.get(note.kind) == name]
+    for kind, number in Counter(note.kind for note in notes).items():
+        shown = next(note for note in notes if note.kind == kind)
+        more = f" (and {count_of(number - 1, 'more note')} of this kind)" if number > 1 else ""
+        facts.append(_Fact(f"{shown.log}: {shown.text}{more}.", kind in _AMISS))
+    if name == "clock" and not notes:
+        facts.append(_Fact("No timestamp is more than a second before that of the record before it."))
+    return facts
+
+
+def _verdict(verified: VerificationFacts) -> str:
+    if verified.valid:
+        return f"{count_of(verified.records, 'record')} verified: every hash and every link holds."
+    found = len(verified.findings) + verified.more_findings
+    kinds = Counter(finding.kind for finding in verified.findings)
+    named = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
+    pieces = f"{count_of(len(verified.unreadable), 'piece')} of the trail can't be read"
+    if not found:
+        return f"NOT verified: {pieces}; of the rest {count_of(verified.records, 'record')} hold."
+    unread = f"; {pieces}" if verified.unreadable else ""
+    return f"NOT valid: {count_of(found, 'finding')} ({named}){unread}; {count_of(verified.records, 'record')} hold."
+
+
+def concerns_of(evidence: Evidence, found: Findings) -> tuple[str, ...]:
+    """Return what an auditor should look at first, each in a sentence; nothing if there is nothing."""
+    return tuple(f"{topic.title}: {text}" for topic in topic_reports(evidence, found) for text in topic.concerns)
+
+
+def general_limits(evidence: Evidence, found: Findings) -> tuple[str, ...]:
+    """Return what this report can't show, whatever the control."""
+    verified = found.verification
+    limits = [
+        "What was not recorded: a service that does not report an event leaves no trace of it here.",
+        "Whether what was recorded is true: a record shows what a service stated at that time.",
+        "The right time: timestamps are those of the hosts' own clocks.",
+        "Whether a control is met: this report is evidence, and no audit opinion and no legal advice.",
+    ]
+    if not verified.signatures_checked:
+        limits.append(
+            "Whether somebody with access to the files has rewritten a whole log: no signatures were checked "
+            "(--vkey or --policy)."
+        )
+    if not verified.expected_heads and not verified.signatures_checked:
+        limits.append(
+            "Whether the newest records were cut off: no head that was kept elsewhere was given (--expected-head)."
+        )
+    if not verified.valid:
+        limits.append("What was in records that are damaged or missing; no damaged record is counted here.")
+    if evidence.refused:
+        limits.append(f"What {count_of(evidence.refused, 'event')} said that the logs had to refuse.")
+    return tuple(limits)

@@ -1,0 +1,310 @@
+"""Making a report: the trail is verified, read once for the period, and judged by the controls of a framework."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import anyio.to_thread
+
+from audit_async._layout.holds_in_force import find_holds
+from audit_async._query.audit_query import AuditQuery, InvalidQuery
+from audit_async._sanitize.readable_text import count_of
+from audit_async._trail.log_files import Log, TrailUnreadable
+from audit_async._verify.findings import Unreadable
+from audit_async._verify.verify_report import Progress, VerifyReport
+from audit_async._version import __version__
+from audit_async.config import RetentionPolicy
+from audit_async.errors import LogCorrupted
+from audit_async.events import Record
+from audit_async.logger import AuditLogger
+from audit_async.reader import AuditReader
+from audit_async.reports.assessment import Findings, concerns_of, control_reports, general_limits, topic_reports
+from audit_async.reports.framework import Framework, load_framework
+from audit_async.reports.report_document import (
+    FORMAT,
+    FrameworkFacts,
+    LogFacts,
+    Making,
+    Period,
+    Report,
+    RetentionFacts,
+    VerificationFacts,
+)
+from audit_async.reports.trail_evidence import Evidence
+from audit_async.status import Position
+
+if TYPE_CHECKING:
+    from audit_async.tlog.policy import Policy  # needs an extra
+
+__all__ = ["make_report"]
+
+#: Findings that a report lists; verify has them all.
+_MOST_FINDINGS: Final = 500
+#: Unfinished intents that a report lists.
+_MOST_INTENTS: Final = 100
+_RECORDS_A_TIME: Final = 1000
+_DAY_S: Final = 86_400
+
+
+async def make_report(
+    reader: AuditReader,
+    framework: str | os.PathLike[str] | Framework,
+    *,
+    audit: AuditLogger,
+    accessed_by: str,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    expected_heads: Mapping[str, Position] | None = None,
+    policy: Policy | None = None,
+    known_checkpoints: Mapping[str, bytes] | None = None,
+    published: str | os.PathLike[str] | None = None,
+    retention: RetentionPolicy | None = None,
+    viewer_url: str | None = None,
+    processes: int | None = None,
+    verifying: Callable[[Progress], None] | None = None,
+    reading: Callable[[int], None] | None = None,
+) -> Report:
+    """Return what the trail shows, control by control, for the records of a period; and what it can't show.
+
+    All logs of the reader are verified, whole; then the records of the period are read once, in memory that does not
+    grow with their number. If changes were recorded before their commit, their outcomes are looked up in two more
+    readings of these records alone. What was asked is recorded by `audit` (`audit.log_accessed`), and
+    `write_report` records the files.
+
+    Args:
+        reader: Reads the logs. If it has a key store, what is sealed is in the clear in the report, which no erasure
+            reaches; without one it stays sealed.
+        framework: A name from `framework_names()`, the path of a TOML file, or a `Framework`.
+        audit: A running logger, of another log than those that a service has open.
+        accessed_by: Who makes the report.
+        since: The period's begin, aware; None for the trail's.
+        until: The period's end, not included, aware; None for the trail's.
+        expected_heads: As for `AuditReader.verify`.
+        policy: As for `AuditReader.verify`: whose signatures count.
+        known_checkpoints: As for `AuditReader.verify`.
+        published: As for `AuditReader.verify`.
+        retention: What the service is configured with, to compare with what the framework asks for.
+        viewer_url: Where a viewer of these logs is; the examples link to it.
+        processes: As for `AuditReader.verify`.
+        verifying: Called on the event loop, now and then, while the logs are verified.
+        reading: Called on the event loop, now and then, with the number of records that were read.
+
+    Raises:
+        ConfigError: There is no such framework, or its file is wrong.
+        InvalidQuery: The period makes no sense, or `viewer_url` is none.
+        TrailUnreadable: There is no log, or a directory can't be read. What can't be read of a log is in the report.
+    """
+    chosen = framework if isinstance(framework, Framework) else load_framework(framework)
+    period = AuditQuery(start=since, end=until)
+    if viewer_url is not None and not viewer_url.startswith(("https://", "http://")):
+        raise InvalidQuery("viewer_url", "does not begin with https:// or http://")
+    logs = await anyio.to_thread.run_sync(reader.logs)
+    verified = await reader.verify(
+        expected_heads=expected_heads,
+        policy=policy,
+        known_checkpoints=known_checkpoints,
+        published=published,
+        skip_encrypted=False,
+        processes=processes,
+        progress=verifying,
+    )
+    evidence = Evidence(logs)
+    unread = await _read(reader, period, evidence, audit=audit, accessed_by=accessed_by, reading=reading)
+    intents = await _unfinished(reader, period, evidence)
+    facts = await anyio.to_thread.run_sync(_log_facts, logs, verified, evidence)
+    found = Findings(
+        verification=_verification(verified, unread, signatures=policy is not None, heads=len(expected_heads or {})),
+        retention=_retention(chosen, evidence, verified, retention),
+        intents=intents,
+        holds=sum(log.holds_in_force or 0 for log in facts),
+    )
+    made = Making(
+        at=_shown(datetime.now(UTC)),
+        by=accessed_by,
+        library_version=__version__,
+        place=str(reader.base_dir),
+        unsealed=reader.opens_sealed,
+        viewer_url=viewer_url.rstrip("/") if viewer_url else None,
+    )
+    return _assembled(chosen, made, period, evidence=evidence, found=found, logs=facts)
+
+
+def _assembled(
+    framework: Framework,
+    made: Making,
+    period: AuditQuery,
+    *,
+    evidence: Evidence,
+    found: Findings,
+    logs: tuple[LogFacts, ...],
+) -> Report:
+    times = [seen for seen in evidence.types_like(["*"]) if seen.records]
+    return Report(
+        format=FORMAT,
+        framework=FrameworkFacts(
+            id=framework.id,
+            name=framework.name,
+            version=framework.version,
+            source=framework.source,
+            about=framework.about,
+        ),
+        made=made,
+        period=Period(
+            since=_shown(period.start) if period.start else None, until=_shown(period.end) if period.end else None
+        ),
+        records=evidence.records,
+        first_record=min((seen.first_at for seen in times), default=None),
+        last_record=max((seen.last_at for seen in times), default=None),
+        verification=found.verification,
+        retention=found.retention,
+        concerns=concerns_of(evidence, found),
+        controls=control_reports(framework, evidence, found),
+        topics=topic_reports(evidence, found),
+        cannot_show=general_limits(evidence, found),
+        logs=logs,
+    )
+
+
+def _shown(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+async def _read(
+    reader: AuditReader,
+    period: AuditQuery,
+    evidence: Evidence,
+    *,
+    audit: AuditLogger,
+    accessed_by: str,
+    reading: Callable[[int], None] | None,
+) -> str | None:
+    """Add the records of the period to the evidence; return why some of them could not be read, None if all were."""
+    query = reader.query(period, audit=audit, accessed_by=accessed_by, on_damage="skip")
+    try:
+        async with aclosing(query) as records:
+            async for record in records:
+                evidence.add(record)
+                if reading is not None and evidence.records % _RECORDS_A_TIME == 0:
+                    reading(evidence.records)
+    except TrailUnreadable as error:
+        return str(error)
+    return None
+
+
+async def _unfinished(reader: AuditReader, period: AuditQuery, evidence: Evidence) -> tuple[Sequence[Record], int]:
+    """Return the intents of the period without an outcome, the first ones, and how many there are."""
+    kept, number = list[Record](), 0
+    if not any(seen.records for seen in evidence.types_like(["transaction.intended"])):
+        return kept, number
+    try:
+        async for record in _closing(reader.unfinished(period, on_damage="skip")):
+            number += 1
+            if len(kept) < _MOST_INTENTS:
+                kept.append(record)
+    except TrailUnreadable:
+        pass  # the verification names what can't be read
+    return kept, number
+
+
+async def _closing(records: AsyncIterator[Record]) -> AsyncIterator[Record]:
+    async with aclosing(records) as open_records:  # type: ignore[type-var]  # all of the reader's are generators
+        async for record in open_records:
+            yield record
+
+
+def _verification(report: VerifyReport, unread: str | None, *, signatures: bool, heads: int) -> VerificationFacts:
+    unreadable = report.unreadable
+    if unread is not None:
+        unreadable += (Unreadable(log="", file="", reason=f"records of the period could not be read: {unread}"),)
+    return VerificationFacts(
+        valid=report.valid and unread is None,
+        records=sum(log.records for log in report.logs),
+        signatures_checked=signatures,
+        expected_heads=heads,
+        findings=report.findings[:_MOST_FINDINGS],
+        more_findings=max(sum(log.findings for log in report.logs), len(report.findings))
+        - min(len(report.findings), _MOST_FINDINGS),
+        unreadable=unreadable[:_MOST_FINDINGS],
+        notes=report.notes[:_MOST_FINDINGS],
+    )
+
+
+def _retention(
+    framework: Framework, evidence: Evidence, verified: VerifyReport, configured: RetentionPolicy | None
+) -> RetentionFacts:
+    clause = framework.retention
+    oldest = min((log.first_timestamp for log in verified.logs if log.first_timestamp), default=None)
+    age = int((datetime.now(UTC) - datetime.fromisoformat(oldest)).total_seconds() // _DAY_S) if oldest else None
+    deleted = sum(seen.records for seen in evidence.types_like(["audit.segment_deleted"]))
+    youngest = evidence.youngest_deleted_days
+    least = configured.min_retention_days if configured is not None else None
+    said = list[str]()
+    if clause.days is None:
+        said.append(f"{clause.clause} gives no number of days.")
+    if least is None:
+        said.append("The configured period is not recorded in the trail, and no configuration was given.")
+    elif clause.days is not None:
+        verdict = "meets" if least >= clause.days else "is SHORTER than"
+        said.append(f"The configured minimum of {least:,} days {verdict} the {clause.days:,} days of {clause.clause}.")
+    if youngest is not None:
+        said.append(
+            f"{count_of(deleted, 'segment')} deleted in the period; the youngest record deleted was "
+            f"{count_of(youngest, 'day')} old."
+        )
+        if clause.days is not None and youngest < clause.days:
+            said.append(f"Records were deleted EARLIER than the {clause.days:,} days of {clause.clause}.")
+    elif deleted:
+        said.append(
+            f"{count_of(deleted, 'segment')} deleted in the period; how old its records were can't be said, because "
+            "the manifest does not have it any more."
+        )
+    else:
+        said.append("Nothing was deleted by retention in the period.")
+    if age is not None and clause.days is not None and age < clause.days:
+        said.append(
+            f"The oldest record is {count_of(age, 'day')} old, so the trail does not span {clause.days:,} days."
+        )
+    return RetentionFacts(
+        clause=clause.clause,
+        says=clause.says,
+        required_days=clause.days,
+        configured_min_days=least,
+        configured_delete_after_days=configured.delete_after_days if configured is not None else None,
+        oldest_record=oldest,
+        oldest_age_days=age,
+        deleted_segments=deleted,
+        youngest_deleted_days=youngest,
+        assessment=tuple(said),
+    )
+
+
+def _log_facts(logs: Sequence[Log], report: VerifyReport, evidence: Evidence) -> tuple[LogFacts, ...]:
+    holds = {log.name: _holds_of(log) for log in logs}
+    return tuple(
+        LogFacts(
+            log=log.log,
+            log_id=log.log_id,
+            head_seq=log.head.seq if log.head is not None else None,
+            head_hash=log.head.hash if log.head is not None else None,
+            first_timestamp=log.first_timestamp,
+            last_timestamp=log.last_timestamp,
+            verified_records=log.records,
+            segments=log.segments,
+            sessions=log.sessions,
+            dropped=log.dropped,
+            records_in_period=evidence.by_log[log.log],
+            holds_in_force=holds.get(log.log),
+        )
+        for log in report.logs
+    )
+
+
+def _holds_of(log: Log) -> int | None:
+    try:
+        return len(find_holds(log.directory))
+    except (LogCorrupted, OSError):
+        return None

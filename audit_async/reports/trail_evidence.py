@@ -1,0 +1,192 @@
+"""One pass over the records of a period: what is counted, and which records are kept as examples, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from audit_async._layout.manifest import read_manifest
+from audit_async._query.record_summary import ShownRecord, details_of, result_of, target_of
+from audit_async._query.recorded_members import FAILURE, OUTCOME_OF_TYPE, actors_of, outcomes_of
+from audit_async._trail.log_files import Log
+from audit_async.errors import LogCorrupted
+from audit_async.events import AuditSegmentDeleted, GenericEvent, Record
+from audit_async.events.recorded import event_members, recorded_time
+from audit_async.reports.report_document import Example, TypeCount
+from audit_async.reports.topics import TOPIC_OF_TYPE
+
+__all__ = ["Evidence", "TypeEvidence", "example_of"]
+
+#: Event types that are counted one by one; a trail with more has types of its own making.
+_MOST_TYPES: Final = 500
+#: All the other types.
+OTHER_TYPES: Final = "(other types)"
+#: Records that are kept of a type: the first ones and the last ones.
+_FIRST: Final = 1
+_LAST: Final = 2
+#: Records that are kept of a type that belongs to a topic.
+_LAST_OF_TOPIC: Final = 20
+_LONGEST_TEXT: Final = 240
+_LONGEST_NAME: Final = 120
+
+
+class TypeEvidence:
+    """What was counted of one event type, and the records that are kept of it."""
+
+    def __init__(self, event_type: str, *, kept: int) -> None:
+        self.event_type: Final = event_type
+        self.records = 0
+        self.failures = 0
+        self.first_at = ""
+        self.last_at = ""
+        self.first: Final[list[Record]] = []
+        self.last: Final[deque[Record]] = deque(maxlen=kept)
+
+    def add(self, record: Record, *, failed: bool) -> None:
+        """Count a record."""
+        self.records += 1
+        self.failures += failed
+        timestamp = recorded_time(record.timestamp)
+        self.first_at = min(self.first_at or timestamp, timestamp)
+        self.last_at = max(self.last_at, timestamp)
+        if len(self.first) < _FIRST:
+            self.first.append(record)
+        else:
+            self.last.append(record)
+
+    @property
+    def kept(self) -> list[Record]:
+        """The records that are kept, in the order in which they came."""
+        return [*self.first, *self.last]
+
+    def count(self) -> TypeCount:
+        """Return what was counted."""
+        return TypeCount(
+            event_type=self.event_type,
+            records=self.records,
+            failures=self.failures,
+            first=self.first_at,
+            last=self.last_at,
+        )
+
+
+class Evidence:
+    """What was seen of all records of the period."""
+
+    def __init__(self, logs: Iterable[Log]) -> None:
+        self._logs: Final = {log.name: log for log in logs}
+        self._types: Final[dict[str, TypeEvidence]] = {}
+        self.by_log: Final[Counter[str]] = Counter()
+        self.records = 0
+        #: The least age in days at which a record was deleted by retention.
+        self.youngest_deleted_days: int | None = None
+        self.refused = 0
+        self._last_times: dict[str, dict[str, str]] = {}
+
+    def add(self, record: Record) -> None:
+        """Count a record."""
+        event_type = record.event.event_type
+        self.records += 1
+        self.by_log[record.log] += 1
+        seen = self._types.get(event_type) or self._begin(event_type)
+        seen.add(record, failed=_failed(record))
+        if isinstance(record.event, AuditSegmentDeleted):
+            self._add_deletion(record, record.event.segment)
+        elif TOPIC_OF_TYPE.get(event_type) == "refusals":
+            self.refused += _number_of(record)
+
+    def _begin(self, event_type: str) -> TypeEvidence:
+        if len(self._types) >= _MOST_TYPES and event_type not in TOPIC_OF_TYPE:
+            event_type = OTHER_TYPES
+        kept = _LAST_OF_TOPIC - _FIRST if event_type in TOPIC_OF_TYPE else _LAST
+        return self._types.setdefault(event_type, TypeEvidence(event_type, kept=kept))
+
+    def types_like(self, patterns: Iterable[str]) -> list[TypeEvidence]:
+        """Return what was counted of each type that fits one of these patterns, the most frequent first."""
+        matches = _matcher(tuple(patterns))
+        found = [seen for name, seen in self._types.items() if matches(name)]
+        return sorted(found, key=lambda seen: (-seen.records, seen.event_type))
+
+    def _add_deletion(self, record: Record, segment: str) -> None:
+        if record.log not in self._last_times:
+            log = self._logs.get(record.log)
+            self._last_times[record.log] = dict(_last_times(log.directory)) if log is not None else {}
+        last = self._last_times[record.log].get(segment)
+        if last is None:
+            return
+        age = (record.timestamp - datetime.fromisoformat(last)).days
+        known = self.youngest_deleted_days
+        self.youngest_deleted_days = age if known is None else min(known, age)
+
+
+def _last_times(directory: Path) -> Iterator[tuple[str, str]]:
+    """Yield each segment of a log's manifest with the time of its last record; nothing if it can't be read."""
+    try:
+        for entry in read_manifest(directory):
+            yield entry.segment, entry.last_timestamp
+    except (LogCorrupted, OSError):
+        return  # the verification says so
+
+
+@lru_cache(maxsize=256)
+def _matcher(patterns: tuple[str, ...]) -> Callable[[str], bool]:
+    def matches(event_type: str) -> bool:
+        return any(fnmatchcase(event_type, pattern.replace("[", "[[]")) for pattern in patterns)
+
+    return matches
+
+
+def _number_of(record: Record) -> int:
+    """Return how many events a record of a refusal counts."""
+    members = event_members(record.event)
+    for name in ("count", "records"):
+        value = members.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    return 0
+
+
+#: Members without which a record of a known type says nothing of its outcome.
+_OUTCOMES: Final = frozenset({"outcome", "result", "status", "completed"})
+
+
+@lru_cache(maxsize=1024)
+def _may_have_outcome(cls: type[msgspec.Struct]) -> bool:
+    return cls is GenericEvent or not _OUTCOMES.isdisjoint(cls.__struct_fields__)
+
+
+def _failed(record: Record) -> bool:
+    """Return whether a record says that what it is about failed, as `AuditQuery.outcome` defines it."""
+    event = record.event
+    by_type = OUTCOME_OF_TYPE.get(event.event_type)
+    if by_type is not None:
+        return by_type == FAILURE
+    return _may_have_outcome(type(event)) and FAILURE in outcomes_of(event_members(event))
+
+
+def example_of(record: Record) -> Example:
+    """Return what the report shows of a record; what is sealed is `[sealed]`."""
+    event = ShownRecord.of(record, as_recorded=False).said.event
+    return Example(
+        log=record.log,
+        seq=record.seq,
+        audit_id=record.audit_id,
+        hash=record.hash,
+        timestamp=record.timestamp.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        event_type=_cut(record.event.event_type, _LONGEST_NAME),
+        actor=_cut(next(actors_of(event), ""), _LONGEST_NAME),
+        target=_cut(target_of(event), _LONGEST_NAME),
+        outcome=_cut(" ".join(result_of(event)), _LONGEST_NAME),
+        details=_cut("; ".join(details_of(event)), _LONGEST_TEXT),
+    )
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
