@@ -35,6 +35,17 @@ class Framing:
         self._framed = 0  # entries of it
         self._chunk_is_urgent = False
         self._next_chunk: list[Receipt] | None = None
+        # A part of the buffer, so that nothing is refused for want of room while records wait for company.
+        self._full_records: Final = min(_SLICE, buffer.bounds.events // 4)
+        self._full_bytes: Final = min(_SLICE_BYTES, buffer.bounds.bytes // 4)
+
+    @property
+    def is_full(self) -> bool:
+        """True if so much is framed and not handed over that it need not wait for more."""
+        if not self.batches:
+            return False
+        oldest = self.batches[0]
+        return oldest.size >= self._full_bytes or len(oldest.lines) >= self._full_records
 
     @property
     def has_more(self) -> bool:

@@ -6,7 +6,7 @@ A receipt is at once the event's entry on its way into the chain and the caller'
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from time import monotonic
 from typing import Any, Final, Literal, Protocol
 
@@ -32,6 +32,9 @@ class Acknowledgements:
         self.durable_seq = durable_seq  #: everything up to here is on stable storage
         self.failure: WriteFailed | None = None  #: why nothing more will be acknowledged
         self.replication: Replication | None = None  #: set once, before there is a receipt
+        #: Called, in the loop's thread, with each receipt that somebody begins to wait for; set once, before there is a
+        #: receipt, and only if the flush mode lets records wait for company.
+        self.awaited: Callable[[Receipt], object] | None = None
         self._home = home
         self._loop = home.loop
         self._waiting: list[tuple[Receipt, asyncio.Future[None]]] = []
@@ -46,6 +49,8 @@ class Acknowledgements:
             return None
         acknowledged: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append((receipt, acknowledged))
+        if self.awaited is not None:
+            self.awaited(receipt)
         return acknowledged
 
     async def wait_elsewhere(self, receipt: Receipt) -> None:

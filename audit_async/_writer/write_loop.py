@@ -113,6 +113,8 @@ class Writer:
         self._idle: asyncio.Future[None] | None = None  # what the task waits for while its mailbox is empty
         self._sync_timer: asyncio.TimerHandle | None = None  # the flush mode's interval
         self._watch: asyncio.TimerHandle | None = None  # looks whether the disk answers
+        if schedule.delays_writes:
+            acknowledgements.awaited = self._end_delay
 
     @property
     def head(self) -> Head:
@@ -217,10 +219,12 @@ class Writer:
         sync = (
             retry
             or (all_framed and durable_seq < framed_seq)
+            or (self._schedule.delays_writes and self._framing.is_full)
             or self._schedule.is_due(durable_seq, framed_seq, self._loop.time())
         )
-        if batches or sync:
+        if sync or (batches and not self._schedule.delays_writes):
             batch = batches.popleft() if batches and not retry else None
+            self._schedule.commit_begun()
             commits.begin(batch, sync=sync)
             if self._watch is None:
                 self._watch = self._loop.call_later(_WATCH_S, self._look_at_commit, self._intake.drops.total)
@@ -239,6 +243,15 @@ class Writer:
         self._sync_timer = None
         self._schedule.interval_over(deadline)
         self._notify(_Notice.LOOK)
+
+    def _end_delay(self, receipt: Receipt) -> None:
+        """Let a receipt that somebody waits for wait for no company: it may be framed, or still to be framed."""
+        if receipt.seq < 0:
+            self._framing.make_urgent()  # the task frames it in its next turn
+        else:
+            self._schedule.demand(receipt.seq)
+            if self._is_running:
+                self._begin_commit()
 
     def _look_at_commit(self, dropped_before: int) -> None:
         """Look, while there are commits, whether the disk answers; a timer's callback."""

@@ -19,4 +19,5 @@ def at_risk(mode: FlushMode) -> str:
             f"a killed process: what was still in memory; a power cut: up to {mode.batch_size} records or "
             f"{mode.batch_interval:g} s{critical}"
         )
-    return "what was emitted and not acknowledged yet: about one sync's time"
+    waiting = f" and {mode.max_delay:g} s of waiting for company" if mode.max_delay else ""
+    return f"what was emitted and not acknowledged yet: about one sync's time{waiting}"

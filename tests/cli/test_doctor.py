@@ -287,6 +287,14 @@ def test_the_example_configurations(file: Path, audit: Audit) -> None:
     assert audit("config", "check", file, "--json").document["settings"]["service_id"]
 
 
+def test_what_waiting_for_company_can_lose(tmp_path: Path, audit: Audit) -> None:
+    """The delay of the immediate mode is among what a crash can lose."""
+    file = tmp_path / "audit.toml"
+    base = 'service_id = "orders"\n[mode]\ntype = "local"\nbase_dir = "t"\n'
+    file.write_text(f'{base}[flush_mode]\ntype = "immediate"\nmax_delay = 0.002\n')
+    assert "about one sync's time and 0.002 s of waiting for company" in audit("config", "check", file).out
+
+
 def test_a_wrong_configuration(tmp_path: Path, audit: Audit) -> None:
     """A wrong setting is status 1, and named with what is allowed."""
     file = tmp_path / "audit.toml"

@@ -70,7 +70,7 @@ def configs(draw: st.DrawFn) -> AuditConfig:
         ),
         service_id=draw(_names),
         flush_mode=draw(
-            st.builds(Immediate)
+            st.builds(Immediate, max_delay=st.floats(0, 60))
             | st.builds(Batched, size=batches, interval=_seconds)
             | st.builds(Hybrid, batch_size=batches, batch_interval=_seconds, critical_immediate=st.booleans())
         ),
@@ -180,7 +180,7 @@ def test_the_defaults_are_those_that_the_documentation_names() -> None:
     assert plain(config) == {
         "mode": {"type": "local", "base_dir": "./audit", "dir_mode": "0700", "file_mode": "0600", "group": None},
         "service_id": "orders",
-        "flush_mode": {"type": "immediate"},
+        "flush_mode": {"type": "immediate", "max_delay": 0.0},
         "rotation": {"daily": True, "max_bytes": 100 * 1024**2, "index_sealed": False},
         "retention": {
             "min_retention_days": 2555,
@@ -237,6 +237,7 @@ NAN, INF = float("nan"), float("inf")
     ("make", "field", "wrong"),
     [
         (Local, "mode.base_dir", [None, 3, b"audit", "", "~/audit", "~", "a\0b", ["audit"]]),
+        (Immediate, "flush_mode.max_delay", [-0.001, True, NAN, INF, "0.002", None, 60.5]),
         (Batched, "flush_mode.size", [0, -1, True, 1.0, "100", None, 1_000_001, 2**70]),
         (Batched, "flush_mode.interval", [0, -1.0, True, NAN, INF, -INF, "1.0", None, 86_401]),
         (Hybrid, "flush_mode.batch_size", [0, -1, False, 1.5, "100", None, 1_000_001]),
@@ -396,7 +397,7 @@ def test_overrides_win_over_the_file(file: Path) -> None:
         (GOOD + "[rotation]\nmaxbytes = 1\n", "rotation.maxbytes", "did you mean max_bytes?"),
         (GOOD + '[rotation]\ntype = "x"\n', "rotation.type", "no such setting"),
         (GOOD + '[flush_mode]\ntype = "batched"\nbatch_size = 1\n', "flush_mode.batch_size", "size"),
-        (GOOD + '[flush_mode]\ntype = "immediate"\nsize = 1\n', "flush_mode.size", "this type has none"),
+        (GOOD + '[flush_mode]\ntype = "immediate"\nsize = 1\n', "flush_mode.size", "there are max_delay"),
         (GOOD + '[flush_mode]\ntype = "batchd"\n', "flush_mode.type", "did you mean batched?"),
         (GOOD + "[flush_mode]\nsize = 1\n", "flush_mode.type", '"immediate", "batched" or "hybrid"'),
         (GOOD + "[flush_mode]\ntype = 3\n", "flush_mode.type", "3 is not allowed"),
@@ -526,6 +527,7 @@ def test_a_configuration_shows_what_was_set() -> None:
     assert repr(config) == "AuditConfig(mode=Disabled(), flush_mode=Batched(size=3, interval=1.0))"
     assert eval(repr(config)) == config  # noqa: S307 - our own
     assert str(Immediate()) == "immediate"
+    assert str(Immediate(max_delay=0.002)) == "immediate(max_delay=0.002)"
     assert str(Batched()) == "batched(size=100, interval=1.0)"
     assert str(Hybrid()) == "hybrid(batch_size=100, batch_interval=1.0, critical_immediate=true)"
 
@@ -593,6 +595,16 @@ def test_one_variable_switches_recording_off() -> None:
     """AUDIT_MODE=disabled wins over the directory that an image's environment already has."""
     assert AuditConfig.from_env(environ={**ENV, "AUDIT_MODE": "disabled"}).mode == Disabled()
     assert AuditConfig.from_env(environ={"AUDIT_MODE": "disabled"}) == AuditConfig(mode=Disabled())
+
+
+def test_the_delay_of_immediate_is_a_variable_and_a_line_of_a_file(file: Path) -> None:
+    """`AUDIT_FLUSH_MAX_DELAY` with the mode's own variable, or over a file that chooses the mode."""
+    environ = {"AUDIT_FLUSH_MODE": "immediate", "AUDIT_FLUSH_MAX_DELAY": "0.002"}
+    assert AuditConfig.from_env(environ={**ENV, **environ}).flush_mode == Immediate(max_delay=0.002)
+    file.write_text(f'{GOOD}\n[flush_mode]\ntype = "immediate"\nmax_delay = 0.005\n')
+    assert AuditConfig.load(file, environ={}).flush_mode == Immediate(max_delay=0.005)
+    over = AuditConfig.load(file, env_prefix="AUDIT_", environ={"AUDIT_FLUSH_MAX_DELAY": "0.001"})
+    assert over.flush_mode == Immediate(max_delay=0.001)
 
 
 def test_an_empty_variable_is_not_set() -> None:

@@ -28,6 +28,7 @@ from tests.logs import Counted
 
 MODES: dict[str, FlushMode] = {
     "immediate": Immediate(),
+    "delayed": Immediate(max_delay=0.005),
     "batched": Batched(size=50, interval=0.01),
     "hybrid": Hybrid(batch_size=50, batch_interval=0.01),
 }
