@@ -19,6 +19,7 @@
 | `entrance`, `token_sign_in`, `proxy_sign_in`, `web_sessions`, `sign_in_routes` | who it is that looks |
 | `request_checks`, `request_limits`, `response_headers` | what is refused at once, and what every answer carries |
 | `embed_links` | links to the records of one tenant |
+| `downloads` | a search as a file, the proof of a record |
 | `scoped_reader`, `viewing` | the trail as one person may see it |
 | `view_log` | the viewer's own log of who has looked |
 | `error_pages`, `pages` | what is shown |

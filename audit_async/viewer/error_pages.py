@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from audit_async._export.export_file import ExportFailed
 from audit_async._query.audit_query import InvalidQuery
 from audit_async._query.lookup import RecordNotFound
 from audit_async._trail.log_files import TrailUnreadable
@@ -19,6 +20,7 @@ from audit_async.viewer.pages.rendering import render
 from audit_async.viewer.people import NotPermitted
 from audit_async.viewer.request_limits import SearchTookTooLong, TooManySearches
 from audit_async.viewer.view_log import AccessNotRecorded
+from audit_async.viewer.viewing import Viewing
 
 __all__ = ["EXCEPTION_HANDLERS"]
 
@@ -29,23 +31,23 @@ _PAGES: Final[dict[type[AuditError], tuple[int, str, str]]] = {
     NotPermitted: (403, "Not permitted", "Ask whoever keeps the roles of this viewer."),
     RecordNotFound: (404, "No such record", "It was never recorded, was deleted, or is not for you to see."),
     TrailUnreadable: (404, "No log to show", "Choose other logs, or ask whoever keeps the trail."),
+    ExportFailed: (409, "This can't be exported", "Change the search, or export another format."),
     LogCorrupted: (500, "The log is damaged here", "Verify the trail: audit-async verify."),
     TooManySearches: (429, "Too many searches", "Wait a moment, and load the page again."),
     SearchTookTooLong: (503, "The search took too long", "Ask for a shorter time, or for less."),
     AccessNotRecorded: (503, "Nothing can be shown now", "What is shown has to be recorded first."),
+    AuditError: (409, "This can't be shown", "Ask whoever keeps the trail."),
 }
-#: Errors whose text is for whoever keeps the viewer: it may name paths.
-_SAID_TO_OPERATORS_ONLY: Final = (AccessNotRecorded, TrailUnreadable)
-
-
-def _page_for(error: AuditError) -> tuple[int, str, str]:
-    return next((page for cls, page in _PAGES.items() if isinstance(error, cls)), (500, "This can't be shown", ""))
+#: Errors whose text is about the request alone. Others may name files, and what a tenant shares with others.
+_SAID_TO_ALL: Final = (InvalidQuery, LinkRefused, NotPermitted, RecordNotFound, SearchTookTooLong, TooManySearches)
 
 
 async def _audit_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AuditError)  # noqa: S101 - what it is registered for
-    status, title, what_to_do = _page_for(error)
-    reason = "" if isinstance(error, _SAID_TO_OPERATORS_ONLY) else str(error)
+    status, title, what_to_do = next(page for cls, page in _PAGES.items() if isinstance(error, cls))
+    viewing = getattr(request.state, "viewing", None)
+    is_of_the_house = isinstance(viewing, Viewing) and viewing.person.tenant is None
+    reason = str(error) if is_of_the_house or isinstance(error, _SAID_TO_ALL) else ""
     return render(request, "error.html", status, title=title, reason=reason, what_to_do=what_to_do)
 
 

@@ -72,11 +72,7 @@ class SearchSlots:
             raise TooManySearches(f"{self._of_one} searches of yours are running; wait until one has ended")
         self._by_person[person] += 1
         try:
-            try:
-                with anyio.fail_after(self._waiting_s):
-                    await self._free.acquire()
-            except TimeoutError:
-                raise TooManySearches("the viewer is busy with other searches; try again in a moment") from None
+            await self._acquire()
             try:
                 yield
             finally:
@@ -85,6 +81,16 @@ class SearchSlots:
             self._by_person[person] -= 1
             if not self._by_person[person]:
                 del self._by_person[person]
+
+    async def _acquire(self) -> None:
+        try:
+            self._free.acquire_nowait()  # first, since no time at all would be too short for the other
+        except anyio.WouldBlock:
+            try:
+                with anyio.fail_after(self._waiting_s):
+                    await self._free.acquire()
+            except TimeoutError:
+                raise TooManySearches("the viewer is busy with other searches; try again in a moment") from None
 
 
 class Bounds:

@@ -5,16 +5,17 @@ Pages have no other way to the trail, so none of them can forget either.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, TypeVar
 
 import anyio
 import anyio.to_thread
 import msgspec
 
+from audit_async._export.record_export import Evidence, ExportFormat, ExportReport
 from audit_async._layout.age_files import Identities
 from audit_async._query.answers import Page, page_of
 from audit_async._query.audit_query import AuditQuery
@@ -35,9 +36,12 @@ from audit_async.viewer.view_log import VIEW_SERVICE, ViewLog, recorded_or_refus
 if TYPE_CHECKING:
     from audit_async.privacy.key_store import KeyStore  # needs an extra
 
-__all__ = ["Asked", "ScopedReader", "Trail"]
+__all__ = ["Asked", "Export", "ScopedReader", "Trail"]
 
 _T = TypeVar("_T")
+
+#: Exports to a file or a stream.
+Export = Callable[[Path | BinaryIO], Awaitable[None]]
 
 _PAGE_RECORDS: Final = 50
 
@@ -148,7 +152,11 @@ class ScopedReader:
         """Return the logs that a search goes through.
 
         The viewer's own log only if it is named: each search adds to it, so it would fill every page.
+
+        Raises:
+            NotPermitted: The person sees no records, whichever route it was that asked.
         """
+        self.person.require("see_records")
         return self._visible(with_view_log=self._names_view_log())
 
     def _names_view_log(self) -> bool:
@@ -187,9 +195,12 @@ class ScopedReader:
         return await self._answer(query, search, lambda page: len(page.records))
 
     async def record(
-        self, seq: int | None = None, *, audit_id: str | None = None, log: str | None = None
+        self, seq: int | None = None, *, audit_id: str | None = None, log: str | None = None, proof: bool = False
     ) -> PlacedRecord:
-        """Return one record with its place, as `AuditReader.record` does; what may not be seen is not found."""
+        """Return one record with its place, as `AuditReader.record` does; what may not be seen is not found.
+
+        With `proof` it is recorded that it leaves with its proof.
+        """
         reader = self.only(log=log) if log is not None else self
 
         def find(asked: Asked, question: Question) -> Generator[PlacedRecord | None, None, None]:
@@ -198,7 +209,7 @@ class ScopedReader:
                     raise RecordNotFound("there is no such record that you may see")
                 yield placed
 
-        named = {"seq": seq, "audit_id": audit_id}
+        named = {"seq": seq, "audit_id": audit_id, "proof": proof or None}
         named_only = {name: value for name, value in named.items() if value is not None}
         try:
             return await reader._answer(AuditQuery(), find, lambda _: 1, **named_only)  # noqa: SLF001 - its own class
@@ -301,6 +312,42 @@ class ScopedReader:
                 async for record in records:
                     if self.is_shown(record):
                         yield record
+
+    # Downloads.
+
+    def directory_of(self, log: str) -> Path:
+        """Return where a log is; blocks. Raises `TrailUnreadable` if it is none that the person may see."""
+        return self.only(log=log)._searched()[0].directory  # noqa: SLF001 - its own class
+
+    @asynccontextmanager
+    async def exporting(self, format_name: ExportFormat, query: AuditQuery) -> AsyncGenerator[Export, None]:
+        """Yield what exports a query to a file or a stream.
+
+        That it is asked for is durable before, and what has left, `audit.exported`, before the block is over. A bundle
+        for a tenant is selective evidence, since the chain around a record is also others'.
+        """
+        self.person.require("download")
+        query, limits = self.narrowed_query(query), self.trail.bounds.limits
+        evidence: Evidence = "chain" if self.person.tenant is None else "selective"
+        made: list[ExportReport] = []
+
+        async def export(target: Path | BinaryIO) -> None:
+            reader, audit = _SeenLogs(self), await self.trail.view_log.opened()
+            kind = evidence if format_name == "bundle" else "chain"
+            try:
+                with anyio.fail_after(limits.download_s):
+                    report = await reader.export(
+                        target, format_name, query, audit=audit, accessed_by=self.person.name, evidence=kind
+                    )
+            except TimeoutError:
+                raise SearchTookTooLong(f"the download was ended after {limits.download_s:g} s; ask for less") from None
+            made.append(report)
+
+        async with self.trail.bounds.downloads.one(self.person.name):
+            await self.record_access(query, export=format_name)
+            yield export
+            for report in made:
+                await self.trail.view_log.record_export(self.person.name, report)
 
 
 class _SeenLogs(AuditReader):

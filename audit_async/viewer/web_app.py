@@ -20,6 +20,7 @@ from audit_async._layout.age_files import Identities
 from audit_async.config import AuditConfig
 from audit_async.errors import ConfigError
 from audit_async.events import ActorInfo, AuthorizationDenied, ResourceInfo
+from audit_async.viewer.downloads import download_routes
 from audit_async.viewer.embed_links import EmbedLinks
 from audit_async.viewer.entrance import Entrance, SignIn
 from audit_async.viewer.error_pages import EXCEPTION_HANDLERS
@@ -48,10 +49,11 @@ _Endpoint = Callable[[Request], Awaitable[Response]]
 class Viewer:
     """The ASGI application. Run it by itself, or mount it; `async with` it, or `aclose` it, to close its log."""
 
-    def __init__(self, checked: ASGIApp, app: Starlette, view_log: ViewLog) -> None:
+    def __init__(self, checked: ASGIApp, app: Starlette, trail: Trail) -> None:
         self._checked: Final = checked
         self._app: Final = app
-        self._view_log: Final = view_log
+        self._trail: Final = trail
+        self._view_log: Final = trail.view_log
 
     def __repr__(self) -> str:
         return f"<Viewer {self._view_log!r}>"
@@ -143,12 +145,12 @@ def viewer(
         rate_key=entrance.rate_key,
     )
     origins = embed.origins if embed is not None else ()
-    return Viewer(ResponseHeaders(checked, embed_origins=origins, https=https), app, view_log)
+    return Viewer(ResponseHeaders(checked, embed_origins=origins, https=https), app, trail)
 
 
 def _routes(guard: _Guard, embed: EmbedLinks | None) -> list[BaseRoute]:
     """Return the pages with the guard in front of each, and, if there are links to embed, once more for those."""
-    pages = page_routes()
+    pages = [*download_routes(), *page_routes()]
     routes: list[BaseRoute] = [Mount("/static", static_app(), name="static"), *guard.guarded(pages)]
     if embed is not None:
         framed = [Mount("/static", static_app()), *guard.guarded(pages, embed)]

@@ -45,9 +45,12 @@ def by_header(request: Any) -> Person | None:
 
 
 @asynccontextmanager
-async def browser_of(app: Viewer, person: Person | None = None, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a client that asks as a person whom the application knows."""
-    sent = {**headers, **({"x-test-user": person.name} if person is not None else {})}
+async def browser_of(
+    app: Viewer, person: Person | None = None, *, user: str | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a client that asks as a person whom the application knows, or under another name."""
+    name = person.name if person is not None else user
+    sent = {"x-test-user": name} if name is not None else {}
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url=HOST, headers=sent) as client:
         yield client

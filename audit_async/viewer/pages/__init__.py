@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
@@ -21,12 +21,16 @@ _STATIC: Final = Path(__file__).parents[1] / "static"
 
 def page_routes() -> list[Route]:
     """Return the routes of all pages, each with the name that `permissions` knows."""
-    return [Route("/", _newest, name="home"), Route("/records", _newest, name="records")]
+    return [Route("/", _home, name="home"), Route("/records", _newest, name="records")]
 
 
 def static_app() -> StaticFiles:
     """Return what serves style sheets and scripts, for whom nobody has to sign in."""
     return StaticFiles(directory=_STATIC)
+
+
+async def _home(request: Request) -> Response:
+    return RedirectResponse(viewing_of(request).link("/records"), 303)
 
 
 async def _newest(request: Request) -> Response:
