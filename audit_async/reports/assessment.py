@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from audit_async._sanitize.readable_text import count_of
+from audit_async._verify.verify_report import VerifyReport
 from audit_async.events import Record
 from audit_async.reports.framework import Control, Framework
 from audit_async.reports.report_document import ControlReport, RetentionFacts, TopicReport, VerificationFacts
@@ -61,6 +62,7 @@ _GAPS: Final = frozenset({"sequence", "segment", "head", "history"})
 class Findings(NamedTuple):
     """What was found besides the records of the period."""
 
+    verified: VerifyReport  #: all of it, while `verification` has what is listed
     verification: VerificationFacts
     retention: RetentionFacts
     intents: tuple[Sequence[Record], int]  #: unfinished ones: the first of them, and how many
@@ -80,7 +82,8 @@ def _control_report(control: Control, evidence: Evidence, topics: dict[str, Topi
     if control.events:
         shows.append(_counted(seen, records))
     for name in control.topics:
-        shows += [f"{topics[name].title}: {text}" for text in topics[name].shows]
+        # What is amiss is enough for one control; the rest is in the topic.
+        shows += [f"{topics[name].title}: {text}" for text in topics[name].concerns or topics[name].shows]
     cannot_show = [control.cannot_show]
     if control.events and not records:
         cannot_show.append("Whether nothing happened, or it was not recorded: an absent record is no evidence.")
@@ -131,7 +134,8 @@ def _topic_report(name: str, evidence: Evidence, found: Findings) -> TopicReport
     if topic.event_types:
         counts = ", ".join(f"{count_of(one.records, 'record')} of {one.event_type}" for one in seen)
         none = f"no record of {', '.join(topic.event_types)}"
-        facts.append(_Fact(f"In the period: {counts or none}.", topic.is_fault and records > 0))
+        is_known = any(fact.is_amiss for fact in facts)
+        facts.append(_Fact(f"In the period: {counts or none}.", topic.is_fault and records > 0 and not is_known))
     return TopicReport(
         name=name,
         title=topic.title,
@@ -157,9 +161,9 @@ def _facts(name: str, evidence: Evidence, found: Findings) -> list[_Fact]:
     facts = list[_Fact]()
     verified = found.verification
     if name == "integrity":
-        facts.append(_Fact(_verdict(verified), not verified.valid))
-        for kind in sorted(_GAPS & {one.kind for one in verified.findings}):
-            of_kind = [one for one in verified.findings if one.kind == kind]
+        facts.append(_Fact(_verdict(found), not verified.valid))
+        for kind in sorted(_GAPS & {one.kind for one in found.verified.findings}):
+            of_kind = [one for one in found.verified.findings if one.kind == kind]
             count, first = count_of(len(of_kind), f"{kind} finding"), of_kind[0]
             text = f"Records are missing, or not those that were written ({count}): {first.log}, {first.reason}."
             facts.append(_Fact(text, is_amiss=True))
@@ -174,11 +178,11 @@ def _facts(name: str, evidence: Evidence, found: Findings) -> list[_Fact]:
         number = found.intents[1]
         text = f"{count_of(number, 'intended change')} of the period without a recorded outcome."
         facts.append(_Fact(text, number > 0))
-    findings = Counter(one.kind for one in verified.findings if _TOPIC_OF_FINDING.get(one.kind) == name)
+    findings = Counter(one.kind for one in found.verified.findings if _TOPIC_OF_FINDING.get(one.kind) == name)
     facts += [
         _Fact(f"{count_of(number, 'finding')} of the kind {kind}.", is_amiss=True) for kind, number in findings.items()
     ]
-    notes = [note for note in verified.notes if _TOPIC_OF_NOTE.get(note.kind) == name]
+    notes = [note for note in found.verified.notes if _TOPIC_OF_NOTE.get(note.kind) == name]
     for kind, number in Counter(note.kind for note in notes).items():
         shown = next(note for note in notes if note.kind == kind)
         more = f" (and {count_of(number - 1, 'more note')} of this kind)" if number > 1 else ""
@@ -188,17 +192,19 @@ def _facts(name: str, evidence: Evidence, found: Findings) -> list[_Fact]:
     return facts
 
 
-def _verdict(verified: VerificationFacts) -> str:
+def _verdict(found: Findings) -> str:
+    verified = found.verification
     if verified.valid:
         return f"{count_of(verified.records, 'record')} verified: every hash and every link holds."
-    found = len(verified.findings) + verified.more_findings
-    kinds = Counter(finding.kind for finding in verified.findings)
-    named = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
-    pieces = f"{count_of(len(verified.unreadable), 'piece')} of the trail can't be read"
-    if not found:
+    number = len(verified.findings) + verified.more_findings
+    kinds = Counter(finding.kind for finding in found.verified.findings)
+    named = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    unreadable = len(verified.unreadable) + verified.more_unreadable
+    pieces = f"{count_of(unreadable, 'piece')} of the trail can't be read"
+    if not number:
         return f"NOT verified: {pieces}; of the rest {count_of(verified.records, 'record')} hold."
-    unread = f"; {pieces}" if verified.unreadable else ""
-    return f"NOT valid: {count_of(found, 'finding')} ({named}){unread}; {count_of(verified.records, 'record')} hold."
+    unread = f"; {pieces}" if unreadable else ""
+    return f"NOT valid: {count_of(number, 'finding')} ({named}){unread}; {count_of(verified.records, 'record')} hold."
 
 
 def concerns_of(evidence: Evidence, found: Findings) -> tuple[str, ...]:
@@ -215,14 +221,12 @@ def general_limits(evidence: Evidence, found: Findings) -> tuple[str, ...]:
         "The right time: timestamps are those of the hosts' own clocks.",
         "Whether a control is met: this report is evidence, and no audit opinion and no legal advice.",
     ]
-    if not verified.signatures_checked:
+    unseen = {note.log for note in found.verified.notes if note.kind == "truncation_unseen"}
+    if unseen:
         limits.append(
-            "Whether somebody with access to the files has rewritten a whole log: no signatures were checked "
-            "(--vkey or --policy)."
-        )
-    if not verified.expected_heads and not verified.signatures_checked:
-        limits.append(
-            "Whether the newest records were cut off: no head that was kept elsewhere was given (--expected-head)."
+            f"Whether the newest records of {count_of(len(unseen), 'log')} of {len(found.verified.logs):,} were cut "
+            "off, or the whole log was rewritten: no head that was kept elsewhere was given, and no signature was "
+            "checked (--expected-head, --vkey, --policy)."
         )
     if not verified.valid:
         limits.append("What was in records that are damaged or missing; no damaged record is counted here.")

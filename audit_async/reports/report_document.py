@@ -115,7 +115,9 @@ class VerificationFacts(PlainData, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
     more_findings: int  #: that are not listed
     unreadable: tuple[Unreadable, ...]
+    more_unreadable: int
     notes: tuple[Note, ...]
+    more_notes: int
 
 
 class RetentionFacts(PlainData, frozen=True, kw_only=True):

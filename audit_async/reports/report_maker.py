@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_report"]
 
-#: Findings that a report lists; verify has them all.
+#: Findings, notes and pieces that can't be read that a report lists, of each; all of them are judged.
 _MOST_FINDINGS: Final = 500
 #: Unfinished intents that a report lists.
 _MOST_INTENTS: Final = 100
@@ -117,6 +117,7 @@ async def make_report(
     intents = await _unfinished(reader, period, evidence)
     facts = await anyio.to_thread.run_sync(_log_facts, logs, verified, evidence)
     found = Findings(
+        verified=verified,
         verification=_verification(verified, unread, signatures=policy is not None, heads=len(expected_heads or {})),
         retention=_retention(chosen, evidence, verified, retention),
         intents=intents,
@@ -229,7 +230,9 @@ def _verification(report: VerifyReport, unread: str | None, *, signatures: bool,
         more_findings=max(sum(log.findings for log in report.logs), len(report.findings))
         - min(len(report.findings), _MOST_FINDINGS),
         unreadable=unreadable[:_MOST_FINDINGS],
+        more_unreadable=max(0, len(unreadable) - _MOST_FINDINGS),
         notes=report.notes[:_MOST_FINDINGS],
+        more_notes=max(0, len(report.notes) - _MOST_FINDINGS),
     )
 
 

@@ -91,9 +91,13 @@ def _time(text: str | None) -> str:
 def _glance(report: Report) -> Html:
     verified = report.verification
     state = "good" if verified.valid else "bad"
-    verdict = "The chain of records holds" if verified.valid else "The trail is NOT verified"
-    integrity = next(topic for topic in report.topics if topic.name == "integrity")
-    lines = [element("p", verdict, class_=f"verdict {state}"), element("p", integrity.shows[0])]
+    verdict = "The chain of records holds"
+    if not verified.valid:
+        verdict = "Something is not as it was written" if verified.findings else "Not all of the trail can be read"
+    lines = [element("p", verdict, class_=f"verdict {state}")]
+    if verified.valid:
+        integrity = next(topic for topic in report.topics if topic.name == "integrity")
+        lines.append(element("p", integrity.shows[0]))
     if report.concerns:
         lines += [
             element("h3", "What to look at first"),
@@ -222,11 +226,12 @@ def _findings(report: Report) -> Html | None:
         for found in verified.findings
     ]
     rows += [[piece.log, "unreadable", piece.file, "", piece.reason] for piece in verified.unreadable]
-    more = f"{verified.more_findings:,} more; audit-async verify --json has them all." if verified.more_findings else ""
+    left_out = verified.more_findings + verified.more_unreadable
+    more = f"{left_out:,} more; audit-async verify --json has them all." if left_out else ""
     return element(
         "section",
         element("h2", "Findings of the verification"),
-        table(["Log", "Kind", "File", "Seq", "What is wrong"], rows),
+        table(["Log", "Kind", "File", "Seq", "What is wrong"], rows, class_="findings"),
         element("p", more) if more else None,
     )
 
@@ -241,13 +246,16 @@ def _logs(report: Report) -> Html:
             [
                 joined(element("strong", log.log), element("div", f"log_id {log.log_id}", class_="proof")),
                 joined(span, element("div", f"head {head}", class_="proof")),
-                f"{log.records_in_period:,} of {log.verified_records:,}",
+                f"{log.records_in_period:,}",
+                f"{log.verified_records:,}",
                 f"{log.dropped:,}",
                 holds,
             ]
         )
-    head_row = ["Log", "Records from, to, and head", "In the period, of verified", "Refused", "Holds now"]
-    notes = [element("li", f"{note.log}: {note.text}") for note in report.verification.notes]
+    head_row = ["Log", "Records from, to, and head", "In the period", "Verified", "Refused", "Holds now"]
+    notes = [element("li", f"{note.log}: {note.text}.") for note in report.verification.notes]
+    if report.verification.more_notes:
+        notes.append(element("li", f"{report.verification.more_notes:,} more; audit-async verify --json has them all."))
     return element(
         "section",
         element("h2", "Logs"),

@@ -13,7 +13,9 @@ import jsonschema
 import pytest
 
 import audit_async
-from audit_async import AuditConfig, AuditLogger, AuditReader, Local, RetentionPolicy
+from audit_async import AuditConfig, AuditLogger, AuditReader, Local, Receipt, RetentionPolicy
+from audit_async._layout.names import COLLECTOR_FILE
+from audit_async.errors import WriteFailed
 from audit_async.privacy import open_key_store
 from audit_async.reader import ExportFailed
 from audit_async.reports import (
@@ -31,6 +33,7 @@ from audit_async.tlog.signing_keys import Signer, load_signer, new_key, write_ke
 from tests.cli.made_trails import HOSTILE, failure, make_hostile_trail, make_trail
 from tests.logs import segment_lines
 from tests.reports.faulty_trail import FaultyTrail, leave
+from tests.trail.lived import LivedLog, changed
 
 pytestmark = pytest.mark.anyio
 
@@ -52,6 +55,7 @@ async def written(
     base_dir: Path, tmp_path: Path, framework: str | Path = "soc2", *, signers: tuple[Signer, ...] = (), **how: object
 ) -> tuple[Report, WrittenReport]:
     """Make a report and write it."""
+    tmp_path.mkdir(exist_ok=True)
     async with access_log(tmp_path) as audit:
         report = await make_report(
             AuditReader(base_dir),
@@ -201,6 +205,19 @@ async def test_a_report_is_recorded_before_it_is_there(tmp_path: Path) -> None:
     assert {Path(path).stat().st_mode & 0o777 for path in (files.page, files.data)} == {0o600}
 
 
+async def test_the_page_waits_for_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page gets its name only once the record of it is durable; if that fails there is none."""
+    make_trail(tmp_path / "audit", [failure("alice")])
+
+    async def refused(receipt: Receipt) -> None:
+        raise WriteFailed("the disk is full")
+
+    monkeypatch.setattr(Receipt, "durable", refused)
+    with pytest.raises(WriteFailed):
+        await written(tmp_path / "audit", tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
 async def test_unsealed_shows_who_it_was(tmp_path: Path) -> None:
     """With the key store names are in the clear, an erased one is not, and page and record say so."""
     trail: FaultyTrail = await leave(tmp_path)
@@ -233,6 +250,39 @@ async def test_retention_is_compared(tmp_path: Path) -> None:
         )
     assert "The configured minimum of 2,555 days meets the 366 days of 10.5.1." in report.retention.assessment
     assert report.concerns == () or not any("SHORTER" in text for text in report.concerns)
+
+
+async def test_what_was_deleted_early_is_named(tmp_path: Path) -> None:
+    """The age of the youngest record that retention deleted is compared with the framework's days."""
+    log = LivedLog(tmp_path / "audit").session().retain(deleted=1)
+    report, _ = await written(log.base_dir, tmp_path, "hipaa")
+    assert report.retention.deleted_segments == 1
+    assert report.retention.youngest_deleted_days == 0
+    assert any("EARLIER than the 2,192 days of 164.316(b)(2)(i)" in text for text in report.concerns)
+
+
+async def test_what_can_not_be_read_is_named(tmp_path: Path) -> None:
+    """Damage does not keep the rest from being reported, and no damaged record is counted."""
+    log = LivedLog(tmp_path / "audit").session()
+    log.edit(log.segments[1], lambda lines: [changed(lines[0]), *lines[1:]])
+    report, files = await written(log.base_dir, tmp_path)
+    whole, _ = await written(LivedLog(tmp_path / "whole").session().base_dir, tmp_path / "whole")
+    assert report.records == whole.records - 1
+    assert not report.verification.valid
+    assert log.segments[1].name in Page(files.page).text
+
+
+async def test_logs_of_many_hosts_are_one_report(tmp_path: Path) -> None:
+    """A collector's root is a place like any other: each log by its whole name, and all of them counted."""
+    for host in ("web-1", "web-2"):
+        make_trail(tmp_path / "root" / "acme" / host, [failure("alice"), failure("bob")])
+    (tmp_path / "root" / COLLECTOR_FILE).write_text("{}")
+    report, _ = await written(tmp_path / "root", tmp_path)
+    assert [log.log for log in report.logs] == ["acme/web-1/orders/00", "acme/web-2/orders/00"]
+    assert report.records == 4
+    assert {example.log for control in report.controls for example in control.examples} == {
+        log.log for log in report.logs
+    }
 
 
 async def test_the_page_prints(tmp_path: Path) -> None:
