@@ -7,18 +7,18 @@ names the file, the variable or systemd's credential that holds one.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Final
 from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Meta
 
-from audit_async._query.audit_query import AuditQuery, Glob, InvalidQuery
+from audit_async._query.audit_query import AuditQuery
 from audit_async.config.setting import MIB, Flag, Seconds, Settings, byte_size, whole_number
 from audit_async.config.tables import build
 from audit_async.config.toml_file import read_toml
 from audit_async.config.wording import either, refuse_unknown
+from audit_async.delivery.query_tables import query_of
 from audit_async.errors import ConfigError
 
 __all__ = [
@@ -55,7 +55,6 @@ _FormatName = Annotated[str, Meta(pattern=r"^(record|ocsf|ecs|cef)\Z", descripti
 _Payload = Annotated[str, Meta(pattern=r"^(json|ndjson|hec|bulk)\Z", description='"json", "ndjson", "hec" or "bulk"')]
 _HTTP_SCHEMES: Final = frozenset({"http", "https"})
 _SYSLOG_SCHEMES: Final = frozenset({"tls", "tcp", "udp", "unix"})
-_WILDCARDS: Final = frozenset("*?")
 
 
 class SinkSettings(Settings, frozen=True, kw_only=True):
@@ -105,7 +104,7 @@ class SinkSettings(Settings, frozen=True, kw_only=True):
 
     def queries(self, member: str) -> list[AuditQuery]:
         """Return the queries of `select` or `exclude`; raises `ConfigError`."""
-        return [_query(f"sink.{self.name}.{member}", table) for table in getattr(self, member)]
+        return [query_of(f"sink.{self.name}.{member}", table) for table in getattr(self, member)]
 
 
 class _EncryptedSettings(SinkSettings, frozen=True, kw_only=True):
@@ -350,22 +349,6 @@ def _sink(table: dict[str, object]) -> SinkSettings:
         if error.field.startswith("sink.") and isinstance(name, str) and not error.field.startswith(f"sink.{name}."):
             raise ConfigError(f"sink.{name[:64]}.{error.field.removeprefix('sink.')}", error.reason) from None
         raise
-
-
-def _query(field: str, table: Mapping[str, object]) -> AuditQuery:
-    """Return the query that a table means: as `AuditQuery`, with a wildcard in a text as a pattern."""
-    members: dict[str, Any] = dict(table)
-    for name in ("after_seq", "limit", "newest_first", "start", "end"):
-        if name in members:
-            raise ConfigError(f"{field}.{name}", "not a condition on one record; leave it out")
-    for name in ("actor", "resource_id", "path"):
-        value = members.get(name)
-        if isinstance(value, str) and not _WILDCARDS.isdisjoint(value):
-            members[name] = Glob(value)
-    try:
-        return AuditQuery(**members)
-    except InvalidQuery as error:
-        raise ConfigError(f"{field}.{error.field}", error.reason) from None
 
 
 def split_url(url: str, field: str) -> SplitResult:

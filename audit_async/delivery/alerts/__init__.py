@@ -1,12 +1,8 @@
 """Alerts: rules in the terms of a query, counted within windows of time; each alert is an event in a log.
 
-    [[sink]]                     # in deliver.toml
-    name = "alerts"
-    type = "alerts"
-    rules = "alerts.toml"        # left out: the starter set
-
-Rules are put to the records of all logs as they are delivered, and what was counted is durable: a deliverer that was
-killed and started again raises each alert once. An alert is an `audit.alert_raised`, which every other sink gets.
+A sink of the type `alerts` in `deliver.toml` names a file of rules, or uses the starter set. Rules are put
+to the records of all logs as they are delivered, and what was counted is durable: a deliverer that was killed and
+started again raises each alert once. An alert is an `audit.alert_raised`, which every other sink gets.
 """
 
 from __future__ import annotations

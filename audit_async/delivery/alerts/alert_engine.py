@@ -127,6 +127,7 @@ class AlertEngine:
         silent = list(state.silent)
         was_live = state.is_live
         oldest = recorded_time(now - self._max_age)
+        now_ms = _milliseconds(now)
         for record in records:
             if record.seq <= state.seq:
                 continue
@@ -134,7 +135,7 @@ class AlertEngine:
             if not state.is_live and record.at < oldest:
                 continue
             state.is_live = True
-            for hit in self._hits(state, record):
+            for hit in self._hits(state, record, now_ms):
                 hits.append(hit)
                 alerts.extend(self._raised(log_id, log, record, hit))
         changed = is_new or bool(hits) or was_live != state.is_live
@@ -184,7 +185,7 @@ class AlertEngine:
         """Return everything that is known; not a copy."""
         return Snapshot(logs=self._logs, windows=self._windows)
 
-    def _hits(self, state: LogState, record: ObservedRecord) -> Iterator[Hit]:
+    def _hits(self, state: LogState, record: ObservedRecord, now_ms: int) -> Iterator[Hit]:
         event_type = record.said.event.get("event_type")
         if event_type == _CLOSED:  # in order: what is closed may be silent
             state.last_ms.clear()
@@ -193,7 +194,8 @@ class AlertEngine:
             if not prepared.wants(record.said):
                 continue
             name = prepared.rule.name
-            at_ms = _milliseconds(datetime.fromisoformat(record.at))
+            # A host whose clock is ahead, or was set so, must not make the records of all others old.
+            at_ms = min(_milliseconds(datetime.fromisoformat(record.at)), now_ms)
             if prepared.rule.silence_s is not None:
                 if event_type != _CLOSED:
                     state.last_ms[name] = at_ms

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from audit_async._query.audit_query import AuditQuery, Glob, InvalidQuery
+from audit_async._query.audit_query import AuditQuery
 from audit_async.config.toml_file import read_toml
 from audit_async.config.wording import brief, refuse_unknown
+from audit_async.delivery.query_tables import query_of
 from audit_async.errors import ConfigError
 
 __all__ = ["AlertRule", "read_rules", "starter_rules", "starter_rules_text"]
@@ -22,9 +23,6 @@ _DAY_S: Final = 86_400
 #: So many rules may be in one file: each is put to every record whose type it names.
 _MOST_RULES: Final = 500
 _MOST_MEMBERS: Final = 4
-_WILDCARDS: Final = frozenset("*?[")
-#: Parts of a query that are no condition on one record.
-_NO_CONDITIONS: Final = ("after_seq", "limit", "newest_first", "start", "end")
 
 _Seconds = Annotated[int, msgspec.Meta(ge=1, le=7 * _DAY_S)]
 
@@ -83,26 +81,11 @@ class AlertRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def queries(self) -> list[AuditQuery]:
         """Return the queries, a record has to fulfil one of; raises `ConfigError`."""
-        return [_query(f"rule.{self.name}.match", table) for table in self.match]
+        return [query_of(f"rule.{self.name}.match", table) for table in self.match]
 
     def digest(self) -> str:
         """Return what tells two forms of a rule apart that decide differently."""
         return sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:16]
-
-
-def _query(field: str, table: Mapping[str, object]) -> AuditQuery:
-    members: dict[str, Any] = dict(table)
-    for name in _NO_CONDITIONS:
-        if name in members:
-            raise ConfigError(f"{field}.{name}", "it is no condition on one record; leave it out")
-    for name in ("actor", "resource_id", "path"):
-        value = members.get(name)
-        if isinstance(value, str) and not _WILDCARDS.isdisjoint(value):
-            members[name] = Glob(value)
-    try:
-        return AuditQuery(**members)
-    except InvalidQuery as error:
-        raise ConfigError(f"{field}.{error.field}", error.reason) from None
 
 
 def read_rules(path: str | os.PathLike[str]) -> list[AlertRule]:

@@ -15,15 +15,16 @@ from typing import Final
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from audit_async._query.audit_query import AuditQuery
-from audit_async._query.recorded_members import read_said
+from audit_async._query.recorded_members import Said, read_said
 from audit_async._trail.log_files import TrailUnreadable
 from audit_async._writer.receipts import Receipt
 from audit_async.delivery.alerts.alert_engine import AlertEngine, Looked, ObservedRecord
 from audit_async.delivery.alerts.alert_rules import read_rules, starter_rules
 from audit_async.delivery.alerts.alert_state import JournalEntry, StateFiles
-from audit_async.delivery.deliverable_record import OWN_SERVICE, EncodedRecord
+from audit_async.delivery.deliverable_record import OWN_SERVICE, DeliverableRecord, EncodedRecord
 from audit_async.delivery.delivery_sink import Outcome, SendResult
 from audit_async.errors import AuditError
 from audit_async.events import AuditAlertRaised, AuditEvent
@@ -81,6 +82,8 @@ class AlertSink:
         Args:
             batch: The records, in order.
         """
+        if not batch:
+            return SendResult(outcome=Outcome.ACCEPTED)
         async with self._lock:
             try:
                 await self._settle()
@@ -109,7 +112,7 @@ class AlertSink:
 
     def _look(self, batch: Sequence[EncodedRecord]) -> Looked:
         first = batch[0].record
-        records = [ObservedRecord(one.seq, one.audit_id, one.timestamp, read_said(one.line)) for one, _ in batch]
+        records = [ObservedRecord(one.seq, one.audit_id, one.timestamp, _said_by(one)) for one, _ in batch]
         return self._engine.look(first.log_id, first.log.name, records, self._clock())
 
     async def _settle(self) -> None:
@@ -143,6 +146,14 @@ class AlertSink:
             return alerts
         recorded = await _recorded_alerts(self._own_log, log_id)
         return [alert for alert in alerts if alert.alert_id not in recorded]
+
+
+def _said_by(record: DeliverableRecord) -> Said:
+    """Return what a record says; its type alone if it nests deeper than can be read."""
+    try:
+        return read_said(record.line)
+    except (msgspec.MsgspecError, RecursionError):
+        return Said({"event_type": record.event_type}, {}, record.timestamp)
 
 
 #: Alerts of one log that a crash may have left unanswered: those of one batch.

@@ -75,7 +75,7 @@ class CefFormat:
         Raises:
             NotARecord: If its line is none.
         """
-        line = open_line(record.line)
+        line = open_line(record)
         event: dict[str, object] = {name: plain_value(raw) for name, raw in line.event.items()}
         mapping = mapping_of(line.event_type, has_actor="actor" in event)
         graded: dict[str, object] = {"severity_id": mapping.severity}

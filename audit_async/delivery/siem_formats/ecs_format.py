@@ -107,7 +107,7 @@ class EcsFormat:
         Raises:
             NotARecord: If its line is none.
         """
-        line = open_line(record.line)
+        line = open_line(record)
         event: dict[str, Any] = {name: plain_value(raw) for name, raw in line.event.items()}
         document: dict[str, Any] = {
             "@timestamp": event["occurred_at"] if isinstance(event.get("occurred_at"), str) else line.timestamp,

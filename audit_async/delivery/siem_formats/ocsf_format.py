@@ -96,7 +96,7 @@ class OcsfFormat:
         Raises:
             NotARecord: If its line is none.
         """
-        line = open_line(record.line)
+        line = open_line(record)
         event = self._maker(line).event(record, line)
         if self._raw_data:
             raw = record.line.rstrip(b"\n")

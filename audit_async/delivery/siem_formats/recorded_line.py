@@ -52,21 +52,43 @@ _decode_value: Final = msgspec.json.Decoder().decode
 _decode_text: Final = msgspec.json.Decoder(str).decode
 
 
-def open_line(line: bytes) -> RecordedLine:
-    """Return what a line says.
+def open_line(record: DeliverableRecord) -> RecordedLine:
+    """Return what a record says.
+
+    If it nests deeper than can be read, its event has one member, `line`: the record as a text.
 
     Args:
-        line: The record, with or without its line end.
+        record: The record.
 
     Raises:
-        NotARecord: If the line is none; the message holds nothing of it.
+        NotARecord: If its line is none; the message holds nothing of it.
     """
     try:
-        record = _decode(line)
-        record.event_type = _decode_text(record.event.pop("event_type"))
+        opened = _decode(record.line)
+        opened.event_type = _decode_text(opened.event.pop("event_type"))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError) as error:
-        raise NotARecord("this line is not a record; verify the log to see which lines are not") from error
-    return record
+        if not record.event_type or not record.line.endswith(b'"}'):
+            raise NotARecord("this line is not a record; verify the log to see which lines are not") from error
+        return _unreadable(record)
+    return opened
+
+
+#: The hash of the record before, from the end of a line without its line feed (docs/format.md).
+_PREV_HASH: Final = slice(-140, -76)
+
+
+def _unreadable(record: DeliverableRecord) -> RecordedLine:
+    return RecordedLine(
+        seq=record.seq,
+        audit_id=record.audit_id,
+        timestamp=record.timestamp,
+        service_id=record.service_id,
+        event={"line": msgspec.Raw(msgspec.json.encode(record.line.decode(errors="replace")))},
+        prev_hash=record.line[_PREV_HASH].decode("ascii", "replace"),
+        hash=record.hash,
+        event_type=record.event_type,
+        altered=record.altered,
+    )
 
 
 def provenance(record: DeliverableRecord, line: RecordedLine) -> dict[str, object]:

@@ -60,6 +60,16 @@ def test_a_threshold_within_a_window(times: tuple[int, ...], alerts: int) -> Non
         assert (alert.log, alert.log_id, alert.seq) == ("orders/00", "l0", 60_000)
 
 
+def test_a_host_whose_clock_is_ahead_blinds_no_rule() -> None:
+    """What claims to be of the future counts at its arrival: it neither ages what is there nor hides an overflow."""
+    engine = AlertEngine([msgspec.structs.replace(FIVE_A_MINUTE, max_groups=3, window_s=3600)])
+    assert raised(engine, [failed(3590 + n, seq=n) for n in range(3)]) == []
+    future = [failed(10**9 + n, f"10.0.0.{n}", seq=n) for n in range(4)]
+    assert [alert.kind for alert in raised(engine, [failed(10**9, seq=10), *future], log="l1")] == []
+    assert [alert.kind for alert in raised(engine, [failed(10**9, seq=11), *future], log="l1")] == ["match"]
+    assert engine.snapshot().windows["r"].newest_ms == int(NOW.timestamp() * 1000)
+
+
 def test_groups_are_counted_apart_and_logs_together() -> None:
     """Four of each of two addresses raise nothing; of one address on two logs five do."""
     engine = AlertEngine([FIVE_A_MINUTE])

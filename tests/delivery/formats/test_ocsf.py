@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 
+from audit_async.delivery.record_formats import Format
+from audit_async.delivery.siem_formats import CefFormat, EcsFormat
 from audit_async.delivery.siem_formats.ocsf_classes import OCSF_VERSION, OcsfClass
 from audit_async.delivery.siem_formats.ocsf_format import OcsfFormat, mapping_of
 from audit_async.delivery.siem_formats.ocsf_mapping import BUILT_IN, OcsfMapping
@@ -167,6 +169,21 @@ def test_numbers_that_python_can_not_hold_are_delivered_as_they_were_recorded() 
     """What has no place in the schema is copied as its bytes."""
     line = line_of({"event_type": "test.numbers"}).replace(b'"test.numbers"', b'"test.numbers","n":1e999,"m":1.10')
     assert b'{"n":1e999,"m":1.10}' in FORMAT.encode(deliverable(line))
+
+
+@pytest.mark.parametrize("maker", [OcsfFormat, EcsFormat, CefFormat])
+def test_a_record_that_nests_too_deeply_to_be_read_is_delivered_as_a_text(maker: type[Format]) -> None:
+    """It has its keys and its hash, and the whole line as one member."""
+    deep = b"[" * 50_000 + b"]" * 50_000
+    line = line_of({"event_type": "config.changed", "changes": 1}).replace(b'"changes":1', b'"changes":' + deep)
+    made = maker().encode(deliverable(line))
+    assert deep in made
+    assert b"ab" * 32 in made
+    assert b"0" * 64 in made
+    if maker is OcsfFormat:
+        event = msgspec.json.decode(made)
+        assert event["unmapped"]["event"]["line"].encode() == line.rstrip()
+        assert [*validator("entity_management").iter_errors(event)] == []
 
 
 def test_an_altered_record_says_so() -> None:
