@@ -20,7 +20,9 @@ from audit_async.cli.run import ExitStatus
 __all__ = ["command_line", "run"]
 
 # In the order of the help.
-READING: Final = ("verify", "query", "tail", "show", "stats", "export", "sql", "report", "subject-data", "events")
+READING: Final = (
+    "verify", "query", "tail", "show", "stats", "export", "partitions", "sql", "report", "subject-data", "events",
+)  # fmt: skip
 UPKEEP: Final = (
     "index", "backup", "restore", "retention", "hold", "erase", "forward", "engine", "collect", "hosts", "bucket",
     "alerts", "doctor", "config",

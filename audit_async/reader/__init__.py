@@ -18,6 +18,7 @@ Everything that applications need is imported from this package; its modules are
 | `index_runs` | indexing segments, and comparing indexes, in several processes |
 """
 
+from audit_async._export.partition_files import PartitionReport
 from audit_async._export.record_export import Evidence, ExportFailed, ExportFormat, ExportReport
 from audit_async._layout.age_files import ArchiveEncrypted, Identities
 from audit_async._query.answers import Page
@@ -58,6 +59,7 @@ __all__ = [
     "Note",
     "OnDamage",
     "Page",
+    "PartitionReport",
     "PlacedRecord",
     "Position",
     "Progress",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, get_args
 import anyio.from_thread
 import anyio.to_thread
 
+from audit_async._export.partition_files import PartitionReport, write_partitions
 from audit_async._export.record_export import Evidence, ExportFormat, ExportReport, Selection, export
 from audit_async._layout.age_files import Identities
 from audit_async._query.answers import Page, page_of
@@ -653,6 +654,45 @@ class AuditReader:
             return report
         finally:
             question.end(export=format)
+
+    async def write_partitions(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        audit: AuditLogger | None = None,
+        accessed_by: str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> PartitionReport:
+        """Bring a copy of the logs as Parquet files by service and day up to date, for DuckDB and its like.
+
+        A segment is one file, `service=<service>/day=<date>/…parquet`: a sealed one is written once, that which is
+        being written is replaced by each run, and one that retention has deleted is removed. What is sealed stays so.
+        Needs the extra `parquet`. One process at a time for one directory.
+
+        Args:
+            directory: Where the files are; it is made if it is absent. Nothing in it is evidence.
+            audit: As for `query`.
+            accessed_by: As for `query`.
+            progress: Called with the number of records so far.
+
+        Returns:
+            What was done; the files that were written are on stable storage.
+
+        Raises:
+            ExportFailed: pyarrow is missing, or `directory` is a file.
+            InvalidQuery: As for `query`.
+            TrailUnreadable: As for `query`.
+            LogCorrupted: A record is damaged; files of other segments are as they were.
+            OSError: A file can't be read or written.
+        """
+        question = self._question(AuditQuery(), audit, accessed_by, "raise")
+        question.given = None
+        try:
+            report = await write_partitions(await question.begin(), Path(directory), progress=progress)
+            question.given = report.records
+            return report
+        finally:
+            question.end(export="parquet")
 
 
 def _selection(
