@@ -24,8 +24,8 @@ READING: Final = (
     "verify", "query", "tail", "show", "stats", "export", "partitions", "sql", "report", "subject-data", "events",
 )  # fmt: skip
 UPKEEP: Final = (
-    "index", "backup", "restore", "retention", "hold", "erase", "forward", "engine", "collect", "hosts", "bucket",
-    "alerts", "doctor", "config",
+    "index", "backup", "restore", "retention", "hold", "erase", "forward", "deliver", "alerts", "engine", "collect",
+    "hosts", "bucket", "doctor", "config",
 )  # fmt: skip
 #: Commands whose module has another name, since a package of the library has theirs.
 _OTHER_MODULES: Final = {"alerts": "alert_commands", "config": "config_check", "events": "event_catalogue"}

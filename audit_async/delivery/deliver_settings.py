@@ -7,6 +7,7 @@ names the file, the variable or systemd's credential that holds one.
 from __future__ import annotations
 
 import os
+import re
 from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Final
 from urllib.parse import SplitResult, urlsplit
@@ -38,10 +39,9 @@ _MaybeText = Annotated[
     Annotated[str, Meta(min_length=1, max_length=4096)] | None,
     Meta(description="left out, or a text of 1 to 4096 characters"),
 ]
-_Secret = Annotated[
-    Annotated[str, Meta(pattern=r"^(file:/|/|env:.|credential:.)")] | None,
-    Meta(description="left out, or file:/PATH, env:NAME or credential:NAME; never the secret itself"),
-]
+_SOURCES: Final = "left out, or file:/PATH, env:NAME or credential:NAME; never the secret itself"
+_SECRET_SOURCE: Final = re.compile(r"file:/|/|env:.|credential:.")
+_Secret = Annotated[str | None, Meta(description=_SOURCES)]
 _Texts = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(description="a list of texts, none empty")]
 _Questions = Annotated[tuple[dict[str, Any], ...], Meta(description="a table of a query's terms, or a list of them")]
 _Name = Annotated[
@@ -115,6 +115,11 @@ class _EncryptedSettings(SinkSettings, frozen=True, kw_only=True):
     client_key: _MaybeText = None
 
     def __post_init__(self) -> None:
+        for secret in ("token", "hmac_key"):
+            given = getattr(self, secret, None)
+            if given is not None and (not isinstance(given, str) or not _SECRET_SOURCE.match(given)):
+                # Before any other check, which would show the value.
+                raise ConfigError(f"sink.{secret}", f"it is no source of a secret; allowed: {_SOURCES}")
         super().__post_init__()
         if self.client_key is not None and self.client_cert is None:
             raise ConfigError(f"sink.{self.name}.client_key", "it needs client_cert, the certificate of this key")

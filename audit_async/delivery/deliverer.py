@@ -32,7 +32,7 @@ from audit_async.logger import AuditLogger
 if TYPE_CHECKING:
     from audit_async.privacy.key_store import KeyStore  # needs an extra
 
-__all__ = ["Deliverer", "logs_of"]
+__all__ = ["Deliverer", "base_dir_of", "deliverer_log", "logs_of"]
 
 _logger: Final = logging.getLogger("audit_async")
 
@@ -134,10 +134,8 @@ class Deliverer:
             key_store = await anyio.to_thread.run_sync(self._open_key_store)
             if key_store is not None:
                 opened.callback(key_store.close)
-            own_log = self._settings.own_log
-            own_base = Path(own_log) if own_log else await anyio.to_thread.run_sync(_base_directory, self._base_dir)
-            config = AuditConfig(mode=Local(own_base), service_id=OWN_SERVICE, handle_signals=False)
-            records = DeliveryRecords(await opened.enter_async_context(AuditLogger(config)))
+            audit = await opened.enter_async_context(deliverer_log(self._settings, self._base_dir))
+            records = DeliveryRecords(audit)
             opened.push_async_callback(self._finish)
             for settings, directory in zip(self._settings.sinks, directories, strict=True):
                 self._sinks.append(_OpenSink(settings, directory, records, key_store))
@@ -282,6 +280,21 @@ async def _tick(sink: _OpenSink) -> None:
     while tick is not None:
         await tick()  # type: ignore[misc]  # a coroutine function
         await anyio.sleep(_TICK_S)
+
+
+@asynccontextmanager
+async def deliverer_log(settings: DeliverSettings, trail: Path) -> AsyncIterator[AuditLogger]:
+    """Open the deliverer's own log.
+
+    Args:
+        settings: Which base directory it is in; the trail's own by default.
+        trail: The trail's directory.
+    """
+    own_log = settings.own_log
+    base_dir = Path(own_log) if own_log else await anyio.to_thread.run_sync(_base_directory, trail)
+    config = AuditConfig(mode=Local(base_dir), service_id=OWN_SERVICE, handle_signals=False)
+    async with AuditLogger(config) as audit:
+        yield audit
 
 
 def base_dir_of(settings: DeliverSettings, base_dir: Path | None) -> Path:

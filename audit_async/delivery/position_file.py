@@ -23,7 +23,7 @@ from audit_async._layout.regular_files import read_bounded
 from audit_async.errors import AuditError, LogCorrupted
 from audit_async.forwarding.batches import Head
 
-__all__ = ["DelivererRuns", "Position", "SinkDirectory", "StateUnusable"]
+__all__ = ["DelivererRuns", "Position", "SetAside", "SinkDirectory", "StateUnusable", "replace_durably"]
 
 _LOCK: Final = "lock"
 _SET_ASIDE: Final = "set-aside.ndjson"
@@ -119,6 +119,20 @@ class SinkDirectory:
             ) from None
         self._lock = fd
 
+    def is_locked(self) -> bool:
+        """Return whether a process has the sink at the moment."""
+        try:
+            fd = disk.open_file(str(self.path / _LOCK))
+        except OSError:
+            return False
+        try:
+            disk.lock(fd, shared=True)
+        except BlockingIOError:
+            return True
+        finally:
+            disk.close(fd)
+        return False
+
     def unlock(self) -> None:
         """Let others have it."""
         if self._lock is not None:
@@ -168,6 +182,17 @@ class SinkDirectory:
             raise StateUnusable(
                 f"{self.path}: the position can't be stored: {error.strerror}; records will come twice until it can"
             ) from error
+
+    def all_set_aside(self) -> list[SetAside]:
+        """Return what the receiver refused so far, in order; raises `StateUnusable`."""
+        try:
+            with open(self.path / _SET_ASIDE, "rb") as file:
+                return [msgspec.json.decode(line, type=SetAside) for line in file if line.endswith(b"\n")]
+        except FileNotFoundError:
+            return []
+        except (OSError, msgspec.MsgspecError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is damaged"
+            raise StateUnusable(f"{self.path / _SET_ASIDE} can't be read: {reason}") from error
 
     def set_aside(self, entries: list[SetAside]) -> None:
         """Note records that the receiver refuses, durable on return; raises `StateUnusable`."""
