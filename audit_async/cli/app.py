@@ -22,6 +22,7 @@ __all__ = ["command_line", "run"]
 # In the order of the help.
 READING: Final = (
     "verify", "query", "tail", "show", "stats", "export", "partitions", "sql", "report", "subject-data", "events",
+    "check-copies",
 )  # fmt: skip
 UPKEEP: Final = (
     "index", "backup", "restore", "retention", "hold", "erase", "forward", "deliver", "alerts", "engine", "collect",

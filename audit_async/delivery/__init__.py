@@ -10,6 +10,7 @@ trail to an engine outside the host, as evidence and exactly once, is another th
 
 from __future__ import annotations
 
+from audit_async.delivery.copy_check import CopyCheck, CopyFinding, check_copies
 from audit_async.delivery.deliver_settings import (
     AlertSettings,
     DeliverSettings,
@@ -31,6 +32,8 @@ from audit_async.delivery.record_formats import Format
 
 __all__ = [
     "AlertSettings",
+    "CopyCheck",
+    "CopyFinding",
     "DeliverSettings",
     "DeliverableRecord",
     "DeliveredLog",
@@ -50,6 +53,7 @@ __all__ = [
     "StateUnusable",
     "StdoutSettings",
     "SyslogSettings",
+    "check_copies",
     "read_deliver_settings",
     "verify_signature",
 ]

@@ -10,7 +10,7 @@ import pytest
 from audit_async.delivery.alerts import read_rules, starter_rules
 from audit_async.events import AuditEvent, AuthFailure, HttpRequest
 from tests.cli.commands import Audit
-from tests.delivery.delivering import write_events
+from tests.delivery.delivering import lines_of_log, write_events
 
 RULE = """
 [[rule]]
@@ -82,3 +82,17 @@ def test_a_period_and_a_service_narrow_the_trial(audit: Audit, rules: Path, trai
     assert audit("alerts", "test", rules, trail, "--until", "2020-01-01").out.startswith("0 records, 0 alerts")
     assert audit("alerts", "test", "-", trail, "--service", "orders").out.splitlines()[-1].endswith("(of 20)")
     assert audit("alerts", "test", rules, trail / "missing").status == 3
+
+
+def test_copies_are_compared_with_the_trail(audit: Audit, trail: Path, tmp_path: Path) -> None:
+    """A receiver's export: status 0 if all of it is of the trail, 1 and the members if something was changed."""
+    lines = [line.decode() for line in lines_of_log(trail / "orders/00")]
+    export = tmp_path / "export.ndjson"
+    export.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    ended = audit("check-copies", export, trail)
+    assert (ended.status, ended.out) == (0, f"{len(lines)} copies: {len(lines)} genuine, 0 not\n")
+    export.write_text("\n".join([lines[1].replace("203.0.113.9", "203.0.113.8"), *lines[2:]]), encoding="utf-8")
+    ended = audit("check-copies", export, trail, "--format", "record")
+    assert ended.status == 1
+    assert "says something else than the record: event.ip" in ended.out
+    assert audit("check-copies", export, trail, "--json").document["findings"][0]["members"] == ["event.ip"]

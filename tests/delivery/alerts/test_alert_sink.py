@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ from audit_async.events import AuditAlertRaised, AuditEvent, AuthFailure
 from audit_async.logger.forwarding_records import record_own
 from tests.campaign import Campaign
 from tests.delivery.delivering import deliver_once, delivering, lines_of_log, settings, until, write_events
+from tests.logs import segment_lines
 from tests.trails import check_trail, read_events
 
 pytestmark = pytest.mark.anyio
@@ -126,6 +128,7 @@ def test_a_killed_deliverer_raises_each_alert_once(tmp_path: Path, rounds: int, 
     directory = anyio.run(lambda: write_events(tmp_path / "audit", *failures(4000, f"{campaign.seed} kill")))
     dice = random.Random(f"{campaign.seed} moments")  # noqa: S311 - no secret
     command = [sys.executable, "-m", "tests.delivery.alerts.killed_deliverer", str(tmp_path)]
+    killed = 0
     for _ in range(rounds):
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
@@ -136,6 +139,8 @@ def test_a_killed_deliverer_raises_each_alert_once(tmp_path: Path, rounds: int, 
             while len(alerts_of_quickly(tmp_path)) < wanted and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(dice.random() / 50)
             process.kill()
+            killed += process.wait() == -signal.SIGKILL
+    assert killed >= rounds / 2, "the deliverer was at its end before it was killed"
     ended = subprocess.run(command, capture_output=True, timeout=120, check=True)
     assert ended.stdout.endswith(b"done\n"), ended.stderr
     ids = [alert["alert_id"] for alert in alerts_of(tmp_path)]
@@ -145,8 +150,7 @@ def test_a_killed_deliverer_raises_each_alert_once(tmp_path: Path, rounds: int, 
 
 def alerts_of_quickly(tmp_path: Path) -> list[bytes]:
     """Return the lines with alerts of a log that is being written."""
-    segments = (tmp_path / "audit" / "audit-deliver" / "00").glob("*.jsonl")
-    return [line for segment in segments for line in segment.read_bytes().split(b"\n") if b"alert_raised" in line]
+    return [line for line in segment_lines(tmp_path / "audit/audit-deliver/00") if b"alert_raised" in line]
 
 
 class Recorder:
