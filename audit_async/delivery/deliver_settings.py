@@ -286,6 +286,8 @@ class DeliverSettings(Settings, frozen=True, kw_only=True):
         key_store: The key store's directory, for sinks with `unseal`.
         master_key: The source of its master key.
         host: What this machine is called; its host name if left out.
+        event_modules: Modules that define the service's own events, such as `shop.events`; they are imported, so that
+            the formats know what a class says of its delivery.
 
     Raises:
         ConfigError: If a value is not allowed.
@@ -298,6 +300,7 @@ class DeliverSettings(Settings, frozen=True, kw_only=True):
     key_store: _MaybeText = None
     master_key: _MaybeText = None
     host: _MaybeText = None
+    event_modules: _Texts = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

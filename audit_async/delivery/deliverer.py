@@ -19,6 +19,7 @@ from audit_async.delivery.deliver_settings import DeliverSettings, SinkSettings
 from audit_async.delivery.deliverable_record import OWN_SERVICE, DeliveredLog
 from audit_async.delivery.delivery_records import DeliveryRecords
 from audit_async.delivery.delivery_status import DeliveryStatus
+from audit_async.delivery.event_modules import import_event_modules
 from audit_async.delivery.position_file import SinkDirectory
 from audit_async.delivery.record_formats import format_of
 from audit_async.delivery.record_selection import Selection
@@ -127,6 +128,7 @@ class Deliverer:
     async def _opened(self) -> AsyncIterator[DeliveryRecords]:
         """Take the sinks for this process, open the deliverer's own log, and put all in order at the end."""
         async with AsyncExitStack() as opened:
+            import_event_modules(self._settings.event_modules)
             directories = [SinkDirectory(Path(self._settings.state_dir), sink.name) for sink in self._settings.sinks]
             for directory in directories:
                 await anyio.to_thread.run_sync(directory.lock)

@@ -96,3 +96,11 @@ def test_copies_are_compared_with_the_trail(audit: Audit, trail: Path, tmp_path:
     assert ended.status == 1
     assert "says something else than the record: event.ip" in ended.out
     assert audit("check-copies", export, trail, "--json").document["findings"][0]["members"] == ["event.ip"]
+
+
+def test_the_command_imports_modules(tmp_path: Path, audit: Audit) -> None:
+    """A module that can't be imported is a usage error, which names it."""
+    (tmp_path / "copies").write_text("{}\n", encoding="utf-8")
+    ended = audit("check-copies", tmp_path / "copies", tmp_path, "--module", "own_missing")
+    assert ended.status == 2
+    assert "own_missing" in ended.err

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from audit_async.delivery import CopyCheck, DeliverableRecord, DeliveredLog, check_copies
+from audit_async.delivery import CopyCheck, DeliverableRecord, DeliveredLog, FileSettings, check_copies
 from audit_async.delivery.copy_check import COPY_FORMATS
 from audit_async.delivery.record_formats import format_of
 from audit_async.errors import ConfigError
 from audit_async.events import ActorInfo, AuditEvent, AuthFailure, ConfigChanged, HttpRequest, ResourceInfo
 from audit_async.events.resources import Change
 from audit_async.reader import AuditReader
-from tests.delivery.delivering import lines_of_log, write_events
+from tests.delivery.delivering import deliver_once, lines_of_log, settings, write_events
 
 pytestmark = pytest.mark.anyio
 
@@ -124,3 +124,44 @@ async def test_cef_can_not_be_compared(tmp_path: Path) -> None:
     """A format whose copies can't be compared is refused by name."""
     with pytest.raises(ConfigError, match="record, ocsf, ecs"):
         await check_copies([], AuditReader(tmp_path), "cef")
+
+
+OWN = """
+from typing import ClassVar
+from audit_async.delivery.siem_formats import OcsfClass, OcsfMapping, Text
+from audit_async.events import AuditEvent
+
+class TicketClosed(AuditEvent, tag="tickets.closed_{name}"):
+    ocsf: ClassVar[OcsfMapping] = OcsfMapping(
+        ocsf_class=OcsfClass.ENTITY_MANAGEMENT,
+        activity=4,
+        activity_name="Delete",
+        members={{"ticket": Text("entity.uid")}},
+    )
+    ticket: str
+"""
+
+
+async def test_own_events_are_delivered_as_their_class_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deliverer imports the modules that its configuration names, and so does the comparison."""
+    (tmp_path / "own_tickets.py").write_text(OWN.format(name="here"), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = tmp_path / "out.ndjson"
+    given = settings(
+        tmp_path,
+        FileSettings(name="file", path=str(out), format="ocsf", services=("orders",)),
+        event_modules=("own_tickets",),
+    )
+    (tmp_path / "audit").mkdir()
+    await deliver_once(given)  # imports the module, and finds no log
+    from own_tickets import TicketClosed  # type: ignore[import-not-found]  # noqa: PLC0415 - made above
+
+    await write_events(tmp_path / "audit", TicketClosed(ticket="7"))
+    await deliver_once(given)
+    made = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    [ticket] = (event for event in made if event["metadata"]["event_code"] == "tickets.closed_here")
+    assert (ticket["class_uid"], ticket["entity"]) == (3004, {"uid": "7"})
+    result = await check_copies(out.read_bytes().splitlines(), AuditReader(tmp_path / "audit"), "ocsf")
+    assert result.others == 0
+    with pytest.raises(ConfigError, match=r"event_modules.*own_missing"):
+        await deliver_once(settings(tmp_path, FileSettings(name="file", path=str(out)), event_modules=("own_missing",)))

@@ -14,6 +14,7 @@ from audit_async.cli.place import ReadableLogs
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Output
 from audit_async.delivery.copy_check import CopyCheck, check_copies
+from audit_async.delivery.event_modules import import_event_modules
 
 __all__ = ["register"]
 
@@ -47,6 +48,14 @@ def compare(
     form: Annotated[
         Literal["record", "ocsf", "ecs"], typer.Option("--format", help="The format that they were delivered in.")
     ] = "record",
+    module: Annotated[
+        list[str],
+        typer.Option(
+            "--module",
+            metavar="MODULE",
+            help="Import this module first, as event_modules of deliver.toml. May be repeated.",
+        ),
+    ] = [],  # noqa: B006 - typer copies it
     as_json: Json = False,
 ) -> None:
     """Compare what a SIEM or another receiver has of a trail with the trail, record by record.
@@ -59,6 +68,7 @@ def compare(
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
+        import_event_modules(module)
         result = await check_copies(_lines(copies), at.reader(), form)
         if as_json:
             output.document(result)
