@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import flask
+import flask_login  # type: ignore[import-untyped]
 import httpx
 import pytest
 
@@ -92,6 +93,42 @@ def test_a_request_is_recorded_with_its_route_and_actor(config_for: ConfigFor) -
     assert "actor" not in second["event"]
     assert (missing["event"]["status"], missing["event"].get("route")) == (404, None)
     assert (streamed["event"]["actor"]["user_id"], streamed["event"]["bytes_out"]) == ("erin", 5)
+
+
+def test_the_user_of_flask_login_is_the_actor(config_for: ConfigFor) -> None:
+    """Once the view, or its `login_required`, has looked at who it is; of a refused request nobody is known."""
+    config, app = config_for(), flask.Flask("shop")
+    app.secret_key = "of this test"
+    manager = flask_login.LoginManager(app)
+
+    class Member(flask_login.UserMixin):  # type: ignore[misc]  # without types
+        def __init__(self, id_: str) -> None:
+            self.id = id_
+
+    manager.user_loader(Member)
+
+    @app.post("/log-in/<name>")
+    def log_in(name: str) -> str:
+        flask_login.login_user(Member(name))
+        return "in"
+
+    @app.get("/account")
+    @flask_login.login_required  # type: ignore[untyped-decorator]  # without types
+    def account() -> str:
+        return "yours"
+
+    audit = setup_audit(app, config)
+    client = app.test_client()
+    assert client.get("/account").status_code == 401
+    client.post("/log-in/dana")
+    assert client.get("/account").text == "yours"
+    closed(audit)
+    requests = [record["event"] for record in events_of(config) if record["event"]["event_type"] == "http.request"]
+    assert [(event["status"], event.get("actor", {}).get("user_id")) for event in requests] == [
+        (200, "dana"), (200, "dana"),
+    ]  # fmt: skip
+    [refused] = [record["event"] for record in events_of(config) if record["event"]["event_type"] == "auth.failure"]
+    assert "attempted_user" not in refused
 
 
 def test_a_view_that_raises_is_a_500(config_for: ConfigFor) -> None:
