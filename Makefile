@@ -1,5 +1,7 @@
 # Two commands do everything on a machine that has only Python and make: `make demo` and `make test`.
 PYTHON ?= python3
+# Set by many container images: hundreds of tests would compile the package again, each in processes of its own.
+unexport PYTHONDONTWRITEBYTECODE
 VENV ?= .venv
 BIN := $(VENV)/bin
 # One process per CPU; PYTEST_JOBS= runs everything in one process.

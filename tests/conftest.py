@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,10 @@ with contextlib.suppress(ImportError):
     settings.register_profile("campaign", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.register_profile("suite", settings.get_profile("campaign"), derandomize=True)
     settings.load_profile("suite")
+
+# Set by many container images. Hundreds of tests start Python, which would compile the package again each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 #: Real-world input, with its licences.
 DATA = Path(__file__).parent / "data"
