@@ -38,22 +38,32 @@ class Server(NamedTuple):
 
 
 def wait_until(condition: Callable[[], object], server: subprocess.Popen[str], log: Path) -> None:
-    """Return once the condition holds; fail where the server has ended instead."""
+    """Return once the condition holds; fail if the server has ended instead, or after two minutes."""
+    deadline = time.monotonic() + 120
     while not condition():
         assert server.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
 
 
 @contextmanager
 def serving(
-    directory: Path, command: list[str], *, workers: int = 1, environment: Mapping[str, str] | None = None
+    directory: Path,
+    command: list[str],
+    *,
+    workers: int = 1,
+    environment: Mapping[str, str] | None = None,
+    before: tuple[str, ...] = (),
 ) -> Iterator[Server]:
-    """Run `python -m command` in `directory`, on a port of the system's choice, until the end of the block."""
+    """Run `python -m command` in `directory`, on a port of the system's choice, until the end of the block.
+
+    `before` is a command that executes it, as `nice` does.
+    """
     log = directory / "server.log"
     env = os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONUNBUFFERED": "1"} | dict(environment or {})
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command], cwd=directory, env=env, stdout=output, stderr=output, text=True
+            [*before, sys.executable, "-m", *command], cwd=directory, env=env, stdout=output, stderr=output, text=True
         )
         try:
             addresses: list[str] = []
@@ -85,8 +95,11 @@ def _listens(address: str) -> bool:
 class Visitors:
     """Threads that ask one thing after the other, until the server is gone; what was answered is known afterwards."""
 
-    def __init__(self, address: str, threads: int = 6) -> None:
+    def __init__(
+        self, address: str, threads: int = 6, path: Callable[[int], str] = lambda n: f"/{('sync', 'async')[n % 2]}/{n}"
+    ) -> None:
         self.answered: list[int] = []
+        self._path = path
         self._address = address
         self._next = count().__next__
         self._threads = [Thread(target=self._visit, daemon=True) for _ in range(threads)]
@@ -105,7 +118,7 @@ class Visitors:
             while True:
                 n = self._next()
                 try:
-                    response = client.get(f"/{('sync', 'async')[n % 2]}/{n}")
+                    response = client.get(self._path(n))
                 except httpx.TransportError:
                     return
                 if response.status_code == 503:  # a server that is about to end may say so

@@ -1,0 +1,1 @@
+"""What `examples/deploy/` and docs/operations.md promise to whoever runs a service."""
