@@ -6,6 +6,7 @@ write it can also delete the segments themselves. `forwarding` writes it; retent
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
@@ -70,6 +71,18 @@ def read_receipts(path: Path) -> Receipts:
     if found.format_version != _FORMAT_VERSION:
         raise LogCorrupted(path.name, None, None, f"it has format version {found.format_version}")
     return found
+
+
+def place_of(bucket: str) -> str:
+    """Return what counts as one place: a bucket, whatever the prefix, and by whichever address it is reached.
+
+    Two servers that each have a bucket of this name count as one place as well, which keeps more than is needed.
+
+    Args:
+        bucket: As in receipts, such as `s3://audit-worm/web-1/ at https://s3.example`.
+    """
+    scheme, _, rest = bucket.partition("://")
+    return f"{scheme}://{re.split('[/ ]', rest, maxsplit=1)[0]}"
 
 
 def heads_in_buckets(directory: Path, log_id: str, *, now: datetime) -> dict[str, Head]:

@@ -6,6 +6,7 @@ it can also delete the segments themselves, so it bears no signature of its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from audit_async._layout.bucket_receipts import heads_in_buckets
+from audit_async._layout.bucket_receipts import heads_in_buckets, place_of
 from audit_async._layout.names import CONFIRMED_FILE
 from audit_async._layout.regular_files import read_bounded
 from audit_async.errors import LogCorrupted
@@ -22,11 +23,11 @@ _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class ConfirmedCopy(msgspec.Struct, frozen=True, kw_only=True):
-    """A collector has the log up to a record."""
+    """A collector has the log up to a record, or says that a bucket has."""
 
-    collector: str
+    collector: str  #: or the bucket, such as `s3://audit-worm`; one place, whoever names it
     seq: int
-    hash: str  #: 64 hex digits; it is the hash of that record here
+    hash: str = ""  #: 64 hex digits; it is the hash of that record here. None for a bucket that a collector speaks for
     copies: int  #: in how many places the collector vouches for
     expires_at: datetime
 
@@ -39,12 +40,22 @@ class Confirmed(msgspec.Struct, frozen=True, kw_only=True):
 
     def up_to(self, copies: int, *, now: datetime) -> int | None:
         """Return the last record that is confirmed in at least so many places at a moment, None if there is none."""
-        found = 0
-        for one in sorted(self.confirmed, key=lambda one: -one.seq):
-            found += one.copies if one.expires_at > now else 0
-            if found >= copies:
-                return one.seq
-        return None
+        one = copied_up_to((one for one in self.confirmed if one.expires_at > now), copies)
+        return None if one is None else one.seq
+
+
+def copied_up_to(places: Iterable[ConfirmedCopy], copies: int) -> ConfirmedCopy | None:
+    """Return the place up to whose record there are at least so many copies, None if there are fewer of everything.
+
+    What several name, such as a bucket that the host and a collector push to, is one place, and has what any of them
+    says.
+    """
+    found: dict[str, int] = {}
+    for one in sorted(places, key=lambda one: -one.seq):
+        found.setdefault(one.collector, one.copies)
+        if sum(found.values()) >= copies:
+            return one
+    return None
 
 
 def encode_confirmed(confirmed: Confirmed) -> bytes:
@@ -55,8 +66,9 @@ def encode_confirmed(confirmed: Confirmed) -> bytes:
 def confirmed_seq(directory: Path, log_id: str, *, copies: int, now: datetime) -> int:
     """Return up to which record a log is confirmed in at least so many places; -1 if that is not certain of any.
 
-    Places are those that collectors vouch for, and each bucket that has all segments up to there, locked. A file that
-    is missing, damaged, unreadable or of another log confirms nothing.
+    Places are those that collectors vouch for, and each bucket that has all segments up to there, locked; one that a
+    collector and the log's own receipts name counts once. A file that is missing, damaged, unreadable or of another log
+    confirms nothing.
     """
     stated: tuple[ConfirmedCopy, ...] = ()
     with suppress(LogCorrupted, OSError):
@@ -65,7 +77,7 @@ def confirmed_seq(directory: Path, log_id: str, *, copies: int, now: datetime) -
             stated = confirmed.confirmed
     with suppress(LogCorrupted, OSError):
         stated += tuple(
-            ConfirmedCopy(collector=name, seq=head.seq, hash=head.hash.decode(), copies=1, expires_at=_NEVER)
+            ConfirmedCopy(collector=place_of(name), seq=head.seq, hash=head.hash.decode(), copies=1, expires_at=_NEVER)
             for name, head in heads_in_buckets(directory, log_id, now=now).items()
         )
     seq = Confirmed(log_id=log_id, confirmed=stated).up_to(copies, now=now)

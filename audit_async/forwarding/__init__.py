@@ -46,6 +46,7 @@ from audit_async.forwarding.batches import Batch, Head
 from audit_async.forwarding.collector import Collector, Round, Shard
 from audit_async.forwarding.collector_root import CollectorRunning, Finding
 from audit_async.forwarding.confirmations import (
+    BucketCopy,
     Confirmation,
     ConfirmationExpired,
     ConfirmationInvalid,
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batch",
+    "BucketCopy",
     "CheckedSetting",
     "Collector",
     "CollectorRunning",

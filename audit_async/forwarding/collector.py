@@ -24,6 +24,7 @@ from anyio import to_thread
 
 from audit_async._chain import BadRecord
 from audit_async._chain import Head as ChainHead
+from audit_async._layout.bucket_receipts import heads_in_buckets, place_of
 from audit_async._layout.collected_file import Collected
 from audit_async._store.collected_log import CollectedLog, check_description
 from audit_async.errors import ConfigError, LogCorrupted, LogLocked
@@ -39,6 +40,9 @@ from audit_async.forwarding.collector_root import (
     write_status,
 )
 from audit_async.forwarding.confirmations import (
+    MOST_BUCKETS,
+    VALID_FOR,
+    BucketCopy,
     Confirmation,
     ConfirmationInvalid,
     check_confirmations,
@@ -63,6 +67,8 @@ _AT_ONCE: Final = 4
 _STATUS_EVERY_S: Final = 5.0
 #: How often the engine is asked when the host of an idle log was last there; hosts show themselves each hour.
 _HEARD_EVERY_S: Final = 600.0
+#: How often the receipts of pushes to buckets are looked at, for a log.
+_BUCKETS_EVERY_S: Final = 60.0
 #: A confirmation holds for a week; it is renewed daily also if nothing new came.
 _RENEW_AFTER: Final = timedelta(days=1)
 _LONGEST_PAUSE_S: Final = 30.0
@@ -90,17 +96,8 @@ class Round(NamedTuple):
 class _Kept:
     """One log, as this process has it."""
 
-    __slots__ = (
-        "checkpoint",
-        "confirmed_at",
-        "confirmed_seq",
-        "engine_seq",
-        "heard_asked_at",
-        "heard_at",
-        "identity",
-        "log",
-        "received_at",
-    )  # fmt: skip
+    __slots__ = ("buckets", "buckets_read_at", "checkpoint", "confirmed", "confirmed_at", "engine_seq",
+                 "heard_asked_at", "heard_at", "identity", "log", "received_at")  # fmt: skip
 
     def __init__(self, identity: LogIdentity, log: CollectedLog, before: CollectedStatus | None) -> None:
         self.identity: Final = identity
@@ -110,7 +107,9 @@ class _Kept:
         self.checkpoint: bytes | None = None  # that came with records, and was not looked at yet
         self.heard_at = before.heard_at if before is not None else None
         self.heard_asked_at: float | None = None  # of the event loop's clock
-        self.confirmed_seq = -1
+        self.buckets: tuple[BucketCopy, ...] = ()
+        self.buckets_read_at: float | None = None  # of the event loop's clock
+        self.confirmed: Confirmation | None = None  # by this process; the newest
         self.confirmed_at: datetime | None = None  # by this process
 
     @property
@@ -124,7 +123,7 @@ class _Kept:
             log=identity.path(), tenant=identity.tenant, host=identity.host, service=identity.service,
             instance=identity.instance, log_id=identity.log_id, seq=head.seq, hash=head.hash.decode(),
             engine_seq=self.engine_seq, last_record_at=self.log.last_timestamp, received_at=self.received_at,
-            confirmed_seq=self.confirmed_seq, heard_at=self.heard_at,
+            confirmed_seq=self.confirmed.seq if self.confirmed is not None else -1, heard_at=self.heard_at,
         )  # fmt: skip
 
 
@@ -141,7 +140,8 @@ class Collector:
         log_keys: the verifier keys of logs whose checkpoints are cosigned with the signer's key, if they are of the
             records that came; each is named after its log's origin. Needs the extra `tlog`.
         copies: in how many places each record is once it is here, this one included: 2 if the directory is replicated
-            or backed up before it can be lost.
+            or backed up before it can be lost. A bucket that the directory's segments are pushed to is not meant: it
+            is confirmed as a place of its own, up to the record that it has.
         shard: the part of the hosts that this collector takes.
         report: called with each new finding, once.
 
@@ -426,8 +426,15 @@ class Collector:
         if signer is None:
             return
         now = datetime.now(UTC)
+        await self._read_buckets(kept)
+        due = None
+        if head is not None:
+            buckets = tuple(one for one in kept.buckets if one.seq <= head.seq)
+            due = Confirmation.of(
+                log.log_id, head.seq, head.hash, collector=signer.key.name, copies=self._copies, buckets=buckets
+            )
         renewed = kept.confirmed_at is not None and now - kept.confirmed_at < _RENEW_AFTER
-        if renewed and kept.confirmed_seq == (-1 if head is None else head.seq):
+        if renewed and _says(kept.confirmed) == _says(due):
             return
         stored = await self._sink.confirmation(log)
         own = _own(stored, signer, log)
@@ -437,15 +444,20 @@ class Collector:
                 "was the directory restored from an older copy? The confirmation is withdrawn"
             )
             await self._findings.found(log, "collector_went_back", own.seq, reason)
-        if head is not None:
-            confirmation = Confirmation.of(
-                log.log_id, head.seq, head.hash, collector=signer.key.name, copies=self._copies
-            )
-            note = await sign_confirmation(confirmation, signer)
+        if due is not None:
+            note = await sign_confirmation(due, signer)
             await self._sink.confirm(log, merged_confirmations(stored, note))
         elif own is not None and stored is not None:
             await self._sink.confirm(log, without_collector(stored, signer.key.name))
-        kept.confirmed_at, kept.confirmed_seq = now, -1 if head is None else head.seq
+        kept.confirmed_at, kept.confirmed = now, due
+
+    async def _read_buckets(self, kept: _Kept) -> None:
+        """Learn from the receipts of pushes from this directory which buckets have the log, and up to which record."""
+        now = anyio.current_time()
+        if kept.buckets_read_at is not None and now - kept.buckets_read_at < _BUCKETS_EVERY_S:
+            return
+        kept.buckets = await to_thread.run_sync(_buckets_of, self._root / kept.identity.path(), kept.identity.log_id)
+        kept.buckets_read_at = now
 
     # -- the status ---------------------------------------------------------------------------------------
 
@@ -481,6 +493,28 @@ def _own(stored: bytes | None, signer: Signer, log: LogIdentity) -> Confirmation
         return check_confirmations(stored or b"", [signer.key], log_id=log.log_id)[0]
     except ConfirmationInvalid:
         return None
+
+
+def _says(confirmation: Confirmation | None) -> tuple[int, tuple[BucketCopy, ...]]:
+    """Return what a confirmation says besides its time."""
+    return (-1, ()) if confirmation is None else (confirmation.seq, confirmation.buckets)
+
+
+def _buckets_of(path: Path, log_id: str) -> tuple[BucketCopy, ...]:
+    """Return what buckets have of a log, locked for as long as a confirmation of today holds.
+
+    A damaged manifest is found when the log is opened or refreshed; here it only vouches for nothing.
+    """
+    try:
+        heads = heads_in_buckets(path, log_id, now=datetime.now(UTC) + VALID_FOR)
+    except (LogCorrupted, OSError):
+        return ()
+    newest: dict[str, int] = {}
+    for name, head in sorted(heads.items()):
+        place = place_of(name)
+        newest[place] = max(head.seq, newest.get(place, -1))
+    found = (BucketCopy(bucket=place, seq=seq) for place, seq in newest.items())
+    return tuple(one for one in found if one.fits())[:MOST_BUCKETS]
 
 
 def _others_in_its_place(path: Path) -> list[str]:

@@ -7,6 +7,7 @@ A confirmation is a signed note (https://c2sp.org/signed-note) under the collect
     record 184219                                  the last record that is on the collector's stable storage
     hash 0a91…                                     its hash, 64 hex digits
     copies 1                                       in how many places the collector vouches for, itself included
+    bucket 180021 s3://audit-worm                  up to which record a bucket has the same log, locked; none or more
     issued 2026-11-29T03:15:00Z
     expires 2026-12-06T03:15:00Z
 
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from audit_async._layout.confirmed_file import ConfirmedCopy, copied_up_to
 from audit_async.errors import AuditError, ConfigError
 from audit_async.tlog.failures import InvalidSignature, Malformed
 from audit_async.tlog.notes import Note, VerifierKey, parse_note, verify_note
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from audit_async.tlog.signing_keys import Signer
 
 __all__ = [
+    "MOST_BUCKETS",
     "VALID_FOR",
+    "BucketCopy",
     "Confirmation",
     "ConfirmationExpired",
     "ConfirmationInvalid",
@@ -47,6 +51,8 @@ __all__ = [
 
 #: How long a confirmation holds; collectors renew theirs long before.
 VALID_FOR: Final = timedelta(days=7)
+#: More buckets than any log is in.
+MOST_BUCKETS: Final = 8
 #: How far a collector's clock may be ahead of ours.
 _CLOCK_SKEW: Final = timedelta(minutes=10)
 #: More collectors than any tenant has; more notes are not read.
@@ -56,10 +62,12 @@ _MAX_BYTES: Final = 65_536
 
 _WHAT: Final = "confirmation"
 _FIRST_LINE: Final = "audit-async/confirmation/v1"
+_BUCKET: Final = r"bucket (?:0|[1-9][0-9]{0,18}) [!-~]{1,512}\n"
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 _TEXT: Final = re.compile(
     re.escape(_FIRST_LINE) + r"\nlog (?P<log_id>[^\n]{1,128})\nrecord (?P<seq>0|[1-9][0-9]{0,18})\n"
     r"hash (?P<hash>[0-9a-f]{64})\ncopies (?P<copies>[1-9][0-9]{0,2})\n"
+    rf"(?P<buckets>(?:{_BUCKET}){{0,{MOST_BUCKETS}}})"
     r"issued (?P<issued>[-0-9T:]{19}Z)\nexpires (?P<expires>[-0-9T:]{19}Z)\n"
 )
 
@@ -76,6 +84,21 @@ class ConfirmationExpired(ConfirmationInvalid):
     """A confirmation was valid once; the collector has not renewed it."""
 
 
+class BucketCopy(Struct, frozen=True, kw_only=True):
+    """A bucket has a log up to a record, locked for at least as long as the confirmation holds."""
+
+    bucket: str  #: without a prefix, since it is one place
+    seq: int  #: its hash is not in the note, since engines let a log begin after any record whose hash is
+
+    def line(self) -> str:
+        """Return the line of the signed text."""
+        return f"bucket {self.seq} {self.bucket}\n"
+
+    def fits(self) -> bool:
+        """Return whether the line can be in a confirmation."""
+        return re.fullmatch(_BUCKET, self.line()) is not None
+
+
 class Confirmation(Struct, frozen=True, kw_only=True):
     """A collector has a log up to a record, on its stable storage, every hash and link checked."""
 
@@ -86,20 +109,35 @@ class Confirmation(Struct, frozen=True, kw_only=True):
     copies: int  #: in how many places the collector vouches for, itself included
     issued_at: datetime
     expires_at: datetime
+    buckets: tuple[BucketCopy, ...] = ()  #: what the collector has found there; further places
 
     @classmethod
-    def of(cls, log_id: str, seq: int, hash: str, *, collector: str, copies: int = 1) -> Confirmation:  # noqa: A002
+    def of(
+        cls, log_id: str, seq: int, hash: str, *, collector: str, copies: int = 1,  # noqa: A002
+        buckets: tuple[BucketCopy, ...] = (),
+    ) -> Confirmation:  # fmt: skip
         """Return a confirmation that begins to hold now, and does for `VALID_FOR`."""
         now = datetime.now(UTC).replace(microsecond=0)
         return cls(
             log_id=log_id, seq=seq, hash=hash, collector=collector, copies=copies,
-            issued_at=now, expires_at=now + VALID_FOR,
+            issued_at=now, expires_at=now + VALID_FOR, buckets=buckets,
         )  # fmt: skip
+
+    def places(self) -> tuple[ConfirmedCopy, ...]:
+        """Return each place that has the log, and up to which record: the collector's own, then the buckets."""
+        own = ConfirmedCopy(
+            collector=self.collector, seq=self.seq, hash=self.hash, copies=self.copies, expires_at=self.expires_at
+        )
+        return own, *(
+            ConfirmedCopy(collector=one.bucket, seq=one.seq, copies=1, expires_at=self.expires_at)
+            for one in self.buckets
+        )
 
     def text(self) -> str:
         """Return the text that is signed."""
         return (
             f"{_FIRST_LINE}\nlog {self.log_id}\nrecord {self.seq}\nhash {self.hash}\ncopies {self.copies}\n"
+            f"{''.join(one.line() for one in self.buckets)}"
             f"issued {self.issued_at:{_TIME}}\nexpires {self.expires_at:{_TIME}}\n"
         )
 
@@ -174,19 +212,15 @@ def check_confirmation(
     return check_confirmations(data, vkeys, log_id=log_id, now=now)[0]
 
 
-def confirmed_at_least(confirmations: Iterable[Confirmation], copies: int) -> Confirmation | None:
-    """Return the one up to whose record there are at least so many copies, None if there are fewer of everything.
+def confirmed_at_least(confirmations: Iterable[Confirmation], copies: int) -> int | None:
+    """Return up to which record there are at least so many copies, None if there are fewer of everything.
 
     Args:
         confirmations: what known collectors say of one log, each of which agrees with the chain.
         copies: in how many places a record has to be.
     """
-    found = 0
-    for confirmation in sorted(confirmations, key=lambda one: -one.seq):
-        found += confirmation.copies
-        if found >= copies:
-            return confirmation
-    return None
+    one = copied_up_to((place for confirmation in confirmations for place in confirmation.places()), copies)
+    return None if one is None else one.seq
 
 
 def merged_confirmations(stored: bytes | None, new: bytes) -> bytes:
@@ -254,11 +288,19 @@ def _parsed(note: Note, collector: str) -> Confirmation:
     found = _TEXT.fullmatch(note.text)
     if found is None:
         raise ConfirmationInvalid("the text of a confirmation is not as it has to be")
+    buckets = _buckets_in(found["buckets"])
+    if any(one.seq > int(found["seq"]) for one in buckets):
+        raise ConfirmationInvalid("a confirmation says that a bucket has more of the log than the collector")
     try:
         issued, expires = (datetime.strptime(found[name], _TIME).replace(tzinfo=UTC) for name in ("issued", "expires"))
     except ValueError:
         raise ConfirmationInvalid("a time in a confirmation is none") from None
     return Confirmation(
         log_id=found["log_id"], seq=int(found["seq"]), hash=found["hash"], collector=collector,
-        copies=int(found["copies"]), issued_at=issued, expires_at=expires,
+        copies=int(found["copies"]), issued_at=issued, expires_at=expires, buckets=buckets,
     )  # fmt: skip
+
+
+def _buckets_in(lines: str) -> tuple[BucketCopy, ...]:
+    parts = (line.split(" ") for line in lines.splitlines())
+    return tuple(BucketCopy(bucket=bucket, seq=int(seq)) for _, seq, bucket in parts)

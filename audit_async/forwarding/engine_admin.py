@@ -10,12 +10,11 @@ from msgspec import Struct
 
 from audit_async.config.forward_settings import has_password
 from audit_async.errors import ConfigError
-from audit_async.forwarding.batches import Head
 from audit_async.forwarding.identities import LogIdentity
 
 __all__ = [
     "CheckedSetting",
-    "ConfirmedHead",
+    "ConfirmedSeq",
     "Engine",
     "Granted",
     "Kind",
@@ -27,8 +26,8 @@ __all__ = [
 
 Kind = Literal["host", "collector"]
 
-#: Returns the head that a log's confirmation states, None if it does not hold: forged, expired, of another log.
-ConfirmedHead = Callable[[LogIdentity, bytes], Awaitable[Head | None]]
+#: Returns up to which record a log's confirmation is believed, None if not at all: forged, expired, of another log.
+ConfirmedSeq = Callable[[LogIdentity, bytes], Awaitable[int | None]]
 
 
 class CheckedSetting(Struct, frozen=True, kw_only=True):
@@ -97,7 +96,7 @@ class Engine(Protocol):
         """Take the rights away at once; return what was done. What was stored stays."""
         ...
 
-    async def trim(self, *, keep_days: int, confirmed: ConfirmedHead, dry_run: bool) -> list[Trimmed]:
+    async def trim(self, *, keep_days: int, confirmed: ConfirmedSeq, dry_run: bool) -> list[Trimmed]:
         """Drop days that are older, if all of each was confirmed."""
         ...
 

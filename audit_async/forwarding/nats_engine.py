@@ -18,7 +18,7 @@ from msgspec import DecodeError, Struct, json
 
 from audit_async._durable import disk
 from audit_async.errors import ConfigError
-from audit_async.forwarding.engine_admin import CheckedSetting, ConfirmedHead, Granted, Kind, Limits, Trimmed
+from audit_async.forwarding.engine_admin import CheckedSetting, ConfirmedSeq, Granted, Kind, Limits, Trimmed
 from audit_async.forwarding.nats_accounts import API_PREFIX, Accounts, Member, new_key
 from audit_async.forwarding.nats_checks import ServerAnswer, StreamDescription, check_servers, check_stream
 from audit_async.forwarding.nats_connection import NatsServers, public_key_in, split_options
@@ -168,7 +168,7 @@ class NatsEngine:
             raise ConfigError("name", f"{kind} {name!a} has no rights that could be taken away")
         return [f"{kind} {name}: removed from {self._accounts.path}", *await self._after_change()]
 
-    async def trim(self, *, keep_days: int, confirmed: ConfirmedHead, dry_run: bool = False) -> list[Trimmed]:
+    async def trim(self, *, keep_days: int, confirmed: ConfirmedSeq, dry_run: bool = False) -> list[Trimmed]:
         """Refuse: the servers drop what is older than the stream's `max_age`.
 
         Raises:

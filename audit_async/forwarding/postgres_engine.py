@@ -19,7 +19,7 @@ from anyio import to_thread
 
 from audit_async._durable import disk
 from audit_async.errors import ConfigError
-from audit_async.forwarding.engine_admin import CheckedSetting, ConfirmedHead, Granted, Kind, Limits, Trimmed
+from audit_async.forwarding.engine_admin import CheckedSetting, ConfirmedSeq, Granted, Kind, Limits, Trimmed
 from audit_async.forwarding.identities import LogIdentity
 from audit_async.forwarding.postgres_checks import check_engine
 from audit_async.forwarding.postgres_connection import Connection, Server
@@ -172,14 +172,14 @@ class PostgresEngine:
                 )
         return [f"role {role} can't log in any more", f"{ended[0][0]} of its sessions were ended"]
 
-    async def trim(self, *, keep_days: int, confirmed: ConfirmedHead, dry_run: bool = False) -> list[Trimmed]:
+    async def trim(self, *, keep_days: int, confirmed: ConfirmedSeq, dry_run: bool = False) -> list[Trimmed]:
         """Drop the days that are older than `keep_days`, if the collector has confirmed every record in them.
 
         The heads stay, so no log can be begun again. A day that can't be dropped is returned with the reason.
 
         Args:
             keep_days: how many days before today stay in any case.
-            confirmed: judges a confirmation and returns the head that it states.
+            confirmed: judges a confirmation and returns up to which record it is believed.
             dry_run: only return what would be dropped.
         """
         if keep_days < _LEAST_DAYS:
@@ -188,7 +188,7 @@ class PostgresEngine:
         trimmed = []
         async with self._connected() as connection:
             await self._require_engine(connection)
-            heads = await self._confirmed_heads(connection, confirmed)
+            seqs = await self._confirmed_seqs(connection, confirmed)
             async with connection.transaction(), self._as_owner(connection):
                 days = await connection.execute(
                     f"SELECT day FROM {schema}.days WHERE trimmed_at IS NULL AND day < %s ORDER BY day",
@@ -196,13 +196,13 @@ class PostgresEngine:
                 )
             for (day,) in days:
                 async with connection.transaction(), self._as_owner(connection):
-                    trimmed.append(await self._trim_day(connection, day, heads, dry_run=dry_run))
+                    trimmed.append(await self._trim_day(connection, day, seqs, dry_run=dry_run))
         return trimmed
 
     async def aclose(self) -> None:
         """Nothing is kept open between the calls."""
 
-    async def _trim_day(self, connection: Connection, day: date, heads: dict[int, int], *, dry_run: bool) -> Trimmed:
+    async def _trim_day(self, connection: Connection, day: date, seqs: dict[int, int], *, dry_run: bool) -> Trimmed:
         schema, partition = quoted(self._names.schema), quoted(f"batches_{day:%Y%m%d}")
         await connection.execute("SET LOCAL lock_timeout = '5s'")
         [(there,)] = await connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{schema}.{partition}",))
@@ -218,8 +218,8 @@ class PostgresEngine:
         count = sum(row[5] for row in found)
         reason = ""
         for key, host, service, instance, last_seq, _ in found:
-            if heads.get(key, -1) < last_seq:
-                have = f"up to record {heads[key]}" if key in heads else "nothing"
+            if seqs.get(key, -1) < last_seq:
+                have = f"up to record {seqs[key]}" if key in seqs else "nothing"
                 reason = f"of {host}/{service}/{instance} the collector has confirmed {have}, record {last_seq} is due"
                 break
         if not reason and not dry_run:
@@ -228,20 +228,20 @@ class PostgresEngine:
             await connection.execute(f"UPDATE {schema}.days SET trimmed_at = now() WHERE day = %s", (day,))
         return Trimmed(day=str(day), batches=count, dropped=not reason and not dry_run, reason=reason)
 
-    async def _confirmed_heads(self, connection: Connection, confirmed: ConfirmedHead) -> dict[int, int]:
+    async def _confirmed_seqs(self, connection: Connection, confirmed: ConfirmedSeq) -> dict[int, int]:
         schema = quoted(self._names.schema)
         async with connection.transaction(), self._as_owner(connection):
             rows = await connection.execute(
                 f"SELECT h.log_key, h.service, h.host, h.instance, h.log_id, c.confirmation "
                 f"FROM {schema}.heads h JOIN {schema}.confirmations c USING (log_id, service, host, instance)"
             )
-        heads = {}
+        seqs = {}
         for key, service, host, instance, log_id, confirmation in rows:
             log = LogIdentity(tenant=self._names.tenant, service=service, host=host, instance=instance, log_id=log_id)
-            head = await confirmed(log, bytes(confirmation))
-            if head is not None:
-                heads[key] = head.seq
-        return heads
+            seq = await confirmed(log, bytes(confirmation))
+            if seq is not None:
+                seqs[key] = seq
+        return seqs
 
     async def _require_engine(self, connection: Connection) -> None:
         if not await _has_schema(connection, self._names.schema):

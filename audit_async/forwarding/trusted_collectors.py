@@ -11,7 +11,7 @@ from typing import Final
 import anyio.to_thread
 
 from audit_async._durable import disk
-from audit_async._layout.confirmed_file import Confirmed, ConfirmedCopy, encode_confirmed, read_confirmed
+from audit_async._layout.confirmed_file import Confirmed, encode_confirmed, read_confirmed
 from audit_async._layout.names import CONFIRMED_FILE, UNFINISHED
 from audit_async.errors import LogCorrupted
 from audit_async.forwarding.batches import Head
@@ -98,12 +98,7 @@ class TrustedCollectors:
 
     def _keep(self, confirmations: Sequence[Confirmation]) -> None:
         """Write what retention on this host waits for next to the log, if it is not what is there."""
-        copies = tuple(
-            ConfirmedCopy(
-                collector=one.collector, seq=one.seq, hash=one.hash, copies=one.copies, expires_at=one.expires_at
-            )
-            for one in confirmations
-        )
+        copies = tuple(place for one in confirmations for place in one.places())
         confirmed = Confirmed(log_id=self._log.log_id, confirmed=copies)
         try:
             try:

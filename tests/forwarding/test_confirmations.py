@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from audit_async.errors import ConfigError
 from audit_async.forwarding import ConfirmationExpired, ConfirmationInvalid, UnknownCollector, check_confirmations
 from audit_async.forwarding.confirmations import (
     VALID_FOR,
+    BucketCopy,
     Confirmation,
     check_confirmation,
     confirmed_at_least,
@@ -51,6 +53,41 @@ async def test_what_was_signed_is_read(signer: Signer) -> None:
     assert (found.log_id, found.seq, found.hash, found.collector, found.copies) == (LOG, 41, HASH, "collector-1", 2)
     assert found.expires_at - found.issued_at == VALID_FOR
     assert HASH.encode() in note
+
+
+async def test_a_bucket_is_a_place_of_its_own(signer: Signer, tmp_path: Path) -> None:
+    """It counts once, whoever names it, up to what it has; its record is none that an engine lets a log begin after."""
+    other = made_signer(tmp_path, "collector-2")
+    stored = None
+    for by, seq, in_bucket in ((signer, 20, 9), (other, 15, 12)):
+        confirmation = Confirmation.of(
+            LOG, seq, HASH, collector=by.key.name,
+            buckets=(BucketCopy(bucket="s3://worm/acme", seq=in_bucket), BucketCopy(bucket=f"s3://{seq}", seq=0)),
+        )  # fmt: skip
+        stored = merged_confirmations(stored, await sign_confirmation(confirmation, by))
+    assert stored is not None
+    found = check_confirmations(stored, [signer.key, other.key], log_id=LOG)
+    assert [[bucket.seq for bucket in one.buckets] for one in found] == [[9, 0], [12, 0]]
+    assert [confirmed_at_least(found, copies) for copies in range(1, 7)] == [20, 15, 12, 0, 0, None]
+    assert set(re.findall(rb"[0-9a-f]{64}", stored)) == {HASH.encode()}
+
+
+@pytest.mark.parametrize("bucket", ["s3://a b", "s3://a\nrecord 9", "s3://ü", "", "s3://" + "a" * 512])
+async def test_a_bucket_of_another_form_is_not_signed(signer: Signer, bucket: str) -> None:
+    """Nothing that is signed can be read in another way."""
+    confirmation = Confirmation.of(LOG, 7, HASH, collector="collector-1", buckets=(BucketCopy(bucket=bucket, seq=1),))
+    assert not confirmation.buckets[0].fits()
+    with pytest.raises(ConfigError):
+        await sign_confirmation(confirmation, signer)
+
+
+async def test_a_bucket_has_no_more_than_the_collector(signer: Signer) -> None:
+    """Since it is the collector's copy that is pushed; what says otherwise is believed in nothing."""
+    confirmation = Confirmation.of(
+        LOG, 7, HASH, collector="collector-1", buckets=(BucketCopy(bucket="s3://worm", seq=8),)
+    )
+    with pytest.raises(ConfirmationInvalid, match="more of the log than the collector"):
+        check_confirmations(await sign_confirmation(confirmation, signer), [signer.key], log_id=LOG)
 
 
 async def test_each_reason_not_to_believe_has_its_name(signer: Signer, tmp_path: Path) -> None:
@@ -95,7 +132,7 @@ async def test_two_collectors_keep_their_notes_next_to_each_other(signer: Signer
     found = check_confirmations(stored, [signer.key, other.key], log_id=LOG)
     assert [(one.collector, one.seq) for one in found] == [("collector-1", 9), ("collector-2", 5)]
     at = [confirmed_at_least(found, copies) for copies in (1, 2, 3)]
-    assert [one and one.seq for one in at] == [9, 5, None]
+    assert at == [9, 5, None]
     assert [one.collector for one in check_confirmations(stored, [other.key], log_id=LOG)] == ["collector-2"]
 
 

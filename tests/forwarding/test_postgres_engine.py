@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 
 from audit_async.errors import ConfigError
-from audit_async.forwarding import Head, HeadMoved, LogIdentity, PostgresSink, SinkRefused, SinkUnavailable
+from audit_async.forwarding import HeadMoved, LogIdentity, PostgresSink, SinkRefused, SinkUnavailable
 from audit_async.forwarding.engine_admin import Limits, open_engine
 from audit_async.forwarding.postgres_engine import PostgresEngine
 from audit_async.forwarding.postgres_schema import function_bodies, names_of
@@ -350,10 +350,10 @@ async def test_who_has_no_rights_can_not_lose_them(engine: EngineOfTest) -> None
 # Trimming.
 
 
-async def _stated(log: LogIdentity, confirmation: bytes) -> Head | None:
+async def _stated(log: LogIdentity, confirmation: bytes) -> int | None:
     """Judge the confirmations of these tests: `seq hash`."""
     seq, _, hash_ = confirmation.decode().partition(" ")
-    return Head(seq=int(seq), hash=hash_) if hash_ else None
+    return int(seq) if hash_ else None
 
 
 async def test_days_are_dropped_up_to_what_is_confirmed(engine: EngineOfTest) -> None:

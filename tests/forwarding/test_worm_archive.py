@@ -17,14 +17,25 @@ import msgspec
 import pytest
 from botocore.exceptions import ClientError
 
-from audit_async import AuditReader, RetentionPolicy
+from audit_async import AuditReader, RetentionPolicy, tlog
 from audit_async._layout import bucket_receipts
 from audit_async._layout.confirmed_file import Confirmed, ConfirmedCopy, confirmed_seq, encode_confirmed
 from audit_async._layout.manifest import read_manifest
-from audit_async.forwarding import Head, SinkRefused, SinkUnavailable, WormArchive, worm_bucket
+from audit_async.forwarding import (
+    DirectorySink,
+    Forwarder,
+    Head,
+    SinkRefused,
+    SinkUnavailable,
+    WormArchive,
+    worm_bucket,
+)
+from audit_async.forwarding.collector import Collector
 from audit_async.forwarding.worm_bucket import FileDigest
+from audit_async.tlog.signing_keys import load_signer
 from tests.age_keys import IDENTITIES, RECIPIENT
 from tests.forwarding.s3_server import BucketOfTest, S3Server, credentials
+from tests.forwarding.shipped_logs import identity_of
 from tests.forwarding.stored_logs import DAYS, config_of, digests, push, sealed_in, sealing, write_log
 
 pytestmark = pytest.mark.anyio
@@ -362,6 +373,44 @@ async def test_a_bucket_is_a_copy_that_retention_counts(tmp_path: Path, archive:
     assert confirmed_seq(log, log_id, copies=2, now=now) == one.seq
     assert confirmed_seq(log, log_id, copies=2, now=now + timedelta(days=DAYS + 1)) == -1
     assert confirmed_seq(log, "0" * 32, copies=1, now=now) == -1
+
+
+async def test_what_a_collector_pushed_is_confirmed_as_a_place_of_its_own(
+    tmp_path: Path, archive: WormArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the host, whose own push to the same bucket adds none; as long as it stays locked while it is confirmed."""
+    host, root = tmp_path / "host", tmp_path / "root"
+    log = await write_log(host)
+    log_id, now = log_id_of(log), datetime.now(UTC)
+    tlog.write_key(tmp_path / "c.pem", tlog.new_key())
+    signer = load_signer(str(tmp_path / "c.pem"), origin="c")
+    monkeypatch.setattr("audit_async.forwarding.collector._BUCKETS_EVERY_S", 0.0)
+
+    async def confirmed(collector: Collector) -> list[int]:
+        """Forward, collect, and return up to which record the host knows of one, two and three copies."""
+        forwarder = Forwarder(host, sink, tenant="acme", host="web-1", collector_keys=[str(signer.key)])
+        await forwarder.run_once()
+        assert (await collector.collect()).findings == ()
+        await forwarder.run_once()
+        return [confirmed_seq(log, log_id, copies=copies, now=now) for copies in (1, 2, 3)]
+
+    (tmp_path / "engine").mkdir()
+    DirectorySink.prepare(tmp_path / "engine")
+    sink = DirectorySink(tmp_path / "engine", tenant="acme")
+    async with sink, Collector(root, sink, tenant="acme", signer=signer) as collector:
+        head = (await confirmed(collector))[0]
+        assert await confirmed(collector) == [head, -1, -1]
+        collected = root / identity_of(log).path()
+        pushed = await push(archive, collected)
+        assert pushed.head is not None
+        assert await confirmed(collector) == [head, pushed.head.seq, -1]
+        further = (await push(archive, log)).head
+        assert further is not None
+        assert await confirmed(collector) == [head, further.seq, -1]
+        monkeypatch.setattr("audit_async.forwarding.collector.VALID_FOR", timedelta(days=DAYS + 1))
+        for receipts in log.glob("bucket-*.json"):
+            receipts.unlink()
+        assert await confirmed(collector) == [head, -1, -1]
 
 
 async def test_a_bucket_that_lost_its_newest_segment_is_found_by_its_heads(

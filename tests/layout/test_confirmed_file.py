@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from audit_async._layout.confirmed_file import Confirmed, ConfirmedCopy, encode_confirmed, read_confirmed
@@ -27,6 +28,13 @@ def test_copies_are_counted(tmp_path: Path) -> None:
     assert read_confirmed(tmp_path) is None
     (tmp_path / "confirmed.json").write_bytes(encode_confirmed(confirmed))
     assert read_confirmed(tmp_path) == confirmed
+
+
+def test_a_place_that_several_name_counts_once() -> None:
+    """A bucket that the host and two collectors push to has what any of them says, and is one copy."""
+    named = [msgspec.structs.replace(a_copy(seq), collector="s3://b") for seq in (4, 9, 6)]
+    confirmed = Confirmed(log_id="l", confirmed=(*named, a_copy(5)))
+    assert [confirmed.up_to(copies, now=NOW) for copies in (1, 2, 3)] == [9, 5, None]
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"log_id":"l","confirmed":[{"seq":1}]}', b"\xff"])

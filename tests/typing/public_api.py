@@ -69,6 +69,7 @@ from audit_async.events import AuthFailure, DataDeleted, Personal, Record, decod
 from audit_async.evidence import ProvenLog, ProvenRecord, verify_evidence
 from audit_async.forwarding import (
     Batch,
+    BucketCopy,
     CheckedSetting,
     Collector,
     Confirmation,
@@ -407,6 +408,7 @@ async def forwarding(sink: Sink, log: LogIdentity, batch: Batch) -> None:
     assert_type(await sink.description(log), bytes | None)
     confirmed = check_confirmations(await sink.confirmation(log) or b"", ["a vkey"], log_id=log.log_id)
     assert_type(confirmed, tuple[Confirmation, ...])
+    assert_type(confirmed[0].buckets, tuple[BucketCopy, ...])
     async with Collector("/srv/audit", sink, tenant=log.tenant, copies=2, shard=Shard(1, 3)) as collector:
         assert_type((await collector.collect()).findings, tuple[Finding, ...])
     try:

@@ -122,7 +122,11 @@ class Confirming:
     copies: Annotated[
         int,
         typer.Option(
-            "--copies", min=1, max=99, help="In how many places a record is once it is here, this one included."
+            "--copies",
+            min=1,
+            max=99,
+            help="In how many places a record is once it is here, this one included. A bucket that `bucket push` is "
+            "run for on this directory is counted by itself.",
         ),
     ] = 1
 

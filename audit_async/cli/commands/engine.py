@@ -13,7 +13,6 @@ from audit_async.cli.engine_url import refuse_password
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.setting_table import show_settings
 from audit_async.cli.terminal import Cell, Output
-from audit_async.forwarding.batches import Head
 from audit_async.forwarding.confirmations import ConfirmationInvalid, check_confirmations, confirmed_at_least
 from audit_async.forwarding.engine_admin import Engine, Kind, Limits, Trimmed, open_engine
 from audit_async.forwarding.identities import LogIdentity
@@ -215,13 +214,12 @@ def trim(
     """
     output = Output(as_json=as_json)
 
-    async def confirmed(log: LogIdentity, confirmation: bytes) -> Head | None:
+    async def confirmed(log: LogIdentity, confirmation: bytes) -> int | None:
         try:
             found = check_confirmations(confirmation, collector_key, log_id=log.log_id)
         except ConfirmationInvalid:
             return None
-        one = confirmed_at_least(found, copies)
-        return None if one is None else Head(seq=one.seq, hash=one.hash)
+        return confirmed_at_least(found, copies)
 
     async def run(opened: Engine) -> ExitStatus:
         days = await opened.trim(keep_days=keep_days, confirmed=confirmed, dry_run=dry_run)
