@@ -1,7 +1,8 @@
 """Counting the records of one rule within its window, group by group, in bounded memory.
 
 Time is the record's own, not that of its arrival: a deliverer that was stopped finds the same alerts when it goes on.
-Records of several logs come in no common order, so a window also looks ahead of a late record. Everything follows from
+Records of several logs come in no common order, and after a stop one log is caught up with after the other: so
+a window is that of the record that comes, wherever it is in time. Everything follows from
 the sequence of hits alone, so that the state after a crash is made again from a journal of them.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 import msgspec
@@ -19,7 +21,7 @@ __all__ = ["OTHERS", "Group", "Hit", "Raised", "RuleWindow"]
 
 #: The group of records that have no place of their own any more.
 OTHERS: Final = "(others)"
-#: By how much a record may be older than one of another log, and still be counted with it.
+#: How much longer than its window a group is kept if there is no room for others.
 _LATE_MS: Final = 300_000
 #: For how long the overflow of a rule is not said again.
 _OVERFLOW_MS: Final = 3_600_000
@@ -48,7 +50,9 @@ class Raised(NamedTuple):
 class Group(msgspec.Struct, array_like=True):
     """What is known of one group of a rule."""
 
-    times: list[tuple[int, str]] = []  #: of records in the window, in order, with the value that counts, or empty
+    #: Of the newest records: when each was recorded, the how manyth it was to come, and the value that counts.
+    times: list[tuple[int, int, str]] = []
+    arrived: int = 0
     quiet_from_ms: int = 0
     quiet_until_ms: int = 0
     suppressed: int = 0
@@ -115,7 +119,9 @@ def _count(rule: AlertRule, group: Group, hit: Hit, name: str) -> Raised | None:
         return None
     first_ms, last_ms = found
     raised = Raised(name, rule.threshold, first_ms, last_ms, group.suppressed)
-    group.times = []
+    # All that could count a second time; a burst of another log at another time goes on.
+    begin_ms = last_ms - (rule.window_s or 0) * 1000
+    group.times = [entry for entry in group.times if not begin_ms <= entry[0] <= last_ms]
     group.suppressed = 0
     group.quiet_from_ms = last_ms
     group.quiet_until_ms = last_ms + rule.cool_down_s * 1000
@@ -131,22 +137,20 @@ def _found(rule: AlertRule, group: Group, hit: Hit) -> tuple[int, int] | None:
     value = hit.value or ""
     at_ms = hit.at_ms
     if rule.distinct is not None:
-        # A value counts once, by its newest record: so there are never more entries than the threshold.
-        known = next((entry for entry in times if entry[1] == value), None)
-        if known is not None:
+        known = next((entry for entry in times if entry[2] == value), None)
+        if known is not None:  # a value counts once
             times.remove(known)
-            at_ms = max(at_ms, known[0])
-    insort(times, (at_ms, value))
-    oldest = times[-1][0] - span - _LATE_MS
-    while times[0][0] < oldest:
-        del times[0]
+            at_ms = max(at_ms, known[0]) if abs(at_ms - known[0]) <= span else at_ms
+    group.arrived += 1
+    insort(times, (at_ms, group.arrived, value))
     for first in range(len(times) - rule.threshold + 1):
         if times[first + rule.threshold - 1][0] - times[first][0] <= span:
             return times[first][0], times[first + rule.threshold - 1][0]
-    # Of those that reach no threshold the oldest go first: with more than this some of them would have.
-    del times[: -_ENTRIES * rule.threshold]
+    if len(times) > _ENTRIES * rule.threshold:
+        # The one that came first, not the oldest: logs that are caught up with one after the other are each counted.
+        times.remove(min(times, key=itemgetter(1)))
     return None
 
 
-#: A window and the time for late records have less than a threshold for each window's length in them.
+#: What is kept of a group, in thresholds: so many bursts at different times may come mixed, of several logs.
 _ENTRIES: Final = 4

@@ -85,6 +85,19 @@ def test_a_late_record_of_another_log_counts_with_those_of_its_time() -> None:
     assert (alert.first_at, alert.last_at) == (BEGIN, BEGIN + timedelta(seconds=40))
 
 
+@pytest.mark.parametrize("distinct", [None, "event.attempted_user"])
+def test_logs_that_are_caught_up_with_one_after_the_other_are_each_counted(distinct: str | None) -> None:
+    """After a night's stop a log comes as a whole, then the next: what happened in it early is found all the same."""
+    counted = rule(threshold=5, window_s=60, group_by=["event.ip"], distinct=distinct, cool_down_s=0)
+    engine = AlertEngine([counted])
+    assert raised(engine, [failed(n * 16, user=f"u{n % 7}", seq=n) for n in range(200)]) == []
+    found = []
+    for n in range(5):  # two logs at a time, an hour apart
+        found += raised(engine, [failed(1 + n, user=f"u{n}", seq=n)], log="l1")
+        found += raised(engine, [failed(3300 + n, user=f"v{n}", seq=n)], log="l2")
+    assert [alert.log_id for alert in found] == ["l1", "l2"]
+
+
 def test_a_rule_is_quiet_after_an_alert_and_counts_what_it_kept_quiet() -> None:
     """During the cool-down nothing is raised; the next alert says how much there was."""
     engine = AlertEngine([rule(cool_down_s=60)])
