@@ -1,12 +1,14 @@
-"""One HTTP request at a time, bounded in time and size; what witnesses and published logs need, no more.
+"""One HTTP request at a time, bounded in time and size; what witnesses, published logs and sign-ins need, no more.
 
 The standard library's client: a log asks its witnesses once a minute, so neither a pool nor a further dependency would
-earn its place. Blocking, for a worker thread. No redirects are followed, no proxies used, no credentials sent.
+earn its place. Blocking, for a worker thread. No redirects are followed, no proxies used, no credentials sent but those
+in the headers of the caller.
 """
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from socket import SHUT_RDWR, socket
@@ -58,13 +60,22 @@ class Endpoint(NamedTuple):
         return f"http{'s' if self.secure else ''}://{host}{port}{self.path}"
 
 
-def request(endpoint: Endpoint, path: str, *, body: bytes | None = None, timeout_s: float, max_bytes: int) -> Response:
+def request(
+    endpoint: Endpoint,
+    path: str,
+    *,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float,
+    max_bytes: int,
+) -> Response:
     """GET `path` below the endpoint, or POST `body` to it.
 
     Args:
         endpoint: The URL prefix.
         path: What follows it.
         body: What to send; None asks for a file.
+        headers: Further headers, or others than its own.
         timeout_s: Time for all of it, so that a server that sends a byte a second is given up, too.
         max_bytes: A longer answer is refused.
 
@@ -93,10 +104,11 @@ def request(endpoint: Endpoint, path: str, *, body: bytes | None = None, timeout
         sockets.append(connection.sock)
         if expired.is_set():
             raise too_late
-        headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity", "Connection": "close"}
+        sent = {"User-Agent": _AGENT, "Accept-Encoding": "identity", "Connection": "close"}
         if body is not None:
-            headers["Content-Type"] = "text/plain; charset=utf-8"
-        connection.request("GET" if body is None else "POST", f"{endpoint.path}/{path}", body, headers)
+            sent["Content-Type"] = "text/plain; charset=utf-8"
+        sent |= headers or {}
+        connection.request("GET" if body is None else "POST", f"{endpoint.path}/{path}", body, sent)
         with closing(connection.getresponse()) as answer:
             content = _read(answer, what, max_bytes=max_bytes)
             if expired.is_set():  # an answer without a length seems to be whole when its connection ends
