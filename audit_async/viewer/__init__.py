@@ -16,7 +16,8 @@
 | --- | --- |
 | `web_app` | `viewer`: the application, put together |
 | `people`, `permissions`, `role_file` | who may see what |
-| `entrance`, `token_sign_in`, `proxy_sign_in`, `web_sessions`, `sign_in_routes` | who it is that looks |
+| `entrance`, `web_sessions`, `sign_in_routes` | who it is that looks |
+| `token_sign_in`, `proxy_sign_in`, `oidc_sign_in` | the ways to show who one is |
 | `request_checks`, `request_limits`, `response_headers` | what is refused at once, and what every answer carries |
 | `embed_links` | links to the records of one tenant |
 | `downloads` | a search as a file, the proof of a record |
@@ -27,6 +28,7 @@
 
 from audit_async.viewer.embed_links import EmbedLinks, LinkRefused, embed_link, read_embed_key
 from audit_async.viewer.entrance import PersonOf
+from audit_async.viewer.oidc_sign_in import OidcSignIn
 from audit_async.viewer.people import NotPermitted, Person, Role
 from audit_async.viewer.proxy_sign_in import ProxySignIn
 from audit_async.viewer.request_limits import ViewLimits
@@ -40,6 +42,7 @@ __all__ = [
     "EmbedLinks",
     "LinkRefused",
     "NotPermitted",
+    "OidcSignIn",
     "Person",
     "PersonOf",
     "ProxySignIn",

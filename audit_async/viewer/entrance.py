@@ -9,6 +9,7 @@ from typing import Final
 from starlette.requests import Request
 
 from audit_async.errors import ConfigError
+from audit_async.viewer.oidc_sign_in import OidcSignIn
 from audit_async.viewer.people import Person, SignedIn
 from audit_async.viewer.proxy_sign_in import ProxySignIn
 from audit_async.viewer.role_file import Roles
@@ -20,7 +21,7 @@ __all__ = ["Entrance", "PersonOf", "SignIn"]
 #: What an application that mounts the viewer gives: who a request is from, None for nobody.
 PersonOf = Callable[[Request], Person | Awaitable[Person | None] | None]
 
-SignIn = TokenSignIn | ProxySignIn | PersonOf
+SignIn = TokenSignIn | ProxySignIn | OidcSignIn | PersonOf
 
 
 class Entrance:
@@ -32,9 +33,9 @@ class Entrance:
         Raises:
             ConfigError: Roles are missing, or of no use.
         """
-        if not isinstance(sign_in, TokenSignIn | ProxySignIn) and not callable(sign_in):
+        if not isinstance(sign_in, TokenSignIn | ProxySignIn | OidcSignIn) and not callable(sign_in):
             raise ConfigError("sign_in", "must be TokenSignIn, ProxySignIn, OidcSignIn, or a function of the request")
-        if isinstance(sign_in, ProxySignIn) and roles is None:
+        if isinstance(sign_in, ProxySignIn | OidcSignIn) and roles is None:
             raise ConfigError("roles", "are missing: the sign-in only knows names; give Roles.from_file(...)")
         if isinstance(sign_in, TokenSignIn) and roles is not None:
             raise ConfigError("roles", "are of no use: a token is one person's, whose role it has")
@@ -46,22 +47,27 @@ class Entrance:
     async def person_of(self, request: Request) -> Person | None:
         """Return who a request is from, None for nobody and for somebody without a role."""
         sign_in = self.sign_in
-        if isinstance(sign_in, TokenSignIn):
+        if isinstance(sign_in, TokenSignIn | OidcSignIn):
             session = self.sessions.find(request.cookies.get(COOKIE))
-            return sign_in.person if session is not None else None
+            return self.person_named(session.who) if session is not None else None
         if isinstance(sign_in, ProxySignIn):
             who = sign_in.signed_in(request)
-            return self._with_role(who) if who is not None else None
+            return self.person_named(who) if who is not None else None
         found = sign_in(request)
         return await found if inspect.isawaitable(found) else found
 
-    def _with_role(self, who: SignedIn) -> Person | None:
+    def person_named(self, who: SignedIn) -> Person | None:
+        """Return the person that somebody is who has signed in; None if nothing gives a role."""
+        if isinstance(self.sign_in, TokenSignIn):
+            return self.sign_in.person
         return self._roles.person(who) if self._roles is not None else None
 
     @property
     def methods(self) -> tuple[str, ...]:
         """What the sign-in page offers."""
-        return ("token",) if isinstance(self.sign_in, TokenSignIn) else ()
+        if isinstance(self.sign_in, TokenSignIn):
+            return ("token",)
+        return ("oidc",) if isinstance(self.sign_in, OidcSignIn) else ()
 
     def rate_key(self, request: Request) -> str:
         """Return whose requests are counted together: an address, or, if a proxy asks, the person that it names."""
@@ -82,7 +88,7 @@ class Entrance:
         return self.sessions.is_csrf_token(self._csrf_subject(request, person), token)
 
     def _csrf_subject(self, request: Request, person: Person | None) -> str:
-        cookie = request.cookies.get(COOKIE) if isinstance(self.sign_in, TokenSignIn) else None
+        cookie = request.cookies.get(COOKIE) if isinstance(self.sign_in, TokenSignIn | OidcSignIn) else None
         if cookie is not None and person is not None:
             return f"session {cookie}"
         return f"person {person.name}" if person is not None else "nobody"

@@ -101,8 +101,8 @@ def viewer(
 
     Args:
         base_dir: The base directory that the services were configured with, or a directory below it.
-        sign_in: How people are known: `TokenSignIn`, `ProxySignIn`, or a function of the request that returns a
-            `Person`, None for nobody; it may be async.
+        sign_in: How people are known: `TokenSignIn`, `ProxySignIn`, `OidcSignIn`, or a function of the request that
+            returns a `Person`, None for nobody; it may be async.
         roles: Who has which role, unless `sign_in` says it itself.
         embed: Which links show the records of one tenant in a frame of another site; None for none.
         access_log: Where it is recorded who has looked: a base directory, or a whole configuration; by default the

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
 from time import monotonic
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -92,9 +92,12 @@ class WebSessions:
         return hmac.compare_digest(self.csrf_token(subject).encode(), token.encode("utf-8", "surrogatepass"))
 
 
-def set_cookie(response: Response, request: Request, name: str, value: str, *, secure: bool) -> None:
+def set_cookie(
+    response: Response, request: Request, name: str, value: str, *, secure: bool, is_strict: bool = True
+) -> None:
     """Set a cookie that scripts and other sites never get; it lasts as long as the browser."""
-    response.set_cookie(name, value, path=root_of(request) or "/", secure=secure, httponly=True, samesite="strict")
+    same_site: Literal["strict", "lax"] = "strict" if is_strict else "lax"
+    response.set_cookie(name, value, path=root_of(request) or "/", secure=secure, httponly=True, samesite=same_site)
 
 
 def drop_cookie(response: Response, request: Request, name: str, *, secure: bool) -> None:

@@ -87,7 +87,9 @@ def test_the_printed_link_signs_in_and_the_end_is_graceful(tmp_path: Path) -> No
         (["--tls-cert", "cert.pem"], "belong together"),
         (["--proxy-header", "X-User"], "--proxy-header needs --proxy"),
         (["--proxy-header", "X-User", "--proxy", "127.0.0.1"], "--roles"),
-        (["--roles", "roles.toml"], "need --proxy-header"),
+        (["--roles", "roles.toml"], "needs --proxy-header or --oidc-issuer"),
+        (["--oidc-issuer", "https://login.example", "--oidc-client-id", "x"], "--public-url"),
+        (["--oidc-client-id", "x"], "need --oidc-issuer"),
         (["--embed-key", "env:NONE"], "belong together"),
     ],
 )

@@ -24,7 +24,7 @@ from audit_async.cli.run import ExitStatus, Refused, perform
 from audit_async.cli.terminal import Output
 from audit_async.cli.trusted import Trust
 from audit_async.reader import AuditReader, Identities, TrailUnreadable
-from audit_async.viewer import EmbedLinks, Person, ProxySignIn, Roles, TokenSignIn, read_embed_key, viewer
+from audit_async.viewer import EmbedLinks, OidcSignIn, Person, ProxySignIn, Roles, TokenSignIn, read_embed_key, viewer
 from audit_async.viewer.request_checks import LOOPBACK_HOSTS
 from audit_async.viewer.view_log import view_log_config
 
@@ -127,7 +127,10 @@ class SigningIn:
     roles: Annotated[
         Path | None,
         typer.Option(
-            "--roles", metavar="FILE", readable=False, help="Who has which role, in TOML; for --proxy-header."
+            "--roles",
+            metavar="FILE",
+            readable=False,
+            help="Who has which role, in TOML; for --proxy-header and --oidc-issuer.",
         ),
     ] = None
     proxy_header: Annotated[
@@ -145,21 +148,65 @@ class SigningIn:
         ),
     ] = None
 
-    def require_valid(self) -> None:
-        """Raise `typer.BadParameter` unless the options fit each other."""
-        if self.proxy_header is None:
-            if self.proxy or self.proxy_groups_header or self.roles is not None:
-                raise typer.BadParameter("--proxy, --proxy-groups-header and --roles need --proxy-header")
-            return
-        if not self.proxy:
-            raise typer.BadParameter("--proxy-header needs --proxy: the header of anybody else must not count")
-        if self.roles is None:
-            raise typer.BadParameter("--proxy-header needs --roles: who may see what")
-        if self.as_name is not None:
-            raise typer.BadParameter("--as names who has the token; with --proxy-header there is none")
+    oidc_issuer: Annotated[
+        str | None,
+        typer.Option("--oidc-issuer", metavar="URL", help="The OpenID Connect provider at which people sign in."),
+    ] = None
+    oidc_client_id: Annotated[
+        str | None,
+        typer.Option(
+            "--oidc-client-id",
+            metavar="ID",
+            help="What the viewer is called there; its redirect URI is PUBLIC_URL/sign-in/oidc/callback.",
+        ),
+    ] = None
+    oidc_client_secret: Annotated[
+        str | None,
+        typer.Option(
+            "--oidc-client-secret",
+            metavar="SOURCE",
+            help="Its secret, if it has one: a file, credential:NAME or env:VARIABLE.",
+        ),
+    ] = None
+    oidc_name_claim: Annotated[
+        str,
+        typer.Option("--oidc-name-claim", metavar="CLAIM", help="The claim with the person's name, as --roles has it."),
+    ] = "email"
 
-    def sign_in(self, show: Callable[[str], None]) -> SignIn:
-        """Return the way to sign in; raises `ConfigError`."""
+    def require_valid(self, public_url: str | None) -> None:
+        """Raise `typer.BadParameter` unless the options fit each other."""
+        if self.proxy_header is None and (self.proxy or self.proxy_groups_header):
+            raise typer.BadParameter("--proxy and --proxy-groups-header need --proxy-header")
+        if self.oidc_issuer is None and (self.oidc_client_id or self.oidc_client_secret):
+            raise typer.BadParameter("--oidc-client-id and --oidc-client-secret need --oidc-issuer")
+        if self.proxy_header is None and self.oidc_issuer is None:
+            if self.roles is not None:
+                raise typer.BadParameter("--roles needs --proxy-header or --oidc-issuer: a token is one auditor's")
+            return
+        if self.proxy_header is not None and self.oidc_issuer is not None:
+            raise typer.BadParameter("people sign in at a proxy or at a provider: --proxy-header or --oidc-issuer")
+        if self.proxy_header is not None and not self.proxy:
+            raise typer.BadParameter("--proxy-header needs --proxy: the header of anybody else must not count")
+        if self.oidc_issuer is not None and (self.oidc_client_id is None or public_url is None):
+            raise typer.BadParameter("--oidc-issuer needs --oidc-client-id and --public-url")
+        if self.roles is None:
+            raise typer.BadParameter("--proxy-header and --oidc-issuer need --roles: who may see what")
+        if self.as_name is not None:
+            raise typer.BadParameter("--as names who has the token, and there is none with another sign-in")
+
+    def sign_in(self, show: Callable[[str], None], public_url: str | None) -> SignIn:
+        """Return the way to sign in; raises `ConfigError`, `KeyUnavailable`."""
+        if self.oidc_issuer is not None:
+            from audit_async.tlog.signing_keys import read_secret  # noqa: PLC0415 - only if there is one
+
+            secret = read_secret(self.oidc_client_secret).decode().strip() if self.oidc_client_secret else None
+            return OidcSignIn(
+                self.oidc_issuer,
+                self.oidc_client_id or "",
+                client_secret=secret,
+                public_url=public_url or "",
+                name_claim=self.oidc_name_claim,
+            )
         if self.proxy_header is not None:
             return ProxySignIn(self.proxy_header, peers=self.proxy or (), groups_header=self.proxy_groups_header)
         name = self.as_name if self.as_name is not None else getpass.getuser()
@@ -220,11 +267,11 @@ def serve(
 ) -> None:
     """Show the trail in a browser. There is no route that writes, and what is shown is recorded before it is shown.
 
-    Without --proxy-header the link that is printed signs one browser in, as auditor; it is good once, and the next one
-    is printed when it was used. Ends at Ctrl-C or SIGTERM, after the answers that are under way.
+    Without --proxy-header and --oidc-issuer the link that is printed signs one browser in, as auditor; it is good once,
+    and the next one is printed when it was used. Ends at Ctrl-C or SIGTERM, after the answers that are under way.
     """
     output = Output(as_json=False)
-    signing_in.require_valid()
+    signing_in.require_valid(listening.public_url)
     listening.require_valid(behind_proxy=signing_in.proxy_header is not None)
 
     async def run() -> ExitStatus:
@@ -236,7 +283,7 @@ def serve(
             show = partial(_show_link, output, listening.url(listener))
             app = viewer(
                 directory,
-                sign_in=signing_in.sign_in(show),
+                sign_in=signing_in.sign_in(show, listening.public_url),
                 roles=Roles.from_file(signing_in.roles) if signing_in.roles is not None else None,
                 embed=embedding.links(),
                 access_log=access_log,
