@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import msgspec
 import typer
 from anyio import to_thread
 from typer.core import TyperGroup
@@ -18,10 +17,10 @@ from audit_async.cli.terminal import Cell, Column, Output, count_of
 from audit_async.cli.writing import require_owner
 from audit_async.config import AuditConfig, Local
 from audit_async.events import AuditFindingAcknowledged
+from audit_async.forwarding.collected_logs import STALE, LogAtCollector, State, logs_of
 from audit_async.forwarding.collector_root import (
     COLLECTOR_SERVICE,
     FINDINGS_LOG,
-    CollectedStatus,
     CollectorStatus,
     Finding,
     acknowledge,
@@ -34,38 +33,9 @@ from audit_async.logger.forwarding_records import record_own
 
 __all__ = ["register"]
 
-#: - `live`: records came lately
-#: - `idle`: this log is quiet, and its host is there: by other logs, or as its forwarder has shown it at the engine
-#: - `silent`: the host has not shown itself at all
-State = Literal["live", "idle", "silent"]
-
-#: A collector that has written no status for so long is not running.
-_STALE = timedelta(minutes=1)
-
 Root = Annotated[
     Path, typer.Argument(metavar="ROOT", readable=False, show_default=False, help="The collector's directory.")
 ]
-
-
-class LogAtCollector(msgspec.Struct, frozen=True, kw_only=True):
-    """One log, as `--json` prints it."""
-
-    log: str
-    tenant: str
-    host: str
-    service: str
-    instance: str
-    log_id: str
-    state: State
-    seq: int
-    hash: str
-    behind_records: int  #: that the engine has, and the collector not yet
-    behind_s: float | None  #: from the making of the last record until now; None if there is none
-    last_record_at: str
-    received_at: datetime | None
-    heard_at: datetime | None  #: when the log's host last showed itself at the engine
-    confirmed_seq: int
-    findings: int  #: that nobody has acknowledged
 
 
 class _DefaultsToList(TyperGroup):
@@ -126,7 +96,7 @@ def list_logs(
 
     async def run() -> ExitStatus:
         status, logs, findings = await to_thread.run_sync(look)
-        stale = datetime.now(UTC) - status.updated_at > _STALE
+        stale = datetime.now(UTC) - status.updated_at > STALE
         wrong = stale or bool(findings) or bool(status.error) or any(log.state == "silent" for log in logs)
         shown = [log for log in logs if not problems or _is_problem(log)]
         if as_json:
@@ -201,41 +171,6 @@ def ack(
         return ExitStatus.OK
 
     perform(output, run)
-
-
-def logs_of(status: CollectorStatus, findings: Sequence[Finding], quiet: timedelta) -> list[LogAtCollector]:
-    """Return what is to be shown of each log; a host is as alive as its newest log."""
-    now = datetime.now(UTC)
-    newest: dict[tuple[str, str], datetime] = {}
-    for log in status.logs:
-        key = (log.tenant, log.host)
-        for at in (log.received_at, log.heard_at):
-            if at is not None:
-                newest[key] = max(newest.get(key, at), at)
-    counts: dict[str, int] = {}
-    for finding in findings:
-        counts[finding.log] = counts.get(finding.log, 0) + 1
-    return [
-        LogAtCollector(
-            log=log.log, tenant=log.tenant, host=log.host, service=log.service, instance=log.instance,
-            log_id=log.log_id, state=_state(log, newest.get((log.tenant, log.host)), now - quiet),
-            seq=log.seq, hash=log.hash, behind_records=max(0, log.engine_seq - log.seq),
-            behind_s=_age_s(log.last_record_at, now), last_record_at=log.last_record_at,
-            received_at=log.received_at, heard_at=log.heard_at, confirmed_seq=log.confirmed_seq,
-            findings=counts.get(log.log, 0),
-        )
-        for log in status.logs
-    ]  # fmt: skip
-
-
-def _state(log: CollectedStatus, newest: datetime | None, since: datetime) -> State:
-    if newest is None or newest < since:
-        return "silent"
-    return "live" if log.received_at is not None and log.received_at >= since else "idle"
-
-
-def _age_s(timestamp: str, now: datetime) -> float | None:
-    return (now - datetime.fromisoformat(timestamp)).total_seconds() if timestamp else None
 
 
 def _is_problem(log: LogAtCollector) -> bool:
