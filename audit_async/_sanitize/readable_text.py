@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from audit_async._sanitize.unsafe_text import escape
+from audit_async._sanitize.unsafe_text import UNSAFE, escape
 
 __all__ = ["byte_size", "count_of", "json_line", "visible"]
 
@@ -20,7 +20,7 @@ def visible(text: str) -> str:
 
     Stricter than what is recorded: also line breaks, tabs, and format characters that recording leaves alone.
     """
-    if text.isprintable():
+    if text.isprintable() and UNSAFE.search(text) is None:  # some letters without a shape are printable
         return text
     one_line = _NOT_ONE_LINE.sub(lambda found: "\\n" if found[0] == "\n" else "\\t", escape(text))
     if one_line.isprintable():
