@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from audit_async.config import RetentionPolicy
 from audit_async.viewer.people import Person
 from audit_async.viewer.scoped_reader import ScopedReader
 
@@ -33,6 +34,7 @@ class Viewing:
     root: str  #: what each link begins with
     base_dir: Path
     policy: Policy | None = None  #: whose signatures count; None if nobody said
+    retention: RetentionPolicy | None = None  #: of the services; None if nobody said
     remarks: list[str] = field(default_factory=list)  #: what the page has to say of its answer, such as damage
 
     def link(self, path: str, params: Mapping[str, str] | None = None) -> str:

@@ -1,0 +1,145 @@
+"""How many matches there are of which type, by whom, when: counted from the newest on, within a bound that is stated.
+
+A trail can have more records than anybody waits for. So the counting ends after some records or some time, and what it
+returns says how far back it came: a page never shows the count of a part as that of the whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from audit_async._query.record_summary import without_sealed
+from audit_async._query.recorded_members import (
+    FAILURE,
+    SUCCESS,
+    actors_of,
+    outcomes_of,
+    read_said,
+    statuses_of,
+    type_of,
+)
+from audit_async._query.search import Search
+from audit_async._query.segment_scan import Found
+from audit_async.privacy.sealed_text import SEALED
+from audit_async.reader import AuditQuery
+from audit_async.viewer.scoped_reader import Asked, ScopedReader
+
+__all__ = ["Bar", "Histogram", "MatchCounts", "count_matches"]
+
+#: Matches that are counted at most.
+MOST_MATCHES: Final = 20_000
+#: The longest time that counting takes.
+MOST_S: Final = 2.0
+#: Bars of a histogram, at most.
+_MOST_BARS: Final = 60
+_STEPS: Final = tuple(
+    timedelta(seconds=seconds)
+    for seconds in (
+        1, 5, 15, 60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86_400, 7 * 86_400, 28 * 86_400, 364 * 86_400
+    )
+)  # fmt: skip
+
+
+class Bar(msgspec.Struct, frozen=True):
+    """The matches of one span of time."""
+
+    start: datetime
+    end: datetime
+    count: int
+    failures: int
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """Matches over time, in spans of equal length."""
+
+    bars: tuple[Bar, ...]
+    highest: int
+    #: Before this the matches were not counted; None if all were.
+    not_counted_before: datetime | None
+
+
+@dataclass
+class MatchCounts:
+    """What was counted."""
+
+    matches: int = 0
+    is_complete: bool = False  #: all matches were counted
+    newest: datetime | None = None
+    oldest: datetime | None = None
+    types: Counter[str] = field(default_factory=Counter)
+    actors: Counter[str] = field(default_factory=Counter)
+    services: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    times: list[tuple[float, bool]] = field(default_factory=list)  #: of each match: POSIX seconds, whether it failed
+
+    def histogram(self, query: AuditQuery) -> Histogram | None:
+        """Return the matches over the time that is asked for, or over their own; None if there are none."""
+        if self.newest is None or self.oldest is None:
+            return None
+        # The order of the chain is not quite that of time, so the times themselves say where they begin and end.
+        seconds = [moment for moment, _ in self.times]
+        first = query.start or datetime.fromtimestamp(min(seconds), UTC)
+        last = query.end or datetime.fromtimestamp(max(seconds), UTC) + timedelta(microseconds=1)
+        step = next((step for step in _STEPS if (last - first) / step <= _MOST_BARS - 1), _STEPS[-1])
+        begin = first.timestamp() // step.total_seconds() * step.total_seconds()
+        number = int((last.timestamp() - begin) // step.total_seconds()) + 1
+        if number > 10 * _MOST_BARS:  # a year was mistyped; nothing can be seen on such an axis
+            return None
+        counts, failures = [0] * number, [0] * number
+        for moment, failed in self.times:
+            at = min(max(int((moment - begin) // step.total_seconds()), 0), number - 1)
+            counts[at] += 1
+            failures[at] += failed
+        starts = [datetime.fromtimestamp(begin, UTC) + step * at for at in range(number)]
+        bars = tuple(
+            Bar(start, start + step, count, failed)
+            for start, count, failed in zip(starts, counts, failures, strict=True)
+        )
+        return Histogram(bars, max(counts), None if self.is_complete else self.oldest)
+
+    def add(self, found: Found) -> None:
+        """Count one match; what is sealed in it stays sealed."""
+        said = read_said(found.line)
+        event, moment = without_sealed(said.event), datetime.fromisoformat(said.timestamp)
+        self.matches += 1
+        self.types[type_of(event)] += 1
+        if (actor := next(actors_of(event), None)) is not None and actor != SEALED:
+            self.actors[actor] += 1
+        self.services[found.log.service_id] += 1
+        self.statuses.update(statuses_of(event))
+        outcomes = set(outcomes_of(event))
+        self.outcomes.update(outcomes & {SUCCESS, FAILURE})
+        self.times.append((moment.timestamp(), FAILURE in outcomes))
+        self.newest, self.oldest = self.newest or moment, moment
+
+
+async def count_matches(reader: ScopedReader, query: AuditQuery) -> MatchCounts:
+    """Count the newest matches of a query, as many as the bounds allow. Raises as `ScopedReader.page` does."""
+    newest = msgspec.structs.replace(query, newest_first=True, limit=None)
+    return await reader.blocking(_count, newest, counts=True)
+
+
+def _count(asked: Asked) -> Generator[MatchCounts | None, None, None]:
+    counts, end = MatchCounts(), time.monotonic() + MOST_S
+    with closing(Search(asked.logs, asked.query, asked.damage, wanted=asked.wanted).run()) as found:
+        for one in found:
+            if one is None:
+                yield None
+            elif counts.matches == MOST_MATCHES:
+                break
+            else:
+                counts.add(one)
+            if time.monotonic() > end:
+                break
+        else:
+            counts.is_complete = True
+    yield counts

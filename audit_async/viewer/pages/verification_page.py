@@ -1,0 +1,114 @@
+"""Verifying the trail from a page: one run at a time, its progress, and what came of the last one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from audit_async._trail.log_files import Log
+from audit_async.errors import AuditError
+from audit_async.reader import AuditQuery, AuditReader, Progress, VerifyReport
+from audit_async.viewer.pages.rendering import render_page, url_for
+from audit_async.viewer.viewing import Viewing, viewing_of
+
+if TYPE_CHECKING:
+    from audit_async.tlog.policy import Policy  # needs an extra
+
+__all__ = ["VerificationPage"]
+
+
+@dataclass
+class _Run:
+    """One verification."""
+
+    asked_by: str
+    started_at: datetime
+    is_signed: bool  #: with keys: the records are compared with the signed checkpoints
+    progress: Progress | None = None
+    report: VerifyReport | None = None
+    failure: str | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """True until it has ended, in whatever way."""
+        return self.ended_at is None
+
+    @property
+    def percent(self) -> int:
+        """How far it is."""
+        if self.progress is None or not self.progress.bytes_total:
+            return 0
+        return min(99, 100 * self.progress.bytes_done // self.progress.bytes_total)
+
+
+class VerificationPage:
+    """The page, and the newest run for each set of logs. Used on the event loop only.
+
+    Whoever may see the same logs sees the same run; one who may see others does not.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is verified yet."""
+        self._runs: dict[frozenset[str] | None, _Run] = {}
+
+    def __repr__(self) -> str:
+        running = sum(run.is_running for run in self._runs.values())
+        return f"<VerificationPage {len(self._runs)} runs, {running} running>"
+
+    async def show(self, request: Request) -> Response:
+        """Show the newest run."""
+        viewing = viewing_of(request)
+        template = "verification_run.html" if request.headers.get("HX-Request") else "verification.html"
+        run = self._runs.get(_key(viewing))
+        return await render_page(request, template, run=run, has_policy=viewing.policy is not None)
+
+    async def start(self, request: Request) -> Response:
+        """Start a run, unless one is under way; lead to the page."""
+        viewing = viewing_of(request)
+        viewing.person.require("verify")
+        there = RedirectResponse(url_for(request, "/verification"), status_code=303)
+        if any(run.is_running for run in self._runs.values()):
+            return there
+        run = self._runs[_key(viewing)] = _Run(viewing.person.name, datetime.now(UTC), viewing.policy is not None)
+        try:
+            await viewing.reader.record_access(AuditQuery(), verify=True)
+        except BaseException:
+            run.failure, run.ended_at = "it could not be recorded who asked for it", datetime.now(UTC)
+            raise
+        there.background = BackgroundTask(self._verify, run, _LogsOf(viewing), viewing.policy)
+        return there
+
+    async def _verify(self, run: _Run, reader: AuditReader, policy: Policy | None) -> None:
+        def set_progress(progress: Progress) -> None:
+            run.progress = progress
+
+        run.failure = "it was interrupted"
+        try:
+            run.report = await reader.verify(policy=policy, skip_encrypted=True, processes=1, progress=set_progress)
+            run.failure = None
+        except (AuditError, OSError) as error:
+            run.failure = str(error)
+        finally:
+            run.ended_at = datetime.now(UTC)
+
+
+class _LogsOf(AuditReader):
+    """A reader of the logs that a person may see."""
+
+    def __init__(self, viewing: Viewing) -> None:
+        super().__init__(viewing.base_dir)
+        self._viewing = viewing
+
+    def logs(self) -> list[Log]:
+        return self._viewing.reader.logs()
+
+
+def _key(viewing: Viewing) -> frozenset[str] | None:
+    """Return what distinguishes those who may see different logs."""
+    return viewing.person.services
