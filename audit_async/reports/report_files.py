@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import anyio.to_thread
 import msgspec
 
+from audit_async._durable import disk
 from audit_async._export.export_file import ExportFailed, new_file
 from audit_async._version import __version__
 from audit_async.errors import AuditError, ConfigError
@@ -135,7 +136,7 @@ def _make_room(page: Path, data: Path, note: Path, overwrite: bool) -> None:
         if not overwrite:
             raise ExportFailed(f"{path} is there already; choose another name, or overwrite it (--force)")
         if path != data:
-            path.unlink()
+            disk.unlink(str(path), dir_fd=None)
 
 
 def _write(path: Path, content: bytes, overwrite: bool) -> None:
