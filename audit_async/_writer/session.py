@@ -294,6 +294,8 @@ class Session:
                 holds=self._holds.stated(),
                 privacy=None if keys is None else SEALING_VERSION,
                 key_store=None if keys is None else keys.store.store_id,
+                min_retention_days=config.retention.min_retention_days if config.retention.automatic else None,
+                delete_after_days=config.retention.delete_after_days if config.retention.automatic else None,
                 **(NOTHING_STATED if keys is None else keys.commits.stated.stated()),
             ),
             *(self._holds.set_by(hold, reason=hold.reason, set_by=hold.set_by) for hold in opening.unrecorded_holds),

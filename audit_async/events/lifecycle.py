@@ -30,7 +30,8 @@ class AuditLogOpened(AuditEvent, tag="audit.log_opened"):
     `privacy` is the version of the format of sealed members, if the session seals; `key_store` is the id of the key
     store, and `erasure_epoch` how many erasures it has seen. `erased_key` is a key that its newest erasure destroyed,
     and `own_erased_key` one of the newest erasure that this log records: a store in which one of them is alive, or
-    unknown, came back from a backup.
+    unknown, came back from a backup. `min_retention_days` and `delete_after_days` are the retention policy that the
+    session applies by itself; left out if it applies none.
     """
 
     library_version: str
@@ -44,6 +45,8 @@ class AuditLogOpened(AuditEvent, tag="audit.log_opened"):
     erasure_epoch: int | None = None
     erased_key: str | None = None
     own_erased_key: str | None = None
+    min_retention_days: int | None = None
+    delete_after_days: int | None = None
 
 
 class AuditLogClosed(AuditEvent, tag="audit.log_closed"):

@@ -126,6 +126,7 @@ class RetentionFacts(PlainData, frozen=True, kw_only=True):
     clause: str
     says: str
     required_days: int | None
+    stated_min_days: int | None  #: the least that an opening of the period states; None if none states any
     configured_min_days: int | None  #: None if no configuration was given
     configured_delete_after_days: int | None
     oldest_record: str | None  #: that is still there

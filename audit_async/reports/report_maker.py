@@ -248,11 +248,20 @@ def _retention(
     said = list[str]()
     if clause.days is None:
         said.append(f"{clause.clause} gives no number of days.")
-    if least is None:
-        said.append("The configured period is not recorded in the trail, and no configuration was given.")
+    stated = evidence.stated_min_days
+    if stated is not None:
+        openings = count_of(evidence.stating_openings, "opening")
+        said.append(
+            f"{openings} of the period with a policy that keeps records for {count_of(stated, 'day')} at least."
+        )
+    if least is not None:
+        said.append(f"The configuration that was given keeps records for {count_of(least, 'day')} at least.")
+    known = [days for days in (stated, least) if days is not None]
+    if not known:
+        said.append("No opening of the period states a retention policy, and no configuration was given.")
     elif clause.days is not None:
-        verdict = "meets" if least >= clause.days else "is SHORTER than"
-        said.append(f"The configured minimum of {least:,} days {verdict} the {clause.days:,} days of {clause.clause}.")
+        verdict = "meets" if min(known) >= clause.days else "is SHORTER than"
+        said.append(f"A minimum of {min(known):,} days {verdict} the {clause.days:,} days of {clause.clause}.")
     if youngest is not None:
         said.append(
             f"{count_of(deleted, 'segment')} deleted in the period; the youngest record deleted was "
@@ -275,6 +284,7 @@ def _retention(
         clause=clause.clause,
         says=clause.says,
         required_days=clause.days,
+        stated_min_days=stated,
         configured_min_days=least,
         configured_delete_after_days=configured.delete_after_days if configured is not None else None,
         oldest_record=oldest,

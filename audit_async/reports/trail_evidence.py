@@ -17,7 +17,7 @@ from audit_async._query.record_summary import ShownRecord, details_of, result_of
 from audit_async._query.recorded_members import FAILURE, OUTCOME_OF_TYPE, actors_of, outcomes_of
 from audit_async._trail.log_files import Log
 from audit_async.errors import LogCorrupted
-from audit_async.events import AuditSegmentDeleted, GenericEvent, Record
+from audit_async.events import AuditLogOpened, AuditSegmentDeleted, GenericEvent, Record
 from audit_async.events.recorded import event_members, recorded_time
 from audit_async.reports.report_document import Example, TypeCount
 from audit_async.reports.topics import TOPIC_OF_TYPE
@@ -88,6 +88,9 @@ class Evidence:
         #: The least age in days at which a record was deleted by retention.
         self.youngest_deleted_days: int | None = None
         self.refused = 0
+        #: The least `min_retention_days` that an opening states, and how many of the openings state one.
+        self.stated_min_days: int | None = None
+        self.stating_openings = 0
         self._last_times: dict[str, dict[str, str]] = {}
 
     def add(self, record: Record) -> None:
@@ -99,6 +102,8 @@ class Evidence:
         seen.add(record, failed=_failed(record))
         if isinstance(record.event, AuditSegmentDeleted):
             self._add_deletion(record, record.event.segment)
+        elif isinstance(record.event, AuditLogOpened):
+            self._add_opening(record.event)
         elif TOPIC_OF_TYPE.get(event_type) == "refusals":
             self.refused += _number_of(record)
 
@@ -113,6 +118,12 @@ class Evidence:
         matches = _matcher(tuple(patterns))
         found = [seen for name, seen in self._types.items() if matches(name)]
         return sorted(found, key=lambda seen: (-seen.records, seen.event_type))
+
+    def _add_opening(self, opened: AuditLogOpened) -> None:
+        days = opened.min_retention_days
+        if days is not None:
+            self.stating_openings += 1
+            self.stated_min_days = days if self.stated_min_days is None else min(self.stated_min_days, days)
 
     def _add_deletion(self, record: Record, segment: str) -> None:
         if record.log not in self._last_times:

@@ -72,7 +72,7 @@ def test_a_faulty_trail_is_named_and_signed(audit: Audit, tmp_path: Path) -> Non
     assert made.status == 1, made.err
     concerns = "\n".join(made.document["concerns"])
     assert "another hash than the expected head" in concerns
-    assert "90 days is SHORTER than the 366 days" in concerns
+    assert "minimum of 90 days is SHORTER than the 366 days" in concerns
     assert made.document["signed_by"] == [trail.vkey]
     checked = audit("report", "--check", page, "--vkey", trail.vkey, "--json")
     assert (checked.status, checked.document["signed_by"]) == (0, [trail.vkey])

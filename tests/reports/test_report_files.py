@@ -243,13 +243,28 @@ async def test_retention_is_compared(tmp_path: Path) -> None:
     make_trail(tmp_path / "audit", [failure("alice")])
     short = RetentionPolicy(min_retention_days=30, delete_after_days=400)
     report, _ = await written(tmp_path / "audit", tmp_path, "pci_dss", retention=short)
-    assert any("30 days is SHORTER than the 366 days of 10.5.1" in text for text in report.concerns)
+    assert any("minimum of 30 days is SHORTER than the 366 days of 10.5.1" in text for text in report.concerns)
     async with access_log(tmp_path) as audit:
         report = await make_report(
             AuditReader(tmp_path / "audit"), "pci_dss", audit=audit, accessed_by="carol", retention=RetentionPolicy()
         )
-    assert "The configured minimum of 2,555 days meets the 366 days of 10.5.1." in report.retention.assessment
+    assert "A minimum of 2,555 days meets the 366 days of 10.5.1." in report.retention.assessment
     assert report.concerns == () or not any("SHORTER" in text for text in report.concerns)
+
+
+async def test_the_policy_that_a_log_states_is_compared(tmp_path: Path) -> None:
+    """The least of what openings of the period state counts; a session that applies none by itself states none."""
+    for days, automatic in ((90, True), (200, True), (7, False)):
+        policy = RetentionPolicy(min_retention_days=days, delete_after_days=400, automatic=automatic)
+        config = AuditConfig(
+            mode=Local(tmp_path / "audit"), service_id="orders", handle_signals=False, instance="00", retention=policy
+        )
+        async with AuditLogger(config):
+            pass
+    report, _ = await written(tmp_path / "audit", tmp_path, "eu_ai_act")
+    assert report.retention.stated_min_days == 90
+    assert "2 openings of the period with a policy" in report.retention.assessment[0]
+    assert any("minimum of 90 days is SHORTER than the 184 days" in text for text in report.concerns)
 
 
 async def test_what_was_deleted_early_is_named(tmp_path: Path) -> None:
