@@ -43,6 +43,9 @@ BENCHMARKS: Final[dict[str, _Benchmark]] = {
     "forwarding": _Benchmark(
         "a service beside a sidecar, end to end, and catching up after an outage", by_default=False
     ),
+    "delivery": _Benchmark(
+        "how fast a trail is delivered to a local receiver, and what a dead one costs", by_default=False
+    ),
     "rivals": _Benchmark("the same event through other libraries"),
     "orm": _Benchmark(
         "what recording a saved object costs, next to the audit packages of the mappers", by_default=False

@@ -97,7 +97,7 @@ def service(base_dir: Path, events: int) -> float:
     def produce() -> None:
         theirs.send(uvloop.run(write(base_dir, SUBJECTS["immediate"], events)).events_per_s)
 
-    with _on_core(0, produce):
+    with on_core(0, produce):
         rate: float = ours.recv()
     return rate
 
@@ -109,12 +109,12 @@ def sidecar(base_dir: Path, open_sink: OpenSink) -> Iterator[None]:
     async def forward() -> None:
         await Forwarder(base_dir / "audit", open_sink(), tenant=_TENANT, host=_HOST).run()
 
-    with _on_core(-1, lambda: uvloop.run(forward())):
+    with on_core(-1, lambda: uvloop.run(forward())):
         yield
 
 
 @contextmanager
-def _on_core(number: int, call: Callable[[], object]) -> Iterator[None]:
+def on_core(number: int, call: Callable[[], object]) -> Iterator[None]:
     """Run a call in a process that has one core; killed at the end of the block if it has not ended."""
 
     def run_there() -> None:

@@ -18,7 +18,7 @@ import anyio
 import pytest
 
 from tests.campaign import Campaign
-from tests.cli.commands import COMMAND, Ended, run_in_pipes
+from tests.cli.commands import COMMAND, Audit, Ended, run_in_pipes
 from tests.delivery.delivering import lines_of_log, write_trail
 from tests.delivery.http_receiver import check_received
 from tests.forwarding.postgres_server import free_port
@@ -150,10 +150,10 @@ def test_replay_by_number_by_time_and_to_the_end(tmp_path: Path) -> None:
         ("--replay-from", "whenever", "--sink", "out"),
     ],
 )
-def test_wrong_usage_is_said_before_anything_happens(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_is_said_before_anything_happens(tmp_path: Path, audit: Audit, arguments: tuple[str, ...]) -> None:
     """Status 2, and no state."""
     write(tmp_path, 1)
-    ended = deliver(configure(tmp_path, file_sink(tmp_path)), *arguments)
+    ended = audit("deliver", "--config", configure(tmp_path, file_sink(tmp_path)), *arguments)
     assert ended.status == 2, ended.err
     assert not (tmp_path / "state").exists()
 
@@ -169,10 +169,12 @@ def test_wrong_usage_is_said_before_anything_happens(tmp_path: Path, arguments: 
         ('name = "a"\ntype = "stdout"\nselect = {actr = "alice"}', "actor"),
     ],
 )
-def test_a_wrong_configuration_names_the_file_and_what_is_allowed(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_configuration_names_the_file_and_what_is_allowed(
+    tmp_path: Path, audit: Audit, text: str, said: str
+) -> None:
     """Status 2; a secret in the wrong place is not shown."""
     config = configure(tmp_path, text)
-    ended = deliver(config, "--check")
+    ended = audit("deliver", "--config", config, "--check")
     assert ended.status == 2
     assert said in ended.err
     assert str(config) in ended.err.replace("\n", "")
@@ -279,8 +281,7 @@ def crash(tmp_path: Path, kind: str, whom: str, seed: int, kills: int) -> None:
     check_received(received(), wanted)
 
 
-@pytest.mark.parametrize("whom", ["deliverer", "receiver"])
-@pytest.mark.parametrize("kind", ["http", "otlp"])
+@pytest.mark.parametrize(("kind", "whom"), [("http", "deliverer"), ("otlp", "receiver")])
 def test_nothing_is_missing_after_kill_9(tmp_path: Path, kind: str, whom: str) -> None:
     """A sample of the campaign: what comes twice is the same record, byte by byte."""
     crash(tmp_path, kind, whom, seed=1, kills=2)
