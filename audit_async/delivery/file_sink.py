@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import BinaryIO, Final
 
 import anyio
 import anyio.to_thread
 
 from audit_async._durable import disk
+from audit_async._durable.whole_files import complete_lines, sync_names
 from audit_async._layout.regular_files import open_regular
 from audit_async.delivery.deliver_settings import FileSettings
 from audit_async.delivery.deliverable_record import EncodedRecord
@@ -19,8 +21,6 @@ from audit_async.delivery.delivery_sink import Outcome, SendResult
 from audit_async.errors import LogCorrupted
 
 __all__ = ["FileSink", "StdoutSink"]
-
-_TAIL_BYTES: Final = 1 << 16
 
 
 class FileSink:
@@ -70,22 +70,11 @@ class FileSink:
             fd = open_regular(path, writable=True)
         except FileNotFoundError:
             fd = disk.create_file(path, dir_fd=None)
-            directory = disk.open_directory(os.path.dirname(os.path.abspath(path)), follow=True)
-            try:
-                disk.sync_directory(directory)
-            finally:
-                disk.close(directory)
-        self._size = end = os.fstat(fd).st_size
-        while end:
-            begin = max(0, end - _TAIL_BYTES)
-            found = disk.read_at(fd, end - begin, begin).rfind(b"\n")
-            if found >= 0:
-                end = begin + found + 1
-                break
-            end = begin
-        if end < self._size:
-            disk.truncate(fd, end)
-            self._size = end
+            sync_names(Path(path).absolute().parent)
+        size = os.fstat(fd).st_size
+        self._size = complete_lines(size, lambda count, at: disk.read_at(fd, count, at))
+        if self._size < size:
+            disk.truncate(fd, self._size)
         return fd
 
     def _rotate(self) -> None:

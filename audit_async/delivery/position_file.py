@@ -11,13 +11,13 @@ one before or this one. An older position costs records that are sent twice, wit
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from audit_async._durable import disk
+from audit_async._durable.whole_files import append_lines, replace_file
 from audit_async._layout.names import UNFINISHED
 from audit_async._layout.regular_files import read_bounded
 from audit_async.errors import AuditError, LogCorrupted
@@ -198,29 +198,11 @@ class SinkDirectory:
         """Note records that the receiver refuses, durable on return; raises `StateUnusable`."""
         data = b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
         try:
-            fd = disk.open_or_create_file(str(self.path / _SET_ASIDE), dir_fd=None)
-            try:
-                disk.write_and_sync_at(fd, data, os.fstat(fd).st_size)
-            finally:
-                disk.close(fd)
+            append_lines(self.path / _SET_ASIDE, data)
         except OSError as error:
             raise StateUnusable(f"{self.path / _SET_ASIDE} can't be written: {error.strerror}") from error
 
 
 def replace_durably(path: Path, content: bytes) -> None:
     """Give a file another content, whole or not at all, durable on return."""
-    unfinished = f"{path}{UNFINISHED}"
-    with suppress(FileNotFoundError):
-        disk.unlink(unfinished, dir_fd=None)
-    fd = disk.create_file(unfinished, dir_fd=None)
-    try:
-        disk.write_at(fd, content, 0)
-        disk.sync_data(fd)
-    finally:
-        disk.close(fd)
-    disk.rename(unfinished, str(path), dir_fd=None)
-    directory = disk.open_directory(str(path.parent))
-    try:
-        disk.sync_directory(directory)
-    finally:
-        disk.close(directory)
+    replace_file(path, content, unfinished=Path(f"{path}{UNFINISHED}"))

@@ -194,7 +194,6 @@ class Collector:
             await to_thread.run_sync(prepare_root, self._root)
             stack.enter_context(locked_root(self._root))
             self._findings.open(self._root)
-            stack.callback(self._findings.close)
             with suppress(LogCorrupted):  # a cache
                 status = read_status(self._root)
                 self._before = {one.log: one for one in status.logs} if status is not None else {}

@@ -16,7 +16,7 @@ from typing import Final
 import anyio
 from anyio import to_thread
 
-from audit_async.forwarding.collector_root import Finding, FindingKind, FindingsFile, read_findings
+from audit_async.forwarding.collector_root import Finding, FindingKind, append_finding, read_findings
 from audit_async.forwarding.identities import LogIdentity
 
 __all__ = ["CollectorFindings", "Report"]
@@ -41,7 +41,7 @@ class CollectorFindings:
     def __init__(self, report: Report | None) -> None:
         self.seen: list[Finding] = []  #: in the round under way, known ones included
         self._report: Final = report
-        self._file: FindingsFile | None = None
+        self._root: Path | None = None
         self._known: dict[tuple[str, str, int], Finding] = {}
         self._of_host: Counter[tuple[str, str, str]] = Counter()  # by tenant, host and day
         self._adding: Final = anyio.Lock()
@@ -51,12 +51,7 @@ class CollectorFindings:
         """Read what was found before, and keep what will be. Raises `LogCorrupted`, `OSError`."""
         for finding in read_findings(root):
             self._keep(finding)
-        self._file = FindingsFile(root)
-
-    def close(self) -> None:
-        """Keep nothing any more."""
-        if self._file is not None:
-            self._file.close()
+        self._root = root
 
     async def found(self, log: LogIdentity, kind: FindingKind, seq: int, reason: str) -> None:
         """Keep a finding, durably, and report it if it is new. Raises `OSError`."""
@@ -91,8 +86,8 @@ class CollectorFindings:
         # Reported first: a finding that is in the file and in no log would never be reported.
         if self._report is not None:
             await self._report(finding)
-        if self._file is not None:
-            await to_thread.run_sync(self._file.append, finding)
+        if self._root is not None:
+            await to_thread.run_sync(append_finding, self._root, finding)
         self._keep(finding)
 
     def _keep(self, finding: Finding) -> None:

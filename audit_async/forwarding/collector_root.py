@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, TypeVar
@@ -26,6 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from audit_async._durable import disk
+from audit_async._durable.whole_files import append_lines, replace_file, sync_names
 from audit_async._layout.names import COLLECTOR_FILE
 from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, read_bounded
 from audit_async.errors import AuditError, ConfigError, LogCorrupted
@@ -39,8 +40,8 @@ __all__ = [
     "CollectorStatus",
     "Finding",
     "FindingKind",
-    "FindingsFile",
     "acknowledge",
+    "append_finding",
     "locked_root",
     "open_findings",
     "prepare_root",
@@ -169,7 +170,7 @@ def prepare_root(root: Path) -> None:
                 "root", f"{root} is not empty, and no collector's directory: {others[0]!a} is there; name another one"
             )
         _replace(root, COLLECTOR_FILE, b'{"format_version":1}\n')
-        _sync(root.parent)
+        sync_names(root.parent)
 
 
 def require_root(root: Path) -> None:
@@ -206,8 +207,8 @@ def read_status(root: Path) -> CollectorStatus | None:
 
 
 def write_status(root: Path, status: CollectorStatus) -> None:
-    """Replace the status, which is a cache: it is not synced."""
-    _replace(root, _STATUS, msgspec.json.encode(status) + b"\n", sync=False)
+    """Replace the status, which is a cache: after a power cut it may be an earlier one."""
+    _replace(root, _STATUS, msgspec.json.encode(status) + b"\n", durable=False)
 
 
 def read_findings(root: Path) -> list[Finding]:
@@ -216,36 +217,12 @@ def read_findings(root: Path) -> list[Finding]:
         content = read_bounded(root / _FINDINGS, max_bytes=MOST_MANIFEST_BYTES)
     except FileNotFoundError:
         return []
-    return _decoded(root, _FINDINGS, content[: _complete(content)], list[Finding], by_line=True)
+    return _decoded(root, _FINDINGS, content[: content.rfind(b"\n") + 1], list[Finding], by_line=True)
 
 
-class FindingsFile:
-    """The file that findings are added to, open in the one process that collects; each is durable once it is added."""
-
-    def __init__(self, root: Path) -> None:
-        self._fd: Final = disk.open_or_create_file(str(root / _FINDINGS), dir_fd=None)
-        try:
-            _sync(root)
-            content = read_bounded(root / _FINDINGS, max_bytes=MOST_MANIFEST_BYTES)
-            self._end = _complete(content)  # what comes after is a line that a killed process did not finish
-            disk.truncate(self._fd, self._end)
-        except BaseException:
-            disk.close(self._fd)
-            raise
-
-    def append(self, finding: Finding) -> None:
-        """Add a finding, durably. Raises `OSError`."""
-        line = msgspec.json.encode(finding) + b"\n"
-        disk.write_and_sync_at(self._fd, line, self._end)
-        self._end += len(line)
-
-    def close(self) -> None:
-        """Close the file."""
-        disk.close(self._fd)
-
-
-def _complete(content: bytes) -> int:
-    return content.rfind(b"\n") + 1
+def append_finding(root: Path, finding: Finding) -> None:
+    """Add a finding to the file, durably; only the one process that collects does. Raises `OSError`."""
+    append_lines(root / _FINDINGS, msgspec.json.encode(finding) + b"\n")
 
 
 def open_findings(root: Path) -> list[Finding]:
@@ -291,25 +268,5 @@ def _decoded(root: Path, name: str, content: bytes, kind: type[T], *, by_line: b
         raise LogCorrupted(name, None, None, f"the file in {root} is not what the collector writes") from error
 
 
-def _replace(root: Path, name: str, content: bytes, *, sync: bool = True) -> None:
-    unfinished = str(root / f".{name}.unfinished")
-    with suppress(FileNotFoundError):
-        disk.unlink(unfinished, dir_fd=None)
-    fd = disk.create_file(unfinished, dir_fd=None)
-    try:
-        disk.write_at(fd, content, 0)
-        if sync:
-            disk.sync_data(fd)
-    finally:
-        disk.close(fd)
-    disk.rename(unfinished, str(root / name), dir_fd=None)
-    if sync:
-        _sync(root)
-
-
-def _sync(directory: Path) -> None:
-    fd = disk.open_directory(str(directory), follow=True)
-    try:
-        disk.sync_directory(fd)
-    finally:
-        disk.close(fd)
+def _replace(root: Path, name: str, content: bytes, *, durable: bool = True) -> None:
+    replace_file(root / name, content, unfinished=root / f".{name}.unfinished", durable=durable)

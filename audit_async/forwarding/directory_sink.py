@@ -29,6 +29,7 @@ import anyio.to_thread
 
 from audit_async._chain import BadRecord
 from audit_async._durable import disk
+from audit_async._durable.whole_files import replace_file, sync_names
 from audit_async.errors import ConfigError
 from audit_async.forwarding.batches import Batch, Head
 from audit_async.forwarding.identities import LogIdentity
@@ -107,7 +108,7 @@ class DirectorySink:
             OSError: it does not exist or can't be written to.
         """
         disk.close(disk.open_or_create_file(str(Path(root, _MARK)), dir_fd=None))
-        _sync_names(Path(root))
+        sync_names(Path(root))
 
     async def head(self, log: LogIdentity) -> Head | None:
         """Return the last record of a log that is durable in the directory, None if the log is not there.
@@ -183,7 +184,7 @@ class DirectorySink:
                     "A log that begins again needs a new log_id"
                 )
             else:
-                _sync_names(directory)  # as for the head: the process that gave it its name may not have synced it
+                sync_names(directory)  # as for the head: the process that gave it its name may not have synced it
 
         await self._run_locked(log, store)
 
@@ -306,7 +307,7 @@ def _make_directories(root: Path, directory: Path) -> None:
     for parent in [*reversed(directory.relative_to(root).parents), directory.relative_to(root)][1:]:
         with contextlib.suppress(FileExistsError):
             disk.make_directory(str(root / parent))
-        _sync_names((root / parent).parent)
+        sync_names((root / parent).parent)
 
 
 def _stored(directory: Path) -> list[_Stored]:
@@ -323,7 +324,7 @@ def _head(directory: Path) -> Head | None:
     stored = _stored(directory)
     if not stored:
         return None
-    _sync_names(directory)  # the process that gave the newest file its name may have died before it synced it
+    sync_names(directory)  # the process that gave the newest file its name may have died before it synced it
     return Head(seq=stored[-1].last_seq, hash=stored[-1].last_hash)
 
 
@@ -347,22 +348,4 @@ def _confirmed(directory: Path, after: Head, resume: bytes) -> bool:
 
 def _store(directory: Path, name: str, content: bytes) -> None:
     """Store a file under its name once its bytes are on the disk, then make the name durable; under the log's lock."""
-    unfinished = str(directory / _UNFINISHED)
-    with contextlib.suppress(FileNotFoundError):
-        disk.unlink(unfinished, dir_fd=None)
-    fd = disk.create_file(unfinished, dir_fd=None)
-    try:
-        disk.write_at(fd, content, 0)
-        disk.sync_data(fd)
-    finally:
-        disk.close(fd)
-    disk.rename(unfinished, str(directory / name), dir_fd=None)
-    _sync_names(directory)
-
-
-def _sync_names(directory: Path) -> None:
-    fd = disk.open_directory(str(directory), follow=True)
-    try:
-        disk.sync_directory(fd)
-    finally:
-        disk.close(fd)
+    replace_file(directory / name, content, unfinished=directory / _UNFINISHED)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import anyio.to_thread
 
-from audit_async._durable import disk
+from audit_async._durable.whole_files import replace_file
 from audit_async._layout.confirmed_file import Confirmed, encode_confirmed, read_confirmed
 from audit_async._layout.names import CONFIRMED_FILE, UNFINISHED
 from audit_async.errors import LogCorrupted
@@ -107,23 +106,16 @@ class TrustedCollectors:
                 before = None
             if before == confirmed or (before is None and not copies):
                 return
-            _replace_file(self._directory / CONFIRMED_FILE, encode_confirmed(confirmed))
+            path = self._directory / CONFIRMED_FILE
+            # The service may run as another user than the forwarder.
+            replace_file(
+                path,
+                encode_confirmed(confirmed),
+                unfinished=Path(f"{path}{UNFINISHED}"),
+                mode=_READABLE,
+                durable=False,
+            )
         except OSError as error:  # a forwarder that may only read; retention with hold_unshipped then keeps everything
             if not self._complained:
                 _logger.warning("%s: what collectors have confirmed can't be kept for retention: %s", self._log, error)
             self._complained = True
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    """Give a file another content, whole or not at all; after a power cut it may be the one before."""
-    unfinished = f"{path}{UNFINISHED}"
-    with suppress(FileNotFoundError):
-        disk.unlink(unfinished, dir_fd=None)
-    fd = disk.create_file(unfinished, dir_fd=None)
-    try:
-        disk.write_at(fd, content, 0)
-        disk.change_mode(fd, _READABLE)  # the service may run as another user than the forwarder
-        disk.sync_data(fd)
-    finally:
-        disk.close(fd)
-    disk.rename(unfinished, str(path), dir_fd=None)

@@ -279,7 +279,6 @@ async def test_findings_of_one_host_are_bounded(tmp_path: Path) -> None:
         for seq in range(150):
             await findings.found(log_of("hostile"), "bad_batch", seq, "no record")
         await findings.found(log_of("other"), "gap", 7, "trimmed")
-        findings.close()
     kinds = Counter((one.host, one.kind) for one in read_findings(tmp_path))
     assert kinds == {("hostile", "bad_batch"): 100, ("hostile", "too_many_findings"): 1, ("other", "gap"): 1}
     assert reported == read_findings(tmp_path)
@@ -297,7 +296,6 @@ async def test_findings_survive_a_kill_between_their_lines(tmp_path: Path) -> No
         findings.open(tmp_path)
         for seq in range(3):
             await findings.found(log, "gap", seq, "trimmed")
-        findings.close()
         assert [one.seq for one in read_findings(tmp_path)] == [0, 1, 2]
         if not torn:
             whole = (tmp_path / "findings.jsonl").read_bytes()

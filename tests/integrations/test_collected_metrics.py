@@ -12,8 +12,8 @@ from audit_async.forwarding.collector_root import (
     CollectedStatus,
     CollectorStatus,
     Finding,
-    FindingsFile,
     acknowledge,
+    append_finding,
     prepare_root,
     write_status,
 )
@@ -47,9 +47,7 @@ def test_each_log_has_its_own_series(tmp_path: Path) -> None:
     logs = (a_status("aa", seq=7, engine_seq=9), a_status("bb", seq=4, engine_seq=4))
     write_status(tmp_path, CollectorStatus(collector="c1", tenant="acme", updated_at=NOW, error="x", logs=logs))
     finding = Finding(log=logs[0].log, kind="fork", seq=8, reason="r", seen_at=NOW)
-    findings = FindingsFile(tmp_path)
-    findings.append(finding)
-    findings.close()
+    append_finding(tmp_path, finding)
     found = scraped(tmp_path)
     labels = '{host="web-1",log_id="%s",log_instance="00",service="orders",tenant="acme"}'
     assert found["audit_collect_head_seq" + labels % "aa"] == 7
