@@ -11,7 +11,14 @@ from audit_async._verify.signed_trail import TREE_DIRECTORY, published_at
 from audit_async.errors import AuditError
 from audit_async.reader import PlacedRecord
 from audit_async.tlog.checkpoint import SignedCheckpoint
-from audit_async.tlog.failures import InvalidSignature, NotCovered, QuorumNotMet, TransparencyError
+from audit_async.tlog.failures import (
+    InvalidProof,
+    InvalidSignature,
+    LogForked,
+    NotCovered,
+    QuorumNotMet,
+    TransparencyError,
+)
 from audit_async.tlog.proof import make_proof
 from audit_async.tlog.signed_tree import CHECKPOINT_FILE
 
@@ -80,11 +87,15 @@ def chain_statements(placed: PlacedRecord, log: Log | None) -> Iterator[Statemen
     if not placed.is_linked:
         yield Statement("no", "Not in the chain", "The record before or after it does not fit. Verify the log.")
     elif placed.previous is None and placed.record.seq > 0:
-        yield Statement("open", "Chain not checked backwards", "The record before it is not here any more.")
+        text = "The record before it is not here any more, or is damaged. Verify the log."
+        yield Statement("open", "Chain not checked backwards", text)
+    elif placed.next is None and not (log is not None and _ends_log(placed, log)):
+        text = "No record after it could be read: it is the newest one, or that is damaged. Verify the log."
+        yield Statement("open", "Chain not checked forwards", text)
     else:
-        after = "the record after it" if placed.next is not None else "it is the newest record"
         before = "It is the first record" if placed.previous is None else "It names the hash of the record before"
-        yield Statement("yes", "In the chain", f"{before}; {after}{' names its hash' if placed.next else ''}.")
+        after = "it is the newest record" if placed.next is None else "the record after it names its hash"
+        yield Statement("yes", "In the chain", f"{before}; {after}.")
     if log is not None:
         yield _storage(placed, log)
 
@@ -110,8 +121,12 @@ def signature_statements(placed: PlacedRecord, log: Log, policy: Policy | None) 
         )
         yield Statement("open", "After the last checkpoint", text)
         return
-    except (AuditError, OSError) as error:
+    except (LogForked, InvalidProof) as error:
         yield Statement("no", "Not what was signed", str(error))
+        return
+    except (AuditError, OSError) as error:  # a collector has checkpoints and no tiles
+        text = f"The tree's own files are not here, or can't be used, so verification has to show it: {error}"
+        yield Statement("open", "Not compared with what was signed", text)
         return
     proven = (
         f"An inclusion proof leads from it to the checkpoint over {checkpoint.size:,} records of {checkpoint.origin}"
@@ -129,6 +144,16 @@ def signature_statements(placed: PlacedRecord, log: Log, policy: Policy | None) 
         yield Statement("yes", "Witnessed", f"Cosigned by {names}.")
     elif policy is not None:
         yield Statement("open", "Not witnessed", "No witness of the policy has cosigned the checkpoint.")
+
+
+def _ends_log(placed: PlacedRecord, log: Log) -> bool:
+    """Return whether nothing comes after the record in the log's files."""
+    try:
+        last = list_segments(log)[-1]
+        size = last.path.stat().st_size
+    except (AuditError, OSError, IndexError):
+        return False
+    return last.name == placed.segment and size == placed.byte_offset + len(placed.line)
 
 
 def _storage(placed: PlacedRecord, log: Log) -> Statement:

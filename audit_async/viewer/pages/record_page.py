@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import anyio.to_thread
+import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -19,6 +20,7 @@ from audit_async.viewer.pages.readable import (
     changes_of,
     closed_in,
     members_of,
+    sealed_paths,
     summary_of,
     without_changes,
 )
@@ -53,7 +55,9 @@ async def show_record(request: Request) -> Response:
     statements = await anyio.to_thread.run_sync(_statements, viewing, placed)
     event_class = known_types().get(str(event.get("event_type", "")))
     shown = {name: value for name, value in without_changes(event).items() if name != "event_type"}
-    members, context_members = members_of(shown, "event"), members_of(context, "context")
+    line = msgspec.json.decode(placed.line)
+    sealed = sealed_paths(line.get("event"), "event") | sealed_paths(line.get("context"), "context")
+    members, context_members = members_of(shown, "event", sealed), members_of(context, "context", sealed)
     if closed := closed_in((*members, *context_members)):
         statements.append(_closed(closed))
     return await render_page(
