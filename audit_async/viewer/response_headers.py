@@ -46,7 +46,8 @@ class ResponseHeaders:
                 headers = MutableHeaders(scope=message)
                 headers["Content-Security-Policy"] = self._embed_policy if is_embed else self._policy
                 headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"
+                # A form's Origin would be null without one. The address in a frame is itself the right to see it.
+                headers["Referrer-Policy"] = "no-referrer" if is_embed else "same-origin"
                 headers["Permissions-Policy"] = _FEATURES
                 headers["Cross-Origin-Opener-Policy"] = "same-origin"
                 headers["Cross-Origin-Resource-Policy"] = "same-origin"

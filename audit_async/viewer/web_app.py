@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from audit_async._layout.age_files import Identities
-from audit_async.config import AuditConfig
+from audit_async.config import AuditConfig, RetentionPolicy
 from audit_async.errors import ConfigError
 from audit_async.events import ActorInfo, AuthorizationDenied, ResourceInfo
 from audit_async.viewer.downloads import download_routes
@@ -93,6 +93,7 @@ def viewer(
     key_store: KeyStore | None = None,
     identities: Identities | None = None,
     policy: Policy | None = None,
+    retention: RetentionPolicy | None = None,
 ) -> Viewer:
     """Return the viewer of a trail: an ASGI application to mount, or to run by itself.
 
@@ -115,6 +116,7 @@ def viewer(
         key_store: Where the keys of sealed members are; they are shown in the clear then.
         identities: What encrypted archives are opened with.
         policy: Whose signatures count.
+        retention: The policy of the services, of which the page of holds then shows what is due next.
 
     Raises:
         ConfigError: The arguments contradict each other.
@@ -135,7 +137,8 @@ def viewer(
         identities=identities,
     )
     attempts = RateLimit(limits.sign_ins_per_min / 60, max(1, int(limits.sign_ins_per_min)))
-    routes = [*SignInRoutes(entrance, view_log, attempts).routes(), *_routes(_Guard(trail, entrance, policy), embed)]
+    guard = _Guard(trail, entrance, policy, retention)
+    routes = [*SignInRoutes(entrance, view_log, attempts).routes(), *_routes(guard, embed)]
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS, lifespan=_closing(view_log))
     # Around all of it, so that also the answer to a failure of the application carries the headers.
     checked = RequestChecks(
@@ -182,10 +185,13 @@ def _served(hosts: Sequence[str] | None, public: str | None, sign_in: SignIn) ->
 class _Guard:
     """Lets a person with the permission to a page, and gives it a reader that is narrowed to what they may see."""
 
-    def __init__(self, trail: Trail, entrance: Entrance, policy: Policy | None) -> None:
+    def __init__(
+        self, trail: Trail, entrance: Entrance, policy: Policy | None, retention: RetentionPolicy | None
+    ) -> None:
         self._trail: Final = trail
         self._entrance: Final = entrance
         self._policy: Final = policy
+        self._retention: Final = retention
 
     def guarded(self, routes: Sequence[Route], embed: EmbedLinks | None = None) -> list[Route]:
         """Return the routes with the guard in front of each; with `embed` for whoever has such a link, and reads."""
@@ -253,5 +259,6 @@ class _Guard:
             root=root_of(request),
             base_dir=self._trail.base_dir,
             policy=self._policy,
+            retention=self._retention,
             remarks=remarks,
         )

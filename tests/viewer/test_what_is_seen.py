@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from audit_async.config import RetentionPolicy
 from audit_async.reader import AuditQuery
 from audit_async.viewer import Person, ViewLimits
 from audit_async.viewer.request_limits import SearchSlots, SearchTookTooLong, TooManySearches
@@ -119,3 +120,14 @@ async def test_nothing_is_shown_if_it_cannot_be_recorded(tmp_path: Path) -> None
         answer = await browser.get("/records")
     assert answer.status_code == 503
     assert "orders" not in answer.text
+
+
+async def test_what_retention_will_do_is_shown_if_the_policy_is_known(tmp_path: Path) -> None:
+    """Without one it is said that nobody gave it."""
+    await make_trail(tmp_path)
+    for policy, text in ((None, "was given no retention policy"), (RetentionPolicy(), "Nothing is due")):
+        async with viewed(tmp_path, retention=policy) as app, browser_of(app, OPERATOR) as browser:
+            answer = await browser.get("/holds")
+        assert answer.status_code == 200
+        assert text in answer.text
+        assert answer.headers["referrer-policy"] == "same-origin"

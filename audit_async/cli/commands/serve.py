@@ -20,9 +20,11 @@ import uvicorn
 from audit_async.cli.arguments import Directory, IdentityFiles
 from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.option_groups import with_option_groups
+from audit_async.cli.place import load_config
 from audit_async.cli.run import ExitStatus, Refused, perform
 from audit_async.cli.terminal import Output
 from audit_async.cli.trusted import Trust
+from audit_async.config import RetentionPolicy
 from audit_async.reader import AuditReader, Identities, TrailUnreadable
 from audit_async.viewer import EmbedLinks, OidcSignIn, Person, ProxySignIn, Roles, TokenSignIn, read_embed_key, viewer
 from audit_async.viewer.request_checks import LOOPBACK_HOSTS
@@ -242,6 +244,28 @@ class Embedding:
         return EmbedLinks(read_embed_key(self.embed_key), origins=self.embed_origin or ()) if self.embed_key else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Showing:
+    """What is shown besides the records."""
+
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            readable=False,
+            help="The services' configuration, whose retention policy says what is due.",
+        ),
+    ] = None
+    index: Annotated[
+        bool, typer.Option("--index", help="Index sealed segments at the start, and new ones every 5 minutes.")
+    ] = False
+
+    def retention(self) -> RetentionPolicy | None:
+        """Return the services' policy, None if it is not known; raises as `load_config` does."""
+        return load_config(self.config_file).retention if self.config_file is not None else None
+
+
 @with_option_groups
 def serve(
     directory: Directory,
@@ -258,9 +282,7 @@ def serve(
             help="The base directory of the log audit-view, which records who has looked; the trail's own by default.",
         ),
     ] = None,
-    index: Annotated[
-        bool, typer.Option("--index", help="Index sealed segments at the start, and new ones every 5 minutes.")
-    ] = False,
+    showing: Showing,
     keys: KeyOptions,
     trust: Trust,
     identity: IdentityFiles = None,
@@ -293,10 +315,11 @@ def serve(
                 key_store=key_store,
                 identities=Identities.from_files(*identity) if identity else None,
                 policy=trust.policy() if trust.is_given else None,
+                retention=showing.retention(),
             )
             output.message(f"audit-async: serving {directory} at {listening.url(listener)}", "dim")
             output.flush()
-            async with _indexing(reader, wanted=index):
+            async with _indexing(reader, wanted=showing.index):
                 await _serve(app, listener, listening)
         return ExitStatus.OK
 
