@@ -9,7 +9,7 @@ PYTEST_JOBS ?= -n auto --dist worksteal
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PACKAGE := pyproject.toml audit_async/_version.py
 
-.PHONY: demo demo-platform test test-all interop lint format campaign bench docs sdist system-packages clean help
+.PHONY: demo demo-platform test test-all interop lint format campaign bench docs screenshots sdist system-packages clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 18
@@ -107,6 +107,10 @@ $(VENV)/.bench-installed: $(VENV)/.installed
 
 bench: $(VENV)/.bench-installed  ## figures next to the machine's own limits and to rivals; not a test
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+SHOWN := viewer-records viewer-record viewer-verification-dark viewer-record-phone
+screenshots: $(VENV)/.installed  ## the pictures of the viewer in docs/assets, from Debian's Chromium
+	$(BIN)/python -m tests.viewer.browser.screenshots docs/assets $(SHOWN)
 
 # In an environment of its own: the generator is no part of what the tests need.
 DOCS := .venv-docs

@@ -27,7 +27,7 @@ PAGES = {
 
 
 def main(target: Path, only: list[str]) -> None:
-    """Write a PNG of each page, in both schemes and for a phone."""
+    """Write a PNG of each page, in both schemes and for a phone, or of those that are named."""
     with tempfile.TemporaryDirectory() as place:
         base_dir = Path(place) / "audit"
         base_dir.mkdir()
@@ -38,13 +38,13 @@ def main(target: Path, only: list[str]) -> None:
             driver.find_element("css selector", "main form button").click()
             _wait(driver, "return document.querySelector('.verdict') !== null")
             for name, path in PAGES.items():
-                if only and name not in only:
-                    continue
                 for suffix, width, height, theme in (
                     ("", 1440, 900, "light"),
                     ("-dark", 1440, 900, "dark"),
                     ("-phone", 390, 844, "light"),
                 ):
+                    if only and f"{name}{suffix}" not in only:
+                        continue
                     _resize(driver, width, height)
                     driver.get(root + path)
                     driver.execute_script(f"localStorage.setItem('audit-view.theme', '{theme}')")
