@@ -57,7 +57,11 @@ def serving(directory: Path, *options: str) -> Iterator[Serving]:
 def test_the_printed_link_signs_in_and_the_end_is_graceful(tmp_path: Path) -> None:
     """Its log says who has looked and is closed; other names of the host are refused."""
     anyio.run(make_trail, tmp_path)
-    with serving(tmp_path, "--as", "olga", "--index") as command:
+    config = tmp_path / "orders.toml"
+    config.write_text(
+        'service_id = "orders"\n[mode]\ntype = "local"\nbase_dir = "."\n[retention]\nmin_retention_days = 40\n'
+    )
+    with serving(tmp_path, "--as", "olga", "--index", "--config", str(config)) as command:
         path = command.link.removeprefix("http://127.0.0.1:").partition("/")[2]
         status, headers, _ = command.get(f"/{path}")
         assert (status, headers["location"]) == (303, "/")
@@ -66,6 +70,7 @@ def test_the_printed_link_signs_in_and_the_end_is_graceful(tmp_path: Path) -> No
         assert status == 200
         assert "orders/00" in text
         assert headers["cache-control"] == "no-store"
+        assert "never before 40 days" in command.get("/holds", Cookie=cookie)[2]
         assert command.get("/records", Cookie=cookie, Host="attacker.example")[0] == 400
         command.process.send_signal(signal.SIGTERM)
         out, err = command.process.communicate(timeout=_DEADLINE_S)

@@ -164,6 +164,8 @@ async def test_a_text_that_looks_sealed_is_not_called_sealed(tmp_path: Path) -> 
         await audit.emit(forged)
     async with viewed(tmp_path / "audit") as app, browser_of(app, AUDITOR) as browser:
         page = (await browser.get("/logs/orders/00/records/1")).text
+        counts = (await browser.get("/records/counts")).text
+    assert "?actor=%5Bsealed%5D" in counts
     assert "[sealed]" in page
     assert "Sealed members" not in page
     assert 'class="closed"' not in page

@@ -28,7 +28,7 @@ from audit_async._query.recorded_members import (
 )
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Found
-from audit_async.privacy.sealed_text import SEALED
+from audit_async.privacy.sealed_text import is_sealed
 from audit_async.reader import AuditQuery
 from audit_async.viewer.scoped_reader import Asked, ScopedReader
 
@@ -112,7 +112,8 @@ class MatchCounts:
         event, moment = without_sealed(said.event), datetime.fromisoformat(said.timestamp)
         self.matches += 1
         self.types[type_of(event)] += 1
-        if (actor := next(actors_of(event), None)) is not None and actor != SEALED:
+        # As recorded: whoever is called `[sealed]` is counted.
+        if (actor := next(actors_of(said.event), None)) is not None and not is_sealed(actor):
             self.actors[actor] += 1
         self.services[found.log.service_id] += 1
         self.statuses.update(statuses_of(event))
