@@ -44,11 +44,16 @@ class Entrance:
         self.https: Final = https
         self._roles: Final = roles
 
-    async def person_of(self, request: Request) -> Person | None:
-        """Return who a request is from, None for nobody and for somebody without a role."""
+    async def person_of(self, request: Request, *, is_use: bool = True) -> Person | None:
+        """Return who a request is from, None for nobody and for somebody without a role.
+
+        Args:
+            request: The request.
+            is_use: Whether the session lasts longer by it; not so if an answer that is under way asks again.
+        """
         sign_in = self.sign_in
         if isinstance(sign_in, TokenSignIn | OidcSignIn):
-            session = self.sessions.find(request.cookies.get(COOKIE))
+            session = self.sessions.find(request.cookies.get(COOKIE), is_use=is_use)
             return self.person_named(session.who) if session is not None else None
         if isinstance(sign_in, ProxySignIn):
             who = sign_in.signed_in(request)

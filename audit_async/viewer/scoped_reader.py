@@ -289,8 +289,15 @@ class ScopedReader:
         Raises:
             AccessNotRecorded: It can't be recorded.
         """
+        await self._record_access(self._searched, query, **how)
+
+    async def record_verification(self) -> None:
+        """Record that the logs are about to be verified, which shows no record; as `record_access`."""
+        await self._record_access(self.logs, AuditQuery(), verify=True)
+
+    async def _record_access(self, logs: Callable[[], list[Log]], query: AuditQuery, **how: bool | str) -> None:
         async with self.trail.view_log.access(self.person.name) as access:
-            await access.look_at(await anyio.to_thread.run_sync(self._searched))
+            await access.look_at(await anyio.to_thread.run_sync(logs))
             with recorded_or_refused():
                 access.record(query, None, about=None, **(self._described() | how))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,6 +33,8 @@ class Viewing:
     csrf_token: str  #: for the hidden field `csrf_token` of each form
     root: str  #: what each link begins with
     base_dir: Path
+    #: Whether the request would still be let in, as the same person: an answer without an end asks again and again.
+    is_still_let_in: Callable[[], Awaitable[bool]]
     policy: Policy | None = None  #: whose signatures count; None if nobody said
     retention: RetentionPolicy | None = None  #: of the services; None if nobody said
     remarks: list[str] = field(default_factory=list)  #: what the page has to say of its answer, such as damage

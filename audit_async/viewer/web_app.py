@@ -205,14 +205,21 @@ class _Guard:
         endpoint: _Endpoint = route.endpoint
 
         async def view(request: Request) -> Response:
-            if embed is not None:  # a cookie does not count there: the frame is another site's
-                person: Person | None = embed.person_of(request.path_params.pop("ticket"))
-            else:
-                person = await self._entrance.person_of(request)
+            ticket = request.path_params.pop("ticket") if embed is not None else ""
+
+            async def who(*, is_use: bool) -> Person | None:
+                if embed is not None:  # a cookie does not count there: the frame is another site's
+                    return embed.person_of(ticket)
+                return await self._entrance.person_of(request, is_use=is_use)
+
+            async def is_still_let_in() -> bool:
+                return await who(is_use=False) == person
+
+            person = await who(is_use=True)
             if person is None:
                 return self._to_sign_in(request)
             await self._require(request, person, route.name)
-            request.state.viewing = self._viewing(request, person)
+            request.state.viewing = self._viewing(request, person, is_still_let_in)
             return await endpoint(request)
 
         return view
@@ -250,7 +257,7 @@ class _Guard:
             )
         )
 
-    def _viewing(self, request: Request, person: Person) -> Viewing:
+    def _viewing(self, request: Request, person: Person, is_still_let_in: Callable[[], Awaitable[bool]]) -> Viewing:
         remarks: list[str] = []
         return Viewing(
             person=person,
@@ -258,6 +265,7 @@ class _Guard:
             csrf_token=self._entrance.csrf_token(request, person),
             root=root_of(request),
             base_dir=self._trail.base_dir,
+            is_still_let_in=is_still_let_in,
             policy=self._policy,
             retention=self._retention,
             remarks=remarks,

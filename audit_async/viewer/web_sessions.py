@@ -63,8 +63,8 @@ class WebSessions:
             self._sessions.popitem(last=False)
         return number
 
-    def find(self, number: str | None) -> WebSession | None:
-        """Return the session of a cookie, None if there is none any more."""
+    def find(self, number: str | None, *, is_use: bool = True) -> WebSession | None:
+        """Return the session of a cookie, None if there is none any more; a use of it makes it last."""
         if not number:
             return None
         key, now = _digest(number), self._now()
@@ -74,8 +74,9 @@ class WebSessions:
         if now - session.used_s > self._idle_s or now - session.begun_s > self._lifetime_s:
             del self._sessions[key]
             return None
-        session.used_s = now
-        self._sessions.move_to_end(key)
+        if is_use:
+            session.used_s = now
+            self._sessions.move_to_end(key)
         return session
 
     def end(self, number: str | None) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -106,6 +107,17 @@ def assert_nothing_is_lost(base_dir: Path, answered: list[int], logs: int) -> No
     assert {str(n) for n in answered} - recorded == set()
 
 
+def metrics_at(port: int) -> str:
+    """Return what a worker tells of itself, once it does: one may serve a little before the other."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        except httpx.ConnectError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("recipe", "logs"),
     [pytest.param(systemd_recipe(), 2, id="systemd"), pytest.param(container_recipe(), 1, id="container")],
@@ -118,7 +130,7 @@ def test_a_confined_service_loses_nothing(state: Path, recipe: Recipe, logs: int
         assert httpx.get(f"{server.address}/ready").json() == {"status": "ok"}
         assert httpx.get(f"{server.address}/live").status_code == 200
         for worker in range(logs):  # each worker shows its own log
-            metrics = httpx.get(f"http://127.0.0.1:{int(environment['METRICS_PORT']) + worker}/metrics").text
+            metrics = metrics_at(int(environment["METRICS_PORT"]) + worker)
             assert f'audit_async_healthy{{log_instance="{worker:02}",service_id="orders"}} 1.0' in metrics
         answered = stopped_under_load(server, first_process(server.process.pid))
     assert_nothing_is_lost(state / "audit", answered, logs)

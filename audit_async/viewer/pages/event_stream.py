@@ -20,16 +20,22 @@ _HEARTBEAT_S: Final = 15.0
 
 
 class EventStream(Response):
-    """A response that ends when the browser has gone; the records' generator is closed then."""
+    """A response that ends when the browser has gone, or may see nothing any more; the generator is closed then."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, records: AsyncGenerator[Record, None], row_of: Callable[[Record], Awaitable[str]]) -> None:
-        """Read nothing yet; `row_of` makes what is sent of a record."""
+    def __init__(
+        self,
+        records: AsyncGenerator[Record, None],
+        row_of: Callable[[Record], Awaitable[str]],
+        is_still_let_in: Callable[[], Awaitable[bool]],
+    ) -> None:
+        """Read nothing yet; `row_of` makes what is sent of a record, `is_still_let_in` is asked before each."""
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._records = records
         self._row_of = row_of
+        self._is_still_let_in = is_still_let_in
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the protocol's
         """Send records until the browser has gone."""
@@ -37,7 +43,7 @@ class EventStream(Response):
         await _send(send, "retry: 3000\n\n")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_until_disconnected, receive, tasks.cancel_scope)
-            tasks.start_soon(_keep_alive, send)
+            tasks.start_soon(self._keep_alive, send, tasks.cancel_scope)
             try:
                 await self._send_records(send)
             except AuditError as error:
@@ -48,21 +54,24 @@ class EventStream(Response):
     async def _send_records(self, send: Send) -> None:
         async with aclosing(self._records) as records:
             async for record in records:
+                if not await self._is_still_let_in():
+                    return
                 row = await self._row_of(record)
                 lines = "".join(f"data: {line}\n" for line in row.splitlines() if line.strip())
                 await _send(send, f"event: record\n{lines}\n")
+
+    async def _keep_alive(self, send: Send, scope: anyio.CancelScope) -> None:
+        while True:
+            await anyio.sleep(_HEARTBEAT_S)
+            if not await self._is_still_let_in():
+                scope.cancel()
+            await _send(send, ": nothing new\n\n")
 
 
 async def _until_disconnected(receive: Receive, scope: anyio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
-
-
-async def _keep_alive(send: Send) -> None:
-    while True:
-        await anyio.sleep(_HEARTBEAT_S)
-        await _send(send, ": nothing new\n\n")
 
 
 async def _send(send: Send, text: str) -> None:

@@ -140,7 +140,7 @@ async def new_records(request: Request) -> Response:
     async def row_of(record: Record) -> str:
         return html_of(request, "row.html", one=summary_of(record), is_new=True)
 
-    return EventStream(reader.follow(query=query), row_of)
+    return EventStream(reader.follow(query=query), row_of, viewing_of(request).is_still_let_in)
 
 
 async def _counted(request: Request, viewing: Viewing, asked: Asked) -> Counted:
