@@ -375,15 +375,16 @@ class Collector:
         from audit_async.forwarding.collected_checkpoints import CheckpointRefused  # noqa: PLC0415 - needs the extra tlog
         from audit_async.tlog.failures import SigningFailed  # noqa: PLC0415 - as above
 
+        # Taken first: what can't be compared now, such as a damaged log, must not be read again in each round.
+        content, kept.checkpoint = kept.checkpoint, None
         try:
             records = kept.log.head.seq + 1
-            await self._witness.cosign(kept.identity, kept.log.path, kept.checkpoint, records=records)
+            await self._witness.cosign(kept.identity, kept.log.path, content, records=records)
         except CheckpointRefused as refused:
             await self._findings.found(kept.identity, "checkpoint_refused", refused.size, str(refused))
         except SigningFailed as failed:
             _logger.warning("%s: its checkpoint is not cosigned yet: %s", kept.identity, failed)
-            return
-        kept.checkpoint = None
+            kept.checkpoint = content
 
     async def _take(self, kept: _Kept, batch: Batch) -> bool:
         """Check and store a batch; False if it does not fit, and nothing after it can."""

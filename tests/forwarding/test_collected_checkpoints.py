@@ -12,7 +12,7 @@ import pytest
 from audit_async import AuditConfig, AuditLogger, Local, Transparency, tlog
 from audit_async._chain import Batch as ChainBatch
 from audit_async._chain import Entry, Framer, Head
-from audit_async.errors import ConfigError
+from audit_async.errors import ConfigError, LogCorrupted
 from audit_async.forwarding import DirectorySink
 from audit_async.forwarding.collector import Collector
 from audit_async.forwarding.collector_root import Finding
@@ -217,6 +217,25 @@ async def test_a_refused_log_is_not_read_again_for_each_of_its_checkpoints(site:
             await sink.append(log, batch_of(lines, count + n), after=after)
             found = (await collector.collect()).findings
             assert [one.kind for one in found] == (["checkpoint_refused"] if n == 0 else [])
+
+
+async def test_a_damaged_copy_is_not_read_again_in_each_round(
+    site: Site, sink: DirectorySink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can't be read is a finding, and the checkpoint after it is the next try."""
+    await ship(await write_signed(site.directory / "host", site.key, 30), sink)
+    tries: list[Path] = []
+
+    def unreadable(directory: Path, _: object) -> bool:
+        tries.append(directory)
+        raise LogCorrupted("a segment", None, 3, "it can't be read")
+
+    monkeypatch.setattr("audit_async.forwarding.collected_checkpoints._remember", unreadable)
+    keys = (str(site.log_signer.key),)
+    async with Collector(site.root, sink, tenant="acme", signer=site.signer, log_keys=keys) as collector:
+        kinds = [[one.kind for one in (await collector.collect()).findings] for _ in range(3)]
+    assert kinds == [["damaged_copy"], [], []]
+    assert len(tries) == 1
 
 
 async def test_without_a_key_of_its_own_nothing_is_cosigned(site: Site) -> None:
