@@ -96,13 +96,22 @@ def event_types(directory: Path) -> list[str]:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.page}-{block.number}")
 def test_every_block_runs(block: Block, logging_as_before: None) -> None:
-    """No block fails as it is, in a fresh directory, with warnings as errors; what is a test is run as one."""
+    """No block fails as it is, in a fresh directory, with warnings as errors; what is a test is run as one.
+
+    Celery's tasks and signals are the whole process's, and would reach the applications of other tests: such a block
+    has a process of its own.
+    """
     if "\ndef test_" in block.code or "\nasync def test_" in block.code:
         Path("test_example.py").write_text(block.code)
         plugin = ["-p", "no:audit_async", "-p", "audit_async.integrations.pytest_plugin"]
         command = [sys.executable, "-m", "pytest", "-q", *plugin, "test_example.py"]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert ended.returncode == 0, ended.stdout
+    elif "from celery import" in block.code:
+        ended = subprocess.run(
+            [sys.executable, "-W", "error", "-c", block.code], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
     else:
         execute(block.code, block.page)
 

@@ -229,10 +229,25 @@ def audit_trail(tmp_path: Path) -> Iterator[AuditTrail]:
         yield trail
 
 
+def _eager(name: str = "shop") -> Celery:
+    """Return an application that runs its tasks in the caller, and keeps them for itself.
+
+    Tasks are shared by default: each application of the process that is finalized later has them too, those of other
+    tests among them, and the same name given to two of them is a warning.
+    """
+
+    class Eager(Celery):  # type: ignore[misc]  # it has no types
+        def task(self, *args: Any, **options: Any) -> Any:
+            return super().task(*args, **options | {"shared": False})
+
+    app = Eager(name, broker="memory://")
+    app.conf.task_always_eager = True
+    return app
+
+
 def test_eager_tasks_are_recorded_where_they_are_called(audit_trail: AuditTrail) -> None:
     """In tests: with the fixture's log, and the actor and the context of the caller."""
-    app = Celery("shop", broker="memory://")
-    app.conf.task_always_eager = True
+    app = _eager()
 
     @app.task(name="shop.refund")
     def refund(order_id: str) -> str:
@@ -258,8 +273,7 @@ def test_eager_tasks_are_recorded_where_they_are_called(audit_trail: AuditTrail)
 
 def test_a_log_of_a_test_takes_the_place_of_the_application_s(audit_trail: AuditTrail, config_for: ConfigFor) -> None:
     """The application names its log where it is imported; with the fixture nothing has to be changed in it."""
-    app = Celery("shop", broker="memory://")
-    app.conf.task_always_eager = True
+    app = _eager()
 
     @app.task(name="shop.add")
     def add() -> int:
@@ -277,11 +291,10 @@ def test_a_log_of_a_test_takes_the_place_of_the_application_s(audit_trail: Audit
 
 def test_two_applications_of_a_process_have_a_log_each(audit_trail: AuditTrail, config_for: ConfigFor) -> None:
     """Signals are the whole process's: each connection takes the runs of its own application and leaves the others."""
-    apps = [Celery("shop", broker="memory://"), Celery("store", broker="memory://")]
+    apps = [_eager("shop"), _eager("store")]
     for app in apps:
-        app.conf.task_always_eager = True
 
-        @app.task(name="shop.multiply", shared=False)  # or each application has all of them
+        @app.task(name="shop.multiply")
         def multiply() -> int:
             return 7
 
@@ -298,8 +311,7 @@ def test_two_applications_of_a_process_have_a_log_each(audit_trail: AuditTrail, 
 
 def test_a_task_without_a_log_runs(caplog: pytest.LogCaptureFixture) -> None:
     """The application's task counts for more; the log of the process says what is missing."""
-    app = Celery("shop", broker="memory://")
-    app.conf.task_always_eager = True
+    app = _eager()
 
     @app.task(name="shop.add")
     def add() -> int:
@@ -315,7 +327,7 @@ def test_a_task_without_a_log_runs(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_wrong_arguments_are_refused() -> None:
     """When the tasks are connected."""
-    app = Celery("shop", broker="memory://")
+    app = _eager()
     with pytest.raises(ConfigError, match=r"^audit: "):
         audit_tasks(app, "audit")  # type: ignore[arg-type]  # on purpose
     with pytest.raises(ConfigError, match=r"^arguments: "):
