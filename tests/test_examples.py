@@ -6,6 +6,7 @@ The logs in the first half are made by hand from the format's definition, so the
 from __future__ import annotations
 
 import errno
+import html
 import io
 import json
 import os
@@ -551,6 +552,59 @@ async def test_the_fastapi_lifespan_records_both_kinds_of_handlers(tmp_path: Pat
     check_trail(tmp_path)
     assert event_types(tmp_path) == ["auth.success", "authz.granted"]
     assert read_events(tmp_path)[-1]["event"]["event_type"] == "audit.log_closed"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_application_shows_its_trail_to_its_own_users_alone(tmp_path: Path) -> None:
+    """An auditor all of it, a customer theirs in a frame, nobody anything else; and who looked is recorded."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        uvicorn = ["-m", "uvicorn", "examples.viewer_in_app:app", "--log-level", "warning"]
+        process = await anyio.open_process(
+            [sys.executable, *uvicorn, "--fd", str(listener.fileno())],
+            pass_fds=[listener.fileno()],
+            cwd=PROJECT,
+            env={**os.environ, "AUDIT_DIR": str(tmp_path), "APP_URL": url, "APP_PASSWORD": "a long one"},
+            stderr=None,
+        )
+
+    def client() -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, follow_redirects=True)
+
+    try:
+        async with client() as nobody, client() as olga, client() as ada, client() as uma:
+            assert (await nobody.post("/sign-in", json={"name": "olga", "password": "olga"})).status_code == 401
+            for name, http in (("olga", olga), ("ada", ada), ("uma", uma)):
+                assert (await http.post("/sign-in", json={"name": name, "password": "a long one"})).status_code == 200
+            for name, http in (("ada", ada), ("uma", uma)):
+                assert (await http.post(f"/orders/of-{name}")).status_code == 200
+            for http in (nobody, ada):
+                assert (await http.get("/audit/records")).status_code == 401
+            seen = await olga.get("/audit/")
+            assert seen.status_code == 200
+            assert {"of-ada", "of-uma"} <= set(re.findall(r"of-\w+", seen.text))
+            assert (await olga.get("/your-trail")).status_code == 401
+            page = (await ada.get("/your-trail")).text
+            framed = await nobody.get(html.unescape(re.findall(r'src="([^"]+)"', page)[0]))  # no cookie counts there
+            assert framed.status_code == 200
+            assert set(re.findall(r"of-\w+", framed.text)) == {"of-ada"}
+            assert f"frame-ancestors {url}" in framed.headers["content-security-policy"]
+            await olga.post("/sign-out")
+            assert (await olga.get("/audit/records")).status_code == 401
+        process.terminate()
+        with anyio.fail_after(60):
+            assert await process.wait() == -signal.SIGTERM
+    finally:
+        await process.aclose()
+    assert event_types(tmp_path / "shop") == [
+        "auth.failure", *["auth.success"] * 3, *["resource.created"] * 2
+    ]  # fmt: skip
+    looked = [record["event"] for record in read_events(tmp_path / "audit-view")]
+    accesses = [event for event in looked if event["event_type"] == "audit.log_accessed"]
+    assert [(event["actor"], event["query"].get("embed")) for event in accesses] == [("olga", None), ("ada", True)]
 
 
 # The web service and the demo.

@@ -16,6 +16,7 @@ from fastapi import Depends, FastAPI
 from flask import Flask
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import Session, sessionmaker
+from starlette.requests import Request
 
 import audit_async
 from audit_async import (
@@ -129,14 +130,21 @@ from audit_async.sync import SyncAuditLogger
 from audit_async.testing import AuditTrail
 from audit_async.tlog import VerifiedCheckpoint
 from audit_async.viewer import (
+    AccessNotRecorded,
     EmbedLinks,
+    LinkRefused,
+    NotPermitted,
+    OidcSignIn,
     Person,
+    PersonOf,
     ProxySignIn,
+    Role,
     Roles,
     TokenSignIn,
     Viewer,
     ViewLimits,
     embed_link,
+    read_embed_key,
     viewer,
 )
 
@@ -346,7 +354,25 @@ async def viewing() -> None:
         assert_type(app, Viewer)
     proxied = ProxySignIn("X-Forwarded-User", peers=["127.0.0.1"])
     assert_type(viewer(Path("audit"), sign_in=proxied, roles=Roles.from_file("roles.toml")), Viewer)
-    assert_type(embed_link("https://audit.example", key=b"k" * 32, tenant="acme", name="customer 7"), str)
+    public_url = "https://audit.example"
+    at_provider = OidcSignIn("https://login.example", "viewer", client_secret="s", public_url=public_url)
+    assert_type(
+        viewer("audit", sign_in=at_provider, roles=Roles.from_file("roles.toml"), public_url=public_url), Viewer
+    )
+    role: Role = "operator"
+
+    async def looked_up(_: Request) -> Person | None:
+        return Person(name="omar", role=role)
+
+    ways: list[PersonOf] = [lambda _: None, looked_up]
+    assert_type(viewer("audit", sign_in=ways[0]), Viewer)
+    viewer("audit", sign_in="alice")  # type: ignore[arg-type]
+    key = read_embed_key("credential:embed")
+    assert_type(key, bytes)
+    assert_type(embed_link(public_url, key=key, tenant="acme", name="customer 7"), str)
+    assert_type(links.person_of("ticket"), Person)
+    failures: list[type[AuditError]] = [AccessNotRecorded, LinkRefused, NotPermitted]
+    assert failures
 
 
 async def delivering() -> None:
