@@ -6,6 +6,7 @@ import secrets
 from html import escape
 from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -145,6 +146,8 @@ class SignInRoutes:
         is_own = self._entrance.is_csrf_token(request, person, form.get("csrf_token", ""))
         if not is_own or not is_same_origin(request, https=self._entrance.https):
             return self._form(request, "The form is out of date, or of another site.", "", 403)
+        if not self._entrance.methods:  # the session is a proxy's or an application's, and goes on
+            raise HTTPException(404, "Sign out where you have signed in.")
         self._entrance.sessions.end(request.cookies.get(COOKIE))
         response = RedirectResponse(link_to(root_of(request), _PATH), 303)
         drop_cookie(response, request, COOKIE, secure=self._entrance.is_secure(request))

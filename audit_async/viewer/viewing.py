@@ -32,6 +32,7 @@ class Viewing:
     reader: ScopedReader  #: narrowed to what the person may see; records what it is asked for
     csrf_token: str  #: for the hidden field `csrf_token` of each form
     root: str  #: what each link begins with
+    can_sign_out: bool  #: whether the viewer itself keeps the session, and so can end it
     base_dir: Path
     #: Whether the request would still be let in, as the same person: an answer without an end asks again and again.
     is_still_let_in: Callable[[], Awaitable[bool]]

@@ -264,6 +264,7 @@ class _Guard:
             reader=ScopedReader(self._trail, person, remarks),
             csrf_token=self._entrance.csrf_token(request, person),
             root=root_of(request),
+            can_sign_out=bool(self._entrance.methods) and not person.is_embed,
             base_dir=self._trail.base_dir,
             is_still_let_in=is_still_let_in,
             policy=self._policy,

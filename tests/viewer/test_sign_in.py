@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.viewer.trail_to_view import browser_of, make_trail, viewed_by_token
+from tests.viewer.trail_to_view import AUDITOR, browser_of, make_trail, viewed, viewed_by_token
 
 pytestmark = pytest.mark.anyio
 
@@ -32,3 +32,25 @@ async def test_a_token_is_exchanged_once_and_does_not_stay_in_the_url(tmp_path: 
         assert len(tokens) == 2
         assert (await other.post("/sign-in", data={"token": tokens[1]})).status_code == 303
         assert (await other.get("/records")).status_code == 200
+
+
+async def test_signing_out_ends_the_session_and_is_not_offered_if_it_would_not(tmp_path: Path) -> None:
+    """With a token the cookie is worth nothing afterwards; who an application signed in can't be signed out here."""
+    await make_trail(tmp_path)
+    tokens: list[str] = []
+    async with viewed_by_token(tmp_path, tokens) as app, browser_of(app) as browser:
+        await browser.get("/sign-in", params={"token": tokens[0]})
+        cookies = dict(browser.cookies)
+        page = (await browser.get("/records")).text
+        assert "Sign out" in page
+        token = page.partition('name="csrf_token" value="')[2].partition('"')[0]
+        gone = await browser.post("/sign-out", data={"csrf_token": token})
+        assert gone.headers["location"] == "/sign-in"
+        assert not browser.cookies
+        browser.cookies.update(cookies)
+        assert (await browser.get("/records")).status_code == 303
+    async with viewed(tmp_path) as app, browser_of(app, AUDITOR) as browser:
+        page = (await browser.get("/verification")).text
+        assert "Sign out" not in page
+        token = page.partition('name="csrf_token" value="')[2].partition('"')[0]
+        assert (await browser.post("/sign-out", data={"csrf_token": token})).status_code == 404

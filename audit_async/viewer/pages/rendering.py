@@ -64,11 +64,17 @@ def html_of(request: Request, template: str, **values: object) -> str:
         "static": lambda name: url_for(request, f"/static/{name}", {"v": _digest_of(name)}),
         "here": request.url.path.removeprefix(root_of(request)),
         "person": None,
+        "can_sign_out": False,
         "remarks": (),
         "csrf_token": "",
     }
     if isinstance(viewing, Viewing):
-        everything |= {"person": viewing.person, "remarks": viewing.remarks, "csrf_token": viewing.csrf_token}
+        everything |= {
+            "person": viewing.person,
+            "can_sign_out": viewing.can_sign_out,
+            "remarks": viewing.remarks,
+            "csrf_token": viewing.csrf_token,
+        }
     return _ENVIRONMENT.get_template(template).render(everything | values)
 
 
