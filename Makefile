@@ -130,7 +130,8 @@ sdist: $(VENV)/.installed  ## build the sdist, and run its own tests from it in 
 	tar -xzf dist/sdist/audit_async-*.tar.gz -C dist/sdist --strip-components 1
 	cd dist/sdist && $(MAKE) --no-print-directory pytest-only VENV=.venv PYTEST_ARGS='$(SDIST_TESTS)'
 
-# For tests that are skipped without them: a disk that fails on demand, and counting system calls.
+# For tests that are skipped without them: a disk that fails on demand, and counting system calls. Debian's prometheus is
+# not among them: for promtool, which tests the alert rules in examples/deploy, it would install 330 MB.
 SYSTEM_PACKAGES := chromium chromium-driver fuse3 libfuse3-3 redis-server rsyslog rsyslog-openssl strace
 system-packages:  ## Debian's packages that a few tests need; as root
 	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null

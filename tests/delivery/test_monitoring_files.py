@@ -7,45 +7,84 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import anyio
 import pytest
-from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
-from audit_async import AuditConfig, AuditLogger, Local
+from audit_async import AuditConfig, AuditLogger, BufferFull, Local
+from audit_async.config import Verification
+from audit_async.delivery import FileSettings
 from audit_async.delivery.delivery_metrics import DeliveryMetrics
 from audit_async.delivery.delivery_status import DeliveryState
-from audit_async.integrations.prometheus import AuditCollector
+from audit_async.events.recorded import recorded_time
+from audit_async.forwarding.collector_root import (
+    CollectedStatus,
+    CollectorStatus,
+    Finding,
+    append_finding,
+    prepare_root,
+    write_status,
+)
+from audit_async.integrations.prometheus import AuditCollector, CollectedLogs
 from audit_async.status import HealthStatus
+from tests.delivery.delivering import deliver_once, settings, until
+from tests.logs import failure
 
 DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
-RULES = (DEPLOY / "audit-async.rules.yml", DEPLOY / "audit-deliver.rules.yml")
+RULES = tuple(DEPLOY / f"audit-{of}.rules.yml" for of in ("async", "deliver", "collect"))
 DASHBOARD = DEPLOY / "audit-async.dashboard.json"
-METRIC = re.compile(r"\b(audit_(?:async|deliver)_\w+)\b(?:\{([^}]*)\})?")
+METRIC = re.compile(r"\b(audit_(?:async|deliver|collect)_\w+)\b(?:\{([^}]*)\})?")
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian: prometheus)")
 
 
-def families(tmp_path: Path) -> Iterable[Metric]:
-    """Return every metric of a service and of a deliverer."""
-    audit = AuditLogger(AuditConfig(mode=Local(tmp_path), service_id="orders"))
-    yield from AuditCollector(audit).describe()
-    yield from DeliveryMetrics(list).describe()
+async def printed(directory: Path) -> str:
+    """Return what Prometheus is shown of a service that loses events, a deliverer, and a collector with a finding."""
+    registry = CollectorRegistry()
+    config = AuditConfig(
+        mode=Local(directory / "audit"),
+        service_id="orders",
+        handle_signals=False,
+        buffer_events=100,
+        verification=Verification(interval=0.1),
+    )
+    async with AuditLogger(config) as audit:
+        with pytest.raises(BufferFull):
+            while True:
+                audit.emit(failure(1))
+        registry.register(AuditCollector(audit))
+        await audit.flush()
+        await until(lambda: (verified := audit.stats().verification) is not None and verified.verified_seq is not None)
+        statuses = await deliver_once(settings(directory, FileSettings(name="file", path=str(directory / "out"))))
+        registry.register(DeliveryMetrics(lambda: statuses))
+        write_collector_status(directory / "collected")
+        registry.register(CollectedLogs(directory / "collected"))
+        return generate_latest(registry).decode()
 
 
-@pytest.fixture
-def labels_of(tmp_path: Path) -> dict[str, set[str]]:
-    """Return the labels of each series that is served, by its name."""
-    found: dict[str, set[str]] = {}
-    for family in families(tmp_path):
-        labels = set(family._labelnames)  # type: ignore[attr-defined]
-        if isinstance(family, CounterMetricFamily):
-            found[f"{family.name}_total"] = labels
-        elif isinstance(family, HistogramMetricFamily):
-            found |= {f"{family.name}_{part}": labels | {"le"} for part in ("bucket", "sum", "count")}
-        else:
-            found[family.name] = labels
-    return found
+def write_collector_status(root: Path) -> None:
+    """Write what a collector says of itself, with a finding."""
+    now = datetime.now(UTC)
+    log = CollectedStatus(
+        log="t/h/orders/00.aa", tenant="t", host="h", service="orders", instance="00", log_id="aa",
+        seq=7, hash="0" * 64, engine_seq=9, last_record_at=recorded_time(now), received_at=now, confirmed_seq=3,
+    )  # fmt: skip
+    root.mkdir()
+    prepare_root(root)
+    write_status(root, CollectorStatus(collector="c", tenant="t", updated_at=now, error="x", logs=(log,)))
+    append_finding(root, Finding(log=log.log, kind="fork", seq=8, reason="r", seen_at=now))
+
+
+@pytest.fixture(scope="module")
+def labels_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """Return the labels of each series that is served, by its name; Prometheus adds `instance`."""
+    text = anyio.run(printed, tmp_path_factory.mktemp("printed"))
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {sample.name: {*sample.labels, "instance"} for sample in samples}
 
 
 def check(expression: str, texts: Iterable[str], labels_of: dict[str, set[str]]) -> None:
@@ -116,48 +155,163 @@ def test_prometheus_takes_the_rules_and_the_dashboard_s_questions(tmp_path: Path
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-#: For each rule a series that has to raise it after an hour.
-FIRING = {
-    "AuditNotRecording": 'audit_async_health_status{service_id="o",log_instance="00",status="degraded"} 1x90',
-    "AuditTrailChanged": 'audit_async_verification_findings{service_id="o",log_instance="00"} 2x90',
-    "AuditEventsDropped": 'audit_async_events_dropped_total{service_id="o",event_type="a.b"} 0+1x90',
-    "AuditBufferFilling": 'audit_async_buffer_fill_ratio{service_id="o"} 0.6x90',
-    "AuditDiskLow": 'audit_async_disk_free_bytes{service_id="o"} 100x90',
-    "AuditWriteErrors": 'audit_async_write_errors_total{service_id="o"} 0+1x90',
-    "AuditNotVerified": 'audit_async_verification_age_seconds{service_id="o"} 100000x90',
-    "AuditDeliveryStopped": 'audit_deliver_state{sink="s",state="unauthorized"} 1x90',
-    "AuditDeliveryLate": 'audit_deliver_lag_seconds{sink="s",service="o"} 1000x90',
-    "AuditRecordsRefused": 'audit_deliver_set_aside_records_total{sink="s",service="o"} 0+1x90',
-    "AuditDeliveryFailing": 'audit_deliver_failures_total{sink="s"} 0+3x90',
-}
+class Case(NamedTuple):
+    """Series of four hours by the minute, each tuple of them together; `@` becomes a name of their own."""
+
+    fire: tuple[tuple[str, ...], ...]  #: have raised the rule at their end
+    quiet: tuple[tuple[str, ...], ...]  #: have not, if only by little
+
+
+LOG = 'service_id="@",log_instance="00"'
+COLLECTED = 'tenant="t",host="@",service="o",log_instance="00",log_id="1"'
+#: Not a single series.
+NOTHING: tuple[str, ...] = ()
+CASES = {
+    "AuditNotRecording": Case(
+        fire=tuple((f'audit_async_health_status{{{LOG},status="{one}"}} 0x200 1x40',) for one in
+                   ("stalled", "degraded", "failed")),
+        quiet=((f'audit_async_health_status{{{LOG},status="degraded"}} 0x239 1',),
+               (f'audit_async_health_status{{{LOG},status="closed"}} 1x240',)),
+    ),
+    "AuditTrailChanged": Case(
+        fire=((f"audit_async_verification_findings{{{LOG}}} 0x239 1",),),
+        quiet=((f"audit_async_verification_findings{{{LOG}}} 1x200 0x40",),),
+    ),
+    "AuditEventsDropped": Case(
+        fire=((f'audit_async_events_dropped_total{{{LOG},event_type="a.b"}} 3x235 4x5',),
+              (f'audit_async_events_dropped_total{{{LOG},event_type="a.b"}} _x236 3x4',)),  # the first one ever
+        quiet=((f'audit_async_events_dropped_total{{{LOG},event_type="a.b"}} 3x240',),
+               (f'audit_async_events_dropped_total{{{LOG},event_type="a.b"}} _x220 3x20',)),
+    ),
+    "AuditBufferFilling": Case(
+        fire=((f"audit_async_buffer_fill_ratio{{{LOG}}} 0.51x240",),),
+        quiet=((f"audit_async_buffer_fill_ratio{{{LOG}}} 0.5x240",),
+               (f"audit_async_buffer_fill_ratio{{{LOG}}} 0x239 1",)),
+    ),
+    "AuditDiskLow": Case(
+        fire=((f"audit_async_disk_free_bytes{{{LOG}}} 999000000x240",),
+              (f"audit_async_disk_free_bytes{{{LOG}}} 20000000000-20000000x240",)),  # full in about 13 hours
+        quiet=((f"audit_async_disk_free_bytes{{{LOG}}} 1000000000x240",),
+               (f"audit_async_disk_free_bytes{{{LOG}}} 20000000000-10000000x240",)),  # full in about 29 hours
+    ),
+    "AuditWriteErrors": Case(
+        fire=((f"audit_async_write_errors_total{{{LOG}}} 0x230 1x10",),),
+        quiet=((f"audit_async_write_errors_total{{{LOG}}} 1x240",),),
+    ),
+    "AuditNotVerified": Case(
+        fire=((f"audit_async_verification_age_seconds{{{LOG}}} 90001x240",),
+              (f"audit_async_verification_errors_total{{{LOG}}} 0x200 1x40",)),
+        quiet=((f"audit_async_verification_age_seconds{{{LOG}}} 90000x240",
+                f"audit_async_verification_errors_total{{{LOG}}} 1x240"),),
+    ),
+    "AuditSilent": Case(
+        fire=((f"audit_async_events_emitted_total{{{LOG}}} 5x240", f"audit_async_healthy{{{LOG}}} 1x240"),),
+        quiet=((f"audit_async_events_emitted_total{{{LOG}}} 5x150 6x90", f"audit_async_healthy{{{LOG}}} 1x240"),
+               # What can't record is another rule's.
+               (f"audit_async_events_emitted_total{{{LOG}}} 5x240", f"audit_async_healthy{{{LOG}}} 0x240")),
+    ),
+    "AuditDeliveryStopped": Case(
+        fire=tuple((f'audit_deliver_state{{sink="@",state="{state.value}"}} 0x200 1x40',) for state in DeliveryState
+                   if state.needs_a_person or state is DeliveryState.STATE_UNUSABLE),
+        quiet=(*((f'audit_deliver_state{{sink="@",state="{one}"}} 2x240',) for one in ("retrying", "caught up")),
+               ('audit_deliver_state{sink="@",state="unauthorized"} 0x237 1x3',)),
+    ),
+    "AuditDeliveryLate": Case(
+        fire=(('audit_deliver_lag_seconds{sink="@",service="o",log_instance="00"} 901x240',),),
+        quiet=(('audit_deliver_lag_seconds{sink="@",service="o",log_instance="00"} 900x240',),),
+    ),
+    "AuditRecordsRefused": Case(
+        fire=(('audit_deliver_set_aside_records_total{sink="@",service="o"} 2x200 3x40',),
+              ('audit_deliver_set_aside_records_total{sink="@",service="o"} _x200 1x40',)),
+        quiet=(('audit_deliver_set_aside_records_total{sink="@",service="o"} 3x240',),
+               ('audit_deliver_set_aside_records_total{sink="@",service="o"} _x200 0x40',)),
+    ),
+    "AuditDeliveryFailing": Case(
+        fire=(('audit_deliver_failures_total{sink="@"} 0+3x240',),),
+        quiet=(('audit_deliver_failures_total{sink="@"} 0+2x240',),),
+    ),
+    "AuditDelivererNotRunning": Case(
+        fire=(NOTHING, ('audit_deliver_updated_timestamp_seconds{instance="@"} 1x200 stale',)),
+        quiet=(('audit_deliver_updated_timestamp_seconds{instance="@"} 1x240',),
+               ('audit_deliver_updated_timestamp_seconds{instance="@"} 1x100 _x136 1x4',)),
+    ),
+    "AuditCollectorNotRunning": Case(
+        fire=(NOTHING, ('audit_collect_updated_timestamp_seconds{tenant="@"} 0+60x230 13800x10',),
+              ('audit_collect_updated_timestamp_seconds{tenant="@"} 0+60x240',
+               'audit_collect_failed{tenant="@"} 0x230 1x10')),
+        quiet=(('audit_collect_updated_timestamp_seconds{tenant="@"} 0+60x240',
+                'audit_collect_failed{tenant="@"} 0x240'),
+               ('audit_collect_updated_timestamp_seconds{tenant="@"} 0+60x234 14040x6',)),
+    ),
+    "AuditFinding": Case(
+        fire=(('audit_collect_findings{tenant="t",host="@",kind="fork"} 1x240',),),
+        quiet=(('audit_collect_findings{tenant="t",host="@",kind="fork"} 1x200 0x40',),
+               ('audit_collect_findings{tenant="t",host="@",kind="fork"} 1x200 stale',)),
+    ),
+    "AuditHostSilent": Case(
+        fire=((f"audit_collect_received_timestamp_seconds{{{COLLECTED}}} -72060x240",),),
+        quiet=((f"audit_collect_received_timestamp_seconds{{{COLLECTED}}} -72000x240",),),
+    ),
+    "AuditCollectorBehind": Case(
+        fire=((f"audit_collect_behind_records{{{COLLECTED}}} 100001x240",),),
+        quiet=((f"audit_collect_behind_records{{{COLLECTED}}} 100000x240",),
+               (f"audit_collect_behind_records{{{COLLECTED}}} 0x230 100001x10",)),
+    ),
+    "AuditNotConfirmed": Case(
+        fire=((f"audit_collect_head_seq{{{COLLECTED}}} 100006x240",
+               f"audit_collect_confirmed_seq{{{COLLECTED}}} 5x240"),),
+        quiet=((f"audit_collect_head_seq{{{COLLECTED}}} 100005x240",
+                f"audit_collect_confirmed_seq{{{COLLECTED}}} 5x240"),
+               (f"audit_collect_head_seq{{{COLLECTED}}} 100006x240",  # nobody confirms, so nothing is waited for
+                f"audit_collect_confirmed_seq{{{COLLECTED}}} -1x240")),
+    ),
+}  # fmt: skip
+
+
+def test_each_rule_has_series_that_raise_it_and_others_that_just_do_not() -> None:
+    """A new rule is tested by Prometheus, or this fails."""
+    names = {name for file in RULES for name in re.findall(r"- alert: (\w+)", file.read_text(encoding="utf-8"))}
+    assert names == CASES.keys()
+    assert all(case.fire and case.quiet for case in CASES.values())
+
+
+def fired(rule: str, name: str) -> str:
+    """Return the question whether a rule has fired for the series of this name."""
+    labels = ("service_id", "sink", "host", "tenant", "instance")
+    alerts = (f'ALERTS{{alertname="{rule}",alertstate="firing",{label}="{name}"}}' for label in labels)
+    return f"count({' or '.join(alerts)}) or vector(0)"
+
+
+def prometheus_test(series: Iterable[str], answers: dict[str, int]) -> dict[str, object]:
+    """Return a test of rules in promtool's form: what questions have as answers after four hours of these series."""
+    return {
+        "interval": "1m",
+        "input_series": [dict(zip(("series", "values"), one.split(" ", 1), strict=True)) for one in series],
+        "promql_expr_test": [
+            {"expr": question, "eval_time": "4h", "exp_samples": [{"labels": "{}", "value": answer}]}
+            for question, answer in answers.items()
+        ],
+    }
 
 
 @needs_promtool
-@pytest.mark.parametrize("is_well", [False, True])
-def test_the_rules_fire_if_something_is_wrong_and_are_quiet_otherwise(tmp_path: Path, is_well: bool) -> None:
+def test_the_rules_fire_if_something_is_wrong_and_are_quiet_otherwise(tmp_path: Path) -> None:
     """Prometheus itself decides on made-up series."""
-    tests = []
-    for name, series in FIRING.items():
-        metric, values = series.rsplit(" ", 1)
-        quiet = "0x90" if "free_bytes" not in metric else "1000000000000x90"
-        tests.append(
-            {
-                "interval": "1m",
-                "name": name,
-                "input_series": [
-                    {"series": metric, "values": quiet if is_well else values},
-                    {"series": "audit_deliver_updated_timestamp_seconds", "values": "1x90"},
-                ],
-                "promql_expr_test": [
-                    {
-                        "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}}) or vector(0)',
-                        "eval_time": "1h",
-                        "exp_samples": [{"labels": "{}", "value": 0 if is_well else 1}],
-                    }
-                ],
-            }
-        )
+    together: list[str] = []
+    answers: dict[str, int] = {}
+    of_nothing: dict[str, int] = {}
+    for rule, case in CASES.items():
+        for fires, series in (*((1, one) for one in case.fire), *((0, one) for one in case.quiet)):
+            name = f"n{len(answers)}"
+            together += [one.replace("@", name) for one in series]
+            if series is NOTHING:
+                of_nothing[f'count(ALERTS{{alertname="{rule}",alertstate="firing"}}) or vector(0)'] = fires
+            else:
+                answers[fired(rule, name)] = fires
+    tests = [prometheus_test(together, answers), prometheus_test((), of_nothing)]
     file = tmp_path / "test.yml"
     file.write_text(json.dumps({"rule_files": [str(rule) for rule in RULES], "tests": tests}), encoding="utf-8")
-    ended = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        ["promtool", "test", "rules", file], capture_output=True, text=True, timeout=120, check=False
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr

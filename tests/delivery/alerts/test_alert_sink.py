@@ -130,11 +130,10 @@ def test_a_killed_deliverer_raises_each_alert_once(tmp_path: Path, rounds: int, 
     command = [sys.executable, "-m", "tests.delivery.alerts.killed_deliverer", str(tmp_path)]
     killed = 0
     for _ in range(rounds):
+        wanted = len(alerts_of_quickly(tmp_path)) + dice.randrange(1, 60)
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"started\n"
-            before = len(alerts_of(tmp_path))
-            wanted = before + dice.randrange(1, 60)
             deadline = time.monotonic() + 60
             while len(alerts_of_quickly(tmp_path)) < wanted and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(dice.random() / 50)
