@@ -73,7 +73,8 @@ def read_text(text: str, type_: object) -> object:
             return msgspec.convert(text, base, strict=False)
         except (msgspec.ValidationError, UnicodeEncodeError):  # os.environ holds stray bytes as surrogates
             return text
-    if get_origin(base) is tuple:
+    one_or_several = any(get_origin(choice) is tuple for choice in get_args(base))
+    if get_origin(base) is tuple or (one_or_several and "," in text):
         return [part.strip() for part in text.split(",")]
     return _read(text, type_)
 

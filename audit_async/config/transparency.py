@@ -53,7 +53,7 @@ class Transparency(Struct, metaclass=SettingsClass, frozen=True, kw_only=True):
 
     Args:
         key: The source of the signing key. Several keys all sign: to change a key, name both for a while, the new one
-            first, until everybody who verifies knows it.
+            first, until everybody who verifies knows it. A variable has several joined by commas.
         passphrase: The source of the passphrase of encrypted PEM keys.
         origin: The log's name in its checkpoints, for ever; None is `<host>/<service_id>/<instance>`.
         interval: A checkpoint at least this many seconds after a new record.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from audit_async import AuditConfig
 from audit_async.config.transparency import ExternalKey, Transparency, default_origin, is_origin, secret_kind
 from audit_async.errors import ConfigError
 
@@ -34,6 +35,28 @@ def test_what_a_configuration_holds() -> None:
     assert full.keys == (external, "credential:old", Path("key.pem"))
     assert isinstance(full.interval, float)
     assert full.witnesses == ("witness.example/w1+00000000+AA== https://witness.example",)
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("credential:new, credential:old", ("credential:new", "credential:old")),
+        ("/etc/audit/key.pem", ("/etc/audit/key.pem",)),
+    ],
+)
+def test_a_variable_has_one_key_or_several(text: str, keys: tuple[str, ...]) -> None:
+    """A service that takes everything from the environment changes its key as one with a file does."""
+    environ = {"AUDIT_BASE_DIR": "audit", "AUDIT_SERVICE_ID": "orders", "AUDIT_TRANSPARENCY_KEY": text}
+    transparency = AuditConfig.from_env(environ=environ).transparency
+    assert transparency is not None
+    assert transparency.keys == keys
+
+
+def test_a_comma_too_many_is_refused() -> None:
+    """An empty source is no key, and is not left out silently."""
+    environ = {"AUDIT_BASE_DIR": "audit", "AUDIT_SERVICE_ID": "orders", "AUDIT_TRANSPARENCY_KEY": "credential:new,"}
+    with pytest.raises(ConfigError, match=r"give a path.*AUDIT_TRANSPARENCY_KEY"):
+        AuditConfig.from_env(environ=environ)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,10 +19,11 @@ from audit_async import AuditConfig, Local
 from tests.cli.commands import COMMAND
 from tests.cli.running_service import running_service
 from tests.deploy.recipes import DEPLOY
+from tests.deploy.runbooks import DOCS, commands, run_commands, section
 from tests.integrations.servers import Visitors, serving, wait_until
 from tests.trails import check_trail, read_events
 
-PAGE = (DEPLOY.parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "operations.md").read_text(encoding="utf-8")
 UVICORN = [
     "uvicorn",
     "--app-dir",
@@ -36,11 +35,6 @@ UVICORN = [
     "20",
 ]
 CONFIG = AuditConfig(mode=Local("audit"), service_id="orders")
-
-
-def section(headline: str) -> str:
-    """Return a section of the page."""
-    return PAGE.partition(f"\n## {headline}\n")[2].partition("\n## ")[0]
 
 
 def service_environment(base_dir: Path, **more: str) -> dict[str, str]:
@@ -100,7 +94,7 @@ def test_records_have_the_size_that_the_page_says(tmp_path: Path) -> None:
     (segment,) = audit.rglob("*.audit")
     for line, record in zip(segment.read_bytes().splitlines(keepends=True), read_events(audit), strict=True):
         sizes[record["event"]["event_type"]].append(len(line))
-    text = section("How much disk")
+    text = section("operations.md", "How much disk")
     said = {
         "http.request": int(re.findall(r"`http.request`\) has about (\d+) bytes", text)[0]),
         "resource.read": int(re.findall(r"`resource.read`\) about (\d+);", text)[0]),
@@ -115,14 +109,11 @@ def test_records_have_the_size_that_the_page_says(tmp_path: Path) -> None:
 def test_the_steps_of_a_move(tmp_path: Path) -> None:
     """The commands of the page, one after the other: the service on the new host carries the chain on."""
     old, new, backup = tmp_path / "old", tmp_path / "new", tmp_path / "backup"
-    (commands,) = re.findall(r"```console\n(\$ systemctl stop.*?)```", section("Backup, restore, move"), re.DOTALL)
     with running_service(old) as service:
         before = service.emit("on the old host")
     places = {"/var/lib/orders/audit": old, "/srv/new/audit": new, "/mnt/backup/audit": backup}
-    for line in commands.splitlines():
-        command, *arguments = shlex.split(line.removeprefix("$ "))
-        if command == "audit-async":
-            audit_async(*(places.get(argument, argument) for argument in arguments))
+    script = commands("operations.md", "Backup, restore, move", block=1)
+    run_commands(script, tmp_path, places=places, systemctl="exit 0")
     with running_service(new) as service:
         assert service.emit("on the new host") > before
     producers = [record["event"].get("producer") for record in read_events(new)]
@@ -174,26 +165,37 @@ def test_the_runbook_of_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     assert {str(n) for n in visitors.answered} - read == set()
 
 
-# Keys.
+# A wrong clock.
 
 
-def test_a_signing_key_is_changed_by_naming_both(tmp_path: Path) -> None:
-    """The page's setting with two credentials: each checkpoint is signed by both keys, then by the new one alone."""
-    (both,) = re.findall(r"`key = (\[.*?\])` below `\[transparency\]`", PAGE)
-    for name in ("old", "new"):
-        audit_async("keys", "new", "--out", tmp_path / name)
+def emit_at(base_dir: Path, shift_s: int, producer: str) -> None:
+    """Run a service, of one event, whose clock is ahead by so much."""
     program = (
-        "import anyio\nfrom audit_async import AuditConfig, AuditLogger\n"
-        "async def main():\n    async with AuditLogger(AuditConfig.load('audit.toml')): pass\nanyio.run(main)"
+        "import sys, time\nreal = time.time_ns\ntime.time_ns = lambda: real() + int(sys.argv[2]) * 10**9\n"
+        "import anyio\nfrom audit_async import AuditConfig, AuditLogger, Local\nfrom tests.logs import Counted\n"
+        "async def main():\n"
+        "    async with AuditLogger(AuditConfig(mode=Local(sys.argv[1]), service_id='orders')) as audit:\n"
+        "        await audit.emit_durable(Counted(producer=sys.argv[3], n=0))\n"
+        "anyio.run(main)"
     )
-    environment = os.environ | {"CREDENTIALS_DIRECTORY": str(tmp_path), "PYTHONPATH": str(DEPLOY.parents[1])}
-    signatures = []
-    for key in ('"credential:old"', both, '"credential:new"'):
-        (tmp_path / "audit.toml").write_text(
-            f'service_id = "orders"\n[mode]\ntype = "local"\nbase_dir = "audit"\n[transparency]\nkey = {key}\n'
-        )
-        subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=60)
-        (checkpoint,) = tmp_path.glob("audit/orders/00/tlog/checkpoint")
-        signatures.append(checkpoint.read_text(encoding="utf-8").count("\n— "))
-    assert signatures == [1, 2, 1]
-    check_trail(tmp_path / "audit")
+    command = [sys.executable, "-c", program, str(base_dir), str(shift_s), producer]
+    subprocess.run(command, check=True, timeout=60, cwd=DOCS.parent)
+
+
+def test_the_runbook_of_a_wrong_clock(tmp_path: Path) -> None:
+    """The commands of the page, after a session with a clock that was 400 days ahead: nothing is deleted meanwhile."""
+    audit = tmp_path / "audit"
+    emit_at(audit, 400 * 86_400, "ahead")
+    doctor, hold, *rest = commands("operations.md", "The clock is wrong").splitlines()
+    places = {"/var/lib/orders/audit": audit}
+    assert doctor == "audit-async doctor /var/lib/orders/audit"
+    found = subprocess.run([*COMMAND, "doctor", audit], capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 1
+    assert "the clock was wrong then, or is now" in " ".join(found.stdout.split())
+    run_commands(hold, tmp_path, places=places)
+    emit_at(audit, 0, "right")
+    verified = " ".join(run_commands("\n".join(rest), tmp_path, places=places, systemctl="exit 0").split())
+    assert "the clock was set back by" in verified
+    check_trail(audit / "orders" / "00")
+    events = [record["event"]["event_type"] for record in read_events(audit / "orders" / "00")]
+    assert [name for name in events if "hold" in name] == ["audit.hold_set", "audit.hold_lifted"]
