@@ -39,7 +39,8 @@ def _what(rule: AlertRule) -> str:
         counted = f"{types} with {rule.threshold} different `{rule.distinct}`"
     within = f" within {rule.window_s} s" if rule.window_s is not None else ""
     apart = f", for each `{'`, `'.join(rule.group_by)}`" if rule.group_by else ""
-    return f"{counted}{within}{apart}"
+    each_log = ", for each log" if rule.per_log else ""
+    return f"{counted}{within}{apart}{each_log}"
 
 
 if __name__ == "__main__":

@@ -61,8 +61,9 @@ class _PreparedRule:
     def wants(self, said: Said) -> bool:
         return any(one.wants_said(said) for one in self.filters)
 
-    def group_of(self, said: Said) -> str:
-        return _SEPARATOR.join(_member(path, said) for path in self.group_by)
+    def group_of(self, said: Said, log: str) -> str:
+        members = _SEPARATOR.join(_member(path, said) for path in self.group_by)
+        return f"{log}{_SEPARATOR}{members}" if self.rule.per_log else members
 
     def members_of(self, group: str) -> dict[str, str] | None:
         """Return the members that make a group, by path; None if the rule has no groups."""
@@ -70,7 +71,8 @@ class _PreparedRule:
             return None
         if group == OTHERS:
             return dict.fromkeys(self.rule.group_by, OTHERS)
-        return dict(zip(self.rule.group_by, group.split(_SEPARATOR), strict=True))
+        members = group.split(_SEPARATOR)
+        return dict(zip(self.rule.group_by, members[1:] if self.rule.per_log else members, strict=True))
 
 
 def _member(path: MemberPath, said: Said) -> str:
@@ -203,7 +205,7 @@ class AlertEngine:
                         state.silent.remove(name)
                 continue
             value = None if prepared.distinct is None else _member(prepared.distinct, record.said)
-            yield Hit(name, prepared.group_of(record.said), at_ms, value)
+            yield Hit(name, prepared.group_of(record.said, state.log), at_ms, value)
 
     def _for_type(self, event_type: str) -> tuple[_PreparedRule, ...]:
         found = self._by_type.get(event_type)

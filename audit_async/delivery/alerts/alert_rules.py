@@ -39,6 +39,7 @@ class AlertRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         window_s: Within how many seconds; required if `threshold` is more than 1.
         group_by: Members of the record, such as `event.ip`, that are counted apart: five failures of one address, not
             of all together. A record without one of them counts with others that lack it.
+        per_log: Count the records of each log apart, not those of all logs together.
         distinct: A member whose different values are counted instead of the records.
         cool_down_s: For how many seconds after an alert the rule raises no further one of the same group; what it would
             have raised is counted in the next one.
@@ -58,6 +59,7 @@ class AlertRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     threshold: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
     window_s: _Seconds | None = None
     group_by: Annotated[list[Annotated[str, msgspec.Meta(min_length=1)]], msgspec.Meta(max_length=_MOST_MEMBERS)] = []
+    per_log: bool = False
     distinct: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     cool_down_s: Annotated[int, msgspec.Meta(ge=0, le=7 * _DAY_S)] = 300
     silence_s: _Seconds | None = None
@@ -71,8 +73,10 @@ class AlertRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             for field in ("window_s", "distinct"):
                 if getattr(self, field) is not None:
                     raise ConfigError(f"{where}.{field}", "a rule with silence_s counts nothing; leave it out")
-            if self.threshold != 1 or self.group_by:
-                raise ConfigError(f"{where}.silence_s", "silence is that of a log; leave threshold and group_by out")
+            if self.threshold != 1 or self.group_by or self.per_log:
+                raise ConfigError(
+                    f"{where}.silence_s", "silence is that of each log; leave threshold, group_by and per_log out"
+                )
         elif self.threshold > 1 and self.window_s is None:
             raise ConfigError(f"{where}.window_s", f"say within how many seconds the {self.threshold} records come")
         elif self.distinct is not None and self.threshold == 1:
@@ -85,7 +89,12 @@ class AlertRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def digest(self) -> str:
         """Return what tells two forms of a rule apart that decide differently."""
-        return sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:16]
+        # Without what is left at its default: with a key that a later release adds, a rule is still the same.
+        defaults = AlertRule(name="x", reason="x", match=[{}])
+        given = {
+            name: value for name in self.__struct_fields__ if (value := getattr(self, name)) != getattr(defaults, name)
+        }
+        return sha256(msgspec.json.encode(given, order="deterministic")).hexdigest()[:16]
 
 
 def read_rules(path: str | os.PathLike[str]) -> list[AlertRule]:

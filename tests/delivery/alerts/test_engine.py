@@ -77,6 +77,18 @@ def test_groups_are_counted_apart_and_logs_together() -> None:
     assert len(raised(engine, [failed(9, "10.0.0.1", seq=0)], log="l1")) == 1
 
 
+def test_a_rule_can_count_each_log_apart() -> None:
+    """Three of one log and two of another are no five; nor is an alert of one log the cool-down of another."""
+    engine = AlertEngine([msgspec.structs.replace(FIVE_A_MINUTE, per_log=True, cool_down_s=600)])
+    assert raised(engine, [failed(n) for n in range(3)]) == []
+    other = [failed(n) for n in range(5)]
+    (alert,) = engine.look("l1", "orders/01", other, NOW).alerts
+    assert (alert.log, alert.group) == ("orders/01", {"event.ip": "203.0.113.9"})
+    assert [one.log for one in raised(engine, [failed(n) for n in (3, 4)])] == ["orders/00"]
+    alone = AlertEngine([rule(per_log=True)])
+    assert [alert.group for alert in raised(alone, [failed(0)])] == [None]
+
+
 def test_a_late_record_of_another_log_counts_with_those_of_its_time() -> None:
     """Logs are not delivered in step: what comes late is counted at its own time."""
     engine = AlertEngine([FIVE_A_MINUTE])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def test_the_starter_set_has_twenty_rules_with_their_reasons() -> None:
         ("[[rule]]\n" + RULE + 'distinct = "event.ip"', "rule.r.distinct"),
         ("[[rule]]\n" + RULE + "silence_s = 5\nwindow_s = 5", "rule.r.window_s"),
         ("[[rule]]\n" + RULE + 'silence_s = 5\ngroup_by = "event.ip"', "rule.r.silence_s"),
+        ("[[rule]]\n" + RULE + "silence_s = 5\nper_log = true", "rule.r.silence_s"),
         ("[[rule]]\n" + RULE + 'severity = "bad"', "rule.r.severity"),
         ("[[rule]]\n" + RULE + "group_by = [1]", "rule.r.group_by"),
         ("[[rule]]\n" + RULE + "[[rule]]\n" + RULE, "two rules with this name"),
@@ -77,5 +79,17 @@ def test_a_rule_s_queries_take_patterns(tmp_path: Path) -> None:
 def test_a_rule_that_decides_differently_has_another_digest(tmp_path: Path) -> None:
     """What was counted for another form of a rule is not gone on with."""
     (rule,) = rules_of(tmp_path, "[[rule]]\n" + RULE)
-    changes: list[dict[str, Any]] = [{"threshold": 2, "window_s": 5}, {"group_by": ["event.ip"]}, {"match": [{}]}]
-    assert len({rule.digest(), *(msgspec.structs.replace(rule, **change).digest() for change in changes)}) == 4
+    changes: list[dict[str, Any]] = [
+        {"threshold": 2, "window_s": 5},
+        {"group_by": ["event.ip"]},
+        {"match": [{}]},
+        {"per_log": True},
+    ]
+    assert len({rule.digest(), *(msgspec.structs.replace(rule, **change).digest() for change in changes)}) == 5
+
+
+def test_a_key_that_is_left_out_is_no_part_of_the_digest(tmp_path: Path) -> None:
+    """A release that knows a further key goes on with what was counted: this digest is that of the three keys."""
+    (rule,) = rules_of(tmp_path, "[[rule]]\n" + RULE)
+    given = {"match": [{"event_types": ["auth.failure"]}], "name": "r", "reason": "why"}
+    assert rule.digest() == sha256(msgspec.json.encode(given)).hexdigest()[:16]
