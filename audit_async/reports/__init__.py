@@ -12,6 +12,7 @@ command line. It is evidence, no audit opinion, and no legal advice.
 | `framework` | frameworks: controls, and which records and topics speak for each; the TOML files in `frameworks/` |
 | `topics` | what a trail shows about itself, whatever the framework |
 | `trail_evidence` | one pass over the records: counts and examples, in bounded memory |
+| `period_coverage` | what of the period was not counted, because it can't be read or is not there any more |
 | `assessment` | what that means for each control, in sentences |
 | `report_maker` | `make_report`: verify, read, assess |
 | `report_document` | the report as data: its JSON and the schema of it |

@@ -66,27 +66,37 @@ class Findings(NamedTuple):
     verification: VerificationFacts
     retention: RetentionFacts
     intents: tuple[Sequence[Record], int]  #: unfinished ones: the first of them, and how many
-    holds: int  #: in force, in all logs whose holds can be read
+    holds: tuple[int | None, ...]  #: in force, log by log; None for a log whose holds can't be read
+    not_counted: tuple[str, ...]  #: what may belong to the period and is not in the evidence
+
+    @property
+    def period(self) -> str:
+        """What was counted, as sentences call it."""
+        return "the readable part of the period" if self.not_counted else "the period"
 
 
 def control_reports(framework: Framework, evidence: Evidence, found: Findings) -> tuple[ControlReport, ...]:
     """Return what the trail shows for each control of a framework."""
     topics = {topic.name: topic for topic in topic_reports(evidence, found)}
-    return tuple(_control_report(control, evidence, topics) for control in framework.controls)
+    return tuple(_control_report(control, evidence, topics, found) for control in framework.controls)
 
 
-def _control_report(control: Control, evidence: Evidence, topics: dict[str, TopicReport]) -> ControlReport:
+def _control_report(
+    control: Control, evidence: Evidence, topics: dict[str, TopicReport], found: Findings
+) -> ControlReport:
     seen = evidence.types_like(control.events)
     records = sum(one.records for one in seen)
     shows = list[str]()
     if control.events:
-        shows.append(_counted(seen, records))
+        shows.append(_counted(seen, records, found.period))
     for name in control.topics:
         # What is amiss is enough for one control; the rest is in the topic.
         shows += [f"{topics[name].title}: {text}" for text in topics[name].concerns or topics[name].shows]
     cannot_show = [control.cannot_show]
     if control.events and not records:
         cannot_show.append("Whether nothing happened, or it was not recorded: an absent record is no evidence.")
+    if control.events and found.not_counted:
+        cannot_show.append("What was recorded in the part of the period that is not counted; see At a glance.")
     return ControlReport(
         id=control.id,
         title=control.title,
@@ -102,12 +112,12 @@ def _control_report(control: Control, evidence: Evidence, topics: dict[str, Topi
     )
 
 
-def _counted(seen: Sequence[TypeEvidence], records: int) -> str:
+def _counted(seen: Sequence[TypeEvidence], records: int, period: str) -> str:
     if not records:
-        return "No record of these types is in the period."
+        return f"No record of these types is in {period}."
     failures = sum(one.failures for one in seen)
     failed = f"; {failures:,} of them say that it failed or was refused" if failures else ""
-    return f"{count_of(records, 'record')} of {count_of(len(seen), 'event type')} in the period{failed}."
+    return f"{count_of(records, 'record')} of {count_of(len(seen), 'event type')} in {period}{failed}."
 
 
 def _examples(seen: Sequence[TypeEvidence]) -> list[Record]:
@@ -135,7 +145,7 @@ def _topic_report(name: str, evidence: Evidence, found: Findings) -> TopicReport
         counts = ", ".join(f"{count_of(one.records, 'record')} of {one.event_type}" for one in seen)
         none = f"no record of {', '.join(topic.event_types)}"
         is_known = any(fact.is_amiss for fact in facts)
-        facts.append(_Fact(f"In the period: {counts or none}.", topic.is_fault and records > 0 and not is_known))
+        facts.append(_Fact(f"In {found.period}: {counts or none}.", topic.is_fault and records > 0 and not is_known))
     return TopicReport(
         name=name,
         title=topic.title,
@@ -171,12 +181,12 @@ def _facts(name: str, evidence: Evidence, found: Findings) -> list[_Fact]:
         facts += [_Fact(text, _SHORTER in text or _EARLIER in text) for text in found.retention.assessment]
     elif name == "refusals" and evidence.refused:
         events = count_of(evidence.refused, "event")
-        facts.append(_Fact(f"{events} of the period refused or lost; what they said is not here.", is_amiss=True))
+        facts.append(_Fact(f"{events} of {found.period} refused or lost; what they said is not here.", is_amiss=True))
     elif name == "holds":
-        facts.append(_Fact(f"{count_of(found.holds, 'legal hold')} in force when the report was made."))
+        facts += _hold_facts(found.holds)
     elif name == "intents":
         number = found.intents[1]
-        text = f"{count_of(number, 'intended change')} of the period without a recorded outcome."
+        text = f"{count_of(number, 'intended change')} of {found.period} without a recorded outcome."
         facts.append(_Fact(text, number > 0))
     findings = Counter(one.kind for one in found.verified.findings if _TOPIC_OF_FINDING.get(one.kind) == name)
     facts += [
@@ -188,7 +198,17 @@ def _facts(name: str, evidence: Evidence, found: Findings) -> list[_Fact]:
         more = f" (and {count_of(number - 1, 'more note')} of this kind)" if number > 1 else ""
         facts.append(_Fact(f"{shown.log}: {shown.text}{more}.", kind in _AMISS))
     if name == "clock" and not notes:
-        facts.append(_Fact("No timestamp is more than a second before that of the record before it."))
+        read = "that can be read " if found.verification.unreadable else ""
+        facts.append(_Fact(f"No timestamp {read}is more than a second before that of the record before it."))
+    return facts
+
+
+def _hold_facts(holds: Sequence[int | None]) -> list[_Fact]:
+    known = [number for number in holds if number is not None]
+    facts = [_Fact(f"{count_of(sum(known), 'legal hold')} in force when the report was made.")]
+    if len(known) < len(holds):
+        unknown = count_of(len(holds) - len(known), "log")
+        facts.append(_Fact(f"Whether a legal hold is in force in {unknown} can't be read.", is_amiss=True))
     return facts
 
 
@@ -214,7 +234,6 @@ def concerns_of(evidence: Evidence, found: Findings) -> tuple[str, ...]:
 
 def general_limits(evidence: Evidence, found: Findings) -> tuple[str, ...]:
     """Return what this report can't show, whatever the control."""
-    verified = found.verification
     limits = [
         "What was not recorded: a service that does not report an event leaves no trace of it here.",
         "Whether what was recorded is true: a record shows what a service stated at that time.",
@@ -228,8 +247,11 @@ def general_limits(evidence: Evidence, found: Findings) -> tuple[str, ...]:
             "off, or the whole log was rewritten: no head that was kept elsewhere was given, and no signature was "
             "checked (--expected-head, --vkey, --policy)."
         )
-    if not verified.valid:
-        limits.append("What was in records that are damaged or missing; no damaged record is counted here.")
+    if found.not_counted:
+        limits.append("What was recorded in the part of the period that is not counted; see At a glance.")
+    if evidence.added_since:
+        added = count_of(evidence.added_since, "record")
+        limits.append(f"What {added} say that were written after the verification began: the next report has them.")
     if evidence.refused:
         limits.append(f"What {count_of(evidence.refused, 'event')} said that the logs had to refuse.")
     return tuple(limits)

@@ -177,6 +177,8 @@ class Report(PlainData, frozen=True, kw_only=True):
     verification: VerificationFacts
     retention: RetentionFacts
     concerns: tuple[str, ...]  #: what an auditor should look at first
+    #: What may belong to the period and is not counted: it can't be read, is damaged or missing, or was deleted.
+    not_counted: tuple[str, ...]
     controls: tuple[ControlReport, ...]
     topics: tuple[TopicReport, ...]
     cannot_show: tuple[str, ...]  #: what holds for all controls

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import anyio.to_thread
 
@@ -24,6 +25,7 @@ from audit_async.logger import AuditLogger
 from audit_async.reader import AuditReader
 from audit_async.reports.assessment import Findings, concerns_of, control_reports, general_limits, topic_reports
 from audit_async.reports.framework import Framework, load_framework
+from audit_async.reports.period_coverage import not_counted
 from audit_async.reports.report_document import (
     FORMAT,
     FrameworkFacts,
@@ -88,20 +90,19 @@ async def make_report(
         known_checkpoints: As for `AuditReader.verify`.
         published: As for `AuditReader.verify`.
         retention: What the service is configured with, to compare with what the framework asks for.
-        viewer_url: Where a viewer of these logs is; the examples link to it.
+        viewer_url: Where a viewer of these logs is, such as `https://audit.example/trail`; the examples link to it.
         processes: As for `AuditReader.verify`.
         verifying: Called on the event loop, now and then, while the logs are verified.
         reading: Called on the event loop, now and then, with the number of records that were read.
 
     Raises:
         ConfigError: There is no such framework, or its file is wrong.
-        InvalidQuery: The period makes no sense, or `viewer_url` is none.
+        InvalidQuery: The period makes no sense, or links can't begin with `viewer_url`.
         TrailUnreadable: There is no log, or a directory can't be read. What can't be read of a log is in the report.
     """
     chosen = framework if isinstance(framework, Framework) else load_framework(framework)
     period = AuditQuery(start=since, end=until)
-    if viewer_url is not None and not viewer_url.startswith(("https://", "http://")):
-        raise InvalidQuery("viewer_url", "does not begin with https:// or http://")
+    viewer = _viewer_of(viewer_url) if viewer_url is not None else None
     logs = await anyio.to_thread.run_sync(reader.logs)
     verified = await reader.verify(
         expected_heads=expected_heads,
@@ -112,26 +113,43 @@ async def make_report(
         processes=processes,
         progress=verifying,
     )
-    evidence = Evidence(logs)
+    evidence = Evidence(logs, {log.log: log.head.seq for log in verified.logs if log.head is not None})
     unread = await _read(reader, period, evidence, audit=audit, accessed_by=accessed_by, reading=reading)
     intents = await _unfinished(reader, period, evidence)
+    if isinstance(intents, str):
+        unread, intents = unread or intents, ((), 0)
     facts = await anyio.to_thread.run_sync(_log_facts, logs, verified, evidence)
     found = Findings(
         verified=verified,
         verification=_verification(verified, unread, signatures=policy is not None, heads=len(expected_heads or {})),
         retention=_retention(chosen, evidence, verified, retention),
         intents=intents,
-        holds=sum(log.holds_in_force or 0 for log in facts),
+        holds=tuple(log.holds_in_force for log in facts),
+        not_counted=not_counted(verified, period, unread),
     )
     made = Making(
-        at=_shown(datetime.now(UTC)),
+        at=_shown(datetime.now(UTC).replace(microsecond=0)),
         by=accessed_by,
         library_version=__version__,
         place=str(reader.base_dir),
         unsealed=reader.opens_sealed,
-        viewer_url=viewer_url.rstrip("/") if viewer_url else None,
+        viewer_url=viewer,
     )
     return _assembled(chosen, made, period, evidence=evidence, found=found, logs=facts)
+
+
+def _viewer_of(url: str) -> str:
+    """Return what the links to a viewer begin with; raises `InvalidQuery`, without the URL: it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in {"https", "http"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or not url.isascii() or not url.isprintable() or any(letter in url for letter in " @?#"):
+        raise InvalidQuery(
+            "viewer_url", "is no address such as https://audit.example/trail, without user, query and fragment"
+        )
+    return url.rstrip("/")
 
 
 def _assembled(
@@ -163,15 +181,27 @@ def _assembled(
         verification=found.verification,
         retention=found.retention,
         concerns=concerns_of(evidence, found),
+        not_counted=found.not_counted,
         controls=control_reports(framework, evidence, found),
         topics=topic_reports(evidence, found),
-        cannot_show=general_limits(evidence, found),
+        cannot_show=(*general_limits(evidence, found), *_limits_of_period(period, logs, made)),
         logs=logs,
     )
 
 
+def _limits_of_period(period: AuditQuery, logs: Sequence[LogFacts], made: Making) -> list[str]:
+    """Return what the period asks for that the trail can't have yet, or does not have yet."""
+    said = list[str]()
+    firsts = [log.first_timestamp for log in logs if log.first_timestamp]
+    if period.start is not None and firsts and datetime.fromisoformat(min(firsts)) > period.start:
+        said.append(f"Anything from before {min(firsts)}: no older record is there that can be read.")
+    if period.end is not None and period.end > datetime.fromisoformat(made.at):
+        said.append(f"What is recorded after {made.at}: the period was not over when the report was made.")
+    return said
+
+
 def _shown(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 async def _read(
@@ -196,18 +226,22 @@ async def _read(
     return None
 
 
-async def _unfinished(reader: AuditReader, period: AuditQuery, evidence: Evidence) -> tuple[Sequence[Record], int]:
-    """Return the intents of the period without an outcome, the first ones, and how many there are."""
+async def _unfinished(
+    reader: AuditReader, period: AuditQuery, evidence: Evidence
+) -> tuple[Sequence[Record], int] | str:
+    """Return the intents of the period without an outcome, the first ones, and how many; or why they can't be read."""
     kept, number = list[Record](), 0
     if not any(seen.records for seen in evidence.types_like(["transaction.intended"])):
         return kept, number
     try:
         async for record in _closing(reader.unfinished(period, on_damage="skip")):
+            if not evidence.is_verified(record):
+                continue
             number += 1
             if len(kept) < _MOST_INTENTS:
                 kept.append(record)
-    except TrailUnreadable:
-        pass  # the verification names what can't be read
+    except TrailUnreadable as error:
+        return str(error)
     return kept, number
 
 
@@ -275,10 +309,11 @@ def _retention(
             "the manifest does not have it any more."
         )
     else:
-        said.append("Nothing was deleted by retention in the period.")
+        said.append("No record of the period says that retention has deleted anything.")
     if age is not None and clause.days is not None and age < clause.days:
         said.append(
-            f"The oldest record is {count_of(age, 'day')} old, so the trail does not span {clause.days:,} days."
+            f"The oldest record that can be read is {count_of(age, 'day')} old, so the trail does not span "
+            f"{clause.days:,} days."
         )
     return RetentionFacts(
         clause=clause.clause,

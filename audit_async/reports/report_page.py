@@ -60,11 +60,12 @@ def render_page(report: Report, json_sha256: str) -> bytes:
 
 
 def _cover(report: Report, title: str) -> Html:
+    span = f", {_time(report.first_record)} to {_time(report.last_record)}" if report.records else ""
     facts = [
         ("Framework", f"{report.framework.name}, {report.framework.version}"),
-        ("Period", f"{_time(report.period.since) or 'from the first record'} to {_until(report)}"),
+        ("Period", f"{_moment(report.period.since) or 'from the first record'} to {_until(report)}"),
         ("Trail", f"{report.made.place} ({count_of(len(report.logs), 'log')})"),
-        ("Records in the period", f"{report.records:,}"),
+        ("Records in the period", f"{report.records:,}{span}"),
         ("Made", f"{_time(report.made.at)} by {report.made.by}, with audit-async {report.made.library_version}"),
     ]
     if report.made.unsealed:
@@ -81,7 +82,13 @@ def _cover(report: Report, title: str) -> Html:
 
 
 def _until(report: Report) -> str:
-    return _time(report.period.until) or f"the time of the report, {_time(report.made.at)}"
+    end = _moment(report.period.until)
+    return f"{end} (not included)" if end else f"the time of the report, {_time(report.made.at)}"
+
+
+def _moment(text: str | None) -> str:
+    """Return a limit of the period, to its last digit."""
+    return text.replace("T", " ").replace("Z", " UTC") if text else ""
 
 
 def _time(text: str | None) -> str:
@@ -98,13 +105,20 @@ def _glance(report: Report) -> Html:
     if verified.valid:
         integrity = next(topic for topic in report.topics if topic.name == "integrity")
         lines.append(element("p", integrity.shows[0]))
+    if report.not_counted:
+        lines += [
+            element("h3", "What is not counted in this report"),
+            element("ul", *[element("li", text) for text in report.not_counted], class_="concerns"),
+        ]
     if report.concerns:
         lines += [
             element("h3", "What to look at first"),
             element("ul", *[element("li", text) for text in report.concerns], class_="concerns"),
         ]
     else:
-        lines.append(element("p", "Nothing in the period needs attention by what the trail records about itself."))
+        counted = "what was counted of the period" if report.not_counted else "the period"
+        text = f"Nothing in {counted} needs attention by what the trail records about itself."
+        lines.append(element("p", text))
     return element("section", element("h2", "At a glance"), *lines, class_=f"glance {state}")
 
 
@@ -132,7 +146,8 @@ def _state_of(control: ControlReport, report: Report) -> Html:
         return element("span", f"attention: {', '.join(amiss)}", class_="state bad")
     topics = [topic for topic in report.topics if topic.name in control.topics]
     if not control.records and not any(topic.records or topic.name in VERIFIED_TOPICS for topic in topics):
-        return element("span", "nothing recorded", class_="state none")
+        nothing = "nothing in what was read" if report.not_counted else "nothing recorded"
+        return element("span", nothing, class_="state none")
     return element("span", "evidence", class_="state good")
 
 

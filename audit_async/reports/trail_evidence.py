@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -78,10 +78,17 @@ class TypeEvidence:
 
 
 class Evidence:
-    """What was seen of all records of the period."""
+    """What was seen of all records of the period that were verified before.
 
-    def __init__(self, logs: Iterable[Log]) -> None:
+    Args:
+        logs: The logs that are read.
+        heads: The sequence number of each log's last verified record; newer ones are not counted.
+    """
+
+    def __init__(self, logs: Iterable[Log], heads: Mapping[str, int]) -> None:
         self._logs: Final = {log.name: log for log in logs}
+        self._heads: Final = heads
+        self.added_since = 0  #: records of the period that were written after the verification
         self._types: Final[dict[str, TypeEvidence]] = {}
         self.by_log: Final[Counter[str]] = Counter()
         self.records = 0
@@ -94,7 +101,10 @@ class Evidence:
         self._last_times: dict[str, dict[str, str]] = {}
 
     def add(self, record: Record) -> None:
-        """Count a record."""
+        """Count a record, unless it was written after the verification."""
+        if not self.is_verified(record):
+            self.added_since += 1
+            return
         event_type = record.event.event_type
         self.records += 1
         self.by_log[record.log] += 1
@@ -106,6 +116,10 @@ class Evidence:
             self._add_opening(record.event)
         elif TOPIC_OF_TYPE.get(event_type) == "refusals":
             self.refused += _number_of(record)
+
+    def is_verified(self, record: Record) -> bool:
+        """Return whether the verification has come as far as this record."""
+        return record.seq <= self._heads.get(record.log, -1)
 
     def _begin(self, event_type: str) -> TypeEvidence:
         if len(self._types) >= _MOST_TYPES and event_type not in TOPIC_OF_TYPE:

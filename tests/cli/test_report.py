@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.age_keys import key_file
 from tests.cli.commands import Audit, environment
 from tests.cli.made_trails import failure, make_trail
 from tests.logs import segment_lines
 from tests.reports.faulty_trail import FOREIGN_HEAD, FaultyTrail, leave
+from tests.verify.test_encrypted_trails import make
 
 CONFIG = """
 service_id = "orders"
@@ -160,3 +162,26 @@ def test_the_schema_is_printed(audit: Audit) -> None:
     printed = audit("report", "--schema")
     assert printed.status == 0
     assert printed.document["title"] == "audit-async report"
+
+
+def test_what_can_not_be_read_is_said_with_a_status_of_its_own(audit: Audit, tmp_path: Path) -> None:
+    """Encrypted archives without the identity: status 3, as of every other command, and what is not counted."""
+    asyncio.run(make(tmp_path / "audit"))
+    command = ("report", tmp_path / "audit", "--framework", "soc2", "--as", "carol", "--out", tmp_path / "r.html")
+    closed = audit(*command, "--access-log", tmp_path / "access")
+    assert closed.status == 3
+    assert closed.out.startswith("NOT verified")
+    assert "40 records" in " ".join(closed.out.split("not counted")[1].split())
+    opened = audit(*command, "--access-log", tmp_path / "access", "--force", "--identity", key_file(tmp_path), "--json")
+    assert (opened.status, opened.document["not_counted"]) == (0, [])
+
+
+def test_a_date_as_until_is_included_whole(audit: Audit, tmp_path: Path) -> None:
+    """Also with a zone the report has the period in UTC, and it ends before the next day."""
+    make_trail(tmp_path / "audit", [failure("alice")] * 14, step_ns=3_600 * 10**9)  # the last two are of the next day
+    page = tmp_path / "r.html"
+    command = ("report", tmp_path / "audit", "--framework", "hipaa", "--as", "carol", "--out", page)
+    made = audit(*command, "--since", "2026-11-22T18:45:00+05:45", "--until", "2026-11-22", "--json")
+    assert (made.status, made.document["records"]) == (0, 11)
+    period = json.loads(page.with_suffix(".json").read_bytes())["period"]
+    assert period == {"since": "2026-11-22T13:00:00Z", "until": "2026-11-23T00:00:00Z"}

@@ -77,9 +77,9 @@ def test_each_known_fault_is_named(trail: FaultyTrail, tmp_path: Path) -> None:
     concerns = "\n".join(report.concerns)
     assert "billing/00, seq is 4, but 3 is due" in concerns
     assert "orders/00, the record has another hash than the expected head" in concerns
-    assert f"{REFUSED} events of the period refused" in concerns
+    assert f"{REFUSED} events of the readable part of the period refused" in concerns
     assert "orders/00: whether records that were written after the last checkpoint" in concerns
-    assert "1 intended change of the period without a recorded outcome" in concerns
+    assert "1 intended change of the readable part of the period without a recorded outcome" in concerns
     topics = {topic.name: topic for topic in report.topics}
     (intent,) = topics["intents"].entries
     assert intent.event_type == "transaction.intended"

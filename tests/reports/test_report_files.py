@@ -20,8 +20,6 @@ from audit_async.privacy import open_key_store
 from audit_async.reader import ExportFailed
 from audit_async.reports import (
     InvalidReport,
-    Report,
-    WrittenReport,
     check_report,
     framework_names,
     make_report,
@@ -29,44 +27,16 @@ from audit_async.reports import (
     write_report,
 )
 from audit_async.tlog.policy import Policy
-from audit_async.tlog.signing_keys import Signer, load_signer, new_key, write_key
+from audit_async.tlog.signing_keys import load_signer, new_key, write_key
 from tests.cli.made_trails import HOSTILE, failure, make_hostile_trail, make_trail
 from tests.logs import segment_lines
 from tests.reports.faulty_trail import FaultyTrail, leave
+from tests.reports.reporting import access_log, written
 from tests.trail.lived import LivedLog, changed
 
 pytestmark = pytest.mark.anyio
 
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'></style></td>&amp;"
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """Only asyncio: the log lives on its loop."""
-    return "asyncio"
-
-
-def access_log(tmp_path: Path) -> AuditLogger:
-    """Return the logger that records that reports are made."""
-    return AuditLogger(AuditConfig(mode=Local(tmp_path / "access"), service_id="audit-cli", handle_signals=False))
-
-
-async def written(
-    base_dir: Path, tmp_path: Path, framework: str | Path = "soc2", *, signers: tuple[Signer, ...] = (), **how: object
-) -> tuple[Report, WrittenReport]:
-    """Make a report and write it."""
-    tmp_path.mkdir(exist_ok=True)
-    async with access_log(tmp_path) as audit:
-        report = await make_report(
-            AuditReader(base_dir),
-            framework,
-            audit=audit,
-            accessed_by="carol",
-            processes=1,
-            **how,  # type: ignore[arg-type]
-        )
-        files = await write_report(report, tmp_path / "report.html", audit=audit, accessed_by="carol", signers=signers)
-    return report, files
 
 
 class Page(HTMLParser):

@@ -172,7 +172,8 @@ def report(
     the JSON next to it says the same. With --config of a service that signs, the log's key signs both. That the report
     was made is recorded in a log of the service audit-cli.
 
-    Exit status: 0 written and the trail is valid, 1 written and something was found, or a check has failed.
+    Exit status: 0 written and the trail is valid, 1 written and something was found, or a check has failed, 3 written
+    and something of the trail can't be read, or not written.
     """
     output = Output(as_json=as_json)
     if schema:
@@ -227,7 +228,9 @@ async def _make(
                 made, target, audit=audit, accessed_by=name, signers=signers, overwrite=choice.force
             )
     _show(output, made, written)
-    return ExitStatus.OK if made.verification.valid else ExitStatus.FINDINGS
+    if made.verification.findings:
+        return ExitStatus.FINDINGS
+    return ExitStatus.OK if made.verification.valid else ExitStatus.UNREADABLE
 
 
 def _signers(settings: AuditConfig | None, instance: str | None) -> Sequence[Signer]:
@@ -262,11 +265,20 @@ def _show(output: Output, made: Report, written: WrittenReport) -> None:
     if output.as_json:
         output.document(
             written.to_dict()
-            | {"valid": made.verification.valid, "records": made.records, "concerns": list(made.concerns)}
+            | {
+                "valid": made.verification.valid,
+                "records": made.records,
+                "not_counted": list(made.not_counted),
+                "concerns": list(made.concerns),
+            }
         )
         return
-    verdict = Cell("valid", "green") if made.verification.valid else Cell("NOT valid", "red")
+    verdict = Cell("NOT valid", "red") if made.verification.findings else Cell("NOT verified", "yellow")
+    if made.verification.valid:
+        verdict = Cell("valid", "green")
     output.line(verdict, f"  {made.framework.name}: {count_of(made.records, 'record')} in the period.")
+    for text in made.not_counted:
+        output.line(Cell("  not counted  ", "yellow"), text)
     for concern in made.concerns:
         output.line(Cell("  ! ", "yellow"), concern)
     output.pairs(
