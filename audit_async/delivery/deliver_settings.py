@@ -165,6 +165,9 @@ class HttpSettings(_EncryptedSettings, frozen=True, kw_only=True, tag="http"):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_http_url(self.url, f"sink.{self.name}.url", allow_unencrypted=self.allow_unencrypted)
+        if self.count_url is not None:  # the token goes there as well
+            address = self.count_url.replace("{log_id}", "id")
+            require_http_url(address, f"sink.{self.name}.count_url", allow_unencrypted=self.allow_unencrypted)
         if self.payload == "bulk" and self.index is None:
             raise ConfigError(f"sink.{self.name}.index", "missing; bulk needs the name of an index or a data stream")
         if self.payload == "bulk" and self.format == "cef":

@@ -242,7 +242,7 @@ class _OpenSink:
             record=records.record,
             own_log=records.directory,
         )
-        self.gate: Final = SinkGate(sink)
+        self.gate: Final = SinkGate(sink, max_bytes=settings.max_bytes)
         self.deliveries: Final[dict[str, SinkDelivery]] = {}
         self._directories: Final[dict[str, Path]] = {}
 

@@ -32,6 +32,7 @@ class SendResult(Struct, frozen=True, kw_only=True):
         retry_after_s: How long the receiver asks to be left alone.
         refused: By their index in the batch, the records that the receiver refuses, and why.
         retry: The indexes of the records that the receiver did not take this time.
+        too_large: With `REFUSED`: whether it is the size of all of it that the receiver refuses.
     """
 
     outcome: Outcome
@@ -39,6 +40,7 @@ class SendResult(Struct, frozen=True, kw_only=True):
     retry_after_s: float | None = None
     refused: Mapping[int, str] = {}
     retry: frozenset[int] = frozenset()
+    too_large: bool = False
 
 
 class DeliverySink(Protocol):

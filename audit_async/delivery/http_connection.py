@@ -6,6 +6,7 @@ A redirect is not followed: the receiver that it names would get the token and t
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 import zlib
 from collections.abc import Mapping
@@ -104,7 +105,10 @@ class HttpConnection:
             return SendResult(outcome=Outcome.MISCONFIGURED, reason="the url can't be used; check it")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             # The class only: the message of some names the URL.
-            return SendResult(outcome=Outcome.RETRY, reason=f"the receiver does not answer: {type(error).__name__}")
+            reason = f"the receiver does not answer: {type(error).__name__}"
+            if getattr(error, "errno", None) == errno.ECONNRESET and self._settings.url.startswith("https:"):
+                reason += "; one that wants another client_cert ends connections like this"
+            return SendResult(outcome=Outcome.RETRY, reason=reason)
         if answer.status in _UNAUTHORIZED:
             self.forget_secrets()
         return answer
@@ -151,7 +155,7 @@ def result_of(answer: Answer) -> SendResult | None:
             reason=f"the receiver answers {status}: it does not take the token or the certificate",
         )
     if status in _REFUSED:
-        return SendResult(outcome=Outcome.REFUSED, reason=f"the receiver answers {status}")
+        return SendResult(outcome=Outcome.REFUSED, reason=f"the receiver answers {status}", too_large=status == 413)
     if status in _RETRY or status >= 500:
         return SendResult(
             outcome=Outcome.RETRY, reason=f"the receiver answers {status}", retry_after_s=answer.retry_after_s
@@ -176,7 +180,7 @@ def _retry_after_s(value: str | None) -> float | None:
         return float(value[:9])
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter of a time zone with too many digits
         return None
     moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())

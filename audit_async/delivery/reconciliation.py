@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Reconciled", "reconcile"]
 
+#: How often a receiver is asked again that lacks something, and after how long, in seconds.
+_ASK_AGAIN: Final = 2
+_ASK_AGAIN_AFTER_S: Final = 2.0
 _AUDIT_ID: Final = re.compile(rb"[0-9a-f]{16}-[0-9a-f]{1,16}(?![0-9a-f])")
 
 
@@ -200,22 +203,41 @@ def _compare_file(one: FileSettings, sent: list[_Sent]) -> list[Reconciled]:
 
 
 async def _ask(connection: HttpConnection, one: SinkSettings, url: str, sent: list[_Sent]) -> Reconciled:
+    """Ask a receiver what it has; again if it lacks something, since an index shows later what it has taken."""
+    for last_time in (*[False] * _ASK_AGAIN, True):
+        found = await _ask_once(connection, one, url, sent)
+        if last_time or not found.differs:
+            break
+        await anyio.sleep(_ASK_AGAIN_AFTER_S)
+    return found
+
+
+async def _ask_once(connection: HttpConnection, one: SinkSettings, url: str, sent: list[_Sent]) -> Reconciled:
     answer = await connection.get(url)
     if isinstance(answer, SendResult):
         return _result(one, sent, problem=answer.reason)
+    if not 200 <= answer.status < 300:
+        return _result(one, sent, problem=f"count_url answers {answer.status}; check it, and the token")
     try:
         said = msgspec.json.decode(answer.body, type=_Count)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return _result(
             one, sent, problem=f'status {answer.status}, and no {{"count": N}} in the answer; check count_url'
         )
-    last = sent[0].keys[-1][0].decode() if len(sent) == 1 and sent[0].keys else None
-    return _result(
-        one,
-        sent,
-        found=said.count,
-        last_is_there=None if said.last is None or last is None else said.last == last,
-    )
+    return _result(one, sent, found=said.count, last_is_there=_has_last(said.last, sent))
+
+
+def _has_last(last: str | None, sent: list[_Sent]) -> bool | None:
+    """Return whether the last record that a receiver names is the last of a log; None if that is not known.
+
+    One that was not among those that were sent may have been delivered meanwhile, or be of another log.
+    """
+    if last is None or len(sent) != 1 or not sent[0].keys:
+        return None
+    keys = sent[0].keys
+    if last == keys[-1][0].decode():
+        return True
+    return False if any(last == key.decode() for key, _ in keys) else None
 
 
 class _Count(msgspec.Struct):

@@ -1,21 +1,14 @@
 """Delivering one log to one sink: at least once, in order, from a position that moves after the receiver's answer.
 
-    read what is durable -> select, redact or open -> encode -> send -> store the position
-                                                          |
-             retry: wait, and read it again from the position; nothing is kept in memory meanwhile
-             refused: halve the batch until the records are known that the receiver refuses alone
-
-A record is set aside only if the receiver takes another one: of the same batch, or the last one it took, sent again.
-Otherwise it is the receiver that is wrong, or its settings, and the trail waits. Syslog confirms nothing: there the
-stored position is that of `overlap_s` ago, and after a broken connection it is gone back to.
+read what is durable -> select, redact or open -> encode -> send -> store the position
+                                                      |
+         retry: wait, and read it again from the position; nothing is kept in memory meanwhile
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -25,6 +18,7 @@ import anyio.to_thread
 import msgspec
 
 from audit_async._trail.log_files import Log
+from audit_async.delivery.batch_sending import BatchSending, NotTaken
 from audit_async.delivery.deliver_settings import SinkSettings
 from audit_async.delivery.deliverable_record import OWN_SERVICE, DeliverableRecord, DeliveredLog, EncodedRecord
 from audit_async.delivery.delivery_sink import Outcome, SendResult
@@ -33,6 +27,7 @@ from audit_async.delivery.position_file import Position, SetAside, SinkDirectory
 from audit_async.delivery.record_formats import Format
 from audit_async.delivery.record_selection import Selection
 from audit_async.delivery.sink_gate import SinkGate
+from audit_async.delivery.stored_position import StoredPosition
 from audit_async.errors import AuditError
 from audit_async.forwarding.batches import Batch, Head
 from audit_async.forwarding.log_tail import LogTail
@@ -46,10 +41,6 @@ _FIRST_WAIT_S: Final = 0.02
 _LAST_WAIT_S: Final = 0.5
 #: How long a log waits whose next records can't be read, in seconds.
 _UNREADABLE_RETRY_S: Final = 60.0
-#: How often a position is stored that moves over records which are not wanted, in seconds.
-_STORE_EVERY_S: Final = 1.0
-#: What is kept to know which record was sent how long ago: no more often than this, in seconds.
-_SENT_EVERY_S: Final = 0.25
 
 _STATES: Final = {
     Outcome.RETRY: DeliveryState.RETRYING,
@@ -57,6 +48,9 @@ _STATES: Final = {
     Outcome.MISCONFIGURED: DeliveryState.MISCONFIGURED,
     Outcome.REFUSED: DeliveryState.REFUSING,
 }
+
+
+_BROKE: Final = SendResult(outcome=Outcome.RETRY, reason="the connection broke; what may be lost with it is sent again")
 
 
 class DeliveryReport(NamedTuple):
@@ -74,15 +68,6 @@ class _Chunk(NamedTuple):
 
     records: list[EncodedRecord]
     until: Head
-
-
-class _NotTaken(Exception):
-    """The receiver did not take a batch; what it said is in the first argument."""
-
-    @property
-    def result(self) -> SendResult:
-        result: SendResult = self.args[0]
-        return result
 
 
 class SinkDelivery:
@@ -118,11 +103,10 @@ class SinkDelivery:
         self._selection: Final = selection
         self._gate: Final = gate
         self._report: Final = report
-        self._at: Final = _StoredPosition(directory, delivered, overlap_s=gate.sink.overlap_s)
+        self._at: Final = StoredPosition(directory, delivered, overlap_s=gate.sink.overlap_s)
         self._tail: LogTail | None = None
         self._sent: Head | None = None  #: up to where records were read and sent
         self._is_own: Final = delivered.service == OWN_SERVICE
-        self._taken: EncodedRecord | None = None  #: the last record that the receiver took
         self._breaks = gate.sink.breaks
         self._reported = ""
         self.status = DeliveryStatus(sink=settings.name, log=delivered)
@@ -154,6 +138,9 @@ class SinkDelivery:
 
     async def settle(self, *, all_sent: bool) -> None:
         """Store the position at the end; with `all_sent` all that was sent has reached the receiver."""
+        if self._is_broken:  # also if what was sent afterwards has arrived
+            self._at.go_back()
+            all_sent = False
         await anyio.to_thread.run_sync(lambda: self._at.store(settle=all_sent))
 
     def note_recorded(self, now: float) -> None:
@@ -167,7 +154,7 @@ class SinkDelivery:
         """Deliver until something happens; return how long to wait then."""
         try:
             await self._deliver(once=once)
-        except _NotTaken as not_taken:
+        except NotTaken as not_taken:
             return self._wait(not_taken.result)
         except StateUnusable as error:
             self._stop(DeliveryState.STATE_UNUSABLE, str(error))
@@ -178,16 +165,29 @@ class SinkDelivery:
             self._stop(DeliveryState.STATE_UNUSABLE, type(error).__name__)
         return _UNREADABLE_RETRY_S
 
+    @property
+    def _is_broken(self) -> bool:
+        """Whether what was sent since the stored position may be lost."""
+        return self._gate.sink.breaks != self._breaks
+
     def _wait(self, result: SendResult) -> float:
         self._close()
-        self._gate.failed(result)
+        is_broken = self._is_broken
+        if is_broken:
+            self._breaks = self._gate.sink.breaks
+            self._at.go_back()
+        if is_broken and result.outcome is Outcome.RETRY:
+            self._gate.broke(self._breaks, result.reason)
+            wait_s = self._gate.opens_in_s
+        else:
+            wait_s = self._gate.failed(result)
         state = _STATES[result.outcome]
         if self.status.state is not state:
             _logger.warning("%s to %s: %s: %s", self._source.name, self.status.sink, state.value, result.reason)
         self._set(state=state, problem=result.reason, failures=self.status.failures + 1)
         if state.needs_a_person and self._gate.is_news(state.value):
             self._report(DeliveryReport(state.name.lower(), result.reason, self._source))
-        return self._gate.opens_in_s
+        return wait_s
 
     def _stop(self, state: DeliveryState, problem: str) -> None:
         self._close()
@@ -215,10 +215,6 @@ class SinkDelivery:
         """Return the tail, at the place after the last record that was sent."""
         if self._tail is None:
             await anyio.to_thread.run_sync(self._at.load)
-            breaks = self._gate.sink.breaks
-            if breaks != self._breaks:
-                self._at.go_back()
-                self._breaks = breaks
             self._sent = self._at.sent
             tail = await anyio.to_thread.run_sync(lambda: LogTail(Path(self._log.directory)))
             tail.max_batch_bytes = max(tail.max_batch_bytes, self._settings.max_bytes)
@@ -244,13 +240,11 @@ class SinkDelivery:
                 self._close()
                 await anyio.sleep(self._gate.opens_in_s)
                 continue
-            tail = await self._open()
-            if self._gate.sink.breaks != self._breaks:
-                self._close()
-                continue
-            async with self._gate.slots:
-                if self._gate.opens_in_s and not once:  # by another log, meanwhile
+            async with self._gate.admitted():
+                if not once and self._gate.opens_in_s:  # another log has failed, meanwhile
                     continue
+                self._require_open(once=once)
+                tail = await self._open()
                 chunks = await anyio.to_thread.run_sync(self._read, tail)
                 for chunk in chunks:
                     await self._take(chunk)
@@ -263,6 +257,14 @@ class SinkDelivery:
                 return
             await anyio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LAST_WAIT_S)
+
+    def _require_open(self, *, once: bool) -> None:
+        """Raise `NotTaken` if something is to be sent again; with `once` also if the receiver failed another log."""
+        if self._is_broken:
+            raise NotTaken(_BROKE)
+        failure = self._gate.failure
+        if once and failure is not None and failure.outcome is not Outcome.REFUSED:
+            raise NotTaken(failure)
 
     async def _caught_up(self, tail: LogTail) -> None:
         if self._at.is_due():
@@ -293,19 +295,36 @@ class SinkDelivery:
     # -- sending -----------------------------------------------------------------------------------------------------
 
     async def _take(self, chunk: _Chunk) -> None:
-        """Send a chunk, and move the position once the receiver has all of it that it does not refuse."""
-        refused: dict[int, str] = {}
-        if chunk.records:
-            self._set(state=DeliveryState.DELIVERING, waiting_since=chunk.records[0].record.timestamp)
-            refused = await self._send(chunk.records)
-            self._set(problem=None)
-        entries = [self._aside(chunk.records[index].record, reason) for index, reason in sorted(refused.items())]
-        self._sent = chunk.until
-        of_itself = self._is_own * sum(one.record.event_type == "audit.delivered" for one in chunk.records)
-        self._at.move(
-            chunk.until, delivered=len(chunk.records) - len(entries), set_aside=len(entries), of_itself=of_itself
-        )
-        if entries or chunk.records or self._at.is_due():
+        """Send a chunk, and move the position over what the receiver has or refuses.
+
+        Raises:
+            NotTaken: It did not take all of it.
+        """
+        if not chunk.records:
+            await self._move(chunk, len(chunk.records), {})
+            return
+        self._set(state=DeliveryState.DELIVERING, waiting_since=chunk.records[0].record.timestamp)
+        sending = BatchSending(self._gate, chunk.records)
+        try:
+            await sending.run()
+        except NotTaken:
+            if sending.settled:
+                await self._move(chunk, sending.settled, sending.refused)
+            raise
+        self._set(problem=None)
+        await self._move(chunk, len(chunk.records), sending.refused)
+
+    async def _move(self, chunk: _Chunk, count: int, refused: Mapping[int, str]) -> None:
+        """Move the position over so many records of a chunk, or to its end, and store it."""
+        done = chunk.records[:count]
+        until = chunk.until if count == len(chunk.records) else _head_of(done[-1])
+        entries = [self._aside(done[index].record, reason) for index, reason in sorted(refused.items())]
+        self._sent = until
+        of_itself = self._is_own * sum(one.record.event_type == "audit.delivered" for one in done)
+        self._at.move(until, delivered=count - len(entries), set_aside=len(entries), of_itself=of_itself)
+        if self._is_broken:
+            raise NotTaken(_BROKE)
+        if done or self._at.is_due():
             await anyio.to_thread.run_sync(lambda: self._at.store(entries))
         for entry in entries:
             _logger.error(
@@ -323,148 +342,6 @@ class SinkDelivery:
             reason=reason,
             at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-
-    async def _send(self, records: Sequence[EncodedRecord]) -> dict[int, str]:
-        """Send records; return, by their index, those that the receiver refuses, each of them alone.
-
-        Raises:
-            _NotTaken: The receiver takes none of them now.
-        """
-        refused: dict[int, str] = {}
-        taken = 0
-        waiting = deque([(0, len(records))])
-        while waiting:
-            first, end = waiting.popleft()
-            result = await self._gate.sink.send(records[first:end])
-            if result.outcome is Outcome.REFUSED and end - first > 1:
-                middle = (first + end) // 2
-                waiting.extendleft([(middle, end), (first, middle)])
-                continue
-            if result.outcome is Outcome.REFUSED:
-                refused[first] = result.reason
-                continue
-            if result.outcome is not Outcome.ACCEPTED:
-                raise _NotTaken(result)
-            self._gate.accepted()
-            refused |= {first + index: reason for index, reason in result.refused.items()}
-            again = sorted(result.retry)
-            taken += end - first - len(result.refused) - len(again)
-            if again:
-                # What was taken is sent once more with the rest: the receiver knows it by its key.
-                raise _NotTaken(
-                    SendResult(outcome=Outcome.RETRY, reason=result.reason, retry_after_s=result.retry_after_s)
-                )
-        if refused and not taken:
-            await self._require_willing(records, refused)
-        elif len(refused) < len(records):
-            self._taken = next(one for index, one in reversed(list(enumerate(records))) if index not in refused)
-        return refused
-
-    async def _require_willing(self, records: Sequence[EncodedRecord], refused: dict[int, str]) -> None:
-        """Return if the receiver takes the record that it took last; otherwise it refuses whatever it gets.
-
-        Raises:
-            _NotTaken: It does, or it has taken none yet.
-        """
-        if self._taken is not None:
-            result = await self._gate.sink.send([self._taken])
-            if result.outcome is Outcome.ACCEPTED and not result.refused and not result.retry:
-                self._gate.accepted()
-                return
-            if result.outcome not in {Outcome.ACCEPTED, Outcome.REFUSED}:
-                raise _NotTaken(result)
-        reason = (
-            f"the receiver refuses all of {len(records)} records from record {records[0].record.seq} on, so it may be "
-            f"the receiver or its settings that are wrong: {next(iter(refused.values()))}"
-        )
-        raise _NotTaken(SendResult(outcome=Outcome.REFUSED, reason=reason))
-
-
-class _StoredPosition:
-    """The position of one log, in memory and in its file.
-
-    Args:
-        directory: The sink's.
-        log: The log.
-        overlap_s: How long after it was sent something may still be lost.
-    """
-
-    def __init__(self, directory: SinkDirectory, log: DeliveredLog, *, overlap_s: float) -> None:
-        self._directory: Final = directory
-        self._overlap_s: Final = overlap_s
-        self._sent: deque[tuple[float, Position]] = deque()  #: what may still be lost, oldest first
-        self._loaded = False
-        self._stored_at = 0.0
-        self.position = Position(log_id=log.log_id, log=log.name)  #: up to where the receiver has everything
-        self._newest = self.position  #: up to where everything was sent
-        self._stored = self.position
-
-    @property
-    def sent(self) -> Head | None:
-        """Up to where everything was sent."""
-        return self._newest.head
-
-    def load(self) -> None:
-        """Read the file, the first time."""
-        if not self._loaded:
-            found = self._directory.read(self.position.log_id)
-            if found is not None:
-                self.position = self._newest = self._stored = found
-            self._loaded = True
-
-    def move(self, head: Head, *, delivered: int, set_aside: int, of_itself: int = 0) -> None:
-        """Everything up to `head` was sent, or is not wanted; `of_itself` of it says only what was delivered."""
-        now = time.monotonic()
-        self._newest = msgspec.structs.replace(
-            self._newest,
-            seq=head.seq,
-            hash=head.hash,
-            delivered=self._newest.delivered + delivered,
-            set_aside=self._newest.set_aside + set_aside,
-            recorded_delivered=self._newest.recorded_delivered + of_itself,
-        )
-        if not self._overlap_s:
-            self.position = self._newest
-        elif not self._sent or now - self._sent[-1][0] > _SENT_EVERY_S:
-            self._sent.append((now, self._newest))
-        else:
-            self._sent[-1] = (self._sent[-1][0], self._newest)
-
-    def change(self, **changes: object) -> None:
-        """Change what the position says besides the record."""
-        self.position = msgspec.structs.replace(self.position, **changes)
-        self._newest = msgspec.structs.replace(self._newest, **changes)
-        self._sent = deque((sent, msgspec.structs.replace(one, **changes)) for sent, one in self._sent)
-
-    def go_back(self) -> None:
-        """What was sent since the stored position may be lost."""
-        self._sent.clear()
-        self._newest = self.position
-
-    def is_due(self) -> bool:
-        """Whether the file should be written, of a position that has moved over nothing that was sent."""
-        self._settle()
-        return self.position != self._stored and time.monotonic() - self._stored_at >= _STORE_EVERY_S
-
-    def _settle(self) -> None:
-        limit = time.monotonic() - self._overlap_s - _SENT_EVERY_S
-        while self._sent and self._sent[0][0] < limit:
-            self.position = self._sent.popleft()[1]
-
-    def store(self, entries: list[SetAside] | None = None, *, settle: bool = False) -> None:
-        """Write what is set aside, then the position, durable on return.
-
-        With `settle` all that was sent has arrived.
-        """
-        if entries:
-            self._directory.set_aside(entries)
-        self._settle()
-        if settle:
-            self.position = self._newest
-            self._sent.clear()
-        if self.position != self._stored and self._loaded:
-            self._directory.write(self.position)
-            self._stored, self._stored_at = self.position, time.monotonic()
 
 
 def _head_of(encoded: EncodedRecord) -> Head:

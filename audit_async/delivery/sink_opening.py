@@ -64,7 +64,7 @@ def open_delivery_sink(
             case StdoutSettings():
                 from audit_async.delivery.file_sink import StdoutSink  # noqa: PLC0415 - with the others
 
-                return StdoutSink(settings.name)
+                return StdoutSink(settings)
             case AlertSettings():
                 alert_sink = import_module("audit_async.delivery.alerts.alert_sink").AlertSink
                 rules = None if settings.rules is None else Path(settings.rules)

@@ -91,6 +91,7 @@ class StreamSyslogSink:
         self._lock: Final = asyncio.Lock()
         self._broken = 0
         self._was_used = False
+        self._rejection: SendResult | None = None  # why the receiver ended the last connection, if it is a person's
 
     def __repr__(self) -> str:
         return f"<StreamSyslogSink {self._settings.name} {'open' if self._stream is not None else 'closed'}>"
@@ -108,6 +109,7 @@ class StreamSyslogSink:
 
     def _notice_end(self) -> None:
         if self._stream is not None and self._stream.ended.is_set():
+            self._rejection = _rejection(self._stream.error)
             self._stream = None
             self._broken += self._was_used
             self._was_used = False
@@ -117,6 +119,9 @@ class StreamSyslogSink:
         data = b"".join(counted(syslog_message(encoded, self._settings.facility)) for encoded in batch)
         async with self._lock:
             before = self.breaks
+            rejection, self._rejection = self._rejection, None
+            if rejection is not None:  # once; then it is tried whether the receiver takes the certificate now
+                return rejection
             try:
                 async with asyncio.timeout(self._settings.timeout_s):
                     if self._stream is None:
@@ -131,7 +136,11 @@ class StreamSyslogSink:
                     reason="the receiver's certificate is not valid for its name, or not signed by one in ca_file",
                 )
             except (OSError, TimeoutError) as error:
+                self._notice_end()
                 self._abort()
+                rejection, self._rejection = self._rejection, None
+                if rejection is not None:
+                    return rejection
                 return SendResult(outcome=Outcome.RETRY, reason=f"the connection broke: {type(error).__name__}")
         if self.breaks != before:
             return SendResult(outcome=Outcome.RETRY, reason="the connection broke")
@@ -176,6 +185,19 @@ class StreamSyslogSink:
                 stream.transport.abort()
                 return False
             return stream.error is None
+
+
+def _rejection(error: Exception | None) -> SendResult | None:
+    """Return what follows if it is TLS that ended a connection: the receiver does not take this client's certificate.
+
+    With TLS 1.3 it says so only after the connection is made, when something may have been written already.
+    """
+    if not isinstance(error, ssl.SSLError):
+        return None
+    return SendResult(
+        outcome=Outcome.UNAUTHORIZED,
+        reason=f"the receiver ended the connection: {error.reason or 'TLS failed'}; check client_cert",
+    )
 
 
 class DatagramSyslogSink:

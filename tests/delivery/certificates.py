@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -57,6 +58,15 @@ class Certificates:
         issued.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         issued.key.chmod(0o600)
         return issued
+
+
+def asking_for_certificates(certificates: Certificates) -> ssl.SSLContext:
+    """Return what a server on this machine uses that lets nobody in without a certificate of the authority."""
+    issued = certificates.issue("localhost")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates.ca_file))
+    context.load_cert_chain(issued.certificate, issued.key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _name(text: str) -> x509.Name:

@@ -12,6 +12,7 @@ import gzip
 import json
 import os
 import random
+import ssl
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -77,17 +78,17 @@ class Receiver:
         return self.accepted_answer(one)
 
     @asynccontextmanager
-    async def listening(self, port: int = 0) -> AsyncIterator[str]:
+    async def listening(self, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
         """Listen on loopback; yield the URL."""
         application = web.Application(client_max_size=1 << 28)
         application.router.add_route("*", "/{path:.*}", self.handle)
         runner = web.AppRunner(application, auto_decompress=False, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
+        site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True, ssl_context=tls)
         await site.start()
         address = runner.addresses[0]
         try:
-            yield f"http://127.0.0.1:{address[1]}/records"
+            yield f"http://127.0.0.1:{address[1]}/records" if tls is None else f"https://localhost:{address[1]}/"
         finally:
             await runner.cleanup()
 
