@@ -1,16 +1,18 @@
 """Names that a package offers and imports only when one of them is first asked for (PEP 562).
 
-So importing an error class does not wait for the rest of its package, nor for a dependency that may be missing.
+So importing an error class does not wait for the rest of its package, nor for a dependency that may be missing. What
+is missing is reported with the command that installs it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import NamedTuple
 
-__all__ = ["Needed", "imported_at_first_use"]
+__all__ = ["Needed", "imported_at_first_use", "installed_by"]
 
 
 class Needed(NamedTuple):
@@ -18,6 +20,27 @@ class Needed(NamedTuple):
 
     distribution: str
     extra: str
+
+
+@contextmanager
+def installed_by(requirement: str, module: str) -> Iterator[None]:
+    """Report a package that an import in this block misses with the command that installs it.
+
+    Args:
+        requirement: What pip is to install: `audit-async[celery]`.
+        module: The `__name__` of the module that imports.
+
+    Raises:
+        ModuleNotFoundError: A package is missing; the message names it, the module, and the command.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing == "audit_async" or "pip install" in error.msg:
+            raise
+        message = f"{module} needs the package {missing}; run: pip install '{requirement}'"
+        raise ModuleNotFoundError(message, name=error.name) from error
 
 
 def imported_at_first_use(

@@ -17,8 +17,11 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any, Final, NamedTuple, Unpack
 
-from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from audit_async._first_use import installed_by
+
+with installed_by("audit-async[aiohttp]", __name__):
+    from aiohttp import web
+    from aiohttp.typedefs import Handler, Middleware
 
 from audit_async.ambient import bind_actor, unbind_actor
 from audit_async.ambient.ambient_log import audit_here

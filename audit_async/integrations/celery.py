@@ -19,7 +19,11 @@ from contextvars import Token
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from celery import signals, states
+
+from audit_async._first_use import installed_by
+
+with installed_by("audit-async[celery]", __name__):
+    from celery import signals, states
 
 from audit_async._sanitize.foreign_values import exception_name, plain
 from audit_async.ambient import AnyLogger, AuditSource, get_audit

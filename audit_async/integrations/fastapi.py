@@ -12,8 +12,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends
-from fastapi.requests import HTTPConnection
+from audit_async._first_use import installed_by
+
+with installed_by("audit-async[fastapi]", __name__):
+    from fastapi import Depends
+    from fastapi.requests import HTTPConnection
 
 from audit_async.events import ActorInfo
 from audit_async.integrations.asgi import (

@@ -17,7 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, Unpack, cast
 
-from flask import Flask, Request, g, has_request_context, request
+from audit_async._first_use import installed_by
+
+with installed_by("audit-async[flask]", __name__):
+    from flask import Flask, Request, g, has_request_context, request
 
 from audit_async.ambient import AnyLogger, get_audit, set_audit
 from audit_async.ambient.ambient_log import stand_in

@@ -19,8 +19,11 @@ from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import unquote
 
-import grpc
-import grpc.aio
+from audit_async._first_use import installed_by
+
+with installed_by("audit-async[grpc]", __name__):
+    import grpc
+    import grpc.aio
 
 from audit_async._sanitize.foreign_values import exception_name
 from audit_async.ambient import bind_actor, unbind_actor

@@ -13,13 +13,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, Unpack, cast
 
-from litestar import Litestar
-from litestar.config.app import AppConfig
-from litestar.connection import ASGIConnection
-from litestar.datastructures import State
-from litestar.di import Provide
-from litestar.plugins import InitPlugin
-from litestar.types import ASGIApp as LitestarASGIApp
+from audit_async._first_use import installed_by
+
+with installed_by("audit-async[litestar]", __name__):
+    from litestar import Litestar
+    from litestar.config.app import AppConfig
+    from litestar.connection import ASGIConnection
+    from litestar.datastructures import State
+    from litestar.di import Provide
+    from litestar.plugins import InitPlugin
+    from litestar.types import ASGIApp as LitestarASGIApp
 
 from audit_async.config import AuditConfig
 from audit_async.errors import ConfigError

@@ -14,7 +14,10 @@ from contextlib import suppress
 from datetime import UTC
 from typing import TYPE_CHECKING, Final
 
-from loguru import logger
+from audit_async._first_use import installed_by
+
+with installed_by("audit-async[loguru]", __name__):
+    from loguru import logger
 
 from audit_async._sanitize.foreign_values import exception_name, plain
 from audit_async.errors import ConfigError

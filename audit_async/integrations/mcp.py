@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.extension import Extension
-from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult, TextContent
-from pydantic import BaseModel
+from audit_async._first_use import installed_by
+
+with installed_by("audit-async[mcp]", __name__):
+    from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+    from mcp.server.extension import Extension
+    from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult, TextContent
+    from pydantic import BaseModel
 
 from audit_async.errors import ConfigError
 from audit_async.events import ActorInfo

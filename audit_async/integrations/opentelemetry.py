@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
+from audit_async._first_use import installed_by
+
+with installed_by("audit-async[opentelemetry]", __name__):
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 
 from audit_async._version import __version__
 from audit_async.errors import ConfigError

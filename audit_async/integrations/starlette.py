@@ -13,8 +13,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
-from starlette.applications import Starlette
-from starlette.requests import HTTPConnection
+from audit_async._first_use import installed_by
+
+with installed_by("starlette>=0.40", __name__):
+    from starlette.applications import Starlette
+    from starlette.requests import HTTPConnection
 
 from audit_async.config import AuditConfig
 from audit_async.errors import ConfigError

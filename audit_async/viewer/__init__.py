@@ -26,16 +26,19 @@
 | `error_pages`, `pages` | what is shown |
 """
 
-from audit_async.viewer.embed_links import EmbedLinks, LinkRefused, embed_link, read_embed_key
-from audit_async.viewer.entrance import PersonOf
-from audit_async.viewer.oidc_sign_in import OidcSignIn
-from audit_async.viewer.people import NotPermitted, Person, Role
-from audit_async.viewer.proxy_sign_in import ProxySignIn
-from audit_async.viewer.request_limits import ViewLimits
-from audit_async.viewer.role_file import Roles
-from audit_async.viewer.token_sign_in import TokenSignIn
-from audit_async.viewer.view_log import AccessNotRecorded
-from audit_async.viewer.web_app import Viewer, viewer
+from audit_async._first_use import installed_by
+
+with installed_by("audit-async[viewer]", __name__):
+    from audit_async.viewer.embed_links import EmbedLinks, LinkRefused, embed_link, read_embed_key
+    from audit_async.viewer.entrance import PersonOf
+    from audit_async.viewer.oidc_sign_in import OidcSignIn
+    from audit_async.viewer.people import NotPermitted, Person, Role
+    from audit_async.viewer.proxy_sign_in import ProxySignIn
+    from audit_async.viewer.request_limits import ViewLimits
+    from audit_async.viewer.role_file import Roles
+    from audit_async.viewer.token_sign_in import TokenSignIn
+    from audit_async.viewer.view_log import AccessNotRecorded
+    from audit_async.viewer.web_app import Viewer, viewer
 
 __all__ = [
     "AccessNotRecorded",

@@ -57,4 +57,5 @@ _HOMES: Final = {
 }
 
 if not TYPE_CHECKING:  # or a type checker would believe in every name
-    __getattr__, __dir__ = imported_at_first_use(__name__, _HOMES, Needed("django", "django"))
+    _NEEDED: Final = (Needed("django", "django"), Needed("asgiref", "django"))
+    __getattr__, __dir__ = imported_at_first_use(__name__, _HOMES, *_NEEDED)
