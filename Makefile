@@ -9,7 +9,7 @@ PYTEST_JOBS ?= -n auto --dist worksteal
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PACKAGE := pyproject.toml audit_async/_version.py
 
-.PHONY: demo demo-platform test test-all interop lint format campaign bench docs screenshots sdist system-packages clean help
+.PHONY: demo demo-platform test test-all interop lint format campaign bench docs screenshots release-check system-packages clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 18
@@ -122,13 +122,14 @@ docs: $(DOCS)/.installed  ## the documentation site, in site/; a broken link or 
 	$(DOCS)/bin/zensical build --clean --strict
 	$(DOCS)/bin/python -m site_build.check_site site
 
-# As somebody does who packages it for a distribution: no git, no checkout, only what the sdist holds.
-SDIST_TESTS ?= tests/chain tests/events tests/config tests/store tests/test_package.py tests/test_documentation.py
-sdist: $(VENV)/.installed  ## build the sdist, and run its own tests from it in a fresh environment
-	rm -rf dist/sdist && mkdir -p dist/sdist
-	$(BIN)/python -m hatchling build --target sdist --directory dist/sdist
-	tar -xzf dist/sdist/audit_async-*.tar.gz -C dist/sdist --strip-components 1
-	cd dist/sdist && $(MAKE) --no-print-directory pytest-only VENV=.venv PYTEST_ARGS='$(SDIST_TESTS)'
+# In an environment of its own; each Python of the machine then gets a fresh one. RELEASE_ARGS="--python 3.13" takes one.
+RELEASE := .venv-release
+$(RELEASE)/.installed: $(PACKAGE) | $(RELEASE)/.created
+	$(RELEASE)/bin/python $(PIP_INSTALL) --editable '.[release]'
+	@touch $@
+
+release-check: $(RELEASE)/.installed  ## build wheel and sdist, and use both on each Python of this machine
+	$(RELEASE)/bin/python -m releasing.check $(RELEASE_ARGS)
 
 # For tests that are skipped without them: a disk that fails on demand, and counting system calls. Debian's prometheus is
 # not among them: for promtool, which tests the alert rules in examples/deploy, it would install 330 MB.
