@@ -11,7 +11,7 @@ from audit_async._verify.verify_report import VerifyReport
 from audit_async.events import Record
 from audit_async.reports.framework import Control, Framework
 from audit_async.reports.report_document import ControlReport, RetentionFacts, TopicReport, VerificationFacts
-from audit_async.reports.topics import TOPICS
+from audit_async.reports.topics import TOPICS, Topic
 from audit_async.reports.trail_evidence import Evidence, TypeEvidence, example_of
 
 __all__ = ["Findings", "concerns_of", "control_reports", "general_limits", "topic_reports"]
@@ -144,8 +144,8 @@ def _topic_report(name: str, evidence: Evidence, found: Findings) -> TopicReport
     if topic.event_types:
         counts = ", ".join(f"{count_of(one.records, 'record')} of {one.event_type}" for one in seen)
         none = f"no record of {', '.join(topic.event_types)}"
-        is_known = any(fact.is_amiss for fact in facts)
-        facts.append(_Fact(f"In {found.period}: {counts or none}.", topic.is_fault and records > 0 and not is_known))
+        facts.append(_Fact(f"In {found.period}: {counts or none}."))
+        facts += _faults(topic, evidence, found)
     return TopicReport(
         name=name,
         title=topic.title,
@@ -157,6 +157,18 @@ def _topic_report(name: str, evidence: Evidence, found: Findings) -> TopicReport
         entries=tuple(example_of(record) for record in entries),
         more_entries=records - len(entries),
     )
+
+
+def _faults(topic: Topic, evidence: Evidence, found: Findings) -> list[_Fact]:
+    """Return what went wrong by the topic's records, with what the newest record of each type says."""
+    facts = list[_Fact]()
+    for one in evidence.types_like(topic.fault_types):
+        newest = example_of(one.kept[-1])
+        said = "; ".join(text for text in (newest.target, newest.outcome, newest.details) if text)
+        count = count_of(one.records, "record")
+        text = f"{count} of {one.event_type} in {found.period}; the newest, {newest.log} seq {newest.seq}: {said}."
+        facts.append(_Fact(text, is_amiss=True))
+    return facts
 
 
 class _Fact(NamedTuple):

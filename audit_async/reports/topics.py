@@ -14,7 +14,8 @@ class Topic(NamedTuple):
     shows: str  #: what its records show
     cannot_show: str  #: what they leave open
     event_types: tuple[str, ...] = ()
-    is_fault: bool = False  #: each record of it is something that went wrong
+    #: Those of them whose records say that something went wrong, or that somebody should look.
+    fault_types: tuple[str, ...] = ()
 
 
 TOPICS: Final[dict[str, Topic]] = {
@@ -23,20 +24,20 @@ TOPICS: Final[dict[str, Topic]] = {
         "Each record is hashed together with the hash of the record before, and the verification read all of them.",
         "That a service recorded everything, and the truth: only that what was recorded is unchanged.",
         ("audit.verification_failed", "audit.segment_damaged"),
-        is_fault=True,
+        ("audit.verification_failed", "audit.segment_damaged"),
     ),
     "signatures": Topic(
         "Signed checkpoints",
         "A checkpoint states, under a key of the log, which records there are up to it.",
         "Records after the newest checkpoint are protected by the chain alone until they are signed.",
         ("audit.checkpoint", "audit.signing_keys_changed", "audit.signing_refused"),
+        ("audit.signing_refused",),
     ),
     "refusals": Topic(
         "Events that are not in the trail",
         "Events that a log had to refuse or discard were counted, and the count was recorded.",
         "What those events said. They can't be recovered from the trail.",
-        ("audit.events_dropped", "audit.events_refused", "audit.events_discarded", "audit.erased_in_flight"),
-        is_fault=True,
+        ("audit.events_dropped", "audit.erased_in_flight"),
     ),
     "sessions": Topic(
         "Start and end of recording",
@@ -70,9 +71,9 @@ TOPICS: Final[dict[str, Topic]] = {
     ),
     "retention": Topic(
         "Retention",
-        "Segments that were archived or deleted are recorded before it happens, with their hashes.",
+        "Each segment that is complete is a record, and so is its archiving and deletion, before it happens.",
         "For how long other copies are kept, and that the configured period is the right one.",
-        ("audit.segment_archived", "audit.segment_deleted", "audit.segment_kept"),
+        ("audit.segment_sealed", "audit.segment_archived", "audit.segment_deleted", "audit.segment_kept"),
     ),
     "erasures": Topic(
         "Erasure of personal data",
@@ -89,25 +90,26 @@ TOPICS: Final[dict[str, Topic]] = {
             "audit.keys_forgotten",
             "audit.key_store_restored",
         ),
+        ("audit.key_store_restored",),
     ),
     "forwarding": Topic(
         "Copies on other machines",
         "What a forwarder or collector found of a log that is shipped to other machines, and who looked at it.",
         "That a copy elsewhere is complete, unless that copy is verified too.",
         ("audit.forwarding_problem", "audit.log_replaced", "audit.collection_finding", "audit.finding_acknowledged"),
-        is_fault=True,
+        ("audit.forwarding_problem", "audit.log_replaced", "audit.collection_finding"),
     ),
     "deliveries": Topic(
         "Deliveries to other systems",
         "What was delivered to a monitoring system and what could not be; alerts that were raised.",
         "That the other system kept what it got, or that anybody looked at it.",
-        ("audit.delivered", "audit.delivery_problem", "audit.alert_raised"),
+        ("audit.delivered", "audit.delivery_problem", "audit.delivery_replayed", "audit.alert_raised"),
+        ("audit.delivery_problem", "audit.alert_raised"),
     ),
     "intents": Topic(
         "Intended changes without an outcome",
         "A change that was recorded before its commit, and of which no record says what became of it.",
         "Whether the change was made: the database has to be asked.",
-        is_fault=True,
     ),
 }
 
