@@ -54,7 +54,8 @@ class _Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - that of a stream
         self.transport = transport
-        transport.set_write_buffer_limits(high=0)
+        # Not 0: asyncio's TLS pauses at the limit, at 0 also if nothing waits, and resumes when the peer next speaks.
+        transport.set_write_buffer_limits(high=1)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.error = exc
