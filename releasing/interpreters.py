@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 _OLDEST: Final = (3, 11)
-_NAME: Final = re.compile(r"python3\.\d+t?")
+_NAME: Final = re.compile(r"python3\.(\d+)t?")
 #: A shim of pyenv runs nothing without a chosen version, so an interpreter is believed only if it answers.
 _ASK: Final = (
     "import ensurepip, sys, sysconfig, venv; "
@@ -59,7 +59,8 @@ def _candidates() -> Iterator[Path]:
     seen: set[Path] = set()
     for directory in [*directories, *sorted(pyenv.glob("versions/*/bin"))]:
         for path in sorted(directory.glob("python3.*")):
-            if _NAME.fullmatch(path.name) and path.resolve() not in seen:
+            named = _NAME.fullmatch(path.name)
+            if named and int(named[1]) >= _OLDEST[1] and path.resolve() not in seen:
                 seen.add(path.resolve())
                 yield path
 

@@ -30,7 +30,7 @@ PAGES = [PROJECT / "README.md", *sorted(DOCS.glob("*.md"))]
 #: Every page that a reader meets.
 ALL_PAGES = [*sorted(PROJECT.glob("*.md")), PROJECT / "bench" / "README.md", *sorted(DOCS.rglob("*.md"))]
 #: Describe the house, private rooms and all.
-OF_THE_HOUSE = {DOCS / "architecture.md", DOCS / "design.md", PROJECT / "CONTRIBUTING.md"}
+OF_THE_HOUSE = {DOCS / "architecture.md", DOCS / "design.md", DOCS / "releasing.md", PROJECT / "CONTRIBUTING.md"}
 REPOSITORY = "https://github.com/audit-async/audit-async"
 
 
