@@ -15,9 +15,10 @@ from typing import Final
 from audit_async._chain import Entry
 from audit_async._writer.buffer import RECORD_OVERHEAD, Bounds, Buffer, Outlet, State
 from audit_async._writer.drop_counter import DropCounter
-from audit_async._writer.encoder import CRITICAL, Encoder
+from audit_async._writer.encoder import CRITICAL, LOOKED_INTO, Encoder
 from audit_async._writer.receipts import Acknowledgements, Receipt
 from audit_async.config import AuditConfig
+from audit_async.context import bound_here
 from audit_async.errors import BufferFull, LogClosed
 from audit_async.events import AuditEvent, describe
 
@@ -57,6 +58,37 @@ class Intake:
             inbox.entries.append((receipt, cost, bool(kind & buffer.urgent_kinds)))
             inbox.bytes += cost
         return receipt
+
+    def emit_prepared(self, event_class: type[AuditEvent], encoded: bytes) -> bool:
+        """Take an event that its emitter has encoded, with the context that is bound here; in the loop's thread.
+
+        `encoded` is what an event of that class encodes to, and plain (`encoder.is_plain`). Return False if nothing was
+        taken, since the event needs a look, there is no room, or this is another thread: then it is to be emitted.
+        Raises `InvalidEvent` and `LogClosed` as `AuditLogger.emit` does, whose plain path this is.
+        """
+        buffer, encoder = self.buffer, self.encoder
+        if (
+            get_ident() != buffer.owner
+            or encoder.kinds.get(event_class, LOOKED_INTO)
+            or len(encoded) > encoder.plain_bytes
+        ):
+            return False
+        bound = bound_here()
+        if bound is not None:
+            encoded += encoder.context_text(bound)
+        cost = len(encoded) + RECORD_OVERHEAD
+        if buffer.inbox.entries:
+            buffer.empty_inbox()
+        if buffer.free_events <= 0 or buffer.free_bytes < cost:
+            return False
+        chunk = buffer.chunk
+        if chunk is None:
+            chunk = buffer.open_chunk()
+        receipt = Receipt(buffer.next_number(), time_ns(), encoded, -1, "", buffer.acknowledgements)
+        buffer.free_events -= 1
+        buffer.free_bytes -= cost
+        chunk.append(receipt)
+        return True
 
     async def emit_durably(self, event: AuditEvent) -> Receipt:
         """Take an event once there is room for it, and make it durable at once. In the loop's thread only."""

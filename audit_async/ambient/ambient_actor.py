@@ -10,13 +10,14 @@ from typing import Final
 from audit_async.errors import ConfigError
 from audit_async.events import ActorInfo
 
-__all__ = ["ActorSource", "acting_as", "bind_actor", "current_actor", "unbind_actor"]
+__all__ = ["ActorSource", "acting_as", "actor_here", "bind_actor", "current_actor", "unbind_actor"]
 
 #: An actor, or a function that returns it and None if nobody is known: asked only when an event needs the actor, so
 #: that a request which records nothing pays for no look-up of its user.
 ActorSource = ActorInfo | Callable[[], ActorInfo | None]
 
-_here: Final[ContextVar[ActorSource | None]] = ContextVar("audit_actor", default=None)
+#: What is bound here, None if nothing. For integrations, which set it for each request.
+actor_here: Final[ContextVar[ActorSource | None]] = ContextVar("audit_actor", default=None)
 
 
 def current_actor() -> ActorInfo | None:
@@ -27,7 +28,7 @@ def current_actor() -> ActorInfo | None:
     Raises:
         Exception: Whatever a function that was bound as the actor raises.
     """
-    source = _here.get()
+    source = actor_here.get()
     return source if source is None or isinstance(source, ActorInfo) else source()
 
 
@@ -63,7 +64,7 @@ def bind_actor(actor: ActorSource | None) -> Token[ActorSource | None]:
     """
     given: object = actor  # which is not what its annotation promises, if the caller made a mistake
     if given is None or isinstance(given, ActorInfo) or (callable(given) and not isinstance(given, type)):
-        return _here.set(actor)
+        return actor_here.set(actor)
     raise ConfigError(
         "actor", f"must be an ActorInfo, or a function that returns one or None, not a {type(given).__name__}"
     )
@@ -74,4 +75,4 @@ def unbind_actor(token: Token[ActorSource | None]) -> None:
 
     Once for each token, and in the task or thread that bound: otherwise it raises what `ContextVar.reset` does.
     """
-    _here.reset(token)
+    actor_here.reset(token)

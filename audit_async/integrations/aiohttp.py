@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
+from time import perf_counter_ns
 from typing import Any, Final, NamedTuple, Unpack
 
 from audit_async._first_use import installed_by
@@ -210,14 +211,17 @@ def _refusal() -> web.Response:
 
 def _exchange_for(request: web.Request, recorder: Recorder[web.Request], prefix: str) -> Exchange:
     peername = None if request.transport is None else request.transport.get_extra_info("peername")
+    headers = [(name.lower(), value) for name, value in request.raw_headers]
     arrival = Arrival(
         request.method,
         request.path,
         prefix,
         request.raw_path.encode("utf-8", "surrogateescape"),
         request.rel_url.raw_query_string.encode("utf-8", "surrogateescape"),
-        [(name.lower(), value) for name, value in request.raw_headers],
+        headers,
+        dict(headers),
         peername[0] if isinstance(peername, tuple) else None,  # a text on a UNIX socket
+        perf_counter_ns(),
     )
     exchange = Exchange(arrival, recorder.plan(arrival.method, arrival.path, prefix))
     if exchange.plan.capture > _METADATA:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, copy_context
 from functools import partial
+from time import perf_counter_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
@@ -470,7 +471,9 @@ def _arrival_of(environ: WSGIEnvironment) -> Arrival:
         raw.partition("?")[0].encode("latin-1", "replace"),
         environ.get("QUERY_STRING", "").encode("latin-1", "replace"),
         headers,
+        dict(headers),
         environ.get("REMOTE_ADDR") or None,  # empty on a UNIX socket
+        perf_counter_ns(),
     )
 
 

@@ -58,8 +58,8 @@ async def test_the_duration_lasts_to_the_last_byte(config_for: ConfigFor, monkey
         await send({"type": "http.response.body"})
         clock += 5_000_000_000  # a background task
 
-    for module in ("exchange", "recorder"):
-        monkeypatch.setattr(f"audit_async.integrations._http.{module}.perf_counter_ns", lambda: clock)
+    for module in ("asgi.http_relay", "_http.recorder"):
+        monkeypatch.setattr(f"audit_async.integrations.{module}.perf_counter_ns", lambda: clock)
     async with open_trail(config_for) as trail:
         await ask(AuditMiddleware(stream, trail.audit), http_scope())
         event = await trail.only()

@@ -19,6 +19,7 @@ import anyio.to_thread
 import msgspec
 
 from audit_async.ambient import AnyLogger
+from audit_async.config import Disabled
 from audit_async.context import audit_context
 from audit_async.errors import AuditError, BufferFull, InvalidEvent, LogClosed, WriteFailed
 from audit_async.events import ActorInfo, CapturedBody, HttpOutcome, HttpRequest, HttpRequestStarted, describe
@@ -30,6 +31,7 @@ from audit_async.integrations._http.exchange import Arrival, Exchange, Headers, 
 from audit_async.integrations._http.http_redactor import SHORT_PATH, HttpRedactor, is_plain_path
 from audit_async.integrations._http.incidents import INCIDENT_STATUSES, Incident
 from audit_async.integrations._http.path_traversal import climbs_out
+from audit_async.integrations._http.prepared_requests import PreparedRequests
 from audit_async.integrations._http.request_policy import Level, Plan, Rule
 from audit_async.integrations._http.settings import Settings
 from audit_async.integrations._http.web_socket import WebSocketExchange
@@ -93,6 +95,15 @@ class Conclusion(NamedTuple):
         return self._replace(actor=None, actor_is_known=False, notes=(*self.notes, note))
 
 
+class _KnownLog(NamedTuple):
+    """What is made once for a log that records requests."""
+
+    audit: AnyLogger
+    is_disabled: bool
+    redactor: HttpRedactor
+    prepared: PreparedRequests
+
+
 class Recorder(Generic[SourceT]):
     """Records exchanges; of an event loop's thread, or of all threads of a WSGI server.
 
@@ -103,12 +114,13 @@ class Recorder(Generic[SourceT]):
 
     def __init__(self, settings: Settings[SourceT], view: SourceView[SourceT]) -> None:
         self.policy: Final = settings.policy
+        self.only_plan: Final = settings.policy.only_plan
         self.admission: Final = Admission() if settings.fail_closed else None  #: with `fail_closed` only
         self.unrecorded = 0  #: requests that were answered and could not be recorded
         self._actor_hook: Final = settings.actor
         self._proxies: Final = settings.proxies
         self._view: Final = view
-        self._redactor: tuple[AnyLogger, HttpRedactor] | None = None  # one value, since threads may replace it
+        self._known: _KnownLog | None = None  # one value, since threads may replace it
         self._is_losing = False
         self._hook_failed = False
         self._root_paths: Final[set[str]] = set()
@@ -247,11 +259,15 @@ class Recorder(Generic[SourceT]):
         """Emit the event of a request that has come to its end, if the policy wants one."""
         # What nearly every request needs is here and in a row: after a framework's own work nothing of it is in the
         # CPU's caches, and each call or look-up costs two or three times what a loop around it shows (bench web).
+        known = self._known
+        if known is None or known.audit is not audit:
+            known = self._learn(audit)
+        if known.is_disabled and known.prepared.is_passed_by:
+            return
         arrival, status, rules = exchange.arrival, exchange.status, exchange.plan.rules
-        path = arrival.path
         rule = rules[0] if len(rules) == 1 else exchange.plan.rule_for(status)
         level = rule.level
-        plain = len(path) < SHORT_PATH and is_plain_path(path)
+        plain = len(path := arrival.path) < SHORT_PATH and is_plain_path(path)
         climbs = not plain and climbs_out(path, arrival.raw_path)
         if not level and not climbs:
             return
@@ -266,22 +282,30 @@ class Recorder(Generic[SourceT]):
             try:
                 proxies = self._proxies
                 ip = arrival.peer if proxies.trusts_none else proxies.client_of(arrival.peer, arrival.headers)
-                user_agent = arrival.header_map.get(b"user-agent")
-                # What is left out here is left out of the record.
-                audit.emit(
-                    HttpRequest(
-                        actor=self._actor(arrival, source, ip),
-                        method=arrival.method,
-                        path=path,
-                        route=self._view.route_of(source),
-                        status=status,
-                        duration_ms=(perf_counter_ns() - arrival.started_ns + 500_000) // 1_000_000,
-                        bytes_in=exchange.bytes_in,
-                        bytes_out=exchange.bytes_out,
-                        ip=ip,
-                        user_agent=None if user_agent is None else self._redactor_for(audit).user_agent(user_agent),
+                actor = self._actor_hook(source)
+                if actor is not None:
+                    actor = self._checked_actor(actor, arrival, source, ip)
+                route = self._view.route_of(source)
+                duration_ms = (perf_counter_ns() - arrival.started_ns + 500_000) // 1_000_000
+                if actor is not None or not known.prepared.emit(
+                    arrival, route, ip, status, duration_ms, exchange.bytes_in, exchange.bytes_out
+                ):
+                    user_agent = arrival.header_map.get(b"user-agent")
+                    # What is left out here is left out of the record.
+                    audit.emit(
+                        HttpRequest(
+                            actor=actor,
+                            method=arrival.method,
+                            path=path,
+                            route=route,
+                            status=status,
+                            duration_ms=duration_ms,
+                            bytes_in=exchange.bytes_in,
+                            bytes_out=exchange.bytes_out,
+                            ip=ip,
+                            user_agent=None if user_agent is None else known.redactor.user_agent(user_agent),
+                        )
                     )
-                )
             except AuditError as error:
                 if not isinstance(error, InvalidEvent):
                     self._lost(audit, "http.request", error)
@@ -368,8 +392,9 @@ class Recorder(Generic[SourceT]):
     def _actor(self, arrival: Arrival, source: SourceT, ip: str | None) -> ActorInfo | None:
         """Ask the hook; raises whatever it raises, and `TypeError` if it returns something else."""
         actor = self._actor_hook(source)
-        if actor is None:
-            return None
+        return None if actor is None else self._checked_actor(actor, arrival, source, ip)
+
+    def _checked_actor(self, actor: ActorInfo | str, arrival: Arrival, source: SourceT, ip: str | None) -> ActorInfo:
         if isinstance(actor, str):
             certificate = self._view.shows_certificate(source)
             return actor_named(actor, arrival.header_map, ip, certificate=certificate)
@@ -463,10 +488,14 @@ class Recorder(Generic[SourceT]):
             audit.emit(event)
 
     def _redactor_for(self, audit: AnyLogger) -> HttpRedactor:
-        known = self._redactor
-        if known is None or known[0] is not audit:
-            known = self._redactor = (audit, HttpRedactor(audit.config))
-        return known[1]
+        known = self._known
+        return (known if known is not None and known.audit is audit else self._learn(audit)).redactor
+
+    def _learn(self, audit: AnyLogger) -> _KnownLog:
+        redactor = HttpRedactor(audit.config)
+        is_disabled = isinstance(audit.config.mode, Disabled)
+        known = self._known = _KnownLog(audit, is_disabled, redactor, PreparedRequests(audit, redactor))
+        return known
 
     # Losses.
 

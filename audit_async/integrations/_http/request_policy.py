@@ -182,7 +182,7 @@ class Policy:
         )
         self._plans: dict[tuple[str, str], Plan] = {}
         #: Without rules of its own a policy says the same of every request.
-        self._only_plan: Final = _plan_of(self._rules) if len(self._rules) == 1 else None
+        self.only_plan: Final = _plan_of(self._rules) if len(self._rules) == 1 else None
 
     def __repr__(self) -> str:
         *rules, last = self._rules
@@ -195,8 +195,8 @@ class Policy:
 
     def plan(self, method: str, path: str) -> Plan:
         """Return what is to be done with a request; from a cache if the same was asked before."""
-        if self._only_plan is not None:
-            return self._only_plan
+        if self.only_plan is not None:
+            return self.only_plan
         key = (method, path)
         plan = self._plans.get(key)
         if plan is None:

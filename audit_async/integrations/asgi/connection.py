@@ -6,7 +6,9 @@ Servers put the connection into the scope, frameworks what they found out; each 
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
+
+import msgspec
 
 from audit_async.context import Bound, ContextValue, extend_binding
 from audit_async.errors import ConfigError
@@ -47,12 +49,12 @@ class HasScope(Protocol):
         """The ASGI scope of the connection."""
 
 
-class Served(NamedTuple):
+class Served(msgspec.Struct, eq=False):
     """Which middleware serves a request, and what came with it. It refers to no scope, which would be a cycle."""
 
     recorder: Recorder[Scope]
     arrival: Arrival
-    bound: list[Bound]  #: what is bound for the request, once it is
+    bound: Bound | None = None  #: what is bound for the request, once it is
 
 
 def actor_of(connection: HasScope | Scope) -> ActorInfo:
@@ -104,9 +106,9 @@ def bind_request(connection: HasScope | Scope, **bindings: ContextValue) -> None
     """
     scope = connection if isinstance(connection, MutableMapping) else connection.scope
     served = scope.get(SERVED_KEY)
-    if not isinstance(served, Served) or not served.bound:
+    if not isinstance(served, Served) or served.bound is None:
         raise ConfigError("audit", "the request is not served by an AuditMiddleware, so nothing can be bound for it")
-    extend_binding(served.bound[0], bindings)
+    extend_binding(served.bound, bindings)
 
 
 def actor_of_scope(scope: Scope) -> ActorInfo | str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from time import perf_counter_ns
 from typing import Final
 
 import anyio
 
 from audit_async.ambient import AnyLogger
-from audit_async.context import Bound, bind_checked, unbind_context
-from audit_async.events import HttpOutcome
+from audit_async.context import bind_checked, unbind_context
+from audit_async.events import ActorInfo, HttpOutcome
 from audit_async.integrations._http.admission import REFUSAL, REFUSAL_HEADERS
 from audit_async.integrations._http.exchange import Arrival, Exchange
 from audit_async.integrations._http.recorder import Recorder
@@ -37,7 +38,7 @@ class HttpRelay:
     """
 
     request_id: bytes | None = None  #: to be sent back with the answer
-    _recorded = False
+    recorded = False
     _has_trailers = False
     _withheld = False
     _is_late = False  #: the request has left the middleware, and its answer is the framework's own
@@ -50,7 +51,7 @@ class HttpRelay:
         receive: Receive,
         send: Send,
     ) -> None:
-        method, path, client = scope["method"], scope["path"], scope.get("client")
+        method, path, headers, client = scope["method"], scope["path"], scope["headers"], scope.get("client")
         root_path = scope.get("root_path", "")
         arrival = Arrival(
             method,
@@ -58,20 +59,28 @@ class HttpRelay:
             root_path,
             scope.get("raw_path") or b"",
             scope.get("query_string", b""),
-            scope["headers"],
+            headers,
+            dict(headers),
             client[0] if client else None,
+            perf_counter_ns(),
         )
-        plan = recorder.plan(method, path, root_path)
+        plan = recorder.only_plan
+        if plan is None or root_path:
+            plan = recorder.plan(method, path, root_path)
         self.exchange: Final = Exchange(arrival, plan)
         self.audit: Final = audit
         self.scope: Final = scope
         self._recorder: Final = recorder
         self._receive: Final = receive
         self._send = send
-        self.bound: Final[list[Bound]] = []  #: what is bound for the request, once it is
-        scope[SERVED_KEY] = Served(recorder, arrival, self.bound)
+        self.served: Final = Served(recorder, arrival)
+        scope[SERVED_KEY] = self.served
         if plan.capture > _METADATA:
             self.exchange.request_capture = recorder.capture_for(arrival.header_map)
+
+    def actor(self) -> ActorInfo:
+        """Return who asks, as the record will name the actor; what `current_actor` calls."""
+        return self._recorder.actor_of(self.exchange.arrival, self.scope)
 
     async def receive(self) -> Message:
         """Pass on what comes from the client."""
@@ -83,12 +92,13 @@ class HttpRelay:
             exchange.bytes_in += len(body)
             if exchange.request_capture is not None:
                 exchange.request_capture.add(body)
-        elif kind == "http.disconnect" and not self._recorded:
+        elif kind == "http.disconnect" and not self.recorded:
             exchange.disconnected = True
         return message
 
     async def send(self, message: Message) -> None:
         """Pass on what goes to the client; the answer's last byte is the moment to record."""
+        # What nearly every request needs is here and in a row, as in `Recorder.record`.
         kind = message["type"]
         exchange = self.exchange
         if kind == "http.response.body":
@@ -101,7 +111,16 @@ class HttpRelay:
             last = not (message.get("more_body") or self._has_trailers)
         elif kind == "http.response.start":
             last = False
-            message = self._begin_answer(message)
+            headers = message.get("headers", ())
+            if self.request_id is not None:
+                headers = with_request_id(headers, self.request_id)
+                message = {**message, "headers": headers}
+            exchange.status = message["status"]
+            exchange.response_headers = headers
+            if exchange.plan.capture > _METADATA:
+                exchange.response_capture = self._recorder.capture_for_answer(exchange, headers)
+            if message.get("trailers"):
+                self._has_trailers = True
             if self._recorder.admission is not None and await self._is_withheld():
                 return
         elif self._withheld:
@@ -113,23 +132,8 @@ class HttpRelay:
         except OSError:  # what a server raises to say that the client is gone, from ASGI 2.4 on
             exchange.disconnected = True
             raise
-        if last:
+        if last and not self.recorded:
             self._record()
-
-    def _begin_answer(self, message: Message) -> Message:
-        """Note the beginning of an answer; return it with the request's id."""
-        headers = message.get("headers", ())
-        if self.request_id is not None:
-            headers = list(headers)
-            message = {**message, "headers": with_request_id(headers, self.request_id)}
-        exchange = self.exchange
-        exchange.status = message["status"]
-        exchange.response_headers = headers
-        if exchange.plan.capture > _METADATA:
-            exchange.response_capture = self._recorder.capture_for_answer(exchange, headers)
-        if message.get("trailers"):
-            self._has_trailers = True
-        return message
 
     async def _is_withheld(self) -> bool:
         """Answer 503 in place of an answer that could not be recorded; return whether that was done."""
@@ -159,7 +163,7 @@ class HttpRelay:
 
     def failed(self, error: BaseException) -> None:
         """Record that the application raised."""
-        if self._recorded:
+        if self.recorded:
             return
         exchange = self.exchange
         exchange.error = type(error).__name__
@@ -180,14 +184,14 @@ class HttpRelay:
 
     def ended(self) -> None:
         """Record a request whose answer was left to the framework's outermost layer, unless that has answered."""
-        if not self._recorded:
+        if not self.recorded:
             if self.exchange.status is None:
                 self.exchange.status = 500  # as above
             self._record()
 
     def returned(self) -> None:
         """Record that the application returned, unless the end of its answer did."""
-        if self._recorded:
+        if self.recorded:
             return
         exchange = self.exchange
         if exchange.disconnected:
@@ -199,9 +203,9 @@ class HttpRelay:
         self._record()
 
     def _record(self) -> None:
-        if self._recorded:
+        if self.recorded:
             return
-        self._recorded = True
+        self.recorded = True
         exchange = self.exchange
         if exchange.disconnected:
             exchange.outcome = HttpOutcome.CLIENT_DISCONNECTED
@@ -210,7 +214,7 @@ class HttpRelay:
         if not self._is_late:
             self._recorder.record(self.audit, exchange, self.scope)
             return
-        token = bind_checked(self.bound[0].values if self.bound else {})
+        token = bind_checked({} if self.served.bound is None else self.served.bound.values)
         try:
             self._recorder.record(self.audit, exchange, self.scope)
         finally:
@@ -218,7 +222,7 @@ class HttpRelay:
 
     async def refuse(self) -> None:
         """Answer 503 without asking the application; that is not recorded."""
-        self._recorded = True
+        self.recorded = True
         await self._answer_503()
 
     async def _answer_503(self) -> None:

@@ -7,7 +7,10 @@ the answer has the request's id, and the record has the status that the client w
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from audit_async.integrations._endpoint import Endpoint
 from audit_async.integrations.asgi.messages import ASGIApp, Message, Receive, Scope, Send
@@ -21,29 +24,23 @@ __all__ = ["LAST_RESORT_KEY", "LastResort", "prepare_starlette"]
 LAST_RESORT_KEY: Final = "audit_async.last_resort"
 
 
-class LastResort:
+class LastResort(msgspec.Struct, eq=False):
     """Takes over a request that ended by an exception before its answer. Owned by the task of the request."""
 
-    __slots__ = ("_relay", "_send")
-
-    def __init__(self, send: Send) -> None:
-        self._send: Final = send
-        self._relay: HttpRelay | None = None
+    server_send: Send
+    relay: HttpRelay | None = None  #: the request that was taken over
 
     def take_over(self, relay: HttpRelay) -> Send:
         """Give what is sent from now on to this relay; return where it is to send it."""
-        self._relay = relay
-        return self._send
+        self.relay = relay
+        return self.server_send
 
-    async def send(self, message: Message) -> None:
-        """Pass a message on, through the relay if it waits for an answer."""
-        relay = self._relay
-        await (self._send(message) if relay is None else relay.send(message))
+    def send(self, message: Message) -> Awaitable[None]:
+        """Pass a message on, through the relay if it waits for an answer.
 
-    def end(self) -> None:
-        """Record a request that nobody has answered."""
-        if self._relay is not None:
-            self._relay.ended()
+        Not a coroutine of its own, which each message of each request would pay for.
+        """
+        return self.server_send(message) if self.relay is None else self.relay.send(message)
 
 
 class _OutermostLayer:
@@ -61,7 +58,8 @@ class _OutermostLayer:
         try:
             await self.app(scope, receive, last_resort.send)
         finally:
-            last_resort.end()
+            if last_resort.relay is not None:
+                last_resort.relay.ended()  # records it if nobody has answered
             scope[LAST_RESORT_KEY] = outer
 
 

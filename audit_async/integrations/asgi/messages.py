@@ -17,14 +17,17 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _REQUEST_ID: Final = b"x-request-id"
+_REQUEST_ID_LENGTH: Final = len(_REQUEST_ID)
 
 
-def with_request_id(headers: list[tuple[bytes, bytes]], request_id: bytes) -> list[tuple[bytes, bytes]]:
+def with_request_id(headers: Headers, request_id: bytes) -> list[tuple[bytes, bytes]]:
     """Return the headers of an answer with the request's id, unless the application gives one."""
-    for name, _ in headers:
-        if len(name) == len(_REQUEST_ID) and name.lower() == _REQUEST_ID:
-            return headers
-    return [*headers, (_REQUEST_ID, request_id)]
+    answered = list(headers)
+    for name, _ in answered:
+        if len(name) == _REQUEST_ID_LENGTH and name.lower() == _REQUEST_ID:
+            return answered
+    answered.append((_REQUEST_ID, request_id))
+    return answered
 
 
 def content_length(headers: Headers) -> int:

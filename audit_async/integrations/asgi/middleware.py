@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Final, Unpack
 
-from audit_async.ambient import AnyLogger, bind_actor, unbind_actor
+from audit_async.ambient import AnyLogger
+from audit_async.ambient.ambient_actor import actor_here
 from audit_async.ambient.ambient_log import audit_here
 from audit_async.config import AuditConfig
-from audit_async.context import bind_checked, bound_here, unbind_context
+from audit_async.context import Bound, bind_checked, bound_here, reset_bound, set_bound
 from audit_async.errors import ConfigError
 from audit_async.integrations._http.correlation import correlation_of
 from audit_async.integrations._http.recorder import Recorder
@@ -91,18 +91,44 @@ class AuditMiddleware:
             self._prepare(scope)
             await self.app(scope, receive, send)
             return
-        audit = await self._logs.find(scope)
+        logs, recorder = self._logs, self._recorder
+        audit = logs.find_at_once(scope)
+        if audit is None:
+            audit = await logs.find(scope)
         relay: HttpRelay | WebSocketRelay = (HttpRelay if kind == "http" else WebSocketRelay)(
-            self._recorder, audit, scope, receive, send
+            recorder, audit, scope, receive, send
         )
         if not self._is_prepared:
             self._prepare(scope)
-        admission = self._recorder.admission
-        if admission is None:
-            await self._serve(relay)
-            return
-        with admission.admit(relay.audit) as admitted:
-            await (self._serve(relay) if admitted else relay.refuse())
+        # What nearly every request needs is done here, without functions around it: see `Recorder.record`.
+        bindings = correlation_of(relay.exchange.arrival.header_map)
+        token = set_bound(Bound(bindings)) if bound_here() is None else bind_checked(bindings)
+        relay.served.bound = bound_here()
+        audit_token = audit_here.set(audit)
+        actor_token = actor_here.set(relay.actor)
+        admission, admitted = recorder.admission, False
+        try:
+            admitted = admission is None or admission.enter(audit)
+            if admitted and self._send_request_id:
+                relay.request_id = bindings["request_id"].encode("ascii")
+            if not admitted or (
+                relay.exchange.plan.begin and not await recorder.record_start(audit, relay.exchange.arrival)
+            ):
+                await relay.refuse()
+                return
+            await self.app(scope, relay.receive, relay.send)
+        except BaseException as error:
+            relay.failed(error)
+            raise
+        else:
+            if not relay.recorded:
+                relay.returned()
+        finally:
+            if admission is not None and admitted:
+                admission.leave()
+            actor_here.reset(actor_token)
+            audit_here.reset(audit_token)
+            reset_bound(token)
 
     def _prepare(self, scope: Scope) -> None:
         """Make the framework that this is inside of ready, at its life span or with the first request."""
@@ -110,32 +136,6 @@ class AuditMiddleware:
         app = scope.get("app")
         if getattr(app, "middleware_stack", None) is not None and hasattr(app, "router"):
             prepare_starlette(app)
-
-    async def _serve(self, relay: HttpRelay | WebSocketRelay) -> None:
-        exchange = relay.exchange
-        bindings = correlation_of(exchange.arrival.header_map)
-        if self._send_request_id:
-            relay.request_id = bindings["request_id"].encode("ascii")
-        token = bind_checked(bindings)
-        audit_token = audit_here.set(relay.audit)
-        actor_token = bind_actor(partial(self._recorder.actor_of, exchange.arrival, relay.scope))
-        bound = bound_here()
-        if bound is not None:
-            relay.bound.append(bound)
-        try:
-            if exchange.plan.begin and not await self._recorder.record_start(relay.audit, exchange.arrival):
-                await relay.refuse()
-                return
-            await self.app(relay.scope, relay.receive, relay.send)
-        except BaseException as error:
-            relay.failed(error)
-            raise
-        else:
-            relay.returned()
-        finally:
-            unbind_actor(actor_token)
-            audit_here.reset(audit_token)
-            unbind_context(token)
 
 
 def _check_app(app: object) -> None:

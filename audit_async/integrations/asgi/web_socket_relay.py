@@ -8,8 +8,7 @@ from typing import Final
 import anyio
 
 from audit_async.ambient import AnyLogger
-from audit_async.context import Bound
-from audit_async.events import HttpOutcome
+from audit_async.events import ActorInfo, HttpOutcome
 from audit_async.integrations._http.admission import REFUSAL, REFUSAL_HEADERS
 from audit_async.integrations._http.exchange import Arrival
 from audit_async.integrations._http.recorder import Recorder
@@ -40,7 +39,7 @@ class WebSocketRelay:
 
     request_id: bytes | None = None  #: to be sent back with the handshake
     _accepted = False
-    _recorded = False
+    recorded = False
     _withheld = False
     _ended = False  #: the server said that the connection is at its end
 
@@ -53,14 +52,17 @@ class WebSocketRelay:
         send: Send,
     ) -> None:
         path, root_path, client = scope["path"], scope.get("root_path", ""), scope.get("client")
+        headers = scope["headers"]
         arrival = Arrival(
             "WEBSOCKET",
             path,
             root_path,
             scope.get("raw_path") or b"",
             b"",
-            scope["headers"],
+            headers,
+            dict(headers),
             client[0] if client else None,
+            perf_counter_ns(),
         )
         self.exchange: Final = WebSocketExchange(arrival, recorder.plan("WEBSOCKET", path, root_path))
         self.audit: Final = audit
@@ -69,8 +71,12 @@ class WebSocketRelay:
         self._receive: Final = receive
         self._send: Final = send
         self._messages_in = self._messages_out = 0
-        self.bound: Final[list[Bound]] = []  #: what is bound for the request, once it is
-        scope[SERVED_KEY] = Served(recorder, arrival, self.bound)
+        self.served: Final = Served(recorder, arrival)
+        scope[SERVED_KEY] = self.served
+
+    def actor(self) -> ActorInfo:
+        """Return who asks, as the record will name the actor; what `current_actor` calls."""
+        return self._recorder.actor_of(self.exchange.arrival, self.scope)
 
     async def receive(self) -> Message:
         """Pass on what comes from the client."""
@@ -80,7 +86,7 @@ class WebSocketRelay:
         if kind == "websocket.receive":
             self._messages_in += 1
             exchange.bytes_in += message_bytes(message)
-        elif kind == "websocket.disconnect" and exchange.close_code is None and not self._recorded:
+        elif kind == "websocket.disconnect" and exchange.close_code is None and not self.recorded:
             code = message.get("code", 1005)
             exchange.close_code = code
             if closes_by_client(code):
@@ -166,15 +172,15 @@ class WebSocketRelay:
         self._record()
 
     def _record(self) -> None:
-        if self._recorded:
+        if self.recorded:
             return
-        self._recorded = True
+        self.recorded = True
         self.exchange.messages_in, self.exchange.messages_out = self._messages_in, self._messages_out
         self._recorder.record_web_socket(self.audit, self.exchange, self.scope)
 
     async def refuse(self) -> None:
         """Turn the handshake down without asking the application; that is not recorded."""
-        self._recorded = True
+        self.recorded = True
         await self._receive()
         await self._turn_down()
 

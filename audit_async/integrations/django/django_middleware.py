@@ -14,6 +14,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
 from functools import partial
+from time import perf_counter_ns
 from typing import Any, Final, Self
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -352,7 +353,9 @@ def _arrival_of(request: DjangoRequest) -> Arrival:
         raw_path,
         query,
         headers,
+        dict(headers),
         meta.get("REMOTE_ADDR") or None,
+        perf_counter_ns(),
     )
 
 
