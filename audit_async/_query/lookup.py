@@ -6,7 +6,7 @@ import re
 from collections.abc import Generator, Sequence
 from typing import Final
 
-from audit_async._chain.record_format import HASH_AT, PREV_AT
+from audit_async._chain.record_format import GENESIS_HASH, HASH_AT, PREV_AT
 from audit_async._query.audit_query import AuditQuery, InvalidQuery
 from audit_async._query.counted_ids import find_counted
 from audit_async._query.matching import Filter
@@ -35,7 +35,9 @@ class PlacedRecord(PlainData, frozen=True, kw_only=True):
     byte_offset: int  #: of the line in the segment, uncompressed
     previous: Position | None  #: the record before; None for the first one, and if it can't be read any more
     next: Position | None  #: the record after; None for the last one so far
-    is_linked: bool  #: `prev_hash` is the hash of `previous`, and that of `next` is this record's hash, if known
+    #: `prev_hash` is the hash of `previous`, or what a chain begins with; that of `next` is this record's hash, if known
+    is_linked: bool
+    previous_is_kept: bool = False  #: `previous` is what the manifest keeps of the record before, which was not read
 
     def to_dict(self) -> dict[str, object]:
         """Return the record and its place as plain data, without the line."""
@@ -99,10 +101,11 @@ def _placed(record: Record, found: Found, parts: Sequence[Part]) -> PlacedRecord
     before: Position | None = None
     if previous is not None:
         before = position_in_chain(previous)
-    else:
+    elif found.seq > 0:
         for segment in list_segments(found.log):
             if segment.sealed is not None and segment.sealed.last_seq == found.seq - 1:
                 before = Position(found.seq - 1, segment.sealed.hash)  # deleted; the manifest keeps the boundary
+    due = before.hash if before is not None else GENESIS_HASH.decode() if found.seq == 0 else record.prev_hash
     return PlacedRecord(
         record=record,
         line=found.line,
@@ -110,8 +113,9 @@ def _placed(record: Record, found: Found, parts: Sequence[Part]) -> PlacedRecord
         byte_offset=found.offset,
         previous=before,
         next=position_in_chain(following) if following is not None else None,
-        is_linked=(before is None or before.hash == record.prev_hash)
+        is_linked=record.prev_hash == due
         and (following is None or following.line[PREV_AT : PREV_AT + 64].decode() == record.hash),
+        previous_is_kept=before is not None and previous is None,
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from audit_async._query.audit_query import AuditQuery
+from audit_async._query.counted_ids import find_counted
 from audit_async._query.matching import Filter
 from audit_async._query.recorded_members import read_said
 from audit_async._query.sealed_filter import SealedFilter, SubjectFilter, may_ask_for_sealed
@@ -20,7 +22,7 @@ from audit_async._trail.segment_parts import Part, Range, parts_of
 from audit_async.errors import AuditError
 from audit_async.events import Record, decode_event, decode_record
 from audit_async.events.base import encode
-from audit_async.privacy.opening_sealed import Opener
+from audit_async.privacy.opening_sealed import ClosedText, OpenedRecord, Opener
 
 if TYPE_CHECKING:
     from audit_async.privacy.key_store import KeyStore
@@ -36,18 +38,32 @@ def as_recorded(found: Found) -> Record:
 
 
 class SealingSessions:
-    """Which sessions of a log seal: those whose `audit.log_opened` says so. Read when it is first asked."""
+    """Which sessions of a log seal: those whose `audit.log_opened` says so. Read when it is first asked.
+
+    A few of them are looked up; for more the whole log is searched, once.
+    """
 
     def __init__(self) -> None:
-        self._of_log: Final[dict[str, frozenset[bytes]]] = {}
+        self._looked_up: Final[dict[Path, dict[bytes, bool]]] = {}
+        self._searched: Final[dict[Path, frozenset[bytes]]] = {}
 
     def has(self, found: Found) -> bool:
         """Return whether the record is of a session that seals."""
-        log = found.log
-        sealing = self._of_log.get(log.log_id)
-        if sealing is None:
-            sealing = self._of_log[log.log_id] = frozenset(_sealing_sessions(log))
-        return _session_of(found.line) in sealing
+        log, session = found.log, _session_of(found.line)
+        if (sealing := self._searched.get(log.directory)) is not None:
+            return session in sealing
+        looked_up = self._looked_up.setdefault(log.directory, {})
+        if session not in looked_up:
+            stated = _states_sealing(log, session) if len(looked_up) < _FEW_SESSIONS else None
+            if stated is None:
+                self._searched[log.directory] = frozenset(_sealing_sessions(log))
+                return self.has(found)
+            looked_up[session] = stated
+        return looked_up[session]
+
+
+#: So many sessions are looked up before a log is searched for all of them.
+_FEW_SESSIONS: Final = 8
 
 
 #: The random part of a record's id, which all records of one opening of a log share.
@@ -57,6 +73,13 @@ _SESSION: Final = re.compile(rb'"audit_id":"([0-9a-f]{16})-')
 def _session_of(line: bytes) -> bytes:
     found = _SESSION.search(line)
     return found[1] if found is not None else b""
+
+
+def _states_sealing(log: Log, session: bytes) -> bool | None:
+    """Return whether the first record of a session says that it seals; None if that was not found."""
+    first = find_counted(parts_of(log), f"{session.decode()}-0")
+    event = read_said(first.line).event if first is not None else {}
+    return bool(event.get("privacy")) if event.get("event_type") == "audit.log_opened" else None
 
 
 def _sealing_sessions(log: Log) -> Iterator[bytes]:
@@ -133,11 +156,25 @@ class SealedReading:
         record = as_recorded(found)
         if not self._opener.has_keys or b"sealed:" not in found.line:
             return record
-        said = read_said(found.line)
-        opened = self._opener.open(
-            found.log.log_id, said.event, said.context, is_sealing=lambda: self._sessions.has(found)
-        )
+        opened = self._open(found, str)
         return msgspec.structs.replace(record, event=decode_event(encode(opened.event)), context=opened.context)
+
+    def opened(self, found: Found) -> OpenedRecord:
+        """Return what a line says, opened if there are keys; in place of each member that stays closed a `ClosedText`.
+
+        Raises `KeyStoreUnavailable`.
+        """
+        return self._open(found, ClosedText)
+
+    def _open(self, found: Found, closed_as: Callable[[str], str]) -> OpenedRecord:
+        said = read_said(found.line)
+        return self._opener.open(
+            found.log.log_id,
+            said.event,
+            said.context,
+            is_sealing=lambda: self._sessions.has(found),
+            closed_as=closed_as,
+        )
 
     def open_line(self, line: bytes, log: Log) -> bytes:
         """Return a recorded line with what is sealed in it opened; it is no record any more, and hashes to nothing.

@@ -6,7 +6,7 @@ What is checked of one log is the subject of `verification` and `signed_heads`. 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import anyio.from_thread
@@ -28,7 +28,7 @@ from audit_async.tlog.log_monitor import directory_source, http_source
 from audit_async.tlog.policy import Policy
 from audit_async.tlog.tiles import FileReader
 
-__all__ = ["TREE_DIRECTORY", "published_at", "verify_signed_trail"]
+__all__ = ["TREE_DIRECTORY", "policy_for", "published_at", "verify_signed_trail"]
 
 #: The place in its own directory in which a log publishes its tree by default.
 TREE_DIRECTORY: Final = "tlog"
@@ -168,6 +168,20 @@ def published_at(where: str | os.PathLike[str]) -> FileReader:
     return directory_source(where)
 
 
+def policy_for(policy: Policy, name: str, others: Callable[[], Iterable[str]]) -> Policy:
+    """Return a policy with the log keys alone that are for one log, as `verify_signed_trail` chooses them.
+
+    Args:
+        policy: Whose signatures count.
+        name: The log's name.
+        others: Returns the names of all logs of the trail; asked only if there is no key for this log alone.
+    """
+    own = _named_for(name, [entry.key.name for entry in policy.logs])
+    if not own:
+        own = _origins(policy, [name, *others()])[name]
+    return policy._replace(logs=tuple([entry for entry in policy.logs if entry.key.name in own]))
+
+
 def _read_known(policy: Policy, notes: Mapping[str, bytes]) -> list[tuple[Checkpoint, str]]:
     """Return checkpoints that were kept elsewhere, each with the words that say where.
 
@@ -187,10 +201,14 @@ def _read_known(policy: Policy, notes: Mapping[str, bytes]) -> list[tuple[Checkp
 def _origins(policy: Policy, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return under which names each log may sign; see `verify_signed_trail`."""
     known = tuple(dict.fromkeys([entry.key.name for entry in policy.logs]))
-    named = {name: tuple([origin for origin in known if f"/{origin}".endswith(f"/{name}")]) for name in names}
+    named = {name: _named_for(name, known) for name in names}
     taken = {origin for own in named.values() for origin in own}
     free = tuple([origin for origin in known if origin not in taken])
     return {name: own or free for name, own in named.items()}
+
+
+def _named_for(name: str, origins: Sequence[str]) -> tuple[str, ...]:
+    return tuple([origin for origin in origins if f"/{origin}".endswith(f"/{name}")])
 
 
 def _merged(

@@ -196,7 +196,7 @@ def write_record(output: Output, placed: PlacedRecord) -> None:
     output.pairs([("prev_hash", record.prev_hash), ("hash", record.hash), *_neighbours(placed)])
     output.line()
     if placed.is_linked:
-        output.line(Cell("linked", "green"), "  It fits the records before and after it.")
+        output.line(Cell("linked", "green"), "  It fits what is known here of the records before and after it.")
     else:
         output.line(Cell("not linked", "red"), "  The record before or after it does not fit; verify the trail.")
 
@@ -212,13 +212,14 @@ def _neighbours(placed: PlacedRecord) -> Iterator[tuple[Cell, str]]:
     """Yield the records before and after a record, each with its hash unless that is shown already."""
     previous, following = placed.previous, placed.next
     if previous is None:
-        yield Cell("previous", "dim"), "none, or not here any more"
+        first = placed.record.seq == 0
+        yield Cell("previous", "dim"), "none: it is the first" if first else "not here any more, or not readable"
     else:
         yield Cell("previous", "dim"), f"seq {previous.seq}"
         if previous.hash != placed.record.prev_hash:
             yield Cell("its hash", "red"), previous.hash
     if following is None:
-        yield Cell("next", "dim"), "none yet"
+        yield Cell("next", "dim"), "none yet, or not readable"
     else:
         yield Cell("next", "dim"), f"seq {following.seq}"
         yield Cell("its hash", "dim"), following.hash

@@ -40,7 +40,9 @@ from audit_async.privacy.sealed_text import (
 from audit_async.privacy.store_failures import KeyStoreOutdated
 from audit_async.privacy.subjects import Subject
 
-__all__ = ["ERASED", "FORGED", "KEY_MISSING", "SEALED", "MemberOpened", "OpenedRecord", "Opener", "sealed_members"]
+__all__ = [
+    "ERASED", "FORGED", "KEY_MISSING", "SEALED", "ClosedText", "MemberOpened", "OpenedRecord", "Opener", "sealed_members",
+]  # fmt: skip
 
 #: Whether such a text is sealed is not certain: only a key that the store knows says so.
 _IN_DOUBT: Final = frozenset({SEALED, KEY_MISSING})
@@ -57,6 +59,12 @@ class SealedMember(NamedTuple):
 
     place: Place
     sealed: SealedText
+
+
+class ClosedText(str):
+    """What a person reads in place of a member that stays closed; a caller's own `[sealed]` is no such text."""
+
+    __slots__ = ()
 
 
 class MemberOpened(NamedTuple):
@@ -179,9 +187,11 @@ class Opener:
         if isinstance(cipher, Destroyed):
             return MemberOpened(place, None, ERASED.format(cipher.at))
         try:
-            return MemberOpened(place, open_sealed(sealed, cipher, associated_data(log_id, event, member)))
-        except Forged:
+            opened = open_sealed(sealed, cipher, associated_data(log_id, event, member))
+            msgspec.json.decode(opened.text)
+        except (Forged, msgspec.DecodeError):  # or sealed under the right key by something else than this library
             return MemberOpened(place, None, FORGED)
+        return MemberOpened(place, opened)
 
     def _fetch(self, key_ids: Iterable[str]) -> None:
         """Take the keys with these ids out of the store, as far as they are not here."""
@@ -233,10 +243,7 @@ def _bytes_of(text: str) -> bytes | None:
 def _value_of(member: MemberOpened, closed_as: Callable[[str], str]) -> object:
     if member.opened is None:
         return closed_as(member.shown)
-    try:
-        value: object = msgspec.json.decode(member.opened.text)
-    except msgspec.DecodeError:  # sealed under the right key by something else than this library
-        return closed_as(FORGED)
+    value: object = msgspec.json.decode(member.opened.text)
     return value
 
 
