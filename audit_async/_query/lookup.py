@@ -35,7 +35,7 @@ class PlacedRecord(PlainData, frozen=True, kw_only=True):
     byte_offset: int  #: of the line in the segment, uncompressed
     previous: Position | None  #: the record before; None for the first one, and if it can't be read any more
     next: Position | None  #: the record after; None for the last one so far
-    #: `prev_hash` is the hash of `previous`, or what a chain begins with; that of `next` is this record's hash, if known
+    #: `prev_hash` is the hash of `previous`, or what a chain begins with; that of `next` is this hash, as far as known
     is_linked: bool
     previous_is_kept: bool = False  #: `previous` is what the manifest keeps of the record before, which was not read
 

@@ -35,7 +35,15 @@ def _escaped(character: str) -> str:
 
 def json_line(value: object) -> str:
     """Return a value as JSON in one line of ASCII: no control, bidirectional or invisible character is left in it."""
-    return json.dumps(msgspec.to_builtins(value, str_keys=True), ensure_ascii=True, separators=(",", ":"))
+    plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_plain_text)
+    return json.dumps(plain, ensure_ascii=True, separators=(",", ":"))
+
+
+def _plain_text(value: object) -> str:
+    """Return the text that an instance of a subclass of `str` is."""
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no plain data")
 
 
 def byte_size(count: int) -> str:

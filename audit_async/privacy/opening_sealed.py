@@ -41,8 +41,16 @@ from audit_async.privacy.store_failures import KeyStoreOutdated
 from audit_async.privacy.subjects import Subject
 
 __all__ = [
-    "ERASED", "FORGED", "KEY_MISSING", "SEALED", "ClosedText", "MemberOpened", "OpenedRecord", "Opener", "sealed_members",
-]  # fmt: skip
+    "ERASED",
+    "FORGED",
+    "KEY_MISSING",
+    "SEALED",
+    "ClosedText",
+    "MemberOpened",
+    "OpenedRecord",
+    "Opener",
+    "sealed_members",
+]
 
 #: Whether such a text is sealed is not certain: only a key that the store knows says so.
 _IN_DOUBT: Final = frozenset({SEALED, KEY_MISSING})

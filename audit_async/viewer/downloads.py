@@ -145,7 +145,7 @@ async def _proven(reader: ScopedReader, log: str, seq: int) -> tuple[bytes, Tlog
     from audit_async._export.record_proof import proof_of  # noqa: PLC0415 - needs an extra
     from audit_async._verify.signed_trail import TREE_DIRECTORY, published_at  # noqa: PLC0415 - the same
 
-    placed = await reader.record(seq, log=log, proof=True)
+    placed = (await reader.record(seq, log=log, proof=True)).placed
     directory = await anyio.to_thread.run_sync(reader.directory_of, log)
     source = published_at(directory / TREE_DIRECTORY)
     proof, _ = await anyio.to_thread.run_sync(proof_of, placed, source)

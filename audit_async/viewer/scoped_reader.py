@@ -23,10 +23,11 @@ from audit_async._query.cursor import decode_cursor
 from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
 from audit_async._query.matching import Filter
 from audit_async._query.search import Search
-from audit_async._query.segment_scan import Damage
+from audit_async._query.segment_scan import Damage, Found
 from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
 from audit_async._trail.off_loop import only_one
 from audit_async.events import Record
+from audit_async.privacy.opening_sealed import OpenedRecord
 from audit_async.reader.answering import Access, Question
 from audit_async.reader.audit_reader import AuditReader
 from audit_async.viewer.people import NotPermitted, Person
@@ -36,7 +37,7 @@ from audit_async.viewer.view_log import VIEW_SERVICE, ViewLog, recorded_or_refus
 if TYPE_CHECKING:
     from audit_async.privacy.key_store import KeyStore  # needs an extra
 
-__all__ = ["Asked", "Export", "ScopedReader", "Trail"]
+__all__ = ["Asked", "Export", "ScopedReader", "SeenRecord", "Trail"]
 
 _T = TypeVar("_T")
 
@@ -83,6 +84,13 @@ class Asked(NamedTuple):
     query: AuditQuery  #: with the tenant in it
     wanted: Filter  #: decides by what is sealed, too
     damage: Damage  #: takes what is passed over
+
+
+class SeenRecord(NamedTuple):
+    """One record with its place."""
+
+    placed: PlacedRecord
+    opened: OpenedRecord  #: what it says as plain data, a `ClosedText` in place of what stays sealed
 
 
 class ScopedReader:
@@ -196,18 +204,24 @@ class ScopedReader:
 
     async def record(
         self, seq: int | None = None, *, audit_id: str | None = None, log: str | None = None, proof: bool = False
-    ) -> PlacedRecord:
+    ) -> SeenRecord:
         """Return one record with its place, as `AuditReader.record` does; what may not be seen is not found.
 
         With `proof` it is recorded that it leaves with its proof.
         """
         reader = self.only(log=log) if log is not None else self
 
-        def find(asked: Asked, question: Question) -> Generator[PlacedRecord | None, None, None]:
-            for placed in look_up(asked.logs, seq=seq, audit_id=audit_id, decode=question.reading.decode):
+        def find(asked: Asked, question: Question) -> Generator[SeenRecord | None, None, None]:
+            opened: list[OpenedRecord] = []
+
+            def decode(found: Found) -> Record:
+                opened.append(question.reading.opened(found))
+                return question.reading.decode(found)
+
+            for placed in look_up(asked.logs, seq=seq, audit_id=audit_id, decode=decode):
                 if placed is not None and not reader.is_shown(placed.record):
                     raise RecordNotFound("there is no such record that you may see")
-                yield placed
+                yield SeenRecord(placed, opened[-1]) if placed is not None else None
 
         named = {"seq": seq, "audit_id": audit_id, "proof": proof or None}
         named_only = {name: value for name, value in named.items() if value is not None}

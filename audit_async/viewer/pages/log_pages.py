@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -23,12 +23,9 @@ from audit_async.events import Record, decode_record
 from audit_async.forwarding.collected_logs import STALE, LogAtCollector, logs_of
 from audit_async.forwarding.collector_root import CollectorStatus, Finding, open_findings, read_status
 from audit_async.reader import AuditQuery, RecordNotFound
-from audit_async.viewer.pages.proof_state import Checkpoints, checkpoints_of
+from audit_async.viewer.pages.proof_state import Checkpoints, checkpoints_of, policy_of_log
 from audit_async.viewer.pages.rendering import render_page
 from audit_async.viewer.viewing import Viewing, viewing_of
-
-if TYPE_CHECKING:
-    from audit_async.tlog.policy import Policy  # needs an extra
 
 __all__ = ["list_logs", "show_holds", "show_log"]
 
@@ -61,6 +58,14 @@ class LogState(NamedTuple):
         size = self.checkpoints.size
         return None if size is None or self.newest is None else max(0, self.newest.seq + 1 - size)
 
+    @property
+    def lacking(self) -> int:
+        """How many records the checkpoint is over that come after the newest one here; 0 if that could not be found."""
+        size = self.checkpoints.size
+        if size is None or self.failure or self.checkpoints.refused is not None:
+            return 0
+        return max(0, size - (self.newest.seq + 1 if self.newest is not None else 0))
+
 
 class _Collected(NamedTuple):
     """What a collector says of its logs."""
@@ -76,7 +81,7 @@ async def list_logs(request: Request) -> Response:
     viewing = viewing_of(request)
 
     def look() -> tuple[list[LogState], _Collected | None]:
-        return [state_of(log, viewing.policy) for log in viewing.reader.logs()], _collected(viewing)
+        return [_state_of(log, viewing) for log in viewing.reader.logs()], _collected(viewing)
 
     states, collected = await anyio.to_thread.run_sync(look)
     return await render_page(request, "logs.html", states=states, collected=collected)
@@ -88,12 +93,12 @@ async def show_log(request: Request) -> Response:
     name = request.path_params["log"]
 
     def look() -> LogState:
-        return state_of(_log_named(viewing, name), viewing.policy)
+        return _state_of(_log_named(viewing, name), viewing)
 
     state = await anyio.to_thread.run_sync(look)
     shown = state.segments[::-1][:_MOST_SEGMENTS]
     return await render_page(
-        request, "log.html", state=state, shown=shown, number=len(state.segments), policy=viewing.policy
+        request, "log.html", state=state, shown=shown, number=len(state.segments), has_policy=viewing.policy is not None
     )
 
 
@@ -108,8 +113,10 @@ async def show_holds(request: Request) -> Response:
     return await render_page(request, "holds.html", upkeep=await anyio.to_thread.run_sync(look), policy=policy)
 
 
-def state_of(log: Log, policy: Policy | None) -> LogState:
+def _state_of(log: Log, viewing: Viewing) -> LogState:
     """Return what is known of a log; blocks."""
+    # Before the newest record is read: a later checkpoint may be over records that came meanwhile.
+    checkpoints = checkpoints_of(log, policy_of_log(log, viewing.policy, viewing.base_dir))
     failures: list[str] = []
     segments: list[SegmentFile] = []
     holds: tuple[Hold, ...] = ()
@@ -117,21 +124,23 @@ def state_of(log: Log, policy: Policy | None) -> LogState:
     writer: int | None = None
     try:
         segments = list_segments(log)
-        newest = _newest(log)
+        newest, damage = _newest(log)
+        if damage.skipped or damage.not_searched is not None:
+            reason = damage.not_searched or damage.first
+            failures.append(f"newer records than the head that is shown may be here and can't be read: {reason}")
         holds = find_holds(log.directory)
         writer = writer_of(log)
     except (AuditError, OSError) as error:
         failures.append(str(error))
     size = sum(segment.sealed.bytes for segment in segments if segment.sealed is not None)
-    return LogState(log, newest, segments, size, writer, holds, checkpoints_of(log, policy), "; ".join(failures))
+    return LogState(log, newest, segments, size, writer, holds, checkpoints, "; ".join(failures))
 
 
-def _newest(log: Log) -> Record | None:
-    """Return the newest record that is whole, checked by its hash."""
-    with closing(
-        Search([log], AuditQuery(newest_first=True, limit=1), Damage(skip=True), use_index=False).run()
-    ) as found:
-        return next((decode_record(one.line, log=log.name) for one in found if one is not None), None)
+def _newest(log: Log) -> tuple[Record | None, Damage]:
+    """Return the newest record that can be read, checked by its hash, and what was passed over on the way to it."""
+    damage = Damage(skip=True)
+    with closing(Search([log], AuditQuery(newest_first=True, limit=1), damage, use_index=False).run()) as found:
+        return next((decode_record(one.line, log=log.name) for one in found if one is not None), None), damage
 
 
 def _upkeep_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from audit_async._query.record_summary import details_of, is_critical, result_of, target_of, without_sealed
@@ -21,18 +21,16 @@ from audit_async._query.recorded_members import (
 from audit_async._sanitize.readable_text import json_line
 from audit_async.events import Record
 from audit_async.events.recorded import event_members
-from audit_async.privacy.sealed_text import is_sealed
+from audit_async.privacy.opening_sealed import ClosedText
 
 __all__ = [
-    "Change", "Member", "Summary", "changes_of", "members_of", "sealed_paths", "summary_of", "without_changes",
+    "Change", "Member", "Summary", "changes_of", "members_of", "summary_of", "without_changes",
 ]  # fmt: skip
 
 #: Deeper members are shown as JSON.
 _DEEPEST: Final = 4
 #: Members of one object, or elements of one list, that are shown one by one; the raw line has all.
 _MOST_SHOWN: Final = 200
-#: What the library says in place of a text that was recorded sealed, if it is not opened.
-_CLOSED: Final = ("[sealed]", "[erased ", "[key missing]", "[forged]")
 
 
 class Summary(NamedTuple):
@@ -68,9 +66,9 @@ class Change(NamedTuple):
     after: str | None
 
 
-def summary_of(record: Record) -> Summary:
-    """Return what a table of records shows."""
-    event = without_sealed(event_members(record.event))
+def summary_of(record: Record, event: dict[str, object] | None = None) -> Summary:
+    """Return what a table of records shows; of `event` if given, which has a `ClosedText` for what stays sealed."""
+    event = without_sealed(event_members(record.event)) if event is None else event
     outcomes = set(outcomes_of(event))
     target = target_of(event)
     resource = next((one for one in resources_of(event) if one and target.endswith(one)), "")
@@ -108,37 +106,14 @@ def without_changes(event: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in event.items() if name not in shown}
 
 
-def sealed_paths(recorded: object, path: str) -> frozenset[str]:
-    """Return the paths at which something was recorded sealed: a caller's own `[sealed]` is a text like any other.
-
-    Args:
-        recorded: An event or a context as the line has it.
-        path: Its own path.
-    """
-    if isinstance(recorded, str):
-        return frozenset({path}) if is_sealed(recorded) else frozenset()
-    named: Iterable[tuple[object, object]] = ()
-    if isinstance(recorded, dict):
-        named = recorded.items()
-    elif isinstance(recorded, list):
-        named = enumerate(recorded)
-    return frozenset().union(*[sealed_paths(value, f"{path}.{name}") for name, value in named])
-
-
-def members_of(value: dict[str, object], path: str, sealed: frozenset[str]) -> tuple[Member, ...]:
+def members_of(value: dict[str, object], path: str) -> tuple[Member, ...]:
     """Return the members of an event or a context below a path, in the order of the record.
 
     Args:
-        value: As a person reads it.
+        value: As a person reads it, with a `ClosedText` in place of what stays sealed.
         path: Its own path.
-        sealed: At which paths it was recorded sealed.
     """
-    return tuple(_members(value, path, 0, sealed))
-
-
-def closed_in(members: tuple[Member, ...]) -> list[Member]:
-    """Return the members whose text is sealed, erased or forged."""
-    return [one for member in members for one in ([member] if member.kind == "closed" else closed_in(member.members))]
+    return tuple(_members(value, path, 0))
 
 
 def addresses_of(record: Record) -> list[str]:
@@ -146,28 +121,28 @@ def addresses_of(record: Record) -> list[str]:
     return list(dict.fromkeys(ips_of(event_members(record.event))))
 
 
-def _members(value: dict[str, object], path: str, depth: int, sealed: frozenset[str]) -> Iterator[Member]:
+def _members(value: dict[str, object], path: str, depth: int) -> Iterator[Member]:
     for at, (name, of) in enumerate(value.items()):
         if at == _MOST_SHOWN:
             yield Member("…", path, f"{len(value) - at:,} more; the recorded line has them", "code")
             return
-        yield _member(str(name), of, f"{path}.{name}", depth, sealed)
+        yield _member(str(name), of, f"{path}.{name}", depth)
 
 
-def _member(name: str, value: object, path: str, depth: int, sealed: frozenset[str]) -> Member:
+def _member(name: str, value: object, path: str, depth: int) -> Member:
+    if isinstance(value, ClosedText):
+        return Member(name, path, value, "closed")
     if isinstance(value, dict) and value and depth < _DEEPEST:
-        return Member(name, path, "", "group", tuple(_members(value, path, depth + 1, sealed)))
-    if isinstance(value, list) and value and depth < _DEEPEST and any(isinstance(one, dict | list) for one in value):
+        return Member(name, path, "", "group", tuple(_members(value, path, depth + 1)))
+    if isinstance(value, list) and depth < _DEEPEST and any(isinstance(one, dict | list | ClosedText) for one in value):
         numbered = {str(at): one for at, one in enumerate(value)}
-        return Member(name, path, "", "group", tuple(_members(numbered, path, depth + 1, sealed)))
+        return Member(name, path, "", "group", tuple(_members(numbered, path, depth + 1)))
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         return Member(name, path, ", ".join(map(str, value)), "text")
     if isinstance(value, str):
-        is_closed = path in sealed and value.startswith(_CLOSED)
-        return Member(
-            name, path, value, "closed" if is_closed else _kind_of(value), search=_search_for(name, value, path)
-        )
-    return Member(name, path, json_line(value), "code", search=_search_for(name, json_line(value), path))
+        return Member(name, path, value, _kind_of(value), search=_search_for(name, value, path))
+    text = json_line(value)
+    return Member(name, path, text, "code", search=_search_for(name, text, path))
 
 
 def _kind_of(text: str) -> str:
@@ -177,7 +152,7 @@ def _kind_of(text: str) -> str:
 
 def _search_for(name: str, value: str, path: str) -> tuple[str, str] | None:
     """Return how to find the records with the same value; None for what nobody looks for again."""
-    if not value or len(value) > 200 or value.startswith(_CLOSED) or "\n" in value:
+    if not value or len(value) > 200 or "\n" in value:
         return None
     if path in {"event.actor.user_id", "event.actor", "event.user_id", "event.actor_id", "event.attempted_user"}:
         return "actor", value

@@ -5,29 +5,33 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import anyio.to_thread
-import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from audit_async._query.record_summary import without_sealed
 from audit_async._trail.log_files import Log
-from audit_async.events.recorded import event_members
 from audit_async.events.registry import known_types
-from audit_async.reader import PlacedRecord
-from audit_async.viewer.pages.proof_state import Statement, chain_statements, signature_statements
-from audit_async.viewer.pages.readable import (
-    Member,
-    changes_of,
-    closed_in,
-    members_of,
-    sealed_paths,
-    summary_of,
-    without_changes,
+from audit_async.privacy.opening_sealed import ClosedText
+from audit_async.viewer.pages.proof_state import (
+    Statement,
+    chain_statements,
+    ends_log,
+    policy_of_log,
+    sealed_statements,
+    signature_statements,
 )
+from audit_async.viewer.pages.readable import Summary, changes_of, members_of, summary_of, without_changes
 from audit_async.viewer.pages.rendering import render_page, url_for
+from audit_async.viewer.scoped_reader import SeenRecord
 from audit_async.viewer.viewing import Viewing, viewing_of
 
 __all__ = ["record_by_id", "show_record"]
+
+
+class _Known(NamedTuple):
+    """What is known of a record besides what it says."""
+
+    statements: list[Statement]
+    is_newest: bool  #: nothing comes after it in the log's files
 
 
 class _Related(NamedTuple):
@@ -40,8 +44,8 @@ class _Related(NamedTuple):
 
 async def record_by_id(request: Request) -> Response:
     """Lead from an `audit_id` to the record's own address."""
-    placed = await viewing_of(request).reader.record(audit_id=request.path_params["audit_id"])
-    record = placed.record
+    seen = await viewing_of(request).reader.record(audit_id=request.path_params["audit_id"])
+    record = seen.placed.record
     return RedirectResponse(url_for(request, f"/logs/{record.log}/records/{record.seq}"), status_code=303)
 
 
@@ -49,39 +53,39 @@ async def show_record(request: Request) -> Response:
     """Show a record."""
     viewing = viewing_of(request)
     log, seq = request.path_params["log"], request.path_params["seq"]
-    placed = await viewing.reader.record(seq, log=log)
-    record, event = placed.record, without_sealed(event_members(placed.record.event))
-    context = without_sealed(record.context)
-    statements = await anyio.to_thread.run_sync(_statements, viewing, placed)
+    seen = await viewing.reader.record(seq, log=log)
+    placed, record, event, context = seen.placed, seen.placed.record, seen.opened.event, seen.opened.context
+    known = await anyio.to_thread.run_sync(_known_of, viewing, seen)
     event_class = known_types().get(str(event.get("event_type", "")))
     shown = {name: value for name, value in without_changes(event).items() if name != "event_type"}
-    line = msgspec.json.decode(placed.line)
-    sealed = sealed_paths(line.get("event"), "event") | sealed_paths(line.get("context"), "context")
-    members, context_members = members_of(shown, "event", sealed), members_of(context, "context", sealed)
-    if closed := closed_in((*members, *context_members)):
-        statements.append(_closed(closed))
+    summary = summary_of(record, event)
     return await render_page(
         request,
         "record.html",
         placed=placed,
         record=record,
-        summary=summary_of(record),
+        summary=summary,
+        is_actor_known=not isinstance(summary.actor, ClosedText),
         meaning=_first_sentence(event_class.__doc__) if event_class is not None else "",
         changes=changes_of(event),
-        members=members,
-        context=context_members,
-        statements=statements,
-        related=_related(placed, context),
+        members=members_of(shown, "event"),
+        context=members_of(context, "context"),
+        statements=known.statements,
+        is_newest=known.is_newest,
+        related=_related(summary, context),
         raw=placed.line.decode("utf-8", "backslashreplace").rstrip("\n"),
     )
 
 
-def _statements(viewing: Viewing, placed: PlacedRecord) -> list[Statement]:
+def _known_of(viewing: Viewing, seen: SeenRecord) -> _Known:
+    """Return what is known of a record; blocks."""
+    placed = seen.placed
     log = _whole_log(viewing, placed.record.log)
     statements = list(chain_statements(placed, log))
     if log is not None:
-        statements += signature_statements(placed, log, viewing.policy)
-    return statements
+        statements += signature_statements(placed, log, policy_of_log(log, viewing.policy, viewing.base_dir))
+    statements += sealed_statements(seen.opened.members)
+    return _Known(statements, is_newest=placed.next is None and log is not None and ends_log(placed, log))
 
 
 def _whole_log(viewing: Viewing, name: str) -> Log | None:
@@ -91,23 +95,15 @@ def _whole_log(viewing: Viewing, name: str) -> Log | None:
     return next((log for log in viewing.reader.logs() if log.name == name), None)
 
 
-def _closed(members: list[Member]) -> Statement:
-    states = sorted({member.text for member in members})
-    names = ", ".join(member.path for member in members[:5])
-    more = f" and {len(members) - 5} more" if len(members) > 5 else ""
-    return Statement("info", "Sealed members", f"{', '.join(states)}: {names}{more}.")
-
-
-def _related(placed: PlacedRecord, context: dict[str, object]) -> list[_Related]:
-    summary = summary_of(placed.record)
-    related = []
-    if summary.actor:
-        related.append(_Related("Everything by", "actor", summary.actor))
-    if summary.resource:
-        related.append(_Related("Everything about", "resource", summary.resource))
-    if isinstance(request_id := context.get("request_id"), str) and request_id:
-        related.append(_Related("The same request", "request_id", request_id))
-    return related
+def _related(summary: Summary, context: dict[str, object]) -> list[_Related]:
+    """Return the trails that a record is part of; what stays sealed leads to none."""
+    found = [
+        _Related("Everything by", "actor", summary.actor),
+        _Related("Everything about", "resource", summary.resource),
+    ]
+    if isinstance(request_id := context.get("request_id"), str):
+        found.append(_Related("The same request", "request_id", request_id))
+    return [one for one in found if one.value and not isinstance(one.value, ClosedText)]
 
 
 def _first_sentence(docstring: str | None) -> str:
