@@ -22,7 +22,6 @@ class Recipe(NamedTuple):
     command: list[str]  #: as it is written, without the interpreter's path: `uvicorn --app-dir ...`
     environment: dict[str, str]
     stop_timeout_s: float  #: from SIGTERM to SIGKILL
-    credentials: list[str]  #: names in systemd's credentials directory
 
 
 def unit_settings(path: Path) -> dict[str, list[str]]:
@@ -41,7 +40,6 @@ def systemd_recipe() -> Recipe:
         _without_path(shlex.split(settings["ExecStart"][0])),
         dict(variable.split("=", 1) for variable in settings["Environment"]),
         float(settings["TimeoutStopSec"][0]),
-        [credential.partition(":")[0] for credential in settings["LoadCredential"]],
     )
 
 
@@ -58,7 +56,6 @@ def container_recipe() -> Recipe:
         _without_path(json.loads(command[1])),
         dict(variable.split("=", 1) for variable in environment[1].split()),
         float(stop[1]),
-        [],
     )
 
 
