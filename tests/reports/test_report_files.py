@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -290,3 +291,34 @@ async def test_the_page_prints(tmp_path: Path) -> None:
     content = target.read_bytes()
     assert content.startswith(b"%PDF-")
     assert len(re.findall(rb"/Type\s*/Page\b", content)) > 2
+
+
+async def test_no_byte_of_the_files_can_be_changed(tmp_path: Path) -> None:
+    """A letter, a digit, a space, a line end, case: changed, removed or added anywhere, in page, data or note."""
+    make_trail(tmp_path / "audit", [failure("alice")])
+    write_key(tmp_path / "log.pem", new_key())
+    signer = load_signer(tmp_path / "log.pem", origin="host/orders/00")
+    own = tmp_path / "own.toml"
+    own.write_text(
+        'id = "house"\nname = "House"\nversion = "3"\nsource = "https://house.example"\nabout = "Ours."\n'
+        '[retention]\nclause = "R9"\nsays = "A week."\ndays = 7\n'
+        '[[control]]\nid = "R1"\ntitle = "Log-ins"\nasks = "A record."\ncannot_show = "Who."\nevents = ["auth.*"]\n'
+    )
+    _, files = await written(tmp_path / "audit", tmp_path, own, signers=(signer,))
+    assert files.note is not None
+    policy = Policy.of([signer.key])
+    dice = random.Random(7)  # noqa: S311 - no secret
+    for path in (Path(files.page), Path(files.data), Path(files.note)):
+        genuine = path.read_bytes()
+        digits = [match.start() for match in re.finditer(rb"[0-9]", genuine)]
+        places = [0, len(genuine) - 1, *digits[:3], *dice.sample(range(len(genuine)), 8)]
+        for at in places:
+            for instead in (bytes([genuine[at] ^ 1]), bytes([genuine[at] ^ 0x20]), b"", genuine[at : at + 1] + b" "):
+                path.write_bytes(genuine[:at] + instead + genuine[at + 1 :])
+                with pytest.raises(InvalidReport):
+                    check_report(files.page, policy)
+                if path.suffix != ".note":
+                    with pytest.raises(InvalidReport):
+                        check_report(files.page)
+        path.write_bytes(genuine)
+    assert check_report(files.page, policy).signed_by == (str(signer.key),)
