@@ -12,15 +12,16 @@ from audit_async.events import Record
 from audit_async.reports.framework import Control, Framework
 from audit_async.reports.report_document import ControlReport, RetentionFacts, TopicReport, VerificationFacts
 from audit_async.reports.topics import TOPICS, Topic
-from audit_async.reports.trail_evidence import Evidence, TypeEvidence, example_of
+from audit_async.reports.trail_evidence import Evidence, TypeEvidence, example_of, reason_of
 
 __all__ = ["Findings", "concerns_of", "control_reports", "general_limits", "topic_reports"]
 
 #: Event types that are listed for a control, and examples that are shown.
 _MOST_TYPES: Final = 12
 _MOST_EXAMPLES: Final = 4
-#: Records that are listed for a topic.
+#: Records that are listed for a topic, and of each of its types that says nothing went wrong.
 _MOST_ENTRIES: Final = 40
+_MOST_ROUTINE: Final = 4
 
 #: Notes of the verification that an auditor has to see, by the topic they are of.
 _TOPIC_OF_NOTE: Final = {
@@ -136,7 +137,8 @@ def _topic_report(name: str, evidence: Evidence, found: Findings) -> TopicReport
     topic = TOPICS[name]
     seen = evidence.types_like(topic.event_types)
     records = sum(one.records for one in seen)
-    kept = sorted([record for one in seen for record in one.kept], key=lambda record: record.timestamp)
+    shown = [one.kept if one.event_type in topic.fault_types else one.kept[-_MOST_ROUTINE:] for one in seen]
+    kept = sorted([record for records_ in shown for record in records_], key=lambda record: record.timestamp)
     if name == "intents":
         kept, records = list(found.intents[0]), found.intents[1]
     entries = kept[-_MOST_ENTRIES:]
@@ -163,11 +165,10 @@ def _faults(topic: Topic, evidence: Evidence, found: Findings) -> list[_Fact]:
     """Return what went wrong by the topic's records, with what the newest record of each type says."""
     facts = list[_Fact]()
     for one in evidence.types_like(topic.fault_types):
-        newest = example_of(one.kept[-1])
-        said = "; ".join(text for text in (newest.target, newest.outcome, newest.details) if text)
+        newest = one.kept[-1]
         count = count_of(one.records, "record")
-        text = f"{count} of {one.event_type} in {found.period}; the newest, {newest.log} seq {newest.seq}: {said}."
-        facts.append(_Fact(text, is_amiss=True))
+        text = f"{count} of {one.event_type} in {found.period}; the newest, {newest.log} seq {newest.seq}"
+        facts.append(_Fact(f"{text}{reason_of(newest)}.", is_amiss=True))
     return facts
 
 

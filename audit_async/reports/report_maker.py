@@ -131,7 +131,7 @@ async def make_report(
         at=_shown(datetime.now(UTC).replace(microsecond=0)),
         by=accessed_by,
         library_version=__version__,
-        place=str(reader.base_dir),
+        place=str(reader.base_dir.absolute()),
         unsealed=reader.opens_sealed,
         viewer_url=viewer,
     )

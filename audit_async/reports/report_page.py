@@ -10,7 +10,7 @@ from hashlib import sha256
 from importlib.resources import files
 from urllib.parse import quote
 
-from audit_async._sanitize.readable_text import count_of
+from audit_async._sanitize.readable_text import count_of, visible
 from audit_async.reports.page_elements import Html, element, joined, table
 from audit_async.reports.report_document import ControlReport, Example, Report, TopicReport
 from audit_async.reports.topics import VERIFIED_TOPICS
@@ -25,7 +25,9 @@ def render_page(report: Report, json_sha256: str) -> bytes:
         report: What it shows.
         json_sha256: The SHA-256 of the machine-readable report, which the page names.
     """
-    style = (files("audit_async.reports") / "report_page.css").read_text(encoding="utf-8")
+    style = (files("audit_async.reports") / "report_page.css").read_text(encoding="utf-8") + _footer(
+        report, json_sha256
+    )
     style_hash = base64.b64encode(sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{style_hash}'; base-uri 'none'; form-action 'none'"
     title = f"{report.framework.name}: what the audit trail shows"
@@ -54,6 +56,20 @@ def render_page(report: Report, json_sha256: str) -> bytes:
         ),
     )
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n".encode()
+
+
+def _footer(report: Report, json_sha256: str) -> str:
+    """Return the style of what is printed on each page: a sheet that gets lost says which report it is of."""
+    made = f"Made {_time(report.made.at)}, JSON SHA-256 {json_sha256[:16]}"
+    text = f"{report.framework.name}: what the audit trail shows. {made}"
+    return f'@page {{ @bottom-left {{ content: "{_css_text(text)}"; }} }}\n'
+
+
+def _css_text(text: str) -> str:
+    """Return a text for a string of CSS, in which only letters and digits of ASCII are as they are."""
+    return "".join(
+        letter if letter.isascii() and letter.isalnum() else f"\\{ord(letter):06x}" for letter in visible(text)
+    )
 
 
 # -- the first page -----------------------------------------------------------------------------------------------
@@ -268,7 +284,10 @@ def _logs(report: Report) -> Html:
             ]
         )
     head_row = ["Log", "Records from, to, and head", "In the period", "Verified", "Refused", "Holds now"]
-    notes = [element("li", f"{note.log}: {note.text}.") for note in report.verification.notes]
+    logs_of = dict[str, list[str]]()  # what applies to several logs is said once
+    for note in report.verification.notes:
+        logs_of.setdefault(note.text, []).append(note.log)
+    notes = [element("li", f"{', '.join(names)}: {text}.") for text, names in logs_of.items()]
     if report.verification.more_notes:
         notes.append(element("li", f"{report.verification.more_notes:,} more; audit-async verify --json has them all."))
     return element(

@@ -22,7 +22,7 @@ from audit_async.events.recorded import event_members, recorded_time
 from audit_async.reports.report_document import Example, TypeCount
 from audit_async.reports.topics import TOPIC_OF_TYPE
 
-__all__ = ["Evidence", "TypeEvidence", "example_of"]
+__all__ = ["Evidence", "TypeEvidence", "example_of", "reason_of"]
 
 #: Event types that are counted one by one; a trail with more has types of its own making.
 _MOST_TYPES: Final = 500
@@ -211,6 +211,14 @@ def example_of(record: Record) -> Example:
         outcome=_cut(" ".join(result_of(event)), _LONGEST_NAME),
         details=_cut("; ".join(details_of(event)), _LONGEST_TEXT),
     )
+
+
+def reason_of(record: Record) -> str:
+    """Return, after a colon, why a record says that something went wrong; empty if it gives no reason."""
+    event = ShownRecord.of(record, as_recorded=False).said.event
+    said = [event.get(name) for name in ("rule", "sink", "kind", "reason")]
+    texts = [text for text in said if isinstance(text, str)]
+    return _cut(f": {', '.join(texts)}", _LONGEST_TEXT).rstrip(".") if texts else ""
 
 
 def _cut(text: str, most: int) -> str:

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import jsonschema
+import msgspec
 import pytest
 
 import audit_async
@@ -23,6 +24,7 @@ from audit_async.reports import (
     InvalidReport,
     check_report,
     framework_names,
+    load_framework,
     make_report,
     report_schema,
     write_report,
@@ -100,6 +102,19 @@ async def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     assert all(link.startswith(("#control-", "https://audit.example/v/logs/orders/00/records/")) for link in links)
     assert any(link.endswith("/records/0/proof") for link in links)
     assert not re.search(r"url\(|@import", Path(files.page).read_text())
+
+
+async def test_each_printed_sheet_says_of_which_report_it_is(tmp_path: Path) -> None:
+    """Its foot has the framework, the time, and the beginning of the SHA-256 of the JSON; hostile names stay a text."""
+    make_trail(tmp_path / "audit", [failure("alice")])
+    hostile = msgspec.structs.replace(load_framework("soc2"), name=f'"; }} }} * {{ display: none }} \\{MARKUP}')
+    async with access_log(tmp_path) as audit:
+        report = await make_report(AuditReader(tmp_path / "audit"), hostile, audit=audit, accessed_by="carol")
+        files = await write_report(report, tmp_path / "r.html", audit=audit, accessed_by="carol")
+    (foot,) = re.findall(r'@bottom-left \{ content: "([\\0-9A-Za-z]*)"; \}', Path(files.page).read_text())
+    said = re.sub(r"\\([0-9a-f]{6})", lambda found: chr(int(found[1], 16)), foot)
+    assert said.startswith(f"{hostile.name}: what the audit trail shows. Made 20")
+    assert said.endswith(f"JSON SHA-256 {files.data_sha256[:16]}")
 
 
 @pytest.mark.parametrize("framework", framework_names())
