@@ -61,6 +61,11 @@ class SearchSlots:
         self._waiting_s: Final = waiting_s
         self._by_person: Final[Counter[str]] = Counter()  # only persons who search now
 
+    @property
+    def is_awaited(self) -> bool:
+        """True if somebody waits for a place at this moment; from any thread."""
+        return self._free.statistics().tasks_waiting > 0
+
     @asynccontextmanager
     async def one(self, person: str) -> AsyncGenerator[None, None]:
         """Hold a place while the block runs.

@@ -84,6 +84,7 @@ class Asked(NamedTuple):
     query: AuditQuery  #: with the tenant in it
     wanted: Filter  #: decides by what is sealed, too
     damage: Damage  #: takes what is passed over
+    others_wait: Callable[[], bool]  #: whether somebody waits until a search ends; from any thread
 
 
 class SeenRecord(NamedTuple):
@@ -257,7 +258,7 @@ class ScopedReader:
             try:
                 with anyio.fail_after(limits.search_s):
                     logs = await question.begin()
-                    asked = Asked(logs, query, question.reading.wanted, question.damage)
+                    asked = Asked(logs, query, question.reading.wanted, question.damage, self._others_wait)
                     answer = await only_one(search(asked, question))
                 question.given = count(answer)
             except TimeoutError:
@@ -270,6 +271,9 @@ class ScopedReader:
                     question.end(**self._described(), **how)
             self._remark(question)
         return answer
+
+    def _others_wait(self) -> bool:
+        return self.trail.bounds.searches.is_awaited
 
     def _question(self, query: AuditQuery, access: Access) -> Question:
         return Question(

@@ -1,7 +1,8 @@
 """How many matches there are of which type, by whom, when: counted from the newest on, within a bound that is stated.
 
-A trail can have more records than anybody waits for. So the counting ends after some records or some time, and what it
-returns says how far back it came: a page never shows the count of a part as that of the whole.
+A trail can have more records than anybody waits for. So the counting ends after some records or some time, sooner if
+other people wait for their search. What it returns says how far back it came: a page never shows the count of a part as
+that of the whole.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Final
 
 import msgspec
 
-from audit_async._query.record_summary import without_sealed
 from audit_async._query.recorded_members import (
     FAILURE,
     SUCCESS,
@@ -28,7 +28,7 @@ from audit_async._query.recorded_members import (
 )
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Found
-from audit_async.privacy.sealed_text import is_sealed
+from audit_async.privacy.sealed_text import SEALED, is_sealed
 from audit_async.reader import AuditQuery
 from audit_async.viewer.scoped_reader import Asked, ScopedReader
 
@@ -38,6 +38,10 @@ __all__ = ["Bar", "Histogram", "MatchCounts", "count_matches"]
 MOST_MATCHES: Final = 20_000
 #: The longest time that counting takes.
 MOST_S: Final = 2.0
+#: While others wait for their search to begin, as many matches are enough, and so long a time.
+ENOUGH_MATCHES: Final = 2_000
+ENOUGH_S: Final = 0.3
+_COUNTED_OUTCOMES: Final = frozenset({SUCCESS, FAILURE})
 #: Bars of a histogram, at most.
 _MOST_BARS: Final = 60
 _STEPS: Final = tuple(
@@ -109,18 +113,24 @@ class MatchCounts:
     def add(self, found: Found) -> None:
         """Count one match; what is sealed in it stays sealed."""
         said = read_said(found.line)
-        event, moment = without_sealed(said.event), datetime.fromisoformat(said.timestamp)
+        event, moment = said.event, datetime.fromisoformat(said.timestamp)
         self.matches += 1
-        self.types[type_of(event)] += 1
+        self.types[_shown(type_of(event))] += 1
         # As recorded: whoever is called `[sealed]` is counted.
-        if (actor := next(actors_of(said.event), None)) is not None and not is_sealed(actor):
+        if (actor := next(actors_of(event), None)) is not None and not is_sealed(actor):
             self.actors[actor] += 1
         self.services[found.log.service_id] += 1
-        self.statuses.update(statuses_of(event))
-        outcomes = set(outcomes_of(event))
-        self.outcomes.update(outcomes & {SUCCESS, FAILURE})
+        for status in statuses_of(event):
+            self.statuses[_shown(status)] += 1
+        outcomes = {*outcomes_of(event)}
+        for outcome in _COUNTED_OUTCOMES & outcomes:
+            self.outcomes[outcome] += 1
         self.times.append((moment.timestamp(), FAILURE in outcomes))
         self.newest, self.oldest = self.newest or moment, moment
+
+
+def _shown(text: str) -> str:
+    return SEALED if is_sealed(text) else text
 
 
 async def count_matches(reader: ScopedReader, query: AuditQuery) -> MatchCounts:
@@ -130,17 +140,23 @@ async def count_matches(reader: ScopedReader, query: AuditQuery) -> MatchCounts:
 
 
 def _count(asked: Asked) -> Generator[MatchCounts | None, None, None]:
-    counts, end = MatchCounts(), time.monotonic() + MOST_S
+    counts, began = MatchCounts(), time.monotonic()
     with closing(Search(asked.logs, asked.query, asked.damage, wanted=asked.wanted).run()) as found:
         for one in found:
             if one is None:
                 yield None
+                if _is_enough(counts, asked, time.monotonic() - began):
+                    break
             elif counts.matches == MOST_MATCHES:
                 break
             else:
                 counts.add(one)
-            if time.monotonic() > end:
-                break
         else:
             counts.is_complete = True
     yield counts
+
+
+def _is_enough(counts: MatchCounts, asked: Asked, took_s: float) -> bool:
+    if took_s > MOST_S:
+        return True
+    return (counts.matches >= ENOUGH_MATCHES or took_s > ENOUGH_S) and asked.others_wait()
