@@ -46,6 +46,9 @@ BENCHMARKS: Final[dict[str, _Benchmark]] = {
     "delivery": _Benchmark(
         "how fast a trail is delivered to a local receiver, and what a dead one costs", by_default=False
     ),
+    "viewer": _Benchmark(
+        "what a page of the viewer takes, and what its readers cost the service next to it", by_default=False
+    ),
     "rivals": _Benchmark("the same event through other libraries"),
     "orm": _Benchmark(
         "what recording a saved object costs, next to the audit packages of the mappers", by_default=False
@@ -68,7 +71,9 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="seconds instead of minutes: shows that all works, no figures"
     )
-    parser.add_argument("--records", type=int, metavar="N", help="for scale: how many records (10,000,000)")
+    parser.add_argument(
+        "--records", type=int, metavar="N", help="for scale and viewer: how many records (10,000,000; 100,000)"
+    )
     parser.add_argument("--engine", choices=("nats", "postgres"), help="for platform: which engine (postgres)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept (%(default)s)")
     arguments = parser.parse_args()
@@ -82,7 +87,8 @@ def main() -> None:
     if arguments.records is not None:
         if arguments.records < 1000:
             parser.error("--records: 1,000 at least; fewer show nothing")
-        os.environ["BENCH_SCALE_RECORDS"] = str(arguments.records)
+        for benchmark in ("SCALE", "VIEWER"):
+            os.environ[f"BENCH_{benchmark}_RECORDS"] = str(arguments.records)
     print(f"Measured on: {machine.machine()}")
     for name in names:
         about = machine.details() | ({"quick": "yes: not to be quoted"} if arguments.quick else {})

@@ -178,6 +178,19 @@ def test_scale_runs_and_says_what_it_could_not_measure(
     assert "3,0" in capsys.readouterr().out
 
 
+@pytest.mark.campaign
+def test_viewer_runs_and_is_next_to_a_service(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a few thousand records each row has a figure, and no reader is refused."""
+    monkeypatch.setenv("BENCH_SCALE_RECORDS", "0")
+    monkeypatch.setenv("BENCH_VIEWER_RECORDS", "0")
+    run_bench(monkeypatch, "--quick", "--records", "3000", "--results", str(quick), "viewer")
+    kept = json.loads((quick / "viewer.json").read_text())
+    rows = {row["subject"]: row["value"] for table in kept["tables"] for row in table["rows"]}
+    assert {"newest records", "one actor: page / query", "a download of all as CSV", "with / alone"} <= rows.keys()
+    assert None not in rows.values()
+    assert rows["pages that were refused"] == 0
+
+
 def test_scale_asks_for_room_first(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trail that the disk can't hold is not begun, and the message says what to change."""
     monkeypatch.setenv("BENCH_SCALE_RECORDS", "0")
