@@ -31,6 +31,9 @@ with contextlib.suppress(ImportError):
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+#: The parameter of a test's turn on uvloop.
+UVLOOP = ("asyncio", {"use_uvloop": True})
+
 #: Real-world input, with its licences.
 DATA = Path(__file__).parent / "data"
 
@@ -48,6 +51,32 @@ def no_process_is_left() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def repetitions_are_not_covered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Measure no coverage while a test runs lines again that others run, for it doubles what those cost.
+
+    Such are the samples of campaigns, Hypothesis's examples, and uvloop's turn of a test that asyncio's had.
+    What only they reach counts as not reached.
+    """
+    measuring = sys.modules["coverage"].Coverage.current() if "coverage" in sys.modules else None
+    if measuring is None or not repeats(request.node):
+        yield
+        return
+    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):  # of the processes that it starts
+        monkeypatch.delenv(name, raising=False)
+    measuring.stop()
+    yield
+    measuring.start()
+
+
+def repeats(test: pytest.Item) -> bool:
+    """Tell whether a test is a sample of a campaign, tries Hypothesis's examples, or is on uvloop."""
+    if not isinstance(test, pytest.Function):
+        return False
+    given = test.callspec.params if hasattr(test, "callspec") else {}
+    return "every" in given or getattr(test.obj, "is_hypothesis_test", False) or given.get("anyio_backend") == UVLOOP
+
+
+@pytest.fixture(autouse=True)
 def no_log_of_the_process() -> Iterator[None]:
     """Let each test begin without a log of the process, and leave none behind."""
     before = set_audit(None)
@@ -58,7 +87,7 @@ def no_log_of_the_process() -> Iterator[None]:
 @pytest.fixture(
     params=[
         pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+        pytest.param(UVLOOP, id="uvloop"),
     ]
 )
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
