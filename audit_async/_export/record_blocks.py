@@ -171,7 +171,7 @@ def _from_beginning(
         _Stream(log, _runs_of(log, wanted, range_of(log), damage, use_index=use_index, files=files)) for log in logs
     ]
     try:
-        if len(streams) > 1:
+        if len(streams) != 1:
             yield from _merged_by_time(streams)
             return
         for run in streams[0].runs:
