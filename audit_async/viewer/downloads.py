@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import tempfile
 import zipfile
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Literal, cast
+from time import monotonic
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, NamedTuple, cast
 
 import anyio
 import anyio.from_thread
@@ -22,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from audit_async._query.audit_query import AuditQuery
 from audit_async.viewer.pages.asked import asked_query
+from audit_async.viewer.people import NotPermitted
 from audit_async.viewer.scoped_reader import Export, ScopedReader
 from audit_async.viewer.viewing import viewing_of
 
@@ -30,14 +33,24 @@ if TYPE_CHECKING:
 
 __all__ = ["download_routes"]
 
-_Format = Literal["ndjson", "csv", "parquet", "bundle"]
-_FORMATS: Final[dict[str, tuple[_Format, str, str]]] = {
-    "ndjson": ("ndjson", "application/x-ndjson", "ndjson"),
-    "csv": ("csv", "text/csv; charset=utf-8", "csv"),
-    "parquet": ("parquet", "application/vnd.apache.parquet", "parquet"),
-    "bundle": ("bundle", "application/zip", "zip"),
+
+class _Format(NamedTuple):
+    """A kind of file."""
+
+    name: Literal["ndjson", "csv", "parquet", "bundle"]
+    media_type: str
+    ending: str
+
+
+_FORMATS: Final = {
+    "ndjson": _Format("ndjson", "application/x-ndjson", "ndjson"),
+    "csv": _Format("csv", "text/csv; charset=utf-8", "csv"),
+    "parquet": _Format("parquet", "application/vnd.apache.parquet", "parquet"),
+    "bundle": _Format("bundle", "application/zip", "zip"),
 }
 _FILE_CHUNK: Final = 256 << 10
+#: Whether its reader is still let in is asked so often while a file is sent.
+_ASKED_EACH_S: Final = 1.0
 
 
 def download_routes() -> list[Route]:
@@ -56,24 +69,34 @@ async def _download(request: Request) -> Response:
     asked = asked_query(request.query_params)
     reader = viewing_of(request).reader.only(service=asked.service, log=asked.log)
     query = msgspec.structs.replace(asked.query, newest_first=False, limit=None)
-    return _Download(reader, query, *known)
+    return _Download(reader, query, viewing_of(request).is_still_let_in, known)
 
 
 class _Download(Response):
-    """An export that is sent while it is made; if it fails, the connection ends without the end of the file."""
+    """An export that is sent while it is made.
 
-    def __init__(self, reader: ScopedReader, query: AuditQuery, name: _Format, media_type: str, ending: str) -> None:
-        file_name = f"audit-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{ending}"
+    If it fails, or its reader may see nothing any more, the connection ends without the end of the file.
+    """
+
+    def __init__(
+        self,
+        reader: ScopedReader,
+        query: AuditQuery,
+        is_still_let_in: Callable[[], Awaitable[bool]],
+        kind: _Format,
+    ) -> None:
+        file_name = f"audit-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{kind.ending}"
         headers = {"Content-Disposition": f'attachment; filename="{file_name}"'}
-        super().__init__(status_code=200, headers=headers, media_type=media_type)
+        super().__init__(status_code=200, headers=headers, media_type=kind.media_type)
         del self.headers["content-length"]  # it is known at the end
         self._reader: Final = reader
         self._query: Final = query
-        self._format: Final = name
+        self._is_still_let_in: Final = is_still_let_in
+        self._format: Final = kind.name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the file. Nobody is asked to start, and nothing is sent, before it is recorded that it is asked for."""
-        body = _Body(Request(scope, receive), send, self.raw_headers)
+        body = _Body(Request(scope, receive), send, self.raw_headers, self._is_still_let_in)
         with suppress(BrokenPipeError):  # the browser has gone, which ends the export
             async with self._reader.exporting(self._format, self._query) as export:
                 if self._format == "bundle":
@@ -95,10 +118,18 @@ class _Download(Response):
 class _Body(io.RawIOBase):
     """What a worker thread writes to and a browser reads, no faster than it does."""
 
-    def __init__(self, request: Request, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        send: Send,
+        headers: list[tuple[bytes, bytes]],
+        is_still_let_in: Callable[[], Awaitable[bool]],
+    ) -> None:
         self._request: Final = request
         self._send: Final = send
         self._headers: Final = headers
+        self._is_still_let_in: Final = is_still_let_in
+        self._asked_s = monotonic()  # when it was asked for the last time
         self._has_begun = False
 
     def writable(self) -> bool:
@@ -112,9 +143,18 @@ class _Body(io.RawIOBase):
         return len(content)
 
     async def send(self, content: bytes) -> None:
-        """Send data. Raises `BrokenPipeError` if the browser is gone."""
+        """Send data.
+
+        Raises:
+            BrokenPipeError: The browser is gone.
+            NotPermitted: Its person may see nothing any more.
+        """
         if await self._request.is_disconnected():
             raise BrokenPipeError("the browser has gone")
+        if monotonic() - self._asked_s > _ASKED_EACH_S:
+            if not await self._is_still_let_in():
+                raise NotPermitted("the download was ended, since whoever asked for it is signed out")
+            self._asked_s = monotonic()
         await self._begin()
         await self._send({"type": "http.response.body", "body": content, "more_body": True})
 

@@ -19,6 +19,7 @@ from audit_async.viewer.embed_links import LinkRefused
 from audit_async.viewer.pages.rendering import render
 from audit_async.viewer.people import NotPermitted
 from audit_async.viewer.request_limits import SearchTookTooLong, TooManySearches
+from audit_async.viewer.scoped_reader import NoLogToSee
 from audit_async.viewer.view_log import AccessNotRecorded
 from audit_async.viewer.viewing import Viewing
 
@@ -29,8 +30,9 @@ _PAGES: Final[dict[type[AuditError], tuple[int, str, str]]] = {
     InvalidQuery: (400, "This can't be searched for", "Change the search."),
     LinkRefused: (403, "This link is not good", "Load the page again that it is part of."),
     NotPermitted: (403, "Not permitted", "Ask whoever keeps the roles of this viewer."),
-    RecordNotFound: (404, "No such record", "It was never recorded, was deleted, or is not for you to see."),
-    TrailUnreadable: (404, "No log to show", "Choose other logs, or ask whoever keeps the trail."),
+    RecordNotFound: (404, "No such record", "It was never recorded, is not here any more, or not for you to see."),
+    NoLogToSee: (404, "No log to show", "Choose other logs, or ask whoever keeps the trail."),
+    TrailUnreadable: (503, "This can't be read here", "Ask whoever keeps the trail."),
     ExportFailed: (409, "This can't be exported", "Change the search, or export another format."),
     LogCorrupted: (500, "The log is damaged here", "Verify the trail: audit-async verify."),
     TooManySearches: (429, "Too many searches", "Wait a moment, and load the page again."),

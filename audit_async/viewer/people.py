@@ -79,6 +79,11 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
         if self.role != "reader" and is_limited:
             raise ConfigError("role", f"{self.role} is for all logs; only a reader has services or a tenant")
 
+    @property
+    def slot(self) -> str:
+        """Whose searches are counted together; what an application calls a customer may be another person's name."""
+        return f"tenant {self.tenant} {self.name}" if self.tenant is not None else self.name
+
     def may(self, permission: Permission) -> bool:
         """Return whether the person's role has a permission."""
         return permission in (_OF_TENANT if self.tenant is not None else _OF_ROLE[self.role])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from ipaddress import ip_address, ip_network
 from time import monotonic
 from typing import Final
 
 import anyio
 import msgspec
 
-from audit_async.errors import AuditError
+from audit_async.errors import AuditError, ConfigError
 
 __all__ = ["Bounds", "RateLimit", "SearchSlots", "SearchTookTooLong", "TooManySearches", "ViewLimits"]
 
@@ -38,6 +39,9 @@ class ViewLimits(msgspec.Struct, frozen=True, kw_only=True):
         page_records: Records on one page, at most.
         requests_per_s: Requests of one address in a second, on average.
         sign_ins_per_min: Attempts to sign in from one address in a minute.
+
+    Raises:
+        ConfigError: One of them is not above zero.
     """
 
     search_s: float = 30.0
@@ -50,6 +54,12 @@ class ViewLimits(msgspec.Struct, frozen=True, kw_only=True):
     page_records: int = 200
     requests_per_s: float = 30.0
     sign_ins_per_min: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if not (value > 0 or (name == "waiting_s" and value == 0)) or value == float("inf"):
+                raise ConfigError(name, f"must be above zero, and not {value!a}")
 
 
 class SearchSlots:
@@ -126,7 +136,7 @@ class RateLimit:
 
     def take(self, address: str) -> float:
         """Take one request of an address; return 0, or how many seconds it has to wait before it is served."""
-        now = self._now()
+        now, address = self._now(), _who_asks(address)
         tokens, since = self._buckets.pop(address, (float(self._burst), now))
         tokens = min(self._burst, tokens + (now - since) * self._per_s)
         wait_s = 0.0 if tokens >= 1 else (1 - tokens) / self._per_s
@@ -134,3 +144,12 @@ class RateLimit:
         if len(self._buckets) > self._most:
             self._buckets.popitem(last=False)
         return wait_s
+
+
+def _who_asks(address: str) -> str:
+    """Return whose requests are counted together: of IPv6 a /64, since one machine has all addresses of one."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address  # a person's name
+    return str(ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address

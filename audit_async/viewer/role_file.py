@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -50,10 +52,14 @@ class Roles:
             path: A TOML file.
 
         Raises:
-            ConfigError: It can't be read, is no TOML or says something that can't be meant; the message names the
-                line and the key.
+            ConfigError: It can't be read, everybody can write it, it is no TOML, or it says something that can't be
+                meant; the message names the line and the key.
         """
         table = read_toml(path)
+        if os.stat(path).st_mode & stat.S_IWOTH and sys.platform != "win32":
+            raise ConfigError(
+                os.fspath(path), "can be written by everybody, who could make themselves auditors: chmod o-w"
+            )
         lines = _Lines(Path(path))
         for name in table:
             if name not in _TABLES:

@@ -26,6 +26,7 @@ from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage, Found
 from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
 from audit_async._trail.off_loop import only_one
+from audit_async.errors import LogCorrupted
 from audit_async.events import Record
 from audit_async.privacy.opening_sealed import OpenedRecord
 from audit_async.reader.answering import Access, Question
@@ -37,7 +38,7 @@ from audit_async.viewer.view_log import VIEW_SERVICE, ViewLog, recorded_or_refus
 if TYPE_CHECKING:
     from audit_async.privacy.key_store import KeyStore  # needs an extra
 
-__all__ = ["Asked", "Export", "ScopedReader", "SeenRecord", "Trail"]
+__all__ = ["Asked", "Export", "NoLogToSee", "ScopedReader", "SeenRecord", "Trail"]
 
 _T = TypeVar("_T")
 
@@ -85,6 +86,10 @@ class Asked(NamedTuple):
     wanted: Filter  #: decides by what is sealed, too
     damage: Damage  #: takes what is passed over
     others_wait: Callable[[], bool]  #: whether somebody waits until a search ends; from any thread
+
+
+class NoLogToSee(TrailUnreadable):
+    """No log that the person may see was asked for."""
 
 
 class SeenRecord(NamedTuple):
@@ -142,7 +147,7 @@ class ScopedReader:
 
         Raises:
             NotPermitted: The person sees records, and not the logs that they are in.
-            TrailUnreadable: There is none.
+            NoLogToSee: There is none.
         """
         self.person.require("see_logs")
         return self._visible(with_view_log=True)
@@ -152,8 +157,8 @@ class ScopedReader:
         logs = [log for log in found if self.may_see(log) and self._narrowed.wants(log)]
         if not with_view_log:
             logs = [log for log in logs if log.service_id != VIEW_SERVICE]
-        if not logs:
-            raise TrailUnreadable("there is no log here that you may see and that was asked for")
+        if not logs and self.person.tenant is None:  # to a tenant another's log is as one that does not exist: empty
+            raise NoLogToSee("there is no log here that you may see and that was asked for")
         identities = self.trail.identities
         return [replace(log, identities=identities) for log in logs] if identities is not None else logs
 
@@ -208,7 +213,13 @@ class ScopedReader:
     ) -> SeenRecord:
         """Return one record with its place, as `AuditReader.record` does; what may not be seen is not found.
 
-        With `proof` it is recorded that it leaves with its proof.
+        Nor is, by a tenant, what can't be read: it may be another's, and its log one that a tenant knows nothing of.
+
+        Args:
+            seq: Its place in `log`; or else
+            audit_id: Its own id.
+            log: The log's name.
+            proof: Whether it leaves with its proof, which is recorded.
         """
         reader = self.only(log=log) if log is not None else self
 
@@ -228,7 +239,9 @@ class ScopedReader:
         named_only = {name: value for name, value in named.items() if value is not None}
         try:
             return await reader._answer(AuditQuery(), find, lambda _: 1, **named_only)  # noqa: SLF001 - its own class
-        except RecordNotFound:
+        except (RecordNotFound, TrailUnreadable, LogCorrupted) as error:
+            if self.person.tenant is None and not isinstance(error, RecordNotFound):
+                raise
             raise RecordNotFound("there is no such record that you may see") from None
 
     async def blocking(
@@ -247,14 +260,13 @@ class ScopedReader:
         count: Callable[[_T], int | None],
         **how: object,
     ) -> _T:
-        """Put a question within the bounds; its record is durable when this returns."""
+        """Put a question within the bounds; its record is durable when this returns. If it fails, none were given."""
         limits = self.trail.bounds.limits
         async with (
-            self.trail.bounds.searches.one(self.person.name),
+            self.trail.bounds.searches.one(self.person.slot),
             self.trail.view_log.access(self.person.name) as access,
         ):
             question = self._question(query, access)
-            question.given = None
             try:
                 with anyio.fail_after(limits.search_s):
                     logs = await question.begin()
@@ -327,7 +339,7 @@ class ScopedReader:
         That they are watched is durable before the first comes; how many there were is recorded at the end.
         """
         query = self.narrowed_query(query if query is not None else AuditQuery())
-        async with self.trail.bounds.streams.one(self.person.name):
+        async with self.trail.bounds.streams.one(self.person.slot):
             await self.record_access(query, follow=True)
             reader, audit = _SeenLogs(self), await self.trail.view_log.opened()
             following = reader.follow(
@@ -341,8 +353,11 @@ class ScopedReader:
     # Downloads.
 
     def directory_of(self, log: str) -> Path:
-        """Return where a log is; blocks. Raises `TrailUnreadable` if it is none that the person may see."""
-        return self.only(log=log)._searched()[0].directory  # noqa: SLF001 - its own class
+        """Return where a log is; blocks. Raises `NoLogToSee` if it is none that the person may see."""
+        logs = self.only(log=log)._searched()  # noqa: SLF001 - its own class
+        if not logs:
+            raise NoLogToSee("there is no such log that you may see")
+        return logs[0].directory
 
     @asynccontextmanager
     async def exporting(self, format_name: ExportFormat, query: AuditQuery) -> AsyncGenerator[Export, None]:
@@ -368,7 +383,7 @@ class ScopedReader:
                 raise SearchTookTooLong(f"the download was ended after {limits.download_s:g} s; ask for less") from None
             made.append(report)
 
-        async with self.trail.bounds.downloads.one(self.person.name):
+        async with self.trail.bounds.downloads.one(self.person.slot):
             await self.record_access(query, export=format_name)
             yield export
             for report in made:

@@ -129,6 +129,9 @@ class SignInRoutes:
             browser = request.cookies.get(_FLOW_COOKIE, "")
             who, following = await sign_in.finish(browser, dict(request.query_params))
         except SignInFailed as error:
+            # Anybody can make one that fails, without the provider: so many are recorded, and no more.
+            if self._attempts.take(self._entrance.rate_key(request)):
+                return self._form(request, "Too many attempts; wait a minute.", "", 429)
             await self._record_failure(request, error.reason)
             return self._form(request, str(error), "", 403)
         if self._entrance.person_named(who) is None:

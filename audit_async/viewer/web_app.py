@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote, urlsplit
@@ -21,7 +21,7 @@ from audit_async.config import AuditConfig, RetentionPolicy
 from audit_async.errors import ConfigError
 from audit_async.events import ActorInfo, AuthorizationDenied, ResourceInfo
 from audit_async.viewer.downloads import download_routes
-from audit_async.viewer.embed_links import EmbedLinks
+from audit_async.viewer.embed_links import EmbedLinks, LinkRefused
 from audit_async.viewer.entrance import Entrance, SignIn
 from audit_async.viewer.error_pages import EXCEPTION_HANDLERS
 from audit_async.viewer.pages import page_routes, static_app
@@ -182,6 +182,10 @@ def _served(hosts: Sequence[str] | None, public: str | None, sign_in: SignIn) ->
     return (*(hosts or ()), *((public,) if public is not None else ()))
 
 
+#: Routes whose answers have no end, or cost as much without their content.
+_WITHOUT_HEAD: Final = frozenset({"download", "stream"})
+
+
 class _Guard:
     """Lets a person with the permission to a page, and gives it a reader that is narrowed to what they may see."""
 
@@ -195,11 +199,13 @@ class _Guard:
 
     def guarded(self, routes: Sequence[Route], embed: EmbedLinks | None = None) -> list[Route]:
         """Return the routes with the guard in front of each; with `embed` for whoever has such a link, and reads."""
-        return [
-            Route(route.path, self._in_front_of(route, embed), methods=sorted(route.methods or ()), name=route.name)
-            for route in routes
-            if embed is None or "POST" not in (route.methods or ())
-        ]
+        guarded = []
+        for route in routes:
+            if embed is None or "POST" not in (route.methods or ()):
+                own = Route(route.path, self._in_front_of(route, embed), methods=["GET"], name=route.name)
+                own.methods = (route.methods or set()) - ({"HEAD"} if route.name in _WITHOUT_HEAD else set())
+                guarded.append(own)
+        return guarded
 
     def _in_front_of(self, route: Route, embed: EmbedLinks | None) -> _Endpoint:
         endpoint: _Endpoint = route.endpoint
@@ -213,7 +219,9 @@ class _Guard:
                 return await self._entrance.person_of(request, is_use=is_use)
 
             async def is_still_let_in() -> bool:
-                return await who(is_use=False) == person
+                with suppress(LinkRefused):  # it has expired meanwhile
+                    return await who(is_use=False) == person
+                return False
 
             person = await who(is_use=True)
             if person is None:

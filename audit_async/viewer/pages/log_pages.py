@@ -21,7 +21,7 @@ from audit_async.config import RetentionPolicy
 from audit_async.errors import AuditError
 from audit_async.events import Record, decode_record
 from audit_async.forwarding.collected_logs import STALE, LogAtCollector, logs_of
-from audit_async.forwarding.collector_root import CollectorStatus, Finding, open_findings, read_status
+from audit_async.forwarding.collector_root import Finding, open_findings, read_status
 from audit_async.reader import AuditQuery, RecordNotFound
 from audit_async.viewer.pages.proof_state import Checkpoints, checkpoints_of, policy_of_log
 from audit_async.viewer.pages.rendering import render_page
@@ -68,9 +68,12 @@ class LogState(NamedTuple):
 
 
 class _Collected(NamedTuple):
-    """What a collector says of its logs."""
+    """What a collector says of the logs that a person may see."""
 
-    status: CollectorStatus
+    collector: str
+    updated_at: datetime
+    has_failed: bool  #: its last round did
+    error: str  #: why; for who sees all logs, since it may name any of them
     logs: list[LogAtCollector]
     findings: list[Finding]
     is_stale: bool
@@ -167,7 +170,9 @@ def _collected(viewing: Viewing) -> _Collected | None:
     logs = [log for log in logs_of(status, findings, _SILENT_AFTER) if f"{log.instance}.{log.log_id}" in names]
     seen = {log.log for log in logs}
     stale = datetime.now(UTC) - status.updated_at > STALE
-    return _Collected(status, logs, [one for one in findings if one.log in seen], stale)
+    error = status.error if viewing.person.services is None else ""
+    findings = [one for one in findings if one.log in seen]
+    return _Collected(status.collector, status.updated_at, bool(status.error), error, logs, findings, stale)
 
 
 def _log_named(viewing: Viewing, name: str) -> Log:
