@@ -32,8 +32,9 @@ from audit_async.reader import AuditReader, OnDamage
 
 __all__ = ["OnDamageChoice", "RecordLines", "RecordView", "write_record"]
 
-#: On a terminal that is narrower a record takes a second line for what has no column.
+#: On a terminal that is narrower, or that has no room for details, a record takes a second line for them.
 _WIDE: Final = 120
+_LEAST_DETAILS: Final = len("details")
 #: One that is wider, and a pipe, has room for the longest type.
 _WIDEST: Final = 160
 #: A log's name and a sequence number get no more room than this.
@@ -99,12 +100,16 @@ class RecordLines:
         self._output = output
         self._chosen = view.named()
         self._is_cut = output.is_terminal and not view.wide
-        self._is_narrow = self._is_cut and output.width < _WIDE and not self._chosen
         self._several_logs = len(logs) > 1
+        self._is_narrow = False
         if self._chosen:
             self._columns, self._widths = self._chosen, shared_widths(self._chosen, output.width)
         else:
             self._columns, self._widths = self._overview(max(map(len, logs), default=0))
+            needed = sum(self._widths) + 2 * (len(self._widths) - 1) + _LEAST_DETAILS
+            self._is_narrow = self._is_cut and output.width < max(needed, _WIDE)
+        if self._is_narrow:
+            self._columns, self._widths = self._narrow()
         self._day = ""  # of the record written last, on a narrow terminal
         self.written = 0
 
@@ -113,14 +118,16 @@ class RecordLines:
         place, result = (NAMED["seq"], 9), 9
         if self._several_logs:
             place = (PLACE, min(log_width + 7, _WIDEST_PLACE))
-        if not self._is_narrow:
-            longest = max(map(len, known_types()))
-            event = longest if not self._is_cut or self._output.width >= _WIDEST else 26
-            # Of a wider terminal those with names of any length get half.
-            more = max(self._output.width - _WIDEST, 0) // 4 if self._is_cut else 0
-            widths = [19, place[1], event, 14 + more, 24 + more, result, 0]
-            return [NAMED["time"], place[0], NAMED["type"], NAMED["actor"], TARGET, RESULT, DETAILS], widths
-        # The day is a line of its own, and the rest is below each record.
+        longest = max(map(len, known_types()))
+        event = longest if not self._is_cut or self._output.width >= _WIDEST else 26
+        # Of a wider terminal those with names of any length get half.
+        more = max(self._output.width - _WIDEST, 0) // 4 if self._is_cut else 0
+        widths = [19, place[1], event, 14 + more, 24 + more, result, 0]
+        return [NAMED["time"], place[0], NAMED["type"], NAMED["actor"], TARGET, RESULT, DETAILS], widths
+
+    def _narrow(self) -> tuple[list[RecordColumn], list[int]]:
+        """Return the columns of a narrow terminal: the day is a line of its own, and the rest is below each record."""
+        result = 9
         first = [CLOCK] if self._several_logs else [CLOCK, NAMED["seq"]]
         taken = [8] if self._several_logs else [8, 7]
         room = max(self._output.width - sum(taken) - 2 * len(taken) - result - 4, 16)
@@ -146,10 +153,23 @@ class RecordLines:
             self._output.line(Cell(f"{day}, UTC", "bold"))
         # One long value must not hide all others; what has a column of its own is cut at its width.
         most = _MOST_SHOWN if self._is_cut else None
-        texts = [column.text(shown, most if column is DETAILS else None) for column in self._columns]
+        texts = [
+            self._placed(shown) if column is PLACE else column.text(shown, most if column is DETAILS else None)
+            for column in self._columns
+        ]
         self._write_row(texts, [column.style(shown) for column in self._columns])
         if self._is_narrow:
-            self._write_below([column.text(shown, most) for column in self._below], "dim")
+            self._write_below(
+                [self._placed(shown) if column is PLACE else column.text(shown, most) for column in self._below], "dim"
+            )
+
+    def _placed(self, shown: ShownRecord) -> str:
+        """Return a record's log and sequence number; a long name is cut in its middle, so that the number is seen."""
+        text = PLACE.text(shown)
+        if not self._is_cut or len(text) <= _WIDEST_PLACE:
+            return text
+        end = max(_WIDEST_PLACE * 2 // 3, len(text) - text.rindex(":"))
+        return f"{text[: max(_WIDEST_PLACE - end - 1, 1)]}…{text[-end:]}"
 
     @property
     def _below(self) -> list[RecordColumn]:

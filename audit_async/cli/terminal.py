@@ -38,6 +38,9 @@ __all__ = ["Cell", "Column", "Meter", "Output", "byte_size", "count_of", "json_l
 
 #: How wide a table may be in a pipe, which has no width.
 _PIPE_WIDTH: Final = 160
+#: What is between two columns of a table; and the least width that a column is folded to for the others' sake.
+_BETWEEN_COLUMNS: Final = 3
+_LEAST_FOLDED: Final = 12
 #: Seconds after which progress is shown.
 _MEASURED_AFTER_S: Final = 0.5
 
@@ -184,19 +187,49 @@ class Output:
             grid.add_row(*map(_shown, row))
         self._console.print(Padding(grid, (0, 0, 0, 2), expand=False))
 
+    def items(self, mark: Cell, texts: Iterable[str]) -> None:
+        """Write texts, each after a mark; what a terminal folds is below its text, and in a pipe each is a line."""
+        if self.is_terminal:
+            self.pairs([(mark, text) for text in texts])
+            return
+        for text in texts:
+            self.line("  ", mark, "  ", text)
+
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[Cell | str]]) -> None:
-        """Write a table."""
+        """Write a table. If it is wider than the terminal, one column is folded, and names in the others are not."""
+        shown = [[_shown(cell) for cell in row] for row in rows]
+        folded = self._folded_column(columns, shown)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-        for column in columns:
+        for number, column in enumerate(columns):
             table.add_column(
                 _shown(column.title),
                 justify="right" if column.right else "left",
-                no_wrap=column.whole or column.right,
+                no_wrap=column.whole or column.right or (folded is not None and number != folded),
                 overflow="fold",
             )
-        for row in rows:
-            table.add_row(*(_shown(cell) for cell in row))
+        for cells in shown:
+            table.add_row(*cells)
         self._console.print(table)
+
+    def _folded_column(self, columns: Sequence[Column], rows: Sequence[Sequence[Text]]) -> int | None:
+        """Return which column is folded so that the others need not be; None if one alone can't make enough room.
+
+        Prose is folded between its words, so it is chosen before names.
+        """
+        widths = [
+            max([_cells(column.title), *(row[number].cell_len for row in rows)])
+            for number, column in enumerate(columns)
+        ]
+        room = self.width - sum(widths) - _BETWEEN_COLUMNS * (len(columns) - 1)
+        if room >= 0:
+            return None
+        prose = [any(" " in row[number].plain for row in rows) for number in range(len(columns))]
+        able = [
+            number
+            for number, column in enumerate(columns)
+            if not (column.whole or column.right) and widths[number] + room >= _LEAST_FOLDED
+        ]
+        return max(able, key=lambda number: (prose[number], widths[number]), default=None)
 
     def bars(self, title: str, counts: Sequence[tuple[str, int]]) -> None:
         """Write a bar chart: a row for each name and its count, the longest bar as wide as there is room."""

@@ -183,7 +183,7 @@ def test_what_can_not_be_read_is_said_with_a_status_of_its_own(audit: Audit, tmp
     closed = audit(*command, "--access-log", tmp_path / "access")
     assert closed.status == 3
     assert closed.out.startswith("NOT verified")
-    assert "40 records" in " ".join(closed.out.split("not counted")[1].split())
+    assert "40 records" in " ".join(closed.out.split("Not counted:")[1].split())
     opened = audit(*command, "--access-log", tmp_path / "access", "--force", "--identity", key_file(tmp_path), "--json")
     assert (opened.status, opened.document["not_counted"]) == (0, [])
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
+from typing import IO
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
 
 from audit_async._sanitize.unsafe_text import UNSAFE
-from audit_async.cli.terminal import byte_size, count_of, json_line, visible
+from audit_async.cli import terminal
+from audit_async.cli.record_view import RecordLines, RecordView
+from audit_async.cli.terminal import Cell, Column, Output, byte_size, count_of, json_line, visible
+from audit_async.reader import AuditQuery, AuditReader
 from tests.cli.commands import (
     OWN_SEQUENCES,
     Audit,
@@ -168,6 +176,81 @@ def test_a_whole_record_on_a_narrow_terminal(tmp_path: Path) -> None:
     assert lines[0] == "host"
     assert "orders/00" in lines
     assert max(len(line) - len(line.lstrip()) for line in lines) < 30
+
+
+def on_a_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> Output:
+    """Return an output of this process that writes as on a terminal of this width, to the standard output."""
+
+    def console(file: IO[str]) -> Console:
+        return Console(file=file, width=width, force_terminal=True, color_system=None, markup=False, highlight=False)
+
+    monkeypatch.setattr(terminal, "_console", console)
+    return Output(as_json=False)
+
+
+def test_a_table_that_is_too_wide_folds_prose_and_no_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One column makes the room, its words stay whole, names and numbers in the others too; nothing is lost."""
+    columns = [Column("log"), Column("segment"), Column("seq", right=True), Column("what is wrong")]
+    name, reason = "000000000000-2026-11-29.audit", "seq is 4, but 3 is due after the record before it"
+    rows = [["billing-and-invoices/00", name, "1,234", reason], ["山田/00", name, "4", "short"]]
+    on_a_terminal(80, monkeypatch).table(columns, rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert sum(name in line for line in lines) == 2
+    assert any("billing-and-invoices/00" in line and "1,234" in line for line in lines)
+    last = lines[0].index("what is wrong")
+    folded = [line[last:].split() for line in lines[2:-1]]
+    assert len(folded) > 1
+    assert [word for words in folded for word in words] == reason.split()
+
+
+def test_a_table_that_fits_is_not_folded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor is one that can't fit cut without a word: then each column is folded."""
+    columns, row = [Column("a"), Column("b")], ["x" * 30, "y z " * 9]
+    on_a_terminal(80, monkeypatch).table(columns, [row])
+    assert f"{row[0]}   {row[1].rstrip()}" in capsys.readouterr().out
+    on_a_terminal(20, monkeypatch).table(columns, [row])
+    narrow = capsys.readouterr().out
+    assert (narrow.count("x"), narrow.count("y"), narrow.count("z")) == (30, 9, 9)
+    assert max(map(len, narrow.splitlines())) <= 20
+
+
+def test_what_is_folded_is_below_its_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Items after a mark: on a terminal the second line is indented, in a pipe each item is one line."""
+    texts = ["word " * 30, "\x1b[2J"]
+    on_a_terminal(60, monkeypatch).items(Cell("!"), texts)
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("  !  word word")
+    assert second.startswith("     word")
+    monkeypatch.undo()
+    Output(as_json=False).items(Cell("!"), texts)
+    assert capsys.readouterr().out.splitlines() == [f"  !  {texts[0]}", "  !  \\x1b[2J"]
+
+
+@pytest.mark.parametrize("columns", [80, 120, 126, 127, 140, 200])
+def test_details_are_never_beyond_the_edge(
+    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of several logs, however long their names: each column is seen, and the sequence number whole."""
+    long = "an-instance-with-a-name-of-some-length-and-more"
+    for instance in ("00", long):
+        make_trail(tmp_path / "t", [failure("bob" * 30, n) for n in range(12)], instance=instance)
+    output = on_a_terminal(columns, monkeypatch)
+
+    async def show() -> None:
+        reader = AuditReader(tmp_path / "t")
+        await (await RecordLines.of(reader, output, RecordView())).write_all(reader.query(AuditQuery()))
+
+    anyio.run(show)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(cell_len, lines)) <= columns
+    assert any("details" in line for line in lines[:2])
+    assert not any("……" in line for line in lines)
+    places = re.findall(r"orders/00:[0-9]+|\borders/a\S*…\S*-more:[0-9]+", "\n".join(lines))
+    assert len(places) == 24
+    assert sum("ip=" in line for line in lines) == 24
 
 
 @pytest.mark.parametrize(

@@ -277,17 +277,17 @@ def _show(output: Output, made: Report, written: WrittenReport) -> None:
     if made.verification.valid:
         verdict = Cell("valid", "green")
     output.line(verdict, f"  {made.framework.name}: {count_of(made.records, 'record')} in the period.")
-    for text in made.not_counted:
-        output.line(Cell("  not counted  ", "yellow"), text)
-    for concern in made.concerns:
-        output.line(Cell("  ! ", "yellow"), concern)
-    output.pairs(
-        [
-            ("page", f"{written.page}  SHA-256 {written.page_sha256}"),
-            ("data", f"{written.data}  SHA-256 {written.data_sha256}"),
-            ("signed", f"{written.note}, by {', '.join(written.signed_by)}" if written.note else "no"),
-        ]
-    )
+    if made.not_counted:
+        output.line(Cell("Not counted:", "bold"))
+        output.items(Cell("-", "yellow"), made.not_counted)
+    if made.concerns:
+        output.line(Cell("To look at first:", "bold"))
+        output.items(Cell("!", "yellow"), made.concerns)
+    output.line(Cell("Written:", "bold"))
+    files = [("page", written.page), ("SHA-256", written.page_sha256)]
+    files += [("data", written.data), ("SHA-256", written.data_sha256)]
+    files.append(("signed", written.note or "no"))
+    output.pairs([*files, *[("by", key) for key in written.signed_by]])
 
 
 def _show_checked(output: Output, checked: CheckedReport) -> None:
