@@ -9,7 +9,7 @@ PYTEST_JOBS ?= -n auto --dist worksteal
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PACKAGE := pyproject.toml audit_async/_version.py
 
-.PHONY: demo demo-platform test test-all interop lint format campaign bench docs screenshots release-check system-packages clean help
+.PHONY: demo demo-platform test test-all interop lint format campaign bench bench-compare docs screenshots release-check system-packages clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 18
@@ -107,6 +107,11 @@ $(VENV)/.bench-installed: $(VENV)/.installed
 
 bench: $(VENV)/.bench-installed  ## figures next to the machine's own limits and to rivals; not a test
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+# `make bench-compare REF=main BENCH_ARGS="emit throughput --rounds 9"`; the other commit gets an environment of its own.
+bench-compare: $(VENV)/.bench-installed  ## benchmarks of this tree and of another commit, by turns: make bench-compare REF=main
+	@[ -n "$(REF)" ] || { echo 'bench-compare: name the other commit: make bench-compare REF=main BENCH_ARGS="emit"'; exit 2; }
+	$(BIN)/python -m bench.compare $(REF) $(or $(BENCH_ARGS),emit throughput latency)
 
 SHOWN := viewer-records viewer-record viewer-verification-dark viewer-record-phone
 screenshots: $(VENV)/.installed  ## the pictures of the viewer in docs/assets, from Debian's Chromium
