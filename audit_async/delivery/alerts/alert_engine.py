@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final, NamedTuple
 
+from audit_async._query.audit_query import AuditQuery
 from audit_async._query.matching import Filter
 from audit_async._query.recorded_members import MemberPath, Said, as_json_text
 from audit_async.delivery.alerts.alert_rules import AlertRule
@@ -51,19 +52,20 @@ class _PreparedRule:
     def __init__(self, rule: AlertRule) -> None:
         self.rule: Final = rule
         self.digest: Final = rule.digest()
-        self.filters: Final = [Filter(query) for query in rule.queries()]
+        self.filters: Final = [(query, Filter(query)) for query in rule.queries()]
         self.group_by: Final = [MemberPath.parse(path) for path in rule.group_by]
         self.distinct: Final = None if rule.distinct is None else MemberPath.parse(rule.distinct)
 
-    def wants_type(self, event_type: str) -> bool:
-        return any(one.wants_type(event_type) for one in self.filters)
+    def filters_for(self, event_type: str) -> tuple[Filter, ...] | None:
+        """Return what records of a type have to fulfil one of, nothing if the type is enough; None if none counts."""
+        wanted = [query for query, of_query in self.filters if of_query.wants_type(event_type)]
+        if any(query == AuditQuery(event_types=query.event_types) for query in wanted):
+            return ()
+        return tuple(Filter(query) for query in wanted) or None
 
-    def wants(self, said: Said) -> bool:
-        return any(one.wants_said(said) for one in self.filters)
-
-    def group_of(self, said: Said, log: str) -> str:
-        members = _SEPARATOR.join(_member(path, said) for path in self.group_by)
-        return f"{log}{_SEPARATOR}{members}" if self.rule.per_log else members
+    def group_of(self, members: _Members, log: str) -> str:
+        group = _SEPARATOR.join([members.text(path) for path in self.group_by])
+        return f"{log}{_SEPARATOR}{group}" if self.rule.per_log else group
 
     def members_of(self, group: str) -> dict[str, str] | None:
         """Return the members that make a group, by path; None if the rule has no groups."""
@@ -75,8 +77,26 @@ class _PreparedRule:
         return dict(zip(self.rule.group_by, members[1:] if self.rule.per_log else members, strict=True))
 
 
-def _member(path: MemberPath, said: Said) -> str:
-    text = next((text for value in path.values(said) if (text := as_json_text(value)) is not None), _ABSENT)
+class _Members:
+    """The texts of a record's members, each found once for all rules."""
+
+    def __init__(self, said: Said) -> None:
+        self._said: Final = said
+        self._texts: Final[dict[MemberPath, str]] = {}
+
+    def text(self, path: MemberPath) -> str:
+        """Return the text of the first value at a path, of bounded length; empty if there is none."""
+        text = self._texts.get(path)
+        if text is None:
+            text = self._texts[path] = _bounded(_first_text(path, self._said))
+        return text
+
+
+def _first_text(path: MemberPath, said: Said) -> str:
+    return next((text for value in path.values(said) if (text := as_json_text(value)) is not None), _ABSENT)
+
+
+def _bounded(text: str) -> str:
     if text.startswith("sealed:"):
         # Each sealing of one text is another ciphertext, and the key is that of its subject and day.
         return ":".join(text.split(":", 3)[:3])
@@ -102,7 +122,7 @@ class AlertEngine:
         self._windows: dict[str, RuleWindow] = {
             name: RuleWindow(digest=prepared.digest) for name, prepared in self._rules.items()
         }
-        self._by_type: dict[str, tuple[_PreparedRule, ...]] = {}
+        self._by_type: dict[str, tuple[tuple[_PreparedRule, tuple[Filter, ...]], ...]] = {}
 
     def __repr__(self) -> str:
         return f"<AlertEngine rules={len(self._rules)} logs={len(self._logs)}>"
@@ -192,25 +212,34 @@ class AlertEngine:
         if event_type == _CLOSED:  # in order: what is closed may be silent
             state.last_ms.clear()
             state.silent.clear()
-        for prepared in self._for_type(event_type if isinstance(event_type, str) else ""):
-            if not prepared.wants(record.said):
+        concerned = self._for_type(event_type if isinstance(event_type, str) else "")
+        if not concerned:
+            return
+        # A host whose clock is ahead, or was set so, must not make the records of all others old.
+        at_ms = min(_milliseconds(datetime.fromisoformat(record.at)), now_ms)
+        members = _Members(record.said)
+        for prepared, filters in concerned:
+            if filters and not any(one.wants_said(record.said) for one in filters):
                 continue
             name = prepared.rule.name
-            # A host whose clock is ahead, or was set so, must not make the records of all others old.
-            at_ms = min(_milliseconds(datetime.fromisoformat(record.at)), now_ms)
             if prepared.rule.silence_s is not None:
                 if event_type != _CLOSED:
                     state.last_ms[name] = at_ms
                     if name in state.silent:
                         state.silent.remove(name)
                 continue
-            value = None if prepared.distinct is None else _member(prepared.distinct, record.said)
-            yield Hit(name, prepared.group_of(record.said, state.log), at_ms, value)
+            value = None if prepared.distinct is None else members.text(prepared.distinct)
+            yield Hit(name, prepared.group_of(members, state.log), at_ms, value)
 
-    def _for_type(self, event_type: str) -> tuple[_PreparedRule, ...]:
+    def _for_type(self, event_type: str) -> tuple[tuple[_PreparedRule, tuple[Filter, ...]], ...]:
+        """Return the rules that count records of a type, each with what such a record has to fulfil one of."""
         found = self._by_type.get(event_type)
         if found is None:
-            found = tuple(prepared for prepared in self._rules.values() if prepared.wants_type(event_type))
+            found = tuple(
+                (prepared, filters)
+                for prepared in self._rules.values()
+                if (filters := prepared.filters_for(event_type)) is not None
+            )
             if len(self._by_type) < _MOST_TYPES:
                 self._by_type[event_type] = found
         return found

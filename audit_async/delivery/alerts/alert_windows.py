@@ -8,7 +8,7 @@ the sequence of hits alone, so that the state after a crash is made again from a
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect
 from collections.abc import Iterator
 from operator import itemgetter
 from typing import Final, NamedTuple
@@ -142,10 +142,14 @@ def _found(rule: AlertRule, group: Group, hit: Hit) -> tuple[int, int] | None:
             times.remove(known)
             at_ms = max(at_ms, known[0]) if abs(at_ms - known[0]) <= span else at_ms
     group.arrived += 1
-    insort(times, (at_ms, group.arrived, value))
-    for first in range(len(times) - rule.threshold + 1):
-        if times[first + rule.threshold - 1][0] - times[first][0] <= span:
-            return times[first][0], times[first + rule.threshold - 1][0]
+    entry = (at_ms, group.arrived, value)
+    place = bisect(times, entry)
+    times.insert(place, entry)
+    further = rule.threshold - 1
+    # Only bursts that this record is in: the others were no bursts when the record before came.
+    for first in range(max(0, place - further), min(place, len(times) - 1 - further) + 1):
+        if times[first + further][0] - times[first][0] <= span:
+            return times[first][0], times[first + further][0]
     if len(times) > _ENTRIES * rule.threshold:
         # The one that came first, not the oldest: logs that are caught up with one after the other are each counted.
         times.remove(min(times, key=itemgetter(1)))

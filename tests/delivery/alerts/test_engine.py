@@ -152,6 +152,39 @@ def test_alerts_are_those_of_a_plain_count(times: list[int], threshold: int, win
     assert [alert.seq for alert in raised(AlertEngine([counted]), records)] == expected
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    times=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 3)), min_size=1, max_size=60),
+    threshold=st.integers(2, 5),
+    window_s=st.integers(1, 60),
+    is_distinct=st.booleans(),
+)
+def test_records_in_any_order_raise_what_a_search_of_all_bursts_finds(
+    times: list[tuple[int, int]], threshold: int, window_s: int, is_distinct: bool
+) -> None:
+    """A look at the bursts that the new record is in is enough; what is kept of a group is bounded."""
+    distinct = "event.attempted_user" if is_distinct else None
+    engine = AlertEngine([rule(threshold=threshold, window_s=window_s, distinct=distinct, cool_down_s=0)])
+    kept: list[tuple[int, int, int]] = []
+    for n, (at, user) in enumerate(times):
+        alerts = raised(engine, [failed(at, user=f"u{user}", seq=n)])
+        newest = at
+        for known in [one for one in kept if is_distinct and one[2] == user]:
+            kept.remove(known)
+            newest = max(at, known[0]) if abs(at - known[0]) <= window_s else at
+        kept = sorted([*kept, (newest, n, user)])
+        bursts = [kept[first : first + threshold] for first in range(len(kept) - threshold + 1)]
+        found = [(burst[0][0], burst[-1][0]) for burst in bursts if burst[-1][0] - burst[0][0] <= window_s]
+        moments = [((one.first_at - BEGIN).seconds, (one.last_at - BEGIN).seconds) for one in alerts]
+        assert moments == found[:1]
+        if found:
+            last = found[0][1]
+            kept = [one for one in kept if not last - window_s <= one[0] <= last]
+        elif len(kept) > 4 * threshold:
+            kept.remove(min(kept, key=lambda one: one[1]))
+        assert all(len(group.times) <= 4 * threshold for group in engine.snapshot().windows["r"].groups.values())
+
+
 def test_a_flood_of_groups_takes_bounded_memory_and_is_an_alert_of_its_own() -> None:
     """An attacker with many addresses is counted with others in bounded memory; the overflow is said once."""
     engine = AlertEngine([msgspec.structs.replace(FIVE_A_MINUTE, max_groups=100)])
