@@ -16,10 +16,9 @@ from audit_async._query.matching import Filter
 from audit_async._query.recorded_members import read_said
 from audit_async._query.sealed_filter import SealedFilter, SubjectFilter, may_ask_for_sealed
 from audit_async._query.search import Search
-from audit_async._query.segment_scan import Damage, Found, scan
+from audit_async._query.segment_scan import Damage, Found
 from audit_async._trail.log_files import Log
-from audit_async._trail.segment_parts import Part, Range, parts_of
-from audit_async.errors import AuditError
+from audit_async._trail.segment_parts import parts_of
 from audit_async.events import Record, decode_event, decode_record
 from audit_async.events.base import encode
 from audit_async.privacy.opening_sealed import ClosedText, OpenedRecord, Opener
@@ -88,40 +87,6 @@ def _sealing_sessions(log: Log) -> Iterator[bytes]:
         for found in search:
             if found is not None and read_said(found.line).event.get("privacy"):
                 yield _session_of(found.line)
-
-
-def seals(log: Log) -> bool:
-    """Return whether the newest session that recorded something of a caller's seals; False if that can't be read.
-
-    Or another session of the same segment: commands that only look after the log don't seal.
-    """
-    try:
-        for part in reversed(parts_of(log)):
-            if _has_sealing(part):
-                return True
-            if _has_callers_record(part):
-                return False
-    except AuditError:
-        pass
-    return False
-
-
-def _has_sealing(part: Part) -> bool:
-    # A session that goes on from an older segment is stated by this one's first record.
-    stated = Filter(AuditQuery(event_types=("audit.log_opened", "audit.segment_sealed")))
-    for found in scan(part, stated, Range(), Damage(skip=True), newest_first=True):
-        if found is not None:
-            event = read_said(found.line).event
-            if event.get("privacy") is not None or event.get("erasure_epoch") is not None:
-                return True
-    return False
-
-
-def _has_callers_record(part: Part) -> bool:
-    for found in scan(part, Filter(AuditQuery()), Range(), Damage(skip=True)):
-        if found is not None and not str(read_said(found.line).event.get("event_type")).startswith("audit."):
-            return True
-    return False
 
 
 class SealedReading:

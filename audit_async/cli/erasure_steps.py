@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 import typer
 
-from audit_async._query.opened_records import seals
+from audit_async._query.sealing_logs import seals
 from audit_async._trail.log_files import Log
 from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.run import ExitStatus

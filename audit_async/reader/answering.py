@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 import anyio.to_thread
 
 from audit_async._query.audit_query import AuditQuery, InvalidQuery
-from audit_async._query.opened_records import SealedReading, seals
+from audit_async._query.opened_records import SealedReading
 from audit_async._query.sealed_filter import NOT_RECORDED, asked_without_names
+from audit_async._query.sealing_logs import SealingLogs
 from audit_async._query.segment_scan import Damage
 from audit_async._trail.log_files import Log
 from audit_async.logger import AuditLogger
@@ -29,8 +30,17 @@ _log = logging.getLogger("audit_async")
 class Access:
     """Who is asking, and the logger that records it; neither if nobody said."""
 
-    def __init__(self, audit: AuditLogger | None, accessed_by: str | None, *, may_be_unnamed: bool = False) -> None:
+    def __init__(
+        self,
+        audit: AuditLogger | None,
+        accessed_by: str | None,
+        *,
+        sealing: SealingLogs,
+        may_be_unnamed: bool = False,
+    ) -> None:
         """Take both or neither; `may_be_unnamed` takes a logger without the name of who is asking, too.
+
+        `sealing` is what the one who asks many questions knows already.
 
         Raises:
             InvalidQuery: One of the two is missing.
@@ -41,12 +51,13 @@ class Access:
             raise InvalidQuery("audit", "is missing; give the running logger that is to record who is asking")
         self.audit: Final = audit
         self._accessed_by: Final = accessed_by
+        self._sealing: Final = sealing
         self._names_nobody = audit is not None and audit.config.privacy is None  # until it is known
 
     async def look_at(self, logs: list[Log]) -> None:
         """Find out whether what is asked of these logs may be recorded in the clear."""
         if self._names_nobody:
-            self._names_nobody = await anyio.to_thread.run_sync(lambda: any(map(seals, logs)))
+            self._names_nobody = await anyio.to_thread.run_sync(lambda: any(map(self._sealing.includes, logs)))
 
     def record(self, query: AuditQuery, given: int | None, *, about: Subject | None = None, **how: object) -> None:
         """Record what was asked.

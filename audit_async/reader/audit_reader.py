@@ -23,6 +23,7 @@ from audit_async._query.index_check import CheckedIndex
 from audit_async._query.likely_lines import likely_lines
 from audit_async._query.lookup import PlacedRecord, look_up
 from audit_async._query.opened_records import SealedReading
+from audit_async._query.sealing_logs import SealingLogs
 from audit_async._query.search import Search, count_wanted
 from audit_async._query.term_index import IndexedSegment
 from audit_async._trail.log_files import Log, find_logs
@@ -87,6 +88,7 @@ class AuditReader:
         self.host: Final = host
         self._key_store: Final = key_store
         self._identities: Final = identities
+        self._sealing: Final = SealingLogs()  # remembers what it has read, for the next question
 
     def __repr__(self) -> str:
         named = (("host", self.host), ("service", self.service), ("instance", self.instance))
@@ -115,7 +117,7 @@ class AuditReader:
         on_damage: OnDamage,
         on_undecided: Callable[[int], None] | None = None,
     ) -> Question:
-        access = Access(audit, accessed_by)
+        access = Access(audit, accessed_by, sealing=self._sealing)
         return Question(query, self.logs, access, self._key_store, on_damage=on_damage, on_undecided=on_undecided)
 
     # Verifying.
@@ -467,7 +469,7 @@ class AuditReader:
             TrailUnreadable: A log can't be read.
             LogCorrupted: The record's line is damaged.
         """
-        access = Access(audit, accessed_by)
+        access = Access(audit, accessed_by, sealing=self._sealing)
         given = 0
         try:
             logs = await anyio.to_thread.run_sync(self.logs)
@@ -526,7 +528,7 @@ class AuditReader:
             )
         if query.newest_first:
             raise InvalidQuery("newest_first", "is of no use here: new records come as they are written")
-        access = Access(audit, accessed_by, may_be_unnamed=True)
+        access = Access(audit, accessed_by, sealing=self._sealing, may_be_unnamed=True)
         question = Question(query, self.logs, access, self._key_store, on_damage=on_damage)
         reached = decode_cursor(after, query) if after is not None else {}
         return new_records(question, reached, self.logs, from_now=from_now and after is None, last=last)

@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 
 from audit_async._export.record_export import ExportReport
+from audit_async._query.sealing_logs import SealingLogs
 from audit_async._trail.log_files import find_logs
 from audit_async.config import AuditConfig, Disabled, Local
 from audit_async.errors import AuditError, ConfigError, LogClosed, WriteFailed
@@ -80,6 +81,7 @@ class ViewLog:
         self._base_dir: Final = base_dir
         self._access_log: Final = access_log
         self._logger: AuditLogger | None = None
+        self._sealing: Final = SealingLogs()
         self._opening = anyio.Lock()
 
     def __repr__(self) -> str:
@@ -126,7 +128,7 @@ class ViewLog:
         Raises:
             AccessNotRecorded: It can't be recorded.
         """
-        yield Access(await self.opened(), name)
+        yield Access(await self.opened(), name, sealing=self._sealing)
         await self.durable()
 
     async def record(self, event: AuditEvent) -> None:

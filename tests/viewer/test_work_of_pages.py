@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import anyio
 import pytest
 
 from audit_async._chain import CheckedRecord, Head, check_record
+from audit_async._query.needles import Needles
+from audit_async._query.segment_scan import candidate_lines
+from audit_async._trail.log_files import CHUNK_BYTES
 from audit_async.reader import AuditQuery, AuditReader
 from audit_async.viewer import ViewLimits
 from audit_async.viewer.pages import match_counts
@@ -41,14 +45,20 @@ def trail(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count the lines that are checked by their hash."""
+    """Count the lines that are checked by their hash, and the bytes that are searched for lines."""
     counted: Counter[str] = Counter()
 
     def count_and_check(line: bytes, after: Head | None) -> CheckedRecord:
         counted["checked"] += 1
         return check_record(line, after)
 
+    def count_and_search(data: bytes, needles: Sequence[Needles]) -> Iterator[tuple[int, int]]:
+        counted["searched bytes"] += len(data)
+        return candidate_lines(data, needles)
+
     monkeypatch.setattr("audit_async._query.segment_scan.check_record", count_and_check)
+    for module in ("segment_scan", "search"):
+        monkeypatch.setattr(f"audit_async._query.{module}.candidate_lines", count_and_search)
     return counted
 
 
@@ -64,6 +74,16 @@ async def test_a_page_checks_the_records_that_it_shows_and_one_more(
     async with viewed(trail, access_log=tmp_path) as app, browser_of(app, AUDITOR) as browser:
         assert (await browser.get("/records", params=params)).status_code == 200
     assert work["checked"] <= most + _OF_THE_LOG
+
+
+async def test_the_next_page_searches_no_more_than_it_shows(trail: Path, work: Counter[str], tmp_path: Path) -> None:
+    """What the first question had to read, whether the log seals names, is known: one chunk from the end is read."""
+    async with viewed(trail, access_log=tmp_path) as app, browser_of(app, AUDITOR) as browser:
+        await browser.get("/records")
+        work.clear()
+        assert (await browser.get("/records")).status_code == 200
+    assert work["searched bytes"] <= CHUNK_BYTES
+    assert work["checked"] == 51
 
 
 async def test_counts_read_no_more_than_they_say(

@@ -16,7 +16,7 @@ import pytest
 
 from audit_async import AuditLogger, Batched, ConfigError, RotationPolicy, audit_context
 from audit_async._layout.hold_file import Hold
-from audit_async._query.opened_records import seals
+from audit_async._query.sealing_logs import seals
 from audit_async._trail.log_files import find_logs
 from audit_async._writer.unsealed_logs import find_unsealed
 from audit_async.privacy import ErasureRefused, KeyStoreUnavailable, NewKey, Subject, key_id_bytes

@@ -15,9 +15,9 @@ import typer
 
 from audit_async._layout.holds_in_force import find_holds
 from audit_async._query.audit_query import AuditQuery
-from audit_async._query.opened_records import seals
 from audit_async._query.recorded_members import read_said
 from audit_async._query.sealed_filter import SubjectFilter
+from audit_async._query.sealing_logs import seals
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage
 from audit_async._trail.log_files import Log

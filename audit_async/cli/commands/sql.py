@@ -19,8 +19,8 @@ import typer
 
 from audit_async._export.formats import csv_cell
 from audit_async._export.record_blocks import last_seqs_of
-from audit_async._query.opened_records import seals
 from audit_async._query.sealed_filter import NOT_RECORDED, asked_without_names
+from audit_async._query.sealing_logs import seals
 from audit_async._query.segment_scan import Damage
 from audit_async.cli.access import Access
 from audit_async.cli.arguments import Json
