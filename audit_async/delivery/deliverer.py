@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.to_thread
 
+from audit_async._layout.lock_file import read_acknowledged
 from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
 from audit_async.config import AuditConfig, Local
 from audit_async.delivery.deliver_settings import DeliverSettings, SinkSettings
@@ -20,6 +21,8 @@ from audit_async.delivery.deliverable_record import OWN_SERVICE, DeliveredLog
 from audit_async.delivery.delivery_records import DeliveryRecords
 from audit_async.delivery.delivery_status import DeliveryStatus
 from audit_async.delivery.event_modules import import_event_modules
+from audit_async.delivery.idle_tails import IdleTails
+from audit_async.delivery.log_watch import LogWatch
 from audit_async.delivery.position_file import SinkDirectory
 from audit_async.delivery.record_formats import format_of
 from audit_async.delivery.record_selection import Selection
@@ -27,7 +30,7 @@ from audit_async.delivery.sink_delivery import SinkDelivery
 from audit_async.delivery.sink_gate import SinkGate
 from audit_async.delivery.sink_opening import open_delivery_sink
 from audit_async.delivery.status_file import write_status
-from audit_async.errors import AuditError, ConfigError
+from audit_async.errors import AuditError, ConfigError, LogCorrupted
 from audit_async.logger import AuditLogger
 
 if TYPE_CHECKING:
@@ -39,6 +42,12 @@ _logger: Final = logging.getLogger("audit_async")
 
 #: How often new logs are looked for, in seconds.
 _LOOK_FOR_LOGS_S: Final = 2.0
+#: How many logs are found in a second, if there are many: they are looked for less often then.
+_FINDS_A_SECOND: Final = 200
+#: A log that was not found so often is gone.
+_GONE_AFTER: Final = 2
+#: How often the state is written if it is the same as before, in seconds.
+_SAME_STATUS_S: Final = 60.0
 #: How often the state is written for `deliver --status`, and `audit.delivered` is thought of, in seconds.
 _REPORT_S: Final = 5.0
 #: How often a sink that has work of its own is asked to do it, in seconds.
@@ -70,7 +79,10 @@ class Deliverer:
         self._settings: Final = settings
         self._host: Final = settings.host or socket.gethostname()
         self._sinks: Final[list[_OpenSink]] = []
+        self._watch: Final = LogWatch()
+        self._idle_tails: Final = IdleTails()
         self._complaint = ""
+        self._written: tuple[float, list[DeliveryStatus]] = (float("-inf"), [])  # when, and which
 
     def __repr__(self) -> str:
         return f"<Deliverer {self._base_dir} sinks={[sink.name for sink in self._settings.sinks]}>"
@@ -89,16 +101,16 @@ class Deliverer:
         """
         async with self._opened() as records, anyio.create_task_group() as tasks:
             tasks.start_soon(self._report, records)
+            tasks.start_soon(self._watch.run)
             for sink in self._sinks:
                 tasks.start_soon(_tick, sink)
-            scopes: dict[tuple[str, str], anyio.CancelScope] = {}
             while True:
-                for delivery, key in await self._new(records):
-                    if key in scopes:  # its directory was moved
-                        scopes[key].cancel()
-                    scopes[key] = anyio.CancelScope()
-                    tasks.start_soon(_run_within, scopes[key], delivery)
-                await anyio.sleep(_LOOK_FOR_LOGS_S)
+                logs = await self._logs()
+                for sink in self._sinks:
+                    await sink.leave(logs)
+                    for running in sink.new(logs, self._host, records, self._idle_tails):
+                        tasks.start_soon(running.run, self._watch)
+                await anyio.sleep(max(_LOOK_FOR_LOGS_S, len(logs) / _FINDS_A_SECOND))
 
     async def run_once(self) -> list[DeliveryStatus]:
         """Deliver what is durable by now, and return how far each sink got; what fails is not tried again.
@@ -116,9 +128,11 @@ class Deliverer:
                 async with limit:
                     await delivery.run_once()
 
+            logs = await self._logs()
             async with anyio.create_task_group() as tasks:
-                for delivery, _ in await self._new(records):
-                    tasks.start_soon(run, delivery)
+                for sink in self._sinks:
+                    for running in sink.new(logs, self._host, records, self._idle_tails):
+                        tasks.start_soon(run, running.delivery)
             records.record_progress(self._sinks_and_deliveries())
             return self.statuses
 
@@ -168,27 +182,21 @@ class Deliverer:
 
     # -- logs --------------------------------------------------------------------------------------------------------
 
-    async def _new(self, records: DeliveryRecords) -> list[tuple[SinkDelivery, tuple[str, str]]]:
-        """Return what delivers the logs that were not there the last time, each with the names of sink and log."""
+    async def _logs(self) -> list[Log]:
+        """Return the logs that are there, one of each id; none if they can't be looked for."""
         try:
-            logs = await anyio.to_thread.run_sync(self._find)
+            found = await anyio.to_thread.run_sync(self._find)
         except (TrailUnreadable, OSError) as error:  # perhaps not yet: a service may make its log later
             self._complain(str(error))
             return []
-        self._complain("")
-        seen: set[str] = set()
-        new = []
-        for log in logs:
-            if not log.log_id or log.log_id in seen:
-                self._complain(f"{log.directory}: log.json is missing, damaged, or a copy of another log's")
-                continue
-            seen.add(log.log_id)
-            new += [
-                (sink.delivery_of(log, self._host, records), (sink.settings.name, log.log_id))
-                for sink in self._sinks
-                if sink.wants(log)
-            ]
-        return new
+        delivered = {path for sink in self._sinks for path in sink.directories}
+        logs = await anyio.to_thread.run_sync(_one_of_each, found, delivered)
+        kept = {log.directory for log in logs}
+        left_out = [str(log.directory) for log in found if log.directory not in kept]
+        self._complain(
+            f"{', '.join(left_out[:3])}: log.json is missing, damaged, or a copy of another log's" if left_out else ""
+        )
+        return logs
 
     def _find(self) -> list[Log]:
         logs = logs_of(self._base_dir)
@@ -216,7 +224,11 @@ class Deliverer:
             await anyio.sleep(_REPORT_S)
 
     async def _write_status(self, *, running: bool) -> None:
-        statuses = self.statuses
+        statuses, now = self.statuses, time.monotonic()
+        at, written = self._written
+        if running and now - at < _SAME_STATUS_S and statuses == written:
+            return
+        self._written = now, statuses
         try:
             await anyio.to_thread.run_sync(
                 lambda: write_status(Path(self._settings.state_dir), statuses, running=running, now=time.time())
@@ -244,36 +256,92 @@ class _OpenSink:
         )
         self.gate: Final = SinkGate(sink, max_bytes=settings.max_bytes)
         self.deliveries: Final[dict[str, SinkDelivery]] = {}
-        self._directories: Final[dict[str, Path]] = {}
+        self._running: Final[dict[str, _RunningDelivery]] = {}
 
-    def wants(self, log: Log) -> bool:
-        """Return whether a log is to be delivered here, and is not yet, or from another directory than by now."""
+    @property
+    def directories(self) -> list[Path]:
+        """The directories of the logs that are delivered."""
+        return [running.log.directory for running in self._running.values()]
+
+    def _wants(self, log: Log) -> bool:
         if self.settings.services and log.service_id not in self.settings.services:
             return False
-        if log.service_id == OWN_SERVICE and self.settings.__struct_config__.tag == "alerts":
-            return False  # an alert must not raise the next one
-        return self._directories.get(log.log_id) != log.directory
+        # An alert must not raise the next one.
+        return log.service_id != OWN_SERVICE or self.settings.__struct_config__.tag != "alerts"
 
-    def delivery_of(self, log: Log, host: str, records: DeliveryRecords) -> SinkDelivery:
-        """Return what delivers a log from now on."""
-        delivered = DeliveredLog(log_id=log.log_id, service=log.service_id, instance=log.instance, host=host)
-        self._directories[log.log_id] = log.directory
-        delivery = self.deliveries[log.log_id] = SinkDelivery(
-            log,
-            delivered=delivered,
-            settings=self.settings,
-            format=self._format,
-            selection=Selection(self.settings, log, delivered, self._key_store),
-            gate=self.gate,
-            directory=self._directory,
-            report=records.reporter(self.settings.name),
-        )
-        return delivery
+    async def leave(self, logs: list[Log]) -> None:
+        """End the deliveries of logs that are gone, or in another directory than they were.
+
+        Args:
+            logs: Those that are there; if none is, the trail itself may be unreachable.
+        """
+        there = {log.log_id: log for log in logs}
+        taken = {log.directory for log in logs}
+        for log_id, running in list(self._running.items()):
+            now = there.get(log_id)
+            if now is not None and now.directory == running.log.directory:
+                running.not_found = 0
+                continue
+            running.not_found += bool(logs)
+            is_elsewhere = now is not None or running.log.directory in taken
+            if not is_elsewhere and running.not_found < _GONE_AFTER:
+                continue
+            del self._running[log_id]
+            await running.end()
+            if now is None and running.delivery.is_done_with_gone_log():
+                del self.deliveries[log_id]
+
+    def new(
+        self, logs: list[Log], host: str, records: DeliveryRecords, idle_tails: IdleTails
+    ) -> Iterator[_RunningDelivery]:
+        """Yield what delivers the logs that are not delivered yet."""
+        for log in logs:
+            if log.log_id in self._running or not self._wants(log):
+                continue
+            delivered = DeliveredLog(log_id=log.log_id, service=log.service_id, instance=log.instance, host=host)
+            delivery = self.deliveries[log.log_id] = SinkDelivery(
+                log,
+                delivered=delivered,
+                settings=self.settings,
+                format=self._format,
+                selection=Selection(self.settings, log, delivered, self._key_store),
+                gate=self.gate,
+                directory=self._directory,
+                idle_tails=idle_tails,
+                report=records.reporter(self.settings.name),
+            )
+            running = self._running[log.log_id] = _RunningDelivery(log, delivery)
+            yield running
 
 
-async def _run_within(scope: anyio.CancelScope, delivery: SinkDelivery) -> None:
-    with scope:
-        await delivery.run()
+class _RunningDelivery:
+    """A delivery, and what ends it."""
+
+    def __init__(self, log: Log, delivery: SinkDelivery) -> None:
+        self.log: Final = log
+        self.delivery: Final = delivery
+        self.not_found = 0  #: how often the log was looked for in vain
+        self._scope: Final = anyio.CancelScope()
+        self._ended: Final = anyio.Event()
+
+    async def run(self, watch: LogWatch) -> None:
+        """Deliver until `end` is called."""
+        end_watching = watch.watch(self.log, self.delivery.notice)
+        try:
+            with self._scope:
+                await self.delivery.run()
+        finally:
+            end_watching()
+            self._ended.set()
+
+    async def end(self) -> None:
+        """Return once nothing is sent any more, and the position is stored."""
+        self._scope.cancel()
+        await self._ended.wait()
+        try:
+            await self.delivery.settle(all_sent=False)
+        except AuditError as error:
+            _logger.warning("%s: %s", self.delivery, error)
 
 
 async def _tick(sink: _OpenSink) -> None:
@@ -297,6 +365,26 @@ async def deliverer_log(settings: DeliverSettings, trail: Path) -> AsyncIterator
     config = AuditConfig(mode=Local(base_dir), service_id=OWN_SERVICE, handle_signals=False)
     async with AuditLogger(config) as audit:
         yield audit
+
+
+def _one_of_each(found: list[Log], delivered: set[Path]) -> list[Log]:
+    """Return the logs without copies of their directories, which have the same id.
+
+    The log is the one that is delivered by now, otherwise the one with most records: a copy does not grow.
+    """
+    by_id: dict[str, list[Log]] = {}
+    for log in found:
+        if log.log_id:
+            by_id.setdefault(log.log_id, []).append(log)
+
+    def preferred(log: Log) -> tuple[bool, int]:
+        try:
+            head = read_acknowledged(log.directory)
+        except (OSError, LogCorrupted):
+            head = None
+        return log.directory in delivered, -1 if head is None else head.seq
+
+    return [logs[0] if len(logs) == 1 else max(logs, key=preferred) for logs in by_id.values()]
 
 
 def base_dir_of(settings: DeliverSettings, base_dir: Path | None) -> Path:

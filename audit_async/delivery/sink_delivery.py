@@ -17,12 +17,13 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from audit_async._trail.log_files import Log
+from audit_async._trail.log_files import Log, find_logs
 from audit_async.delivery.batch_sending import BatchSending, NotTaken
 from audit_async.delivery.deliver_settings import SinkSettings
 from audit_async.delivery.deliverable_record import OWN_SERVICE, DeliverableRecord, DeliveredLog, EncodedRecord
 from audit_async.delivery.delivery_sink import Outcome, SendResult
 from audit_async.delivery.delivery_status import DeliveryState, DeliveryStatus
+from audit_async.delivery.idle_tails import IdleTails
 from audit_async.delivery.position_file import Position, SetAside, SinkDirectory, StateUnusable
 from audit_async.delivery.record_formats import Format
 from audit_async.delivery.record_selection import Selection
@@ -30,17 +31,16 @@ from audit_async.delivery.sink_gate import SinkGate
 from audit_async.delivery.stored_position import StoredPosition
 from audit_async.errors import AuditError
 from audit_async.forwarding.batches import Batch, Head
-from audit_async.forwarding.log_tail import LogTail
+from audit_async.forwarding.log_tail import LogTail, RecordsUnreadable
 
 __all__ = ["DeliveryReport", "SinkDelivery"]
 
 _logger: Final = logging.getLogger("audit_async")
 
-#: Waits of a log that has nothing new, in seconds: doubled from the first to the last.
-_FIRST_WAIT_S: Final = 0.02
-_LAST_WAIT_S: Final = 0.5
 #: How long a log waits whose next records can't be read, in seconds.
 _UNREADABLE_RETRY_S: Final = 60.0
+#: How long it waits the first time, in seconds, before it is called unreadable.
+_LOOK_AGAIN_S: Final = 5.0
 
 _STATES: Final = {
     Outcome.RETRY: DeliveryState.RETRYING,
@@ -81,6 +81,7 @@ class SinkDelivery:
         selection: What the sink gets.
         gate: The sink, shared with the deliveries of other logs.
         directory: The sink's positions, locked.
+        idle_tails: What keeps some files open.
         report: Called in the event loop with what belongs into the deliverer's own log.
     """
 
@@ -94,6 +95,7 @@ class SinkDelivery:
         selection: Selection,
         gate: SinkGate,
         directory: SinkDirectory,
+        idle_tails: IdleTails,
         report: Callable[[DeliveryReport], object],
     ) -> None:
         self._log: Final = log
@@ -104,11 +106,15 @@ class SinkDelivery:
         self._gate: Final = gate
         self._report: Final = report
         self._at: Final = StoredPosition(directory, delivered, overlap_s=gate.sink.overlap_s)
+        self._idle_tails: Final = idle_tails
         self._tail: LogTail | None = None
+        self._news = anyio.Event()
+        self._has_news = False  #: whether something may be there that was not read, as far as was noticed
+        self._acknowledged: Head | None = None  #: as the watch has seen it last
         self._sent: Head | None = None  #: up to where records were read and sent
-        self._is_own: Final = delivered.service == OWN_SERVICE
         self._breaks = gate.sink.breaks
         self._reported = ""
+        self._is_doubted = False  #: the next records could not be read once
         self.status = DeliveryStatus(sink=settings.name, log=delivered)
 
     def __repr__(self) -> str:
@@ -136,12 +142,31 @@ class SinkDelivery:
             self._close()
         return self.status
 
+    def is_done_with_gone_log(self) -> bool:
+        """Return whether everything was delivered of a log that is not there any more; it is reported if not."""
+        if not self.status.lag_records:
+            return True
+        self._stop(
+            DeliveryState.UNREADABLE,
+            f"{self._log.directory}: the log is gone, and {self.status.lag_records} of its records were not delivered",
+        )
+        return False
+
     async def settle(self, *, all_sent: bool) -> None:
         """Store the position at the end; with `all_sent` all that was sent has reached the receiver."""
         if self._is_broken:  # also if what was sent afterwards has arrived
             self._at.go_back()
             all_sent = False
         await anyio.to_thread.run_sync(lambda: self._at.store(settle=all_sent))
+
+    def notice(self, acknowledged: Head | None) -> None:
+        """Take note of what is acknowledged, or that something has changed; in the event loop."""
+        self._acknowledged = acknowledged
+        if acknowledged is not None:
+            self._show(acknowledged.seq)
+        if acknowledged is None or acknowledged != self._sent:
+            self._has_news = True
+        self._news.set()
 
     def note_recorded(self, now: float) -> None:
         """Take note that `audit.delivered` was recorded of the present position; stored with the next one."""
@@ -159,6 +184,10 @@ class SinkDelivery:
         except StateUnusable as error:
             self._stop(DeliveryState.STATE_UNUSABLE, str(error))
         except (AuditError, OSError) as error:
+            if not once and not self._is_doubted:  # perhaps its directory is just being removed
+                self._is_doubted = True
+                self._close()
+                return _LOOK_AGAIN_S
             self._stop(DeliveryState.UNREADABLE, str(error))
         except Exception as error:
             _logger.exception("%s to %s: an unexpected error; it is tried again", self._source.name, self.status.sink)
@@ -168,13 +197,13 @@ class SinkDelivery:
     @property
     def _is_broken(self) -> bool:
         """Whether what was sent since the stored position may be lost."""
-        return self._gate.sink.breaks != self._breaks
+        return self._gate.sink.breaks != self._breaks and self._at.may_lose
 
     def _wait(self, result: SendResult) -> float:
         self._close()
         is_broken = self._is_broken
+        self._breaks = self._gate.sink.breaks
         if is_broken:
-            self._breaks = self._gate.sink.breaks
             self._at.go_back()
         if is_broken and result.outcome is Outcome.RETRY:
             self._gate.broke(self._breaks, result.reason)
@@ -205,58 +234,97 @@ class SinkDelivery:
         self.status = msgspec.structs.replace(self.status, **changes)
 
     def _close(self) -> None:
+        self._has_news = True  # the rest is read when it is opened again
         if self._tail is not None:
+            self._idle_tails.take(self._tail)
             self._tail.close()
             self._tail = None
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def _open(self) -> LogTail:
-        """Return the tail, at the place after the last record that was sent."""
+        """Return the tail, at the place after the last record that was sent.
+
+        Raises:
+            RecordsUnreadable: Another log is in the directory.
+        """
         if self._tail is None:
-            await anyio.to_thread.run_sync(self._at.load)
-            self._sent = self._at.sent
             tail = await anyio.to_thread.run_sync(lambda: LogTail(Path(self._log.directory)))
             tail.max_batch_bytes = max(tail.max_batch_bytes, self._settings.max_bytes)
+            self._require_same(tail.log)
+            self._sent = self._at.sent
             self._tail = tail  # closed from here on, whatever happens
             await anyio.to_thread.run_sync(tail.seek, self._sent)
-            self._show(tail)
         return self._tail
 
-    def _show(self, tail: LogTail) -> None:
+    def _require_same(self, log: Log) -> None:
+        if log.log_id != self._log.log_id:
+            raise RecordsUnreadable(f"{log.directory} holds another log by now, {log.log_id[:40]!a}")
+
+    def _show(self, acknowledged_seq: int = -1) -> None:
         position = self._at.position
+        seq = -1 if self._sent is None else self._sent.seq
         self._set(
-            seq=-1 if self._sent is None else self._sent.seq,
-            acknowledged_seq=tail.known_seq,
+            seq=seq,
+            acknowledged_seq=max(acknowledged_seq, self.status.acknowledged_seq, seq),
             delivered=position.delivered,
             set_aside=position.set_aside,
         )
 
     async def _deliver(self, *, once: bool) -> None:
         """Deliver what is there; return never, or with `once` at the end."""
-        wait_s = _FIRST_WAIT_S
+        await self._load()
         while True:
-            if not once and self._gate.opens_in_s:
-                self._close()
-                await anyio.sleep(self._gate.opens_in_s)
-                continue
+            if not once:
+                await self._until_due()
             async with self._gate.admitted():
                 if not once and self._gate.opens_in_s:  # another log has failed, meanwhile
                     continue
                 self._require_open(once=once)
-                tail = await self._open()
-                chunks = await anyio.to_thread.run_sync(self._read, tail)
+                self._has_news = False
+                chunks = await self._read_next()
                 for chunk in chunks:
                     await self._take(chunk)
-                    self._show(tail)
+                    self._show()
             if chunks:
-                wait_s = _FIRST_WAIT_S
+                self._has_news = True
                 continue
-            await self._caught_up(tail)
+            await self._caught_up()
             if once:
                 return
-            await anyio.sleep(wait_s)
-            wait_s = min(2 * wait_s, _LAST_WAIT_S)
+
+    async def _load(self) -> None:
+        """Read the position. All is delivered if it is that of the record which was acknowledged last."""
+        await anyio.to_thread.run_sync(self._at.load)
+        self._sent = self._at.sent
+        self._show()
+        if self._acknowledged is not None and self._acknowledged == self._sent:
+            self._has_news = False
+            await self._caught_up()
+
+    async def _until_due(self) -> None:
+        """Wait until something may have to be sent, and the receiver may be tried."""
+        while not self._has_work():
+            self._news = anyio.Event()
+            with anyio.move_on_after(self._at.due_in_s()):
+                await self._news.wait()
+            if not self._has_work():
+                await self._caught_up()
+        while self._gate.opens_in_s:
+            self._close()
+            await anyio.sleep(self._gate.opens_in_s)
+
+    def _has_work(self) -> bool:
+        return self._has_news or self._is_broken
+
+    async def _read_next(self) -> list[_Chunk]:
+        tail = await self._open()
+        self._idle_tails.take(tail)
+        try:
+            return await anyio.to_thread.run_sync(self._read, tail)
+        finally:
+            self._show(tail.known_seq)
+            self._idle_tails.keep(tail)
 
     def _require_open(self, *, once: bool) -> None:
         """Raise `NotTaken` if something is to be sent again; with `once` also if the receiver failed another log."""
@@ -266,17 +334,19 @@ class SinkDelivery:
         if once and failure is not None and failure.outcome is not Outcome.REFUSED:
             raise NotTaken(failure)
 
-    async def _caught_up(self, tail: LogTail) -> None:
+    async def _caught_up(self) -> None:
         if self._at.is_due():
             await anyio.to_thread.run_sync(self._at.store)
-        self._show(tail)
+        self._show()
         if self.status.state is not DeliveryState.CAUGHT_UP:
             self._set(state=DeliveryState.CAUGHT_UP, problem=None, waiting_since=None)
-        self._reported = ""
+        self._reported, self._is_doubted = "", False
 
     def _read(self, tail: LogTail) -> list[_Chunk]:
         """Return what comes next, ready to be sent; in a worker thread."""
         batch = tail.read()
+        if batch is not None and batch.first_seq == 0:  # the first record of any log would fit
+            self._require_same(find_logs(tail.log.directory)[0])
         return list(self._chunks(batch)) if batch is not None else []
 
     def _chunks(self, batch: Batch) -> Iterator[_Chunk]:
@@ -320,7 +390,9 @@ class SinkDelivery:
         until = chunk.until if count == len(chunk.records) else _head_of(done[-1])
         entries = [self._aside(done[index].record, reason) for index, reason in sorted(refused.items())]
         self._sent = until
-        of_itself = self._is_own * sum(one.record.event_type == "audit.delivered" for one in done)
+        of_itself = (self._source.service == OWN_SERVICE) * sum(
+            one.record.event_type == "audit.delivered" for one in done
+        )
         self._at.move(until, delivered=count - len(entries), set_aside=len(entries), of_itself=of_itself)
         if self._is_broken:
             raise NotTaken(_BROKE)

@@ -48,6 +48,11 @@ class StoredPosition:
         """Up to where everything was sent."""
         return self._newest.head
 
+    @property
+    def may_lose(self) -> bool:
+        """Whether something was sent that may still be lost."""
+        return bool(self._sent)
+
     def load(self) -> None:
         """Read the file, the first time."""
         if not self._loaded:
@@ -89,6 +94,10 @@ class StoredPosition:
         """Whether the file should be written, of a position that has moved over nothing that was sent."""
         self._settle()
         return self.position != self._stored and time.monotonic() - self._stored_at >= _STORE_EVERY_S
+
+    def due_in_s(self) -> float | None:
+        """Return after how long the position has to be looked at, though nothing new is sent; None for never."""
+        return _STORE_EVERY_S if self._sent or self.position != self._stored else None
 
     def _settle(self) -> None:
         limit = time.monotonic() - self._overlap_s - _SENT_EVERY_S
