@@ -206,12 +206,22 @@ def test_it_runs_until_a_signal_and_answers_for_monitoring(tmp_path: Path) -> No
         write(tmp_path, 5, first=20)
         until(lambda: len(delivered(tmp_path)) == 29)
         [status] = deliver(config, "--status", "--json").document["deliveries"]
-        assert status["lag_records"] == 0
+        assert (status["lag_records"], status["state"]) == (0, "caught up")
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     assert delivered(tmp_path) == lines_of_log(directory)
     check_trail(tmp_path / OWN)
     assert read_events(tmp_path / OWN)[-1]["event"]["event_type"] == "audit.log_closed"
+
+
+def test_the_status_has_the_logs_that_a_sink_reads(tmp_path: Path, audit: Audit) -> None:
+    """Alerts are not looked for in the deliverer's own log, so nothing of it can ever be due there."""
+    write(tmp_path)
+    config = configure(tmp_path, 'name = "alerts"\ntype = "alerts"', file_sink(tmp_path))
+    assert audit("deliver", "--config", config, "--once").status == 0
+    rows = audit("deliver", "--config", config, "--status", "--json").document["deliveries"]
+    shown = {(row["sink"], row["service"], row["state"]) for row in rows}
+    assert shown == {("alerts", "orders", "caught up"), ("out", "orders", "caught up")}
 
 
 def test_standard_output_has_the_records(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Column, Output, Style
 from audit_async.cli.writing import require_owner
 from audit_async.delivery import Deliverer, DelivererRuns, DeliverSettings, DeliveryState, DeliveryStatus
-from audit_async.delivery.deliver_settings import read_deliver_settings
-from audit_async.delivery.deliverable_record import DeliveredLog
+from audit_async.delivery.deliver_settings import AlertSettings, read_deliver_settings
+from audit_async.delivery.deliverable_record import OWN_SERVICE, DeliveredLog
 from audit_async.delivery.deliverer import base_dir_of, logs_of
 from audit_async.delivery.position_file import Position, SinkDirectory
 from audit_async.delivery.reconciliation import Reconciled, reconcile
@@ -56,6 +56,7 @@ _STYLES: Final[dict[str, Style]] = {
     DeliveryState.STATE_UNUSABLE.value: "yellow",
     **{state.value: "red" for state in DeliveryState if state.needs_a_person},
 }
+_ON_ITS_WAY: Final = (DeliveryState.STARTING, DeliveryState.DELIVERING)
 _STOPPED: Final = "not running"
 
 
@@ -211,6 +212,8 @@ def _statuses(settings: DeliverSettings, trail: Path) -> list[tuple[DeliveryStat
         for log in logs_of(trail):
             if not log.log_id or (sink.services and log.service_id not in sink.services):
                 continue
+            if isinstance(sink, AlertSettings) and log.service_id == OWN_SERVICE:
+                continue  # an alert must not raise the next one, so this sink never reads that log
             position = directory.read(log.log_id) or Position(log_id=log.log_id, log=log.name)
             head = read_acknowledged(log.directory)
             last = known.get((sink.name, log.log_id))
@@ -226,8 +229,9 @@ def _statuses(settings: DeliverSettings, trail: Path) -> list[tuple[DeliveryStat
                 waiting_since=None if last is None else last.waiting_since,
                 problem=None if last is None else last.problem,
             )
-            caught_up = not status.lag_records and not running
-            shown = status.state.value if running else DeliveryState.CAUGHT_UP.value if caught_up else _STOPPED
+            # What it wrote last is of some seconds ago; what the positions say is of now.
+            caught_up = not status.lag_records and (not running or status.state in _ON_ITS_WAY)
+            shown = DeliveryState.CAUGHT_UP.value if caught_up else status.state.value if running else _STOPPED
             found.append((status, shown))
     return found
 
