@@ -57,6 +57,7 @@ class Framer:
         self._up_to_time = f'{{"seq":%d,"audit_id":"{audit_prefix}-%x","timestamp":"'
         self._behind_time = f'%06dZ","service_id":"{service_id}","event":%b,"prev_hash":"%b"}}'
         self._second_ns = _NO_SECOND
+        self._date = ""  # that second's
         self._record = b""  # for times within that second
 
     @property
@@ -78,7 +79,7 @@ class Framer:
         record, second_ns = self._record, self._second_ns
         event_bytes = 0
         if not lines:
-            second_ns = _NO_SECOND  # so that its first entry notes the date
+            dates[:] = ((0, self._date),)  # of its first entry, unless that begins another second
         for entry in entries:
             seq += 1
             since_second_ns = entry.time_ns - second_ns
@@ -105,8 +106,10 @@ class Framer:
         seconds = time_ns // 1_000_000_000
         up_to_second = strftime("%Y-%m-%dT%H:%M:%S.", gmtime(seconds))
         self._record = f"{self._up_to_time}{up_to_second}{self._behind_time}".encode()
-        date = up_to_second[:10]
-        if not dates or dates[-1][1] != date:
+        date = self._date = up_to_second[:10]
+        if index == 0:
+            dates[:] = ((0, date),)
+        elif dates[-1][1] != date:
             dates.append((index, date))
         return seconds * 1_000_000_000
 
