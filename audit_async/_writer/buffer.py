@@ -5,8 +5,9 @@ it, `emit` appends to it, so a burst of events costs one message and one wake-up
 event instead of 230).
 
 Who owns what: everything is owned by the loop's thread, except the inbox, which has a lock. Other threads put their
-receipts there and wake the loop, since neither the chunk nor anyio's streams are thread-safe. The loop's thread empties
-the inbox before it accepts an event of its own, so what happened before comes before in the chain, also across threads.
+receipts there and wake the loop, since neither the chunk nor the writer's task is thread-safe. The loop's thread
+empties the inbox before it accepts an event of its own, so what happened before comes before in the chain, also across
+threads.
 """
 
 from __future__ import annotations
@@ -77,9 +78,9 @@ class Bounds(NamedTuple):
         return cls(events, bytes_, events - max(1, events // 10), bytes_ - max(1, bytes_ // 10))
 
 
-#: An event in the inbox, with its cost and whether it is urgent: another thread put it there, the loop's thread takes
-#: it out. A plain tuple, since making one with names takes 0.2 us.
-_FromElsewhere = tuple[Receipt, int, bool]
+#: An event in the inbox, with its cost and whether it is urgent (not 0): another thread put it there, the loop's thread
+#: takes it out. A plain tuple, since making one with names takes 0.2 us.
+_FromElsewhere = tuple[Receipt, int, int]
 
 
 class Inbox:
@@ -250,7 +251,8 @@ class Buffer:
                     inbox.bytes -= cost
                     self.free_events -= 1
                     self.free_bytes -= cost
-                    self.chunk_is_urgent = self.chunk_is_urgent or urgent
+                    if urgent:
+                        self.chunk_is_urgent = True
             finally:
                 inbox.being_emptied = False
 
