@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import pytest
 
-from audit_async import AuditConfig, AuditEvent, AuditLogger, Disabled
+from audit_async import AuditConfig, AuditEvent, AuditLogger, Disabled, Immediate
 from audit_async._durable import disk
 from audit_async.context import audit_context
+from audit_async.sync import SyncAuditLogger
 from bench import counting
 from bench.counting import BURST, SCENARIOS
 from bench.frame import config, critical_event, ordinary_event
@@ -102,7 +103,36 @@ def test_a_disabled_emit_is_one_python_function() -> None:
     assert calls_of(AuditConfig(mode=Disabled())) == 1.0
 
 
-CALLS_A_COMMIT = Bound(66, 63, "9e81053")
+def test_an_emit_of_synchronous_code_is_two_python_functions(directory: Path) -> None:
+    """`SyncAuditLogger.emit`, which can be overridden, and the intake, which does all the rest by itself."""
+    with SyncAuditLogger(config(directory / "sync", SCENARIOS["batched"].mode)) as audit:
+        audit.emit(ordinary_event())  # learns the class
+        calls = counting.calls_of_one(audit.emit, ordinary_event(), EVENTS)
+    assert 2.0 <= calls <= 2.1  # each time that the loop has emptied the inbox, it is woken again
+
+
+#: Python functions of this package, what they call that is not written in Python, and memory blocks, a request.
+A_REQUEST = (Bound(16.1, 16.01, "e65983a"), Bound(47.1, 47.01, "e65983a"), Bound(22, 21.1, "e65983a"))
+AN_IGNORED_REQUEST = (Bound(12, 12, "e65983a"), Bound(26, 26, "e65983a"), Bound(22, 21.1, "e65983a"))
+
+
+@pytest.mark.parametrize("max_delay", [0.0, 60.0])
+def test_a_request_takes_few_functions_and_objects(directory: Path, max_delay: float) -> None:
+    """The middleware around an application that answers from memory; the commit is shared with other requests."""
+    mode = Immediate(max_delay=max_delay)
+    counted = counting.count_request(config(directory / f"request {max_delay}", mode), EVENTS // 5)
+    for bound, measured in zip(A_REQUEST, counted, strict=True):
+        assert bound.holds(measured), counted
+
+
+def test_a_request_to_a_disabled_log_takes_fewer() -> None:
+    """The context is bound, and nothing is made to be recorded."""
+    counted = counting.count_request(AuditConfig(mode=Disabled()), EVENTS // 5)
+    for bound, measured in zip(AN_IGNORED_REQUEST, counted, strict=True):
+        assert bound.holds(measured), counted
+
+
+CALLS_A_COMMIT = Bound(60, 57, "e65983a")
 
 
 @pytest.mark.parametrize("name", ["immediate", "batched", "hybrid"])

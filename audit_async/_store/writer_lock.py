@@ -77,7 +77,11 @@ class WriterLock:
 
     def is_held(self) -> bool:
         """Return whether the locked file is still the one that another writer would try; costs one stat."""
-        return _inode_at(self._path) == self._inode
+        try:
+            there = os.stat(self._path, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return (there.st_dev, there.st_ino) == self._inode
 
     def take_again(self, directory: LogDirectory) -> None:
         """Lock the new file after the old one was removed or renamed; `LogLocked` if another writer was faster."""

@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from audit_async._chain import Batch
 from audit_async._store.log_store import Committed, LogStore
@@ -43,7 +44,7 @@ class CommitState(Enum):
     RETRY_DUE = "retry due"
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True):
     """What a commit brought about."""
 
     committed: Committed
@@ -56,7 +57,7 @@ class Outcome(NamedTuple):
 CommitEnded = Done[Outcome]
 
 
-class _Undurable(NamedTuple):
+class _Undurable(msgspec.Struct, frozen=True):
     """A batch that was handed over and is not known to be durable."""
 
     last_seq: int
@@ -112,7 +113,7 @@ class Commits:
     async def commit_opening(self, batch: Batch) -> Outcome:
         """Make the session's first batch durable; raises `OSError` at the first try."""
         self._handed_over = batch
-        return await self._thread.call(self.commit, batch, sync=True)
+        return await self._thread.call(self.commit, batch, True)
 
     def begin(self, batch: Batch | None, *, sync: bool) -> None:
         """Begin a commit: of a batch, of nothing but a sync, or, if a retry is due, of what the store has accepted."""
@@ -121,7 +122,7 @@ class Commits:
             self._undurable.append(_Undurable(batch.head.seq, len(batch.lines), batch.event_bytes))
         self.state = CommitState.UNDER_WAY
         self.began_at = self._loop.time()
-        self._thread.start(partial(self.commit, batch, sync=sync), self._ended)
+        self._thread.start(self.commit, self._ended, batch, sync)
 
     def succeeded(self, outcome: Outcome) -> None:
         """Note that the commit under way has ended well, and count it."""
@@ -168,7 +169,7 @@ class Commits:
 
     # In the disk thread.
 
-    def commit(self, batch: Batch | None, *, sync: bool) -> Outcome:
+    def commit(self, batch: Batch | None, sync: bool) -> Outcome:
         """Hand `batch` to the store, which keeps it until it is durable; once in a while, look at the space left."""
         began = time.monotonic()
         try:

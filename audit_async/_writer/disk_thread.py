@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from typing import Final, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeVar
+
+import msgspec
 
 from audit_async.errors import LogClosed
 
@@ -22,51 +25,43 @@ _T = TypeVar("_T")
 _IDLE_S: Final = 0.01
 
 
-class Done(NamedTuple, Generic[_T]):
+class Done(msgspec.Struct, Generic[_T], frozen=True):
     """How a call in the disk thread ended: with a result, or an error."""
 
     result: _T | None
     error: BaseException | None
 
 
+_Ended = Callable[[Done[Any]], object]
+
+
 class DiskThread:
     """A thread with a queue of calls. `start` is the way in; `call` is the same to await, and `wait` to block for."""
 
     def __init__(self, name: str) -> None:
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        # A call with its arguments, and what is called when it has ended; None is the end of the thread.
+        self._calls: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], _Ended] | None] = SimpleQueue()
         self._stopped = False
         #: Made once, as soon as no call came for 10 ms; set in the thread. It must not raise.
         self.once_idle: Callable[[], None] | None = None
         Thread(target=self._run, name=name, daemon=True).start()
 
-    def start(self, call: Callable[[], _T], done: Callable[[Done[_T]], object]) -> None:
-        """Have the thread make `call`, then `done(...)`, in the thread, with how it ended. It can't be cancelled.
+    def start(
+        self, call: Callable[_P, _T], done: Callable[[Done[_T]], object], *args: _P.args, **kwargs: _P.kwargs
+    ) -> None:
+        """Have the thread make a call, then `done(...)`, in the thread, with how it ended. It can't be cancelled.
 
         Raises `LogClosed` after `stop`.
         """
         if self._stopped:
             raise LogClosed("the audit log is closed, so its files are left as they are")
-
-        def make() -> None:
-            result, error = None, None
-            try:
-                result = call()
-            except BaseException as caught:  # noqa: BLE001 - it belongs to `done`
-                error = caught
-            try:
-                done(Done(result, error))
-            finally:
-                # Its traceback refers to this frame, and this frame to it: while the disk fails, that circle would
-                # keep what each try was to write, megabytes of it, until the garbage collector comes along.
-                del error
-
-        self._calls.put(make)
+        self._calls.put((partial(call, **kwargs) if kwargs else call, args, done))
 
     def call(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> asyncio.Future[_T]:
         """Have the thread make a call; the future, of the running loop, has its result or error. Raises as `start`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_T] = loop.create_future()
-        self.start(lambda: call(*args, **kwargs), in_loop(loop, lambda done: _settle(future, done)))
+        self.start(call, in_loop(loop, lambda done: _settle(future, done)), *args, **kwargs)
         return future
 
     def wait(self, call: Callable[[], _T], timeout_s: float) -> Done[_T] | None:
@@ -90,13 +85,24 @@ class DiskThread:
         get = self._calls.get
         while True:
             try:
-                call = get() if self.once_idle is None else get(timeout=_IDLE_S)
+                due = get() if self.once_idle is None else get(timeout=_IDLE_S)
             except Empty:
-                call, self.once_idle = self.once_idle, None
-            if call is None:
+                assert self.once_idle is not None  # noqa: S101 - the timeout is for it
+                once_idle, self.once_idle = self.once_idle, None
+                once_idle()
+                continue
+            if due is None:
                 return
-            call()
-            del call  # or what it refers to would live until the next one
+            call, args, done = due
+            result, error = None, None
+            try:
+                result = call(*args)
+            except BaseException as caught:  # noqa: BLE001 - it belongs to `done`
+                error = caught
+            done(Done(result, error))
+            # Or what they refer to would live until the next call. And an error's traceback refers to this frame: while
+            # the disk fails, that circle would keep what each try was to write, megabytes of it.
+            del due, call, args, done, result, error
 
 
 def in_loop(loop: asyncio.AbstractEventLoop, done: Callable[[Done[_T]], object]) -> Callable[[Done[_T]], None]:

@@ -63,8 +63,10 @@ class Framing:
                 return False
             self._chunk, self._framed, self._next_chunk = self._next_chunk, 0, None
             self._chunk_is_urgent = self._buffer.begin(self._chunk)
-        # By the average of what is held, so that 256 events of 64 KiB don't hold the loop for 10 ms.
-        length = min(_SLICE, 1 + _SLICE_BYTES * self._buffer.held_events // (self._buffer.held_bytes + 1))
+        buffer, length = self._buffer, _SLICE
+        if buffer.bounds.ordinary_bytes - buffer.free_bytes > _SLICE_BYTES:
+            # By the average of what is held, so that 256 events of 64 KiB don't hold the loop for 10 ms.
+            length = min(_SLICE, 1 + _SLICE_BYTES * buffer.held_events // (buffer.held_bytes + 1))
         entries = self._chunk[self._framed : self._framed + length]
         self.frame(entries)
         self._schedule.framed(self._now())

@@ -95,7 +95,8 @@ class Acknowledgements:
             for waiting in self._waiting:
                 # `is_durable` without its calls, of which a thousand waiting tasks would cost two each (bench latency).
                 if -1 < waiting[0].seq <= durable_seq:
-                    _wake(waiting[1])
+                    if not waiting[1].done():  # as in `_wake`
+                        waiting[1].set_result(None)
                 else:
                     still_waiting.append(waiting)
             self._waiting = still_waiting

@@ -1,11 +1,11 @@
-"""The writer: one task that takes events from a stream, chains them, makes them durable, and says so.
+"""The writer: one task that takes events in chunks, chains them, makes them durable, and says so.
 
-It is read from top to bottom in `Writer.run`. The stream (anyio's memory object stream) is the task's mailbox: in it
-come the chunks that the intake opens, and notices that something else may be due. Each turn frames a bounded slice of a
-chunk (its events get their places in the chain), and begins a commit if none is under way; the disk thread writes and
-syncs while the next slices are framed. When it is back, `_commit_ended` acknowledges, and begins the next commit with
-all that was framed meanwhile. So one sync is shared by all that arrived during the last one: group commit. A record is
-acknowledged when the store says that it is on stable storage, never before.
+It is read from top to bottom in `Writer.run`. The task sleeps until the intake opens a chunk, or something else may be
+due: a timer has ended, or somebody wants a sync. Each turn frames a bounded slice of a chunk (its events get their
+places in the chain), and begins a commit if none is under way; the disk thread writes and syncs while the next slices
+are framed. When it is back, `_commit_ended` acknowledges, and begins the next commit with all that was framed
+meanwhile. So one sync is shared by all that arrived during the last one: group commit. A record is acknowledged when
+the store says that it is on stable storage, never before.
 
 The task is in no task group of the host: an error in it cannot cancel or crash a task of the host, and a host's
 task that ends takes no record with it. Nor can it be cancelled: see `WriterTask`.
@@ -14,15 +14,12 @@ task that ends takes no record with it. Nor can it be cancelled: see `WriterTask
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from enum import Enum
 from functools import partial
 from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any, Final
-
-import anyio
 
 from audit_async._chain import Entry, Framer, Head
 from audit_async._store.log_store import Committed, LogStore
@@ -60,16 +57,6 @@ class Phase(Enum):
     FAILED = "failed"
 
 
-class _Notice(Enum):
-    """A message without a content."""
-
-    LOOK = "a timer has ended, or somebody wants a sync"
-    NO_MORE_CHUNKS = "the intake is closed"
-
-
-_Message = list[Receipt] | _Notice
-
-
 class Writer:
     """Owns the chain and, through the disk thread, the store. Owned itself by the loop's thread."""
 
@@ -99,18 +86,17 @@ class Writer:
         self._keys: Final = keys
         self._on_sealed: Final = on_sealed  # called when the records of seals are on their way
         self._health: Final = WriterHealth(condition, str(store.directory), low_disk_bytes)
-        # The intake bounds what waits, in events and bytes; the stream itself has no bound.
-        self._mailbox_in, self._mailbox = anyio.create_memory_object_stream[_Message](math.inf)
         self._commits: Final = Commits(
             store=store,
             thread=thread,
             measurements=measurements,
             ended=self._commit_ended,
-            retry_due=partial(self._notify, _Notice.LOOK),
+            retry_due=self._wake,
             keys=keys,
         )
         self._framing: Final = Framing(framer, intake.buffer, schedule, self._loop.time)
-        self._idle: asyncio.Future[None] | None = None  # what the task waits for while its mailbox is empty
+        self._is_woken = False  # the task is to look what is due, before it waits again
+        self._idle: asyncio.Future[None] | None = None  # what the task waits for while nothing is due
         self._sync_timer: asyncio.TimerHandle | None = None  # the flush mode's interval
         self._watch: asyncio.TimerHandle | None = None  # looks whether the disk answers
         if schedule.delays_writes:
@@ -139,71 +125,64 @@ class Writer:
     @property
     def outlet(self) -> Outlet:
         """The receiver of what the intake takes."""
-        return Outlet(self._send, partial(self._notify, _Notice.NO_MORE_CHUNKS))
+        return Outlet(self._take, self._begin_drain)
 
     async def begin(self, opening: Sequence[Entry]) -> None:
         """Make the session's first records durable, before it takes any event; raises `OSError` at the first try."""
         self._framing.frame(opening)
         self._acknowledge(await self._commits.commit_opening(self._framing.batches.popleft()))
 
-    def discard(self) -> None:
-        """Close the mailbox of a writer whose task will never run: the log could not be opened."""
-        self._mailbox_in.close()
-        self._mailbox.close()
-
     # The task.
 
     async def run(self, then: Callable[[], Awaitable[None]]) -> None:
         """Write until the intake is closed and everything in it is durable, or the writer has failed; then `then()`."""
-        with self._mailbox_in, self._mailbox:
-            try:
-                while self.phase is Phase.RUNNING or self.phase is Phase.DRAINING:
-                    try:
-                        message = self._mailbox.receive_nowait()
-                        if isinstance(message, list):
-                            self._framing.add(message)
-                        elif message is _Notice.NO_MORE_CHUNKS:
-                            self.phase = Phase.DRAINING
-                        del message  # or the receipts in it would live until the next one
-                    except anyio.WouldBlock:
-                        if not self._framing.has_more:
-                            # Not the stream's own `receive()`, which takes two turns of the loop and 10 us more of a
-                            # lone commit's 270.
-                            self._idle = self._loop.create_future()
-                            await self._idle
-                            continue
-                        await asyncio.sleep(0)  # the other tasks of the loop have their turn after each slice
-                    full_slice = self._framing.frame_slice()
-                    self._begin_commit()
-                    if full_slice and self._commits.state is CommitState.UNDER_WAY:
-                        # Under load the loop never rests, and the disk thread, back from a system call, would wait for
-                        # the GIL for the interpreter's switch interval, 5 ms, twice a commit. A nap of 60 us a full
-                        # slice lets it in: 400 commits a second instead of 50 at the same load, 10 to 20 % more
-                        # events/s (bench throughput).
-                        time.sleep(_NAP_S)  # noqa: ASYNC251 - shorter than a turn of the loop
-            except GeneratorExit:  # the loop was closed and collected: what is left is drained without it
+        try:
+            while self.phase is Phase.RUNNING or self.phase is Phase.DRAINING:
+                if self._is_woken:
+                    self._is_woken = False
+                elif self._framing.has_more:
+                    await asyncio.sleep(0)  # the other tasks of the loop have their turn after each slice
+                else:
+                    self._idle = self._loop.create_future()
+                    await self._idle
+                    continue
+                full_slice = self._framing.frame_slice()
+                self._begin_commit()
+                if full_slice and self._commits.state is CommitState.UNDER_WAY:
+                    # Under load the loop never rests, and the disk thread, back from a system call, would wait for the
+                    # GIL for the interpreter's switch interval, 5 ms, twice a commit. A nap of 60 us a full slice lets
+                    # it in: 400 commits a second instead of 50 at the same load, 10 to 20 % more events/s (bench
+                    # throughput).
+                    time.sleep(_NAP_S)  # noqa: ASYNC251 - shorter than a turn of the loop
+        except GeneratorExit:  # the loop was closed and collected: what is left is drained without it
+            raise
+        except BaseException as error:
+            self.fail(error)
+            if not isinstance(error, Exception):
                 raise
-            except BaseException as error:
-                self.fail(error)
-                if not isinstance(error, Exception):
-                    raise
         await then()
 
     @property
     def _is_running(self) -> bool:
         return self.phase is Phase.RUNNING or self.phase is Phase.DRAINING
 
-    def _send(self, message: _Message) -> None:
-        """Put a message into the mailbox, and wake the task if it is idle. In the loop's thread."""
-        self._mailbox_in.send_nowait(message)
-        if self._idle is not None:
-            if not self._idle.done():
-                self._idle.set_result(None)
-            self._idle = None
+    def _take(self, chunk: list[Receipt]) -> None:
+        """Take a chunk that the intake has opened, and wake the task. In the loop's thread."""
+        self._framing.add(chunk)
+        self._wake()
 
-    def _notify(self, notice: _Notice) -> None:
-        if self._is_running:
-            self._send(notice)
+    def _begin_drain(self) -> None:
+        """Write what is left, then end: no chunk comes any more."""
+        if self.phase is Phase.RUNNING:
+            self.phase = Phase.DRAINING
+            self._wake()
+
+    def _wake(self) -> None:
+        """Have the task look what is due. In the loop's thread."""
+        self._is_woken = True
+        idle, self._idle = self._idle, None
+        if idle is not None and not idle.done():
+            idle.set_result(None)
 
     # Committing.
 
@@ -212,6 +191,12 @@ class Writer:
         commits = self._commits
         if commits.state is CommitState.UNDER_WAY or commits.state is CommitState.PAUSED:
             return
+        if (
+            self._acknowledgements.durable_seq == self._framing.head.seq
+            and self.phase is Phase.RUNNING
+            and commits.state is CommitState.READY
+        ):
+            return  # a log at rest, as after most commits
         all_framed = self.phase is Phase.DRAINING and not self._framing.has_more
         durable_seq, framed_seq = self._acknowledgements.durable_seq, self._framing.head.seq
         batches = self._framing.batches
@@ -229,8 +214,8 @@ class Writer:
             if self._watch is None:
                 self._watch = self._loop.call_later(_WATCH_S, self._look_at_commit, self._intake.drops.total)
         elif all_framed:
-            self._notify(_Notice.LOOK)  # so that the task looks at its phase, and ends
             self.phase = Phase.ENDED
+            self._wake()  # so that the task looks at its phase, and ends
         elif self._schedule.deadline is not None and self._sync_timer is None:
             # Records wait for the flush mode's interval, which has to end by itself.
             deadline = self._schedule.deadline
@@ -242,7 +227,7 @@ class Writer:
     def _interval_over(self, deadline: float) -> None:
         self._sync_timer = None
         self._schedule.interval_over(deadline)
-        self._notify(_Notice.LOOK)
+        self._wake()
 
     def _end_delay(self, receipt: Receipt) -> None:
         """Let a receipt that somebody waits for wait for no company: it may be framed, or still to be framed."""
@@ -377,8 +362,8 @@ class Writer:
         """Stop for good, loudly: emit, flush and receipts raise from now on, and `health()` says why."""
         if not self._is_running:
             return
-        self._notify(_Notice.LOOK)  # so that the task looks at its phase, and ends
         self.phase = Phase.FAILED
+        self._wake()  # so that the task looks at its phase, and ends
         self._intake.close(None, failed=True)
         failure = WriteFailed(
             f"the writer of the audit log in {self._health.directory} has stopped ({describe_error(error)}); "

@@ -42,7 +42,7 @@ class WriterHealth:
         """Report how the log is after a commit that has succeeded."""
         if outcome.free_bytes is not None:
             self._report_space(outcome.free_bytes)
-        elif self._condition.status in {HealthStatus.DEGRADED, HealthStatus.STALLED}:
+        elif (status := self._condition.status) is HealthStatus.DEGRADED or status is HealthStatus.STALLED:
             self._condition.set_status(HealthStatus.OK)
         error = outcome.committed.sealing_error
         if error is not None or self._sealing_failed:
