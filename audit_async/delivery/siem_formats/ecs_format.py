@@ -8,6 +8,7 @@ hash, and `audit_async` names the log.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +18,7 @@ from audit_async.delivery.siem_formats.member_fields import FieldRule, address, 
 from audit_async.delivery.siem_formats.ocsf_classes import OcsfClass
 from audit_async.delivery.siem_formats.ocsf_format import mapping_of
 from audit_async.delivery.siem_formats.recorded_line import RecordedLine, open_line, plain_value, provenance
+from audit_async.events.recorded import recorded_time
 
 __all__ = ["ECS_FIELDS", "ECS_VERSION", "EcsFormat"]
 
@@ -110,7 +112,7 @@ class EcsFormat:
         line = open_line(record)
         event: dict[str, Any] = {name: plain_value(raw) for name, raw in line.event.items()}
         document: dict[str, Any] = {
-            "@timestamp": event["occurred_at"] if isinstance(event.get("occurred_at"), str) else line.timestamp,
+            "@timestamp": _happened(event.get("occurred_at")) or line.timestamp,
             "ecs": {"version": ECS_VERSION},
             "event": {
                 **_classified(line.event_type, event),
@@ -139,6 +141,21 @@ class EcsFormat:
 
 
 _encode: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
+
+#: What Elasticsearch's type `date_nanos` can hold: nanoseconds since 1970 in 63 bits.
+_FIRST_YEAR, _LAST_YEAR = 1970, 2261
+
+
+def _happened(value: object) -> str | None:
+    """Return a time in UTC; None if a text is none, as one that was redacted, or a receiver could not store it."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        if moment is None or moment.utcoffset() is None:
+            return None
+        moment = moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return recorded_time(moment) if _FIRST_YEAR <= moment.year <= _LAST_YEAR else None
 
 
 def _set_fields(document: dict[str, Any], line: RecordedLine, event: dict[str, Any]) -> None:

@@ -185,8 +185,8 @@ class _Maker:
             rule = rules.get(name)
             if rule is None:
                 rest[name] = raw
-                if name == "occurred_at":
-                    out["time"] = epoch_ms(str(plain_value(raw))) or out["time"]
+                if name == "occurred_at" and (happened := epoch_ms(str(plain_value(raw)))) is not None:
+                    out["time"] = happened
                 continue
             value = plain_value(raw)
             left = rule.put(out, value)
