@@ -1,5 +1,6 @@
 """A chart of horizontal bars as SVG: an axis for each unit, the value next to each bar, spread and target on it.
 
+Whoever does not see it is read its title and its figures.
 Written by hand, since a plotting library of tens of megabytes for bars is out of proportion. The colours follow the
 reader's light or dark theme. Bars are in the order given; if they differ by more than a factor of fifty the axis is
 logarithmic, and says so.
@@ -45,8 +46,8 @@ class Panel(NamedTuple):
     bars: tuple[Bar, ...]
 
 
-def draw(panels: Sequence[Panel], footnote: str) -> str:
-    """Return the chart as the text of an SVG file."""
+def draw(panels: Sequence[Panel], footnote: str, title: str = "") -> str:
+    """Return the chart as the text of an SVG file; the first panel's title is the chart's if it has none."""
     parts: list[str] = []
     top = 12
     for panel in panels:
@@ -55,11 +56,20 @@ def draw(panels: Sequence[Panel], footnote: str) -> str:
     parts.append(f'<text class="small" x="12" y="{top + 14}">{escape(footnote)}; {legend}</text>')
     height = top + 28
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
+        f'role="img" aria-labelledby="title figures">\n'
+        f'<title id="title">{escape(title or panels[0].title)}</title>\n'
+        f'<desc id="figures">{escape(" ".join(map(_described, panels)))}</desc>\n'
         f'<style>{_STYLE}</style>\n<rect class="ground" width="{_WIDTH}" height="{height}"/>\n'
         + "\n".join(parts)
         + "\n</svg>\n"
     )
+
+
+def _described(panel: Panel) -> str:
+    """Return the figures of a panel as a sentence."""
+    unit = f" {panel.unit}" if panel.unit else ""
+    return f"{panel.title}: " + "; ".join(f"{bar.label}: {_short(bar.value)}{unit}" for bar in panel.bars) + "."
 
 
 class _Axis(NamedTuple):

@@ -92,7 +92,7 @@ def _row(figure: Figure, pairs: Sequence[tuple[float, float]]) -> Row:
     if not pairs:
         return Row(figure.subject, "-", "measured only here")
     ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
-    compared = f"{median(ours):,.4g} here, {median(theirs):,.4g} there{' ' * bool(figure.unit)}{figure.unit}"
+    compared = f"{_short(median(ours))} here, {_short(median(theirs))} there{' ' * bool(figure.unit)}{figure.unit}"
     if not all(theirs):
         return Row(figure.subject, "-", compared)
     samples = ratios(ours, theirs)
@@ -101,8 +101,14 @@ def _row(figure: Figure, pairs: Sequence[tuple[float, float]]) -> Row:
         return Row(figure.subject, f"{middle:.3f}", f"{compared}; one round shows no difference", middle)
     low, high, sure = interval(samples)
     verdict = "differs" if low > 1 or high < 1 else "no difference shown"
+    if sure < _CONFIDENCE:
+        verdict = "too few rounds for a verdict"
     shown = f"{middle:.3f} ({low:.3f} to {high:.3f})"
     return Row(figure.subject, shown, f"{compared}; {verdict} ({sure:.0%})", middle, "", low, high)
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
 def commit_of(reference: str, project: Path = PROJECT) -> str:

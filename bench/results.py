@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -76,6 +78,7 @@ def keep(name: str, about: dict[str, str], directory: Path = RESULTS) -> list[Pa
     result = {
         "name": name,
         "date": date,
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "about": about,
         "tables": [
             {"title": table.title, "rows": [row._asdict() | {"met": row.met} for row in table.rows]} for table in tables
@@ -83,7 +86,7 @@ def keep(name: str, about: dict[str, str], directory: Path = RESULTS) -> list[Pa
     }
     written = [directory / f"{name}.json"]
     written[0].write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    panels = [panel for table in tables for panel in _panels(table)]
+    panels = panels_of(tables)
     if panels:
         footnote = (
             f"{date[:10]}, commit {about.get('commit', 'unknown')}, {about.get('cpu', '')}, {about.get('python', '')}"
@@ -91,6 +94,11 @@ def keep(name: str, about: dict[str, str], directory: Path = RESULTS) -> list[Pa
         written.append(directory / f"{name}.svg")
         written[1].write_text(draw(panels, footnote))
     return written
+
+
+def panels_of(tables: Iterable[Table]) -> list[Panel]:
+    """Return the panels of a chart of all that has a number."""
+    return [panel for table in tables for panel in _panels(table)]
 
 
 def _panels(table: Table) -> list[Panel]:

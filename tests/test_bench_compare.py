@@ -74,7 +74,9 @@ def test_two_commits_take_turns(project: Path, tmp_path: Path, monkeypatch: pyte
     assert {tuple(run[1:]) for run in runs} == {("False", str(tmp_path))}
     (row,) = tables_of(here, other)["cost"]
     assert (row.figure, row.value) == ("0.500 (0.500 to 0.500)", 0.5)
-    assert row.compared == "100 here, 200 there ns; differs (75%)"
+    assert row.compared == "100 here, 200 there ns; too few rounds for a verdict (75%)"
+    (row,) = tables_of(here * 2, other * 2)["cost"]
+    assert row.compared == "100 here, 200 there ns; differs (97%)"
 
 
 def test_a_checkout_is_kept_and_is_always_the_commit(project: Path, tmp_path: Path) -> None:
