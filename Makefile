@@ -113,7 +113,7 @@ bench-compare: $(VENV)/.bench-installed  ## benchmarks of this tree and of anoth
 	@[ -n "$(REF)" ] || { echo 'bench-compare: name the other commit: make bench-compare REF=main BENCH_ARGS="emit"'; exit 2; }
 	$(BIN)/python -m bench.compare $(REF) $(or $(BENCH_ARGS),emit throughput latency)
 
-SHOWN := viewer-records viewer-record viewer-verification-dark viewer-record-phone
+SHOWN := viewer-records viewer-record viewer-verification viewer-verification-dark viewer-record-phone
 screenshots: $(VENV)/.installed  ## the pictures of the viewer in docs/assets, from Debian's Chromium
 	$(BIN)/python -m tests.viewer.browser.screenshots docs/assets $(SHOWN)
 

@@ -50,6 +50,8 @@ async def _audit_error(request: Request, error: Exception) -> Response:
     viewing = getattr(request.state, "viewing", None)
     is_of_the_house = isinstance(viewing, Viewing) and viewing.person.tenant is None
     reason = str(error) if is_of_the_house or isinstance(error, _SAID_TO_ALL) else ""
+    if isinstance(error, RecordNotFound):  # which says what the title does
+        reason = ""
     return render(request, "error.html", status, title=title, reason=reason, what_to_do=what_to_do)
 
 

@@ -49,6 +49,7 @@ class Statement(NamedTuple):
     state: State
     title: str
     text: str
+    is_inclusion: bool = False  #: an inclusion proof was made for it
 
 
 class Checkpoints(NamedTuple):
@@ -177,11 +178,10 @@ def signature_statements(placed: PlacedRecord, log: Log, policy: Policy | None) 
         f"An inclusion proof leads from it to the checkpoint over {checkpoint.size:,} records of {checkpoint.origin}"
     )
     if not found.signers:
-        yield Statement("open", "In a checkpoint", f"{proven}. {_NO_KEY}")
+        yield Statement("open", "In a checkpoint", f"{proven}. {_NO_KEY}", is_inclusion=True)
         return
-    yield Statement(
-        "yes", f"Signed up to record {checkpoint.size - 1:,}", f"{proven}, signed by {_names(found.signers)}."
-    )
+    title, text = f"Signed up to record {checkpoint.size - 1:,}", f"{proven}, signed by {_names(found.signers)}."
+    yield Statement("yes", title, text, is_inclusion=True)
     yield _witnessed(found, policy)
 
 

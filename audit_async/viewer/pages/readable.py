@@ -81,7 +81,7 @@ def summary_of(record: Record, event: dict[str, object] | None = None) -> Summar
         target=target,
         result=" ".join(result_of(event)),
         tone="bad" if FAILURE in outcomes else "good" if SUCCESS in outcomes else "",
-        details="  ".join(details_of(event))[:400],
+        details=" · ".join(details_of(event))[:400],
     )
 
 

@@ -32,6 +32,7 @@ class _Known(NamedTuple):
 
     statements: list[Statement]
     is_newest: bool  #: nothing comes after it in the log's files
+    has_proof: bool  #: a checkpoint covers it; a tenant is not told, and can ask
 
 
 class _Related(NamedTuple):
@@ -72,6 +73,7 @@ async def show_record(request: Request) -> Response:
         context=members_of(context, "context"),
         statements=known.statements,
         is_newest=known.is_newest,
+        has_proof=known.has_proof,
         related=_related(summary, context),
         raw=placed.line.decode("utf-8", "backslashreplace").rstrip("\n"),
     )
@@ -85,7 +87,8 @@ def _known_of(viewing: Viewing, seen: SeenRecord) -> _Known:
     if log is not None:
         statements += signature_statements(placed, log, policy_of_log(log, viewing.policy, viewing.base_dir))
     statements += sealed_statements(seen.opened.members)
-    return _Known(statements, is_newest=placed.next is None and log is not None and ends_log(placed, log))
+    is_newest = placed.next is None and log is not None and ends_log(placed, log)
+    return _Known(statements, is_newest, has_proof=log is None or any(one.is_inclusion for one in statements))
 
 
 def _whole_log(viewing: Viewing, name: str) -> Log | None:

@@ -108,6 +108,11 @@ def _time(value: datetime | str | None) -> Markup:
     return Markup('<time datetime="{exact}" title="{exact}">{text}</time>').format(exact=exact, text=text)
 
 
+def _sentence(text: str) -> str:
+    """Return a message as a sentence: errors of a library begin with a small letter and have no end."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
+
+
 def _grouped(number: int) -> str:
     return f"{number:,}"
 
@@ -126,5 +131,6 @@ _ENVIRONMENT.filters |= {
     "bytes": byte_size,
     "count_of": count_of,
     "json_line": json_line,
+    "sentence": _sentence,
     "visible": visible,
 }

@@ -26,6 +26,9 @@ __all__ = ["home", "live", "new_records", "search", "search_counts", "trail_of"]
 #: Names that are listed of each kind.
 _MOST_NAMES: Final = 8
 
+#: How the reason of a refusal begins if the field is its subject.
+_PREDICATES: Final = ("is ", "has ", "must ", "can't ", "takes ", "needs ")
+
 #: What a search asks of time with one click.
 _PERIODS: Final = (("1 h", "1h"), ("24 h", "24h"), ("7 days", "7d"), ("30 days", "30d"), ("any", None))
 
@@ -187,7 +190,9 @@ async def _refused(request: Request, error: InvalidQuery, asked: Asked | None = 
         "search.html",
         status=400,
         asked=asked or empty,
-        error=f"{error.field}: {error.reason}",
+        error=f"{error.field} {error.reason}"
+        if error.reason.startswith(_PREDICATES)
+        else f"{error.field}: {error.reason}",
         periods=_PERIODS,
         records=[],
         cursor=None,

@@ -39,8 +39,8 @@ def main(target: Path, only: list[str]) -> None:
             _wait(driver, "return document.querySelector('.verdict') !== null")
             for name, path in PAGES.items():
                 for suffix, width, height, theme in (
-                    ("", 1440, 900, "light"),
-                    ("-dark", 1440, 900, "dark"),
+                    ("", 1280, 800, "light"),
+                    ("-dark", 1280, 800, "dark"),
                     ("-phone", 390, 844, "light"),
                 ):
                     if only and f"{name}{suffix}" not in only:

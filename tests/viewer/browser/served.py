@@ -18,6 +18,7 @@ from starlette.requests import Request
 from audit_async.tlog.policy import Policy
 from audit_async.viewer.people import Person
 from audit_async.viewer.request_limits import ViewLimits
+from audit_async.viewer.token_sign_in import TokenSignIn
 from audit_async.viewer.web_app import viewer
 
 #: Waits are bounded by this, and end earlier.
@@ -43,13 +44,18 @@ def missing() -> str:
 
 
 @contextmanager
-def served(base_dir: Path, person: Person, policy: Policy | None = None) -> Iterator[str]:
-    """Serve the viewer of a trail, to this person; the URL of its root."""
+def served(base_dir: Path, who: Person | TokenSignIn, policy: Policy | None = None) -> Iterator[str]:
+    """Serve the viewer of a trail, to this person or to whoever signs in; the URL of its root."""
 
-    def sign_in(_: Request) -> Person:
-        return person
+    def sign_in(_: Request) -> Person | None:
+        return who if isinstance(who, Person) else None
 
-    app = viewer(base_dir, sign_in=sign_in, policy=policy, limits=ViewLimits(requests_per_s=1000))
+    app = viewer(
+        base_dir,
+        sign_in=sign_in if isinstance(who, Person) else who,
+        policy=policy,
+        limits=ViewLimits(requests_per_s=1000),
+    )
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))

@@ -10,7 +10,10 @@ from selenium.webdriver.common.keys import Keys
 
 from audit_async import AuditConfig, AuditLogger, Local
 from audit_async.events import ActorInfo, AuthMethod, AuthSuccess
+from audit_async.viewer import Person, TokenSignIn
 from tests.viewer.browser.looking import Looking
+from tests.viewer.browser.served import served
+from tests.viewer.trail_to_view import make_trail
 
 PAGES = {
     "/records": "matches",
@@ -69,15 +72,15 @@ def test_a_search_is_narrowed_by_a_click_and_has_an_address(looking: Looking) ->
     looking.open("/records?service=orders")
     looking.one(".facet a[href*='actor=mallory']").click()
     looking.settle()
-    assert {cell.text for cell in looking.all(".c-actor a")} == {"mallory"}
+    assert set(looking.texts(".c-actor a")) == {"mallory"}
     looking.one(".chart svg a").send_keys(Keys.ENTER)
     looking.settle()
     assert "since=" in looking.path
     assert "until=" in looking.path
-    rows = [row.text for row in looking.all("tbody tr")]
+    rows = looking.texts("tbody tr")
     assert rows
     looking.open(looking.path)
-    assert [row.text for row in looking.all("tbody tr")] == rows
+    assert looking.texts("tbody tr") == rows
     looking.one("[aria-label^='Remove the filter actor']").click()
     looking.settle()
     assert "actor" not in looking.path
@@ -89,7 +92,7 @@ def test_pages_follow_each_other_without_a_gap(looking: Looking) -> None:
     looking.open("/records?log=orders/00")
     seen: list[str] = []
     while True:
-        seen += [cell.text for cell in looking.all(".seq")]
+        seen += looking.texts(".seq")
         following = looking.all("a[rel=next]")
         if not following:
             break
@@ -157,6 +160,27 @@ def test_records_come_while_one_looks(looking: Looking, base_dir: Path) -> None:
     assert looking.complaints() == []
 
 
+def test_who_has_signed_out_sees_nothing_any_more(looking: Looking, tmp_path: Path) -> None:
+    """The link does not stay in the address; after signing out neither a page nor the way back shows anything."""
+    asyncio.run(make_trail(tmp_path))
+    tokens: list[str] = []
+    with served(tmp_path, TokenSignIn(Person(name="olga", role="auditor"), tokens.append)) as root:
+        own = Looking(looking.driver, root)
+        own.open(f"/sign-in?token={tokens[0]}")
+        assert own.path == "/records"
+        assert "auth.success" in own.text()
+        own.one(".who button").click()
+        own.wait("return location.pathname === '/sign-in'")
+        assert own.driver.get_cookies() == []
+        own.driver.back()
+        own.wait("return document.readyState === 'complete'")
+        assert "auth.success" not in own.text()
+        own.open("/records?actor=acme")
+        assert own.path == "/sign-in?next=%2Frecords%3Factor%3Dacme"
+        assert own.complaints() == []
+        assert own.barriers() == []
+
+
 def test_reading_needs_no_script(looking: Looking) -> None:
     """Counts, histogram, further pages and a record are there without any."""
     with looking.without_scripts():
@@ -176,6 +200,6 @@ def test_a_verification_shows_its_report(looking: Looking) -> None:
     looking.one("main form button").click()
     looking.wait("return document.querySelector('.verdict') !== null")
     assert looking.one(".verdict b").text == "Valid"
-    assert {"accounts/00", "orders/00"} <= {cell.text for cell in looking.all("tbody th")}
+    assert {"accounts/00", "orders/00"} <= set(looking.texts("tbody th"))
     assert looking.complaints() == []
     assert looking.barriers() == []
