@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, get_args
+from typing import TYPE_CHECKING, BinaryIO, Final, Self, get_args
 
 import anyio.from_thread
 import anyio.to_thread
@@ -89,6 +90,7 @@ class AuditReader:
         self._key_store: Final = key_store
         self._identities: Final = identities
         self._sealing: Final = SealingLogs()  # remembers what it has read, for the next question
+        self._left_out: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         named = (("host", self.host), ("service", self.service), ("instance", self.instance))
@@ -107,7 +109,14 @@ class AuditReader:
             TrailUnreadable: There is none, or a directory may not be read.
         """
         logs = find_logs(self.base_dir, service=self.service, instance=self.instance, host=self.host)
+        logs = [log for log in logs if log.name not in self._left_out]
         return [dataclasses.replace(log, identities=self._identities) for log in logs] if self._identities else logs
+
+    def _without(self, names: Iterable[str]) -> Self:
+        """Return the same reader without these logs, such as some that can't be read at all."""
+        other = copy.copy(self)
+        other._left_out = frozenset(names)  # noqa: SLF001 - of the same class
+        return other
 
     def _question(
         self,

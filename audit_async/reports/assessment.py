@@ -10,6 +10,7 @@ from audit_async._sanitize.readable_text import count_of
 from audit_async._verify.verify_report import VerifyReport
 from audit_async.events import Record
 from audit_async.reports.framework import Control, Framework
+from audit_async.reports.period_coverage import name_of_period
 from audit_async.reports.report_document import ControlReport, RetentionFacts, TopicReport, VerificationFacts
 from audit_async.reports.topics import TOPICS, Topic
 from audit_async.reports.trail_evidence import Evidence, TypeEvidence, example_of, reason_of
@@ -73,7 +74,7 @@ class Findings(NamedTuple):
     @property
     def period(self) -> str:
         """What was counted, as sentences call it."""
-        return "the readable part of the period" if self.not_counted else "the period"
+        return name_of_period(self.not_counted)
 
 
 def control_reports(framework: Framework, evidence: Evidence, found: Findings) -> tuple[ControlReport, ...]:
@@ -118,7 +119,8 @@ def _counted(seen: Sequence[TypeEvidence], records: int, period: str) -> str:
         return f"No record of these types is in {period}."
     failures = sum(one.failures for one in seen)
     failed = f"; {failures:,} of them say that it failed or was refused" if failures else ""
-    return f"{count_of(records, 'record')} of {count_of(len(seen), 'event type')} in {period}{failed}."
+    least = "at least " if any(one.patterns for one in seen) else ""
+    return f"{count_of(records, 'record')} of {least}{count_of(len(seen), 'event type')} in {period}{failed}."
 
 
 def _examples(seen: Sequence[TypeEvidence]) -> list[Record]:
@@ -190,6 +192,12 @@ def _facts(name: str, evidence: Evidence, found: Findings) -> list[_Fact]:
             count, first = count_of(len(of_kind), f"{kind} finding"), of_kind[0]
             text = f"Records are missing, or not those that were written ({count}): {first.log}, {first.reason}."
             facts.append(_Fact(text, is_amiss=True))
+    elif name == "signatures":
+        checked = "Signatures were checked under the keys that were given"
+        unchecked = "No signature was checked, because no key was given"
+        heads = count_of(verified.expected_heads, "head")
+        signed = checked if verified.signatures_checked else unchecked
+        facts.append(_Fact(f"{signed}. {heads} from elsewhere were given to compare with."))
     elif name == "retention":
         facts += [_Fact(text, _SHORTER in text or _EARLIER in text) for text in found.retention.assessment]
     elif name == "refusals" and evidence.refused:
@@ -211,7 +219,7 @@ def _facts(name: str, evidence: Evidence, found: Findings) -> list[_Fact]:
         more = f" (and {count_of(number - 1, 'more note')} of this kind)" if number > 1 else ""
         facts.append(_Fact(f"{shown.log}: {shown.text}{more}.", kind in _AMISS))
     if name == "clock" and not notes:
-        read = "that can be read " if found.verification.unreadable else ""
+        read = "that can be read " if found.not_counted else ""
         facts.append(_Fact(f"No timestamp {read}is more than a second before that of the record before it."))
     return facts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -10,7 +11,7 @@ from audit_async._query.audit_query import AuditQuery
 from audit_async._sanitize.readable_text import count_of
 from audit_async._verify.verify_report import VerifyReport
 
-__all__ = ["not_counted"]
+__all__ = ["name_of_period", "not_counted"]
 
 #: Pieces and logs that are named; the verification's own list has more.
 _MOST_NAMED: Final = 20
@@ -18,17 +19,21 @@ _MOST_NAMED: Final = 20
 _RECORDS_LOST: Final = frozenset({"record", "segment", "sequence", "head", "history"})
 
 
-def not_counted(verified: VerifyReport, period: AuditQuery, unread: str | None) -> tuple[str, ...]:
+def not_counted(
+    verified: VerifyReport, period: AuditQuery, unread: str | None, left_out: Mapping[str, str]
+) -> tuple[str, ...]:
     """Return what may belong to the period and was not counted, each in a sentence; nothing if all was counted.
 
     Args:
         verified: The verification of the whole trail, which reads everything that the report reads.
         period: Of which time records are counted.
         unread: Why the reading of the period's records ended early; None if it did not.
+        left_out: Logs of which no record could be read, with the reason.
     """
     said = list[str]()
     if unread is not None:
         said.append(f"Reading of the period's records ended early: {unread}")
+    said += [f"No record of {name} can be read: {reason}" for name, reason in left_out.items()]
     said += [f"Can't be read: {piece.log}, {piece.file}: {piece.reason}." for piece in verified.unreadable]
     said += _deleted(verified, period)
     if len(said) > _MOST_NAMED:
@@ -39,6 +44,11 @@ def not_counted(verified: VerifyReport, period: AuditQuery, unread: str | None) 
         findings = count_of(lost.total(), "finding")
         said.append(f"Records that are damaged or missing, or not those that were written: {findings} ({kinds}).")
     return tuple(said)
+
+
+def name_of_period(missing: Sequence[str]) -> str:
+    """Return what sentences call that which was counted, if so much was not."""
+    return "the readable part of the period" if missing else "the period"
 
 
 def _deleted(verified: VerifyReport, period: AuditQuery) -> list[str]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import anyio.to_thread
@@ -14,7 +14,7 @@ import anyio.to_thread
 from audit_async._layout.holds_in_force import find_holds
 from audit_async._query.audit_query import AuditQuery, InvalidQuery
 from audit_async._sanitize.readable_text import count_of
-from audit_async._trail.log_files import Log, TrailUnreadable
+from audit_async._trail.log_files import Log, TrailUnreadable, list_segments
 from audit_async._verify.findings import Unreadable
 from audit_async._verify.verify_report import Progress, VerifyReport
 from audit_async._version import __version__
@@ -24,8 +24,8 @@ from audit_async.events import Record
 from audit_async.logger import AuditLogger
 from audit_async.reader import AuditReader
 from audit_async.reports.assessment import Findings, concerns_of, control_reports, general_limits, topic_reports
-from audit_async.reports.framework import Framework, load_framework
-from audit_async.reports.period_coverage import not_counted
+from audit_async.reports.framework import Framework, RetentionClause, load_framework
+from audit_async.reports.period_coverage import name_of_period, not_counted
 from audit_async.reports.report_document import (
     FORMAT,
     FrameworkFacts,
@@ -113,19 +113,20 @@ async def make_report(
         processes=processes,
         progress=verifying,
     )
-    evidence = Evidence(logs, {log.log: log.head.seq for log in verified.logs if log.head is not None})
-    unread = await _read(reader, period, evidence, audit=audit, accessed_by=accessed_by, reading=reading)
-    intents = await _unfinished(reader, period, evidence)
-    if isinstance(intents, str):
-        unread, intents = unread or intents, ((), 0)
+    patterns = [pattern for control in chosen.controls for pattern in control.events]
+    evidence = Evidence(logs, patterns, {log.log: log.head.seq for log in verified.logs if log.head is not None})
+    was_read = await _read_all(reader, period, evidence, audit=audit, accessed_by=accessed_by, reading=reading)
     facts = await anyio.to_thread.run_sync(_log_facts, logs, verified, evidence)
+    missing = not_counted(verified, period, was_read.ended_early, was_read.left_out)
     found = Findings(
         verified=verified,
-        verification=_verification(verified, unread, signatures=policy is not None, heads=len(expected_heads or {})),
-        retention=_retention(chosen, evidence, verified, retention),
-        intents=intents,
+        verification=_verification(
+            verified, was_read.ended_early, signatures=policy is not None, heads=len(expected_heads or {})
+        ),
+        retention=_retention(chosen, evidence, verified, retention, name_of_period(missing)),
+        intents=was_read.intents,
         holds=tuple(log.holds_in_force for log in facts),
-        not_counted=not_counted(verified, period, unread),
+        not_counted=missing,
     )
     made = Making(
         at=_shown(datetime.now(UTC).replace(microsecond=0)),
@@ -136,6 +137,47 @@ async def make_report(
         viewer_url=viewer,
     )
     return _assembled(chosen, made, period, evidence=evidence, found=found, logs=facts)
+
+
+class _Reading(NamedTuple):
+    """How the reading of the period's records went, besides what the evidence has."""
+
+    left_out: dict[str, str]  #: logs of which no record can be read, with the reason
+    ended_early: str | None = None  #: why
+    intents: tuple[Sequence[Record], int] = ((), 0)  #: without an outcome: the first of them, and how many
+
+
+async def _read_all(
+    reader: AuditReader,
+    period: AuditQuery,
+    evidence: Evidence,
+    *,
+    audit: AuditLogger,
+    accessed_by: str,
+    reading: Callable[[int], None] | None,
+) -> _Reading:
+    """Read the records of the period; a log that can't be read at all hides no other."""
+    logs = await anyio.to_thread.run_sync(reader.logs)
+    left_out = await anyio.to_thread.run_sync(_unreadable_logs, logs)
+    if len(left_out) == len(logs):
+        return _Reading(left_out, "no log can be read")
+    rest = reader._without(left_out)  # noqa: SLF001 - the reader's own way to leave logs out
+    try:
+        await _read(rest, period, evidence, audit=audit, accessed_by=accessed_by, reading=reading)
+        return _Reading(left_out, intents=await _unfinished(rest, period, evidence))
+    except (LogCorrupted, TrailUnreadable) as error:
+        return _Reading(left_out, str(error))
+
+
+def _unreadable_logs(logs: Sequence[Log]) -> dict[str, str]:
+    """Return the logs whose segments can't even be listed, each with the reason."""
+    reasons = dict[str, str]()
+    for log in logs:
+        try:
+            list_segments(log)
+        except (LogCorrupted, TrailUnreadable) as error:
+            reasons[log.name] = str(error)
+    return reasons
 
 
 def _viewer_of(url: str) -> str:
@@ -212,36 +254,26 @@ async def _read(
     audit: AuditLogger,
     accessed_by: str,
     reading: Callable[[int], None] | None,
-) -> str | None:
-    """Add the records of the period to the evidence; return why some of them could not be read, None if all were."""
+) -> None:
+    """Add the records of the period to the evidence."""
     query = reader.query(period, audit=audit, accessed_by=accessed_by, on_damage="skip")
-    try:
-        async with aclosing(query) as records:
-            async for record in records:
-                evidence.add(record)
-                if reading is not None and evidence.records % _RECORDS_A_TIME == 0:
-                    reading(evidence.records)
-    except TrailUnreadable as error:
-        return str(error)
-    return None
+    async with aclosing(query) as records:
+        async for record in records:
+            evidence.add(record)
+            if reading is not None and evidence.records % _RECORDS_A_TIME == 0:
+                reading(evidence.records)
 
 
-async def _unfinished(
-    reader: AuditReader, period: AuditQuery, evidence: Evidence
-) -> tuple[Sequence[Record], int] | str:
-    """Return the intents of the period without an outcome, the first ones, and how many; or why they can't be read."""
+async def _unfinished(reader: AuditReader, period: AuditQuery, evidence: Evidence) -> tuple[Sequence[Record], int]:
+    """Return the intents of the period without an outcome, the first ones, and how many there are."""
     kept, number = list[Record](), 0
     if not any(seen.records for seen in evidence.types_like(["transaction.intended"])):
         return kept, number
-    try:
-        async for record in _closing(reader.unfinished(period, on_damage="skip")):
-            if not evidence.is_verified(record):
-                continue
+    async for record in _closing(reader.unfinished(period, on_damage="skip")):
+        if evidence.is_verified(record):
             number += 1
             if len(kept) < _MOST_INTENTS:
                 kept.append(record)
-    except TrailUnreadable as error:
-        return str(error)
     return kept, number
 
 
@@ -271,13 +303,15 @@ def _verification(report: VerifyReport, unread: str | None, *, signatures: bool,
 
 
 def _retention(
-    framework: Framework, evidence: Evidence, verified: VerifyReport, configured: RetentionPolicy | None
+    framework: Framework,
+    evidence: Evidence,
+    verified: VerifyReport,
+    configured: RetentionPolicy | None,
+    period: str,
 ) -> RetentionFacts:
     clause = framework.retention
     oldest = min((log.first_timestamp for log in verified.logs if log.first_timestamp), default=None)
     age = int((datetime.now(UTC) - datetime.fromisoformat(oldest)).total_seconds() // _DAY_S) if oldest else None
-    deleted = sum(seen.records for seen in evidence.types_like(["audit.segment_deleted"]))
-    youngest = evidence.youngest_deleted_days
     least = configured.min_retention_days if configured is not None else None
     said = list[str]()
     if clause.days is None:
@@ -285,31 +319,16 @@ def _retention(
     stated = evidence.stated_min_days
     if stated is not None:
         openings = count_of(evidence.stating_openings, "opening")
-        said.append(
-            f"{openings} of the period with a policy that keeps records for {count_of(stated, 'day')} at least."
-        )
+        said.append(f"{openings} of {period} with a policy that keeps records for {count_of(stated, 'day')} at least.")
     if least is not None:
         said.append(f"The configuration that was given keeps records for {count_of(least, 'day')} at least.")
     known = [days for days in (stated, least) if days is not None]
     if not known:
-        said.append("No opening of the period states a retention policy, and no configuration was given.")
+        said.append(f"No opening of {period} states a retention policy, and no configuration was given.")
     elif clause.days is not None:
         verdict = "meets" if min(known) >= clause.days else "is SHORTER than"
         said.append(f"A minimum of {min(known):,} days {verdict} the {clause.days:,} days of {clause.clause}.")
-    if youngest is not None:
-        said.append(
-            f"{count_of(deleted, 'segment')} deleted in the period; the youngest record deleted was "
-            f"{count_of(youngest, 'day')} old."
-        )
-        if clause.days is not None and youngest < clause.days:
-            said.append(f"Records were deleted EARLIER than the {clause.days:,} days of {clause.clause}.")
-    elif deleted:
-        said.append(
-            f"{count_of(deleted, 'segment')} deleted in the period; how old its records were can't be said, because "
-            "the manifest does not have it any more."
-        )
-    else:
-        said.append("No record of the period says that retention has deleted anything.")
+    said += _deletions(evidence, clause, period)
     if age is not None and clause.days is not None and age < clause.days:
         said.append(
             f"The oldest record that can be read is {count_of(age, 'day')} old, so the trail does not span "
@@ -324,10 +343,28 @@ def _retention(
         configured_delete_after_days=configured.delete_after_days if configured is not None else None,
         oldest_record=oldest,
         oldest_age_days=age,
-        deleted_segments=deleted,
-        youngest_deleted_days=youngest,
+        deleted_segments=evidence.deleted,
+        youngest_deleted_days=evidence.youngest_deleted_days,
         assessment=tuple(said),
     )
+
+
+def _deletions(evidence: Evidence, clause: RetentionClause, period: str) -> list[str]:
+    """Return what the records of the period say of segments that retention has deleted."""
+    if not evidence.deleted:
+        return [f"No record of {period} says that retention has deleted anything."]
+    said = [f"{count_of(evidence.deleted, 'segment')} deleted in {period}."]
+    youngest, unknown = evidence.youngest_deleted_days, evidence.deleted_of_unknown_age
+    if youngest is not None:
+        said.append(f"The youngest record in them was {count_of(youngest, 'day')} old when it was deleted.")
+        if clause.days is not None and youngest < clause.days:
+            said.append(f"Records were deleted EARLIER than the {clause.days:,} days of {clause.clause}.")
+    if unknown:
+        said.append(
+            f"How old the records of {count_of(unknown, 'segment')} were can't be said: the manifest has no entry of "
+            "them any more, or can't be read."
+        )
+    return said
 
 
 def _log_facts(logs: Sequence[Log], report: VerifyReport, evidence: Evidence) -> tuple[LogFacts, ...]:

@@ -38,10 +38,17 @@ _LONGEST_NAME: Final = 120
 
 
 class TypeEvidence:
-    """What was counted of one event type, and the records that are kept of it."""
+    """What was counted of one event type, and the records that are kept of it.
 
-    def __init__(self, event_type: str, *, kept: int) -> None:
+    Args:
+        event_type: The type; `OTHER_TYPES` if it is of several that are counted together.
+        kept: Of the newest records.
+        patterns: If it is of several types: the patterns that all of them fit, of those that are asked for.
+    """
+
+    def __init__(self, event_type: str, *, kept: int, patterns: frozenset[str] = frozenset()) -> None:
         self.event_type: Final = event_type
+        self.patterns: Final = patterns
         self.records = 0
         self.failures = 0
         self.first_at = ""
@@ -82,10 +89,13 @@ class Evidence:
 
     Args:
         logs: The logs that are read.
+        patterns: All patterns of event types that are asked for, so that types that are counted together fit the same.
         heads: The sequence number of each log's last verified record; newer ones are not counted.
     """
 
-    def __init__(self, logs: Iterable[Log], heads: Mapping[str, int]) -> None:
+    def __init__(self, logs: Iterable[Log], patterns: Iterable[str], heads: Mapping[str, int]) -> None:
+        self._patterns: Final = tuple(sorted({*patterns, "*"}))
+        self._others: Final[dict[frozenset[str], TypeEvidence]] = {}
         self._logs: Final = {log.name: log for log in logs}
         self._heads: Final = heads
         self.added_since = 0  #: records of the period that were written after the verification
@@ -94,6 +104,8 @@ class Evidence:
         self.records = 0
         #: The least age in days at which a record was deleted by retention.
         self.youngest_deleted_days: int | None = None
+        self.deleted = 0  #: segments
+        self.deleted_of_unknown_age = 0  #: of them
         self.refused = 0
         #: The least `min_retention_days` that an opening states, and how many of the openings state one.
         self.stated_min_days: int | None = None
@@ -123,14 +135,17 @@ class Evidence:
 
     def _begin(self, event_type: str) -> TypeEvidence:
         if len(self._types) >= _MOST_TYPES and event_type not in TOPIC_OF_TYPE:
-            event_type = OTHER_TYPES
+            fits = _fitting(event_type, self._patterns)
+            return self._others.setdefault(fits, TypeEvidence(OTHER_TYPES, kept=_LAST, patterns=fits))
         kept = _LAST_OF_TOPIC - _FIRST if event_type in TOPIC_OF_TYPE else _LAST
         return self._types.setdefault(event_type, TypeEvidence(event_type, kept=kept))
 
     def types_like(self, patterns: Iterable[str]) -> list[TypeEvidence]:
         """Return what was counted of each type that fits one of these patterns, the most frequent first."""
-        matches = _matcher(tuple(patterns))
+        wanted = tuple(patterns)
+        matches = _matcher(wanted)
         found = [seen for name, seen in self._types.items() if matches(name)]
+        found += [seen for fits, seen in self._others.items() if not fits.isdisjoint(wanted)]
         return sorted(found, key=lambda seen: (-seen.records, seen.event_type))
 
     def _add_opening(self, opened: AuditLogOpened) -> None:
@@ -140,11 +155,13 @@ class Evidence:
             self.stated_min_days = days if self.stated_min_days is None else min(self.stated_min_days, days)
 
     def _add_deletion(self, record: Record, segment: str) -> None:
+        self.deleted += 1
         if record.log not in self._last_times:
             log = self._logs.get(record.log)
             self._last_times[record.log] = dict(_last_times(log.directory)) if log is not None else {}
         last = self._last_times[record.log].get(segment)
         if last is None:
+            self.deleted_of_unknown_age += 1
             return
         age = (record.timestamp - datetime.fromisoformat(last)).days
         known = self.youngest_deleted_days
@@ -160,7 +177,12 @@ def _last_times(directory: Path) -> Iterator[tuple[str, str]]:
         return  # the verification says so
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
+def _fitting(event_type: str, patterns: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(pattern for pattern in patterns if _matcher((pattern,))(event_type))
+
+
+@lru_cache(maxsize=4096)
 def _matcher(patterns: tuple[str, ...]) -> Callable[[str], bool]:
     def matches(event_type: str) -> bool:
         return any(fnmatchcase(event_type, pattern.replace("[", "[[]")) for pattern in patterns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta, timezone
@@ -17,7 +18,7 @@ from tests.age_keys import key_file
 from tests.cli.made_trails import failure, make_trail
 from tests.logs import failure as failed_log_in
 from tests.reports.reporting import reported, written
-from tests.trail.lived import LivedLog
+from tests.trail.lived import LivedLog, rewrite_manifest
 from tests.verify.test_encrypted_trails import RECORDS, make
 
 pytestmark = pytest.mark.anyio
@@ -132,6 +133,54 @@ async def test_what_was_not_verified_is_not_counted(tmp_path: Path) -> None:
     assert report.records == report.verification.records == 3
     assert any("3 records say that were written after the verification began" in text for text in report.cannot_show)
     assert not says_that_something_is_missing(report)
+
+
+async def test_no_type_is_hidden_by_many_others(tmp_path: Path) -> None:
+    """However many types somebody makes up before: records are counted for each control that asks for their type."""
+    made_up = [json.dumps({"event_type": f"made.up_{n}"}).encode() for n in range(520)]
+    late = [b'{"event_type":"security.late_%d"}' % n for n in range(3)]
+    make_trail(tmp_path / "audit", [*made_up, *late, failure("mallory")])
+    report = await reported(AuditReader(tmp_path / "audit"), tmp_path)
+    counted = {control.id: control.records for control in report.controls}
+    assert (counted["CC6.1"], counted["CC7.2"], counted["CC7.3"]) == (1, 4, 3)
+    events = next(control for control in report.controls if control.id == "CC7.3")
+    assert events.shows[0] == "3 records of at least 1 event type in the period."
+    assert events.examples[0].event_type == "security.late_2"
+    everything = await reported(AuditReader(tmp_path / "audit"), tmp_path, "hipaa")
+    assert next(control for control in everything.controls if control.id == "164.312(b)").records == 524
+
+
+async def test_the_age_of_what_was_deleted_is_known_or_said_not_to_be(tmp_path: Path) -> None:
+    """Without the manifest nothing is claimed of the age."""
+    log = LivedLog(tmp_path / "audit").session().retain(deleted=2)
+    known = await reported(AuditReader(log.base_dir), tmp_path, "hipaa")
+    assert known.retention.assessment[1:4] == (
+        "2 segments deleted in the readable part of the period.",
+        "The youngest record in them was 0 days old when it was deleted.",
+        "Records were deleted EARLIER than the 2,192 days of 164.316(b)(2)(i).",
+    )
+    (log.directory / "manifest.json").unlink()
+    report = await reported(AuditReader(log.base_dir), tmp_path, "hipaa")
+    assert report.retention.deleted_segments == 2
+    assert report.retention.youngest_deleted_days is None
+    assert any(
+        text.startswith("How old the records of 2 segments were can't be said") for text in report.retention.assessment
+    )
+
+
+async def test_a_log_that_can_not_be_read_at_all_hides_no_other(tmp_path: Path) -> None:
+    """Its manifest is damaged, so none of its records is counted, and this is said; those of other logs are counted."""
+    log = LivedLog(tmp_path / "audit").session()
+    rewrite_manifest(log, lambda entries: entries.pop(1))
+    make_trail(tmp_path / "audit", [failure("alice")] * 3, instance="01")
+    report = await reported(AuditReader(tmp_path / "audit"), tmp_path)
+    assert not report.verification.valid
+    assert report.records == 3
+    assert report.not_counted[0].startswith("No record of orders/00 can be read: orders/00/manifest.json")
+    assert says_that_something_is_missing(report)
+    alone = await reported(AuditReader(tmp_path / "audit", instance="00"), tmp_path)
+    assert alone.records == 0
+    assert says_that_something_is_missing(alone)
 
 
 async def test_the_period_begins_with_since_and_ends_before_until(tmp_path: Path) -> None:
