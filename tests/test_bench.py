@@ -186,7 +186,7 @@ def test_viewer_runs_and_is_next_to_a_service(quick: Path, monkeypatch: pytest.M
     run_bench(monkeypatch, "--quick", "--records", "3000", "--results", str(quick), "viewer")
     kept = json.loads((quick / "viewer.json").read_text())
     rows = {row["subject"]: row["value"] for table in kept["tables"] for row in table["rows"]}
-    assert {"newest records", "one actor: page / query", "a download of all as CSV", "with / alone"} <= rows.keys()
+    assert {"newest records", "one actor: page / query", "a download of all as CSV", "readers / alone"} <= rows.keys()
     assert None not in rows.values()
     assert rows["pages that were refused"] == 0
 

@@ -124,6 +124,7 @@ _ENVIRONMENT: Final = Environment(
     finalize=_shown,
     trim_blocks=True,
     lstrip_blocks=True,
+    auto_reload=False,  # else the file of a row is looked at for each row of a page
 )
 _ENVIRONMENT.filters |= {
     "time": _time,
