@@ -5,9 +5,10 @@ Pages have no other way to the trail, so none of them can forget either.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, TypeVar
 
@@ -19,11 +20,12 @@ from audit_async._export.record_export import Evidence, ExportFormat, ExportRepo
 from audit_async._layout.age_files import Identities
 from audit_async._query.answers import Page, page_of
 from audit_async._query.audit_query import AuditQuery
-from audit_async._query.cursor import decode_cursor
+from audit_async._query.cursor import decode_cursor, encode_cursor
 from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
 from audit_async._query.matching import Filter
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage, Found
+from audit_async._sanitize.readable_text import count_of
 from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
 from audit_async._trail.off_loop import only_one
 from audit_async.errors import LogCorrupted
@@ -203,10 +205,21 @@ class ScopedReader:
         reached = decode_cursor(cursor, query) if cursor is not None else None
 
         def search(asked: Asked, question: Question) -> Generator[Page | None, None, None]:
-            found = Search(asked.logs, query, asked.damage, reached=reached, wanted=asked.wanted)
-            return page_of(found, query, size, question.reading.decode)
+            called = {self._in_cursor(log): log.name for log in asked.logs}
+            known = None
+            if reached is not None:
+                known = {called[name]: seq for name, seq in reached.items() if name in called}
+            found = Search(asked.logs, query, asked.damage, reached=known, wanted=asked.wanted)
+            for page in page_of(found, query, size, question.reading.decode):
+                yield page if page is None else _with_names(page, query, {own: name for name, own in called.items()})
 
         return await self._answer(query, search, lambda page: len(page.records))
+
+    def _in_cursor(self, log: Log) -> str:
+        """Return what a cursor calls a log: to a tenant nothing that can be read, since others' logs are in it too."""
+        if self.person.tenant is None:
+            return log.name
+        return sha256(f"log in a cursor {log.log_id} {log.name}".encode()).hexdigest()[:16]
 
     async def record(
         self, seq: int | None = None, *, audit_id: str | None = None, log: str | None = None, proof: bool = False
@@ -299,16 +312,20 @@ class ScopedReader:
 
     def _remark_undecided(self, records: int) -> None:
         self.remarks.append(
-            f"{records} records could not be searched: what was asked for is sealed in them, and its keys are not here."
+            f"Not searched: {count_of(records, 'record')} in which what was asked for is sealed, and has no key here."
         )
 
     def _remark(self, question: Question) -> None:
         damage = question.damage
         if damage.skipped:
-            first = f" The first: {damage.first}." if self.person.tenant is None else ""
-            self.remarks.append(f"{damage.skipped} damaged places were passed over.{first} Verify the trail.")
+            more = (
+                f"The first: {damage.first}"
+                if self.person.tenant is None
+                else "Ask whoever keeps the trail to verify it"
+            )
+            self.remarks.append(f"Passed over: {count_of(damage.skipped, 'damaged place')}. {more}.")
         if damage.not_searched is not None:
-            detail = damage.not_searched if self.person.tenant is None else "a part of the trail could not be searched"
+            detail = damage.not_searched if self.person.tenant is None else "A part of the trail could not be searched"
             self.remarks.append(f"{detail}.")
 
     # Streams.
@@ -388,6 +405,14 @@ class ScopedReader:
             yield export
             for report in made:
                 await self.trail.view_log.record_export(self.person.name, report)
+
+
+def _with_names(page: Page, query: AuditQuery, names: Mapping[str, str]) -> Page:
+    """Return a page whose cursor calls logs by other names."""
+    if page.cursor is None:
+        return page
+    reached = {names[name]: seq for name, seq in decode_cursor(page.cursor, query).items()}
+    return msgspec.structs.replace(page, cursor=encode_cursor(query, reached))
 
 
 class _SeenLogs(AuditReader):

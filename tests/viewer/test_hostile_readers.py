@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
@@ -17,9 +18,13 @@ from audit_async._layout.collected_file import Collected
 from audit_async._layout.names import COLLECTED_FILE
 from audit_async.errors import ConfigError
 from audit_async.forwarding.collector_root import CollectedStatus, CollectorStatus, prepare_root, write_status
+from audit_async.reader import AuditQuery
 from audit_async.viewer import EmbedLinks, Person, Roles, Viewer, ViewLimits, downloads, embed_link, viewer
+from audit_async.viewer.pages.match_counts import count_matches
 from audit_async.viewer.request_limits import RateLimit
+from audit_async.viewer.scoped_reader import ScopedReader
 from tests.logs import failure
+from tests.trail.written import WrittenLog
 from tests.trails import read_events
 from tests.viewer.oidc_provider import running_provider
 from tests.viewer.test_oidc import viewed_by_oidc
@@ -75,6 +80,53 @@ async def test_a_tenant_does_not_learn_the_names_of_logs(tmp_path: Path) -> None
             assert there.status_code == nowhere.status_code, path
             assert there.text.replace("secret", "nowhere") == nowhere.text, path
     assert {access.get("records") for access in accesses(tmp_path)} <= {None, 0}
+
+
+async def test_a_tenant_s_next_page_names_no_log(tmp_path: Path) -> None:
+    """The link to it holds a place in each log, also in those of which the tenant knows nothing; and it works."""
+    await make_trail(tmp_path)
+    config = AuditConfig(mode=Local(tmp_path), service_id="secret", handle_signals=False)
+    async with AuditLogger(config) as audit:
+        audit.emit(failure())
+    seen: list[str] = []
+    cursor: str | None = None
+    async with viewed(tmp_path) as app:
+        for _ in range(3):
+            page = await ScopedReader(app._trail, OF_ACME).page(AuditQuery(newest_first=True, limit=1), cursor)
+            seen += [record.log for record in page.records]
+            if (cursor := page.cursor) is None:
+                break
+            said = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+            assert not {name for name in (b"secret", b"orders", b"billing") if name in said}
+    assert sorted(seen) == ["billing/00", "orders/00"]
+
+
+async def test_names_without_end_take_no_memory_of_the_counts(tmp_path: Path) -> None:
+    """Nor do they fill a table; the record's own page has them."""
+    written = WrittenLog(tmp_path, max_bytes=1 << 20)
+    names = ["x" * 5000, "y" * 256, "bob"]
+    written.write(*[{"event_type": f"t.{name}", "actor": {"user_id": name}} for name in names])
+    written.close()
+    async with viewed(tmp_path) as app, browser_of(app, AUDITOR) as browser:
+        counts = await count_matches(ScopedReader(app._trail, AUDITOR), AuditQuery())
+        page = (await browser.get("/records")).text
+        assert "x" * 5000 in (await browser.get("/logs/orders/00/records/0")).text
+    assert counts.matches == 3
+    assert set(counts.actors) == {"y" * 256, "bob"}
+    assert set(counts.types) == {"t.bob"}
+    assert "x" * 257 not in page
+    assert "x" * 200 in page
+
+
+async def test_what_could_not_be_counted_is_said_with_the_counts(tmp_path: Path) -> None:
+    """The counts come by themselves, and may have read more than the page next to them."""
+    await make_trail(tmp_path)
+    (segment,) = (tmp_path / "orders/00").glob("*.audit")
+    segment.write_bytes(segment.read_bytes().replace(b"orders-acme", b"orders-acne"))
+    async with viewed(tmp_path) as app, browser_of(app, AUDITOR) as browser:
+        assert "Passed over: 1 damaged place. The first: " in (await browser.get("/records/counts")).text
+        page = (await browser.get("/records?actor=orders-ac*&log=orders/00")).text
+    assert "No record was found in what could be searched." in page
 
 
 async def test_how_many_records_were_seen_is_none_if_none_were(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ MOST_S: Final = 2.0
 #: While others wait for their search to begin, as many matches are enough, and so long a time.
 ENOUGH_MATCHES: Final = 2_000
 ENOUGH_S: Final = 0.3
+#: A name that is longer is not listed.
+_LONGEST_NAME: Final = 256
 _COUNTED_OUTCOMES: Final = frozenset({SUCCESS, FAILURE})
 #: Bars of a histogram, at most.
 _MOST_BARS: Final = 60
@@ -115,18 +117,23 @@ class MatchCounts:
         said = read_said(found.line)
         event, moment = said.event, datetime.fromisoformat(said.timestamp)
         self.matches += 1
-        self.types[_shown(type_of(event))] += 1
+        self._count_name(self.types, _shown(type_of(event)))
         # As recorded: whoever is called `[sealed]` is counted.
         if (actor := next(actors_of(event), None)) is not None and not is_sealed(actor):
-            self.actors[actor] += 1
+            self._count_name(self.actors, actor)
         self.services[found.log.service_id] += 1
         for status in statuses_of(event):
-            self.statuses[_shown(status)] += 1
+            self._count_name(self.statuses, _shown(status))
         outcomes = {*outcomes_of(event)}
         for outcome in _COUNTED_OUTCOMES & outcomes:
             self.outcomes[outcome] += 1
         self.times.append((moment.timestamp(), FAILURE in outcomes))
         self.newest, self.oldest = self.newest or moment, moment
+
+    def _count_name(self, names: Counter[str], name: str) -> None:
+        """Count a name that can be listed; many of a longer kind would take what memory there is."""
+        if len(name) <= _LONGEST_NAME:
+            names[name] += 1
 
 
 def _shown(text: str) -> str:

@@ -243,7 +243,9 @@ def _storage(placed: PlacedRecord, log: Log) -> Statement:
     except (AuditError, OSError, StopIteration):
         return Statement("open", "Segment not listed", f"The manifest could not be read for {placed.segment}.")
     if segment.sealed is None:
-        return Statement("info", "Segment still open", f"{placed.segment} is not sealed yet.")
+        return Statement(
+            "info", "Segment not sealed", f"The manifest does not have {placed.segment} among the sealed ones."
+        )
     where = "archived" if segment.sealed.state == "archived" else "sealed"
     encrypted = " The archive is encrypted." if segment.sealed.is_encrypted else ""
     text = f"{placed.segment} is {where}; the manifest has its SHA-256. Verification compares it.{encrypted}"

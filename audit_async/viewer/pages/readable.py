@@ -33,6 +33,10 @@ _DEEPEST: Final = 4
 _MOST_SHOWN: Final = 200
 
 
+#: So much of a name is shown among others.
+_LONGEST_NAME: Final = 256
+
+
 class Summary(NamedTuple):
     """A record among others."""
 
@@ -45,6 +49,11 @@ class Summary(NamedTuple):
     result: str
     tone: str  #: `good`, `bad` or empty
     details: str
+
+    @property
+    def is_actor_known(self) -> bool:
+        """Whether there is a name that a search finds: not if it stays sealed, or is cut."""
+        return 0 < len(self.actor) <= _LONGEST_NAME and not isinstance(self.actor, ClosedText)
 
 
 class Member(NamedTuple):
@@ -74,15 +83,20 @@ def summary_of(record: Record, event: dict[str, object] | None = None) -> Summar
     resource = next((one for one in resources_of(event) if one and target.endswith(one)), "")
     return Summary(
         record=record,
-        event_type=type_of(event),
+        event_type=_cut(type_of(event)),
         is_critical=is_critical(type_of(event)),
-        actor=next(actors_of(event), ""),
-        resource=resource,
-        target=target,
+        actor=_cut(next(actors_of(event), "")),
+        resource=resource if len(resource) <= _LONGEST_NAME else "",
+        target=_cut(target),
         result=" ".join(result_of(event)),
         tone="bad" if FAILURE in outcomes else "good" if SUCCESS in outcomes else "",
         details=" · ".join(details_of(event))[:400],
     )
+
+
+def _cut(text: str) -> str:
+    """Return as much of a text as a table has room for; the record's own page has all of it."""
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
 
 
 def changes_of(event: dict[str, object]) -> list[Change]:

@@ -66,7 +66,6 @@ async def show_record(request: Request) -> Response:
         placed=placed,
         record=record,
         summary=summary,
-        is_actor_known=not isinstance(summary.actor, ClosedText),
         meaning=_first_sentence(event_class.__doc__) if event_class is not None else "",
         changes=changes_of(event),
         members=members_of(shown, "event"),
@@ -101,7 +100,7 @@ def _whole_log(viewing: Viewing, name: str) -> Log | None:
 def _related(summary: Summary, context: dict[str, object]) -> list[_Related]:
     """Return the trails that a record is part of; what stays sealed leads to none."""
     found = [
-        _Related("Everything by", "actor", summary.actor),
+        _Related("Everything by", "actor", summary.actor if summary.is_actor_known else ""),
         _Related("Everything about", "resource", summary.resource),
     ]
     if isinstance(request_id := context.get("request_id"), str):
