@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7, help="how often each is measured (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="short runs: shows that all works, no figures")
     parser.add_argument("--same-bench", action="store_true", help="measure both by the benchmarks of this tree")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the result is kept (%(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS / "compare", help="where it is kept (%(default)s)")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.name if name not in BENCHMARKS]:
         parser.error(f"no benchmark is called {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")

@@ -112,9 +112,12 @@ def _run(command: list[str], cwd: Path | None = None) -> str:
     """
     led = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}
     environment = {name: value for name, value in os.environ.items() if name not in led}
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=60 * _MINUTES
-    )
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=60 * _MINUTES
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CheckFailed(f"{' '.join(command)} has not ended after {_MINUTES} minutes") from error
     if done.returncode:
         raise CheckFailed(f"{' '.join(command)} (exit status {done.returncode}):\n{done.stdout}{done.stderr}")
     return done.stdout

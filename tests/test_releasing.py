@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -97,9 +98,20 @@ def test_what_publishes_is_pinned_and_can_do_nothing_else() -> None:
     assert "run:" not in publishing
 
 
-def test_the_interpreters_of_this_machine_are_found() -> None:
-    """The one that runs this test is among them, each once, oldest first."""
-    found = interpreters()
-    assert found == sorted(found)
-    assert len({one.minor for one in found}) == len(found)
-    assert all(one.version >= (3, 11, 0) for one in found)
+def test_only_interpreters_that_run_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each minor version once, from PATH or pyenv; not a shim that runs nothing, nor a release that is too old."""
+    pytest.importorskip("ensurepip", reason="this Python can't make environments")
+    this = f"python3.{sys.version_info.minor}"
+    chosen, pyenv = tmp_path / "bin", tmp_path / "pyenv" / "versions" / "3.9.1" / "bin"
+    for directory in (chosen, pyenv):
+        directory.mkdir(parents=True)
+    (chosen / this).symlink_to(Path(sys.executable).resolve())
+    for name, place in (("python3.99", chosen), ("python3.9", pyenv)):
+        (place / name).write_text("#!/bin/sh\necho 3 9 1 0\nexit 127\n")
+        (place / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(chosen))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    (found,) = interpreters()
+    assert found.version == sys.version_info[:3]
+    assert found.path == chosen / this
+    assert found.name.startswith(found.minor)
