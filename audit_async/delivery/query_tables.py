@@ -16,6 +16,8 @@ _WILDCARDS: Final = frozenset("*?")
 def query_of(field: str, table: Mapping[str, object]) -> AuditQuery:
     """Return the query that a table means: as `AuditQuery`, with a wildcard in a text as a pattern."""
     members: dict[str, Any] = dict(table)
+    if isinstance(members.get("event_types"), str):
+        members["event_types"] = [members["event_types"]]
     for name in ("after_seq", "limit", "newest_first", "start", "end"):
         if name in members:
             raise ConfigError(f"{field}.{name}", "not a condition on one record; leave it out")

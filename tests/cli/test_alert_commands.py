@@ -59,8 +59,24 @@ def test_what_is_wrong_in_a_file_of_rules_is_a_usage_error(audit: Audit, rules: 
     assert (ended.status, ended.out) == (2, "")
     assert "rule.five.windows" in ended.err
     assert "window_s" in ended.err
+    assert str(rules.name) in ended.err
     assert audit("alerts", "test", rules, tmp_path / "nothing").status == 2
     assert audit("alerts", "check", tmp_path / "missing.toml").status == 2
+
+
+def test_what_is_probably_a_mistake_is_noted(audit: Audit, rules: Path, tmp_path: Path) -> None:
+    """A type that no known event has; a module with the service's own events makes them known."""
+    rules.write_text(RULE.replace("auth.failure", "shop_own.refunded"), encoding="utf-8")
+    ended = audit("alerts", "check", rules)
+    assert ended.status == 0
+    note, summary = ended.out.splitlines()
+    assert note.startswith("note: rule.five.match: no known event has the type shop_own.refunded")
+    assert summary == "1 rule, all of them right"
+    assert audit("alerts", "check", rules, "--json").document["notes"] == [note.removeprefix("note: ")]
+    ended = audit("alerts", "check", rules, "--module", "own_missing")
+    assert (ended.status, "own_missing" in ended.err) == (2, True)
+    own = "tests.delivery.alerts.own_events"
+    assert audit("alerts", "check", rules, "--module", own).out == "1 rule, all of them right\n"
 
 
 def test_rules_are_tried_on_a_trail(audit: Audit, rules: Path, trail: Path) -> None:

@@ -64,7 +64,7 @@ from audit_async.delivery import (
     read_deliver_settings,
     verify_signature,
 )
-from audit_async.delivery.alerts import AlertEngine, AlertRule, RuleTrial, starter_rules, try_rules
+from audit_async.delivery.alerts import AlertEngine, AlertRule, RuleTrial, notes_on, starter_rules, try_rules
 from audit_async.delivery.siem_formats import Actor, OcsfClass, OcsfFormat, OcsfMapping, Text
 from audit_async.events import AuthFailure, DataDeleted, Personal, Record, decode_record
 from audit_async.evidence import ProvenLog, ProvenRecord, verify_evidence
@@ -407,6 +407,8 @@ async def alerts(reader: AuditReader) -> None:
     trial: RuleTrial = await try_rules(rules, reader)
     assert [alert.rule for alert in trial.alerts] == list(trial.by_rule)
     AlertEngine(rules)
+    notes: list[str] = notes_on(rules)
+    assert notes == []
 
 
 async def forwarding(sink: Sink, log: LogIdentity, batch: Batch) -> None:

@@ -15,7 +15,16 @@ from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import ReadableLogs
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Output, count_of
-from audit_async.delivery.alerts import AlertRule, RuleTrial, read_rules, starter_rules, starter_rules_text, try_rules
+from audit_async.delivery.alerts import (
+    AlertRule,
+    RuleTrial,
+    notes_on,
+    read_rules,
+    starter_rules,
+    starter_rules_text,
+    try_rules,
+)
+from audit_async.delivery.event_modules import import_event_modules
 from audit_async.events import AuditAlertRaised
 from audit_async.events.recorded import recorded_time
 
@@ -30,6 +39,7 @@ class CheckedRules(msgspec.Struct, frozen=True, kw_only=True):
     """What `alerts check` says."""
 
     rules: list[AlertRule]
+    notes: list[str]  #: what is probably a mistake
 
 
 def register(app: typer.Typer) -> None:
@@ -56,15 +66,35 @@ def starter() -> None:
     sys.stdout.write(starter_rules_text())
 
 
-def check(rules: RulesFile, *, as_json: Json = False) -> None:
-    """Check a file of rules: everything that the deliverer would refuse is named. Exit status 2 if something is."""
+def check(
+    rules: RulesFile,
+    *,
+    module: Annotated[
+        list[str],
+        typer.Option(
+            "--module",
+            metavar="MODULE",
+            help="Import this module first, as event_modules of deliver.toml. May be repeated.",
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    as_json: Json = False,
+) -> None:
+    """Check a file of rules: everything that the deliverer would refuse is named. Exit status 2 if something is.
+
+    Types and members that no known event has are noted; they may be those of your own events, which `--module` makes
+    known.
+    """
     output = Output(as_json=as_json)
 
     async def run() -> ExitStatus:
+        import_event_modules(module)
         read = _read(rules)
+        notes = notes_on(read)
         if as_json:
-            output.document(CheckedRules(rules=read))
+            output.document(CheckedRules(rules=read, notes=notes))
         else:
+            for note in notes:
+                output.line(f"note: {note}")
             output.line(f"{count_of(len(read), 'rule')}, all of them right")
         return ExitStatus.OK
 

@@ -11,6 +11,7 @@ from audit_async.delivery.alerts.alert_engine import AlertEngine, Looked, Observ
 from audit_async.delivery.alerts.alert_rules import AlertRule, read_rules, starter_rules, starter_rules_text
 from audit_async.delivery.alerts.alert_state import AlertStateUnusable
 from audit_async.delivery.alerts.alert_trial import RuleTrial, try_rules
+from audit_async.delivery.alerts.rule_notes import notes_on
 
 __all__ = [
     "AlertEngine",
@@ -19,6 +20,7 @@ __all__ = [
     "Looked",
     "ObservedRecord",
     "RuleTrial",
+    "notes_on",
     "read_rules",
     "starter_rules",
     "starter_rules_text",

@@ -13,7 +13,7 @@ import msgspec
 
 from audit_async._query.audit_query import AuditQuery
 from audit_async.config.toml_file import read_toml
-from audit_async.config.wording import brief, refuse_unknown
+from audit_async.config.wording import brief, naming, refuse_unknown, shown
 from audit_async.delivery.query_tables import query_of
 from audit_async.errors import ConfigError
 
@@ -104,9 +104,13 @@ def read_rules(path: str | os.PathLike[str]) -> list[AlertRule]:
         path: A file with `[[rule]]` tables.
 
     Raises:
-        ConfigError: The file can't be read, or a rule is wrong; it names the rule and the field.
+        ConfigError: The file can't be read, or a rule is wrong; it names the file, the rule and the key, and the places
+            of all further mistakes.
     """
-    return _rules(read_toml(path), os.fspath(path))
+    source = os.fspath(path)
+    table = read_toml(path)
+    with naming(lambda field: "" if field == source else source):
+        return _rules(table, source)
 
 
 def starter_rules_text() -> str:
@@ -126,12 +130,43 @@ def _rules(table: Mapping[str, object], source: str) -> list[AlertRule]:
         raise ConfigError(source, "it has no rules; write each as a table [[rule]]")
     if len(tables) > _MOST_RULES:
         raise ConfigError(source, f"it has {len(tables)} rules, and {_MOST_RULES} are allowed")
-    rules = [_rule(one, position) for position, one in enumerate(tables, 1)]
+    rules: list[AlertRule] = []
+    wrong: list[ConfigError] = []
+    for position, one in enumerate(tables, 1):
+        try:
+            rules.append(_rule(one, position))
+        except ConfigError as error:
+            wrong.append(error)
     names = [rule.name for rule in rules]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"rule.{name}", "there are two rules with this name; each needs its own")
+    wrong += [
+        ConfigError(f"rule.{name}", "there are two rules with this name; each needs its own")
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
+    if len(wrong) > 1:
+        others = ", ".join(error.field for error in wrong[1:])
+        raise ConfigError(wrong[0].field, f"{wrong[0].reason}; wrong as well: {others}")
+    if wrong:
+        raise wrong[0]
     return rules
+
+
+_WEEK: Final = f"from 1 to {7 * _DAY_S:,}"
+#: What each key may be, as an error says it.
+_ALLOWED: Final = {
+    "name": "lower-case letters, digits and hyphens, a letter first, 64 at most",
+    "reason": "a text of up to 1000 characters: why somebody should look",
+    "match": 'a table with a query, such as { event_types = ["auth.failure"] }, or a list of such tables',
+    "severity": "info, low, medium, high or critical",
+    "threshold": "a whole number from 1 to 10,000",
+    "window_s": f"a whole number of seconds {_WEEK}",
+    "group_by": f'a member\'s path, such as "event.ip", or a list of up to {_MOST_MEMBERS}',
+    "per_log": "true or false",
+    "distinct": 'a member\'s path, such as "event.attempted_user"',
+    "cool_down_s": f"a whole number of seconds, 0 or {_WEEK}",
+    "silence_s": f"a whole number of seconds {_WEEK}",
+    "max_groups": "a whole number from 1 to 1,000,000",
+}
 
 
 def _rule(table: Mapping[str, object], position: int) -> AlertRule:
@@ -139,6 +174,9 @@ def _rule(table: Mapping[str, object], position: int) -> AlertRule:
     where = f"rule.{brief(name)}" if isinstance(name, str) else f"rule number {position}"
     members = dict(table)
     refuse_unknown(members, AlertRule.__struct_fields__, f"{where}.")
+    for field in ("name", "reason", "match"):
+        if field not in members:
+            raise ConfigError(f"{where}.{field}", f"missing; give {_ALLOWED[field]}")
     for field in ("match", "group_by"):
         if isinstance(members.get(field), dict | str):
             members[field] = [members[field]]
@@ -147,5 +185,6 @@ def _rule(table: Mapping[str, object], position: int) -> AlertRule:
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, ConfigError):
             raise error.__cause__ from None
-        expected, _, place = str(error).partition(" - at `$")
-        raise ConfigError(f"{where}{place.rstrip('`')}", expected) from None
+        field = str(error).partition(" - at `$.")[2].partition("[")[0].rstrip("`")
+        given = shown(table.get(field))
+        raise ConfigError(f"{where}.{field}", f"{given} is not allowed; allowed: {_ALLOWED[field]}") from None
