@@ -309,6 +309,7 @@ class _OpenSink:
                 directory=self._directory,
                 idle_tails=idle_tails,
                 report=records.reporter(self.settings.name),
+                record_delivered=records.delivered(self.settings.name),
             )
             running = self._running[log.log_id] = _RunningDelivery(log, delivery)
             yield running

@@ -15,6 +15,7 @@ from typing import Final
 from audit_async._writer.receipts import Receipt
 from audit_async.delivery.deliver_settings import SinkSettings
 from audit_async.delivery.deliverable_record import OWN_SERVICE
+from audit_async.delivery.position_file import DeliveredForm, Position
 from audit_async.delivery.sink_delivery import DeliveryReport, SinkDelivery
 from audit_async.errors import AuditError
 from audit_async.events import AuditDelivered, AuditDeliveryProblem, AuditEvent
@@ -74,24 +75,32 @@ class DeliveryRecords:
         now = time.time()
         for settings, delivery in deliveries:
             position = delivery.position
-            records = position.delivered - position.recorded_delivered
-            since_s = now - position.recorded_at
-            if records <= 0 or position.seq < 0 or 0 <= since_s < _EVERY_S:
+            if 0 <= now - position.recorded_at < _EVERY_S:  # a clock that was set back keeps nothing from being said
                 continue
-            event = AuditDelivered(
-                sink=settings.name,
-                log=position.log,
-                log_id=position.log_id,
-                seq=position.seq,
-                hash=position.hash,
-                records=records,
-                set_aside=position.set_aside or None,
-                selected=bool(settings.select or settings.exclude) or None,
-                unsealed=settings.unseal or None,
-                redacted=list(settings.redact) or None,
-            )
-            if self._record(event):
+            if position.is_unrecorded and self.delivered(settings.name)(position):
                 delivery.note_recorded(now)
+
+    def delivered(self, sink: str) -> Callable[[Position], bool]:
+        """Return what records how far one sink has a log, in the form that the position names."""
+
+        def record(position: Position) -> bool:
+            form = position.form or DeliveredForm()
+            return self._record(
+                AuditDelivered(
+                    sink=sink,
+                    log=position.log,
+                    log_id=position.log_id,
+                    seq=position.seq,
+                    hash=position.hash,
+                    records=position.delivered - position.recorded_delivered,
+                    set_aside=position.set_aside or None,
+                    selected=form.selected or None,
+                    unsealed=form.unsealed or None,
+                    redacted=list(form.redacted) or None,
+                )
+            )
+
+        return record
 
     def _record(self, event: AuditEvent) -> bool:
         try:

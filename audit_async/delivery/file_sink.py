@@ -6,7 +6,7 @@ import os
 import select
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -63,6 +63,11 @@ class FileSink:
             fd = self._fd = self._open() if self._fd is None else self._fd
             disk.write_at(fd, lines, self._size)
             disk.sync_data(fd)
+        except BlockingIOError:
+            return SendResult(
+                outcome=Outcome.MISCONFIGURED,
+                reason=f"another sink or deliverer writes to {self._settings.path}; give each a file of its own",
+            )
         except (OSError, LogCorrupted) as error:
             self._close()  # what a failed sync has left is looked at again
             reason = error.strerror if isinstance(error, OSError) else "it is no regular file"
@@ -87,10 +92,14 @@ class FileSink:
         except FileNotFoundError:
             fd = disk.create_file(path, dir_fd=None)
             sync_names(Path(path).absolute().parent)
-        size = os.fstat(fd).st_size
-        self._size = complete_lines(size, lambda count, at: disk.read_at(fd, count, at))
-        if self._size < size:
-            disk.truncate(fd, self._size)
+        with ExitStack() as on_error:
+            on_error.callback(disk.close, fd)
+            disk.lock(fd)  # two that append to one file would write over each other
+            size = os.fstat(fd).st_size
+            self._size = complete_lines(size, lambda count, at: disk.read_at(fd, count, at))
+            if self._size < size:
+                disk.truncate(fd, self._size)
+            on_error.pop_all()
         return fd
 
     def _rotate(self) -> None:

@@ -136,6 +136,10 @@ class HttpConnection:
         sent = dict(headers)
         if self._settings.token is not None:
             token = (await self.secret(self._settings.token)).decode("latin-1")
+            if not token.isascii() or not token.isprintable():
+                raise ConfigError(
+                    f"sink.{self._settings.name}.token", "it holds what no header may hold; check its source"
+                )
             sent[self._settings.header_name] = f"{self._settings.token_scheme} {token}".strip()
         async with session.request(method, url, data=body, headers=sent, allow_redirects=False) as response:
             content = b""

@@ -23,7 +23,15 @@ from audit_async._layout.regular_files import read_bounded
 from audit_async.errors import AuditError, LogCorrupted
 from audit_async.forwarding.batches import Head
 
-__all__ = ["DelivererRuns", "Position", "SetAside", "SinkDirectory", "StateUnusable", "replace_durably"]
+__all__ = [
+    "DeliveredForm",
+    "DelivererRuns",
+    "Position",
+    "SetAside",
+    "SinkDirectory",
+    "StateUnusable",
+    "replace_durably",
+]
 
 _LOCK: Final = "lock"
 _SET_ASIDE: Final = "set-aside.ndjson"
@@ -36,6 +44,20 @@ class DelivererRuns(AuditError):
 
 class StateUnusable(AuditError):
     """A file of the state directory is damaged, or can't be read or written."""
+
+
+class DeliveredForm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a sink's settings make of a log's records, as `audit.delivered` says it.
+
+    Args:
+        selected: Whether the sink gets only some of them.
+        unsealed: Whether sealed members are opened.
+        redacted: The members that it does not get.
+    """
+
+    selected: bool = False
+    unsealed: bool = False
+    redacted: tuple[str, ...] = ()
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -51,6 +73,7 @@ class Position(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         recorded_at: When `audit.delivered` last said so, in seconds since 1970.
         recorded_seq: Which record it named.
         recorded_delivered: What `delivered` was then.
+        form: In which form the records since then were delivered; None if a release before this one delivered them.
     """
 
     log_id: str
@@ -62,6 +85,12 @@ class Position(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     recorded_at: float = 0.0
     recorded_seq: int = -1
     recorded_delivered: int = 0
+    form: DeliveredForm | None = None
+
+    @property
+    def is_unrecorded(self) -> bool:
+        """Whether something was delivered that `audit.delivered` has not said."""
+        return self.delivered > self.recorded_delivered and self.seq >= 0
 
     @property
     def head(self) -> Head | None:

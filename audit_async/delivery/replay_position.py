@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -93,7 +93,8 @@ async def replay(
         moved = await anyio.to_thread.run_sync(move)
         async with deliverer_log(settings, trail) as audit:
             records = DeliveryRecords(audit)
-            for replayed, position in moved:
+            for replayed, moved_to in moved:
+                position = await anyio.to_thread.run_sync(_recorded, directory, moved_to, records.delivered(sink))
                 event = AuditDeliveryReplayed(
                     sink=sink,
                     log=replayed.log,
@@ -107,6 +108,14 @@ async def replay(
     finally:
         directory.unlock()
     return [replayed for replayed, _ in moved]
+
+
+def _recorded(directory: SinkDirectory, position: Position, record: Callable[[Position], bool]) -> Position:
+    """Return the position after what was delivered by now is recorded: its record could not be named afterwards."""
+    before = directory.read(position.log_id)
+    if before is not None and before.is_unrecorded and record(before):
+        return msgspec.structs.replace(position, recorded_delivered=before.delivered)
+    return position
 
 
 def sink_of(settings: DeliverSettings, name: str) -> SinkSettings:

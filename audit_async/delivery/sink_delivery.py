@@ -8,6 +8,7 @@ read what is durable -> select, redact or open -> encode -> send -> store the po
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from audit_async.delivery.deliverable_record import OWN_SERVICE, DeliverableReco
 from audit_async.delivery.delivery_sink import Outcome, SendResult
 from audit_async.delivery.delivery_status import DeliveryState, DeliveryStatus
 from audit_async.delivery.idle_tails import IdleTails
-from audit_async.delivery.position_file import Position, SetAside, SinkDirectory, StateUnusable
+from audit_async.delivery.position_file import DeliveredForm, Position, SetAside, SinkDirectory, StateUnusable
 from audit_async.delivery.record_formats import Format
 from audit_async.delivery.record_selection import Selection
 from audit_async.delivery.sink_gate import SinkGate
@@ -50,6 +51,8 @@ _STATES: Final = {
 }
 
 
+#: In place of a problem that was reported: it was seen once.
+_DOUBTED: Final = "doubted"
 _BROKE: Final = SendResult(outcome=Outcome.RETRY, reason="the connection broke; what may be lost with it is sent again")
 
 
@@ -83,6 +86,7 @@ class SinkDelivery:
         directory: The sink's positions, locked.
         idle_tails: What keeps some files open.
         report: Called in the event loop with what belongs into the deliverer's own log.
+        record_delivered: Records how far the sink has the log; returns whether it is recorded.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class SinkDelivery:
         directory: SinkDirectory,
         idle_tails: IdleTails,
         report: Callable[[DeliveryReport], object],
+        record_delivered: Callable[[Position], bool],
     ) -> None:
         self._log: Final = log
         self._source: Final = delivered
@@ -105,7 +110,8 @@ class SinkDelivery:
         self._selection: Final = selection
         self._gate: Final = gate
         self._report: Final = report
-        self._at: Final = StoredPosition(directory, delivered, overlap_s=gate.sink.overlap_s)
+        self._record_delivered: Final = record_delivered
+        self._at: Final = StoredPosition(directory, delivered, overlap_s=gate.sink.overlap_s, form=form_of(settings))
         self._idle_tails: Final = idle_tails
         self._tail: LogTail | None = None
         self._news = anyio.Event()
@@ -114,7 +120,6 @@ class SinkDelivery:
         self._sent: Head | None = None  #: up to where records were read and sent
         self._breaks = gate.sink.breaks
         self._reported = ""
-        self._is_doubted = False  #: the next records could not be read once
         self.status = DeliveryStatus(sink=settings.name, log=delivered)
 
     def __repr__(self) -> str:
@@ -184,8 +189,8 @@ class SinkDelivery:
         except StateUnusable as error:
             self._stop(DeliveryState.STATE_UNUSABLE, str(error))
         except (AuditError, OSError) as error:
-            if not once and not self._is_doubted:  # perhaps its directory is just being removed
-                self._is_doubted = True
+            if not once and not self._reported:  # perhaps its directory is just being removed
+                self._reported = _DOUBTED
                 self._close()
                 return _LOOK_AGAIN_S
             self._stop(DeliveryState.UNREADABLE, str(error))
@@ -296,6 +301,10 @@ class SinkDelivery:
     async def _load(self) -> None:
         """Read the position. All is delivered if it is that of the record which was acknowledged last."""
         await anyio.to_thread.run_sync(self._at.load)
+        if self._at.is_of_another_form:  # the settings were changed, and it would be recorded in their terms
+            if not self._record_delivered(self._at.position):
+                raise StateUnusable("the deliverer's own log does not take what was delivered by now")
+            self.note_recorded(time.time())
         self._sent = self._at.sent
         self._show()
         if self._acknowledged is not None and self._acknowledged == self._sent:
@@ -340,7 +349,7 @@ class SinkDelivery:
         self._show()
         if self.status.state is not DeliveryState.CAUGHT_UP:
             self._set(state=DeliveryState.CAUGHT_UP, problem=None, waiting_since=None)
-        self._reported, self._is_doubted = "", False
+        self._reported = ""
 
     def _read(self, tail: LogTail) -> list[_Chunk]:
         """Return what comes next, ready to be sent; in a worker thread."""
@@ -389,6 +398,13 @@ class SinkDelivery:
         done = chunk.records[:count]
         until = chunk.until if count == len(chunk.records) else _head_of(done[-1])
         entries = [self._aside(done[index].record, reason) for index, reason in sorted(refused.items())]
+        if entries:  # before the position passes them
+            await anyio.to_thread.run_sync(self._at.set_aside, entries)
+        for entry in entries:
+            _logger.error(
+                "%s: the receiver of %s refuses record %d: %s", entry.log, self.status.sink, entry.seq, entry.reason
+            )
+            self._report(DeliveryReport("set_aside", entry.reason, self._source, entry.seq, entry.hash))
         self._sent = until
         of_itself = (self._source.service == OWN_SERVICE) * sum(
             one.record.event_type == "audit.delivered" for one in done
@@ -397,12 +413,7 @@ class SinkDelivery:
         if self._is_broken:
             raise NotTaken(_BROKE)
         if done or self._at.is_due():
-            await anyio.to_thread.run_sync(lambda: self._at.store(entries))
-        for entry in entries:
-            _logger.error(
-                "%s: the receiver of %s refuses record %d: %s", entry.log, self.status.sink, entry.seq, entry.reason
-            )
-            self._report(DeliveryReport("set_aside", entry.reason, self._source, entry.seq, entry.hash))
+            await anyio.to_thread.run_sync(self._at.store)
 
     def _aside(self, record: DeliverableRecord, reason: str) -> SetAside:
         return SetAside(
@@ -414,6 +425,13 @@ class SinkDelivery:
             reason=reason,
             at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def form_of(settings: SinkSettings) -> DeliveredForm:
+    """Return in which form a sink gets records."""
+    return DeliveredForm(
+        selected=bool(settings.select or settings.exclude), unsealed=settings.unseal, redacted=settings.redact
+    )
 
 
 def _head_of(encoded: EncodedRecord) -> Head:

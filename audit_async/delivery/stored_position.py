@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from audit_async.delivery.deliverable_record import DeliveredLog
-from audit_async.delivery.position_file import Position, SetAside, SinkDirectory
+from audit_async.delivery.position_file import DeliveredForm, Position, SetAside, SinkDirectory
 from audit_async.forwarding.batches import Head
 
 __all__ = ["StoredPosition"]
@@ -31,10 +31,14 @@ class StoredPosition:
         directory: The sink's.
         log: The log.
         overlap_s: How long after it was sent something may still be lost.
+        form: In which form records are delivered by now.
     """
 
-    def __init__(self, directory: SinkDirectory, log: DeliveredLog, *, overlap_s: float) -> None:
+    def __init__(
+        self, directory: SinkDirectory, log: DeliveredLog, *, overlap_s: float, form: DeliveredForm | None = None
+    ) -> None:
         self._directory: Final = directory
+        self._form: Final = form
         self._overlap_s: Final = overlap_s
         self._sent: deque[tuple[float, Position]] = deque()  #: what may still be lost, oldest first
         self._loaded = False
@@ -47,6 +51,12 @@ class StoredPosition:
     def sent(self) -> Head | None:
         """Up to where everything was sent."""
         return self._newest.head
+
+    @property
+    def is_of_another_form(self) -> bool:
+        """Whether records were delivered in another form than by now, and `audit.delivered` has not said so."""
+        position = self.position
+        return position.is_unrecorded and position.form is not None and position.form != self._form
 
     @property
     def may_lose(self) -> bool:
@@ -71,6 +81,7 @@ class StoredPosition:
             delivered=self._newest.delivered + delivered,
             set_aside=self._newest.set_aside + set_aside,
             recorded_delivered=self._newest.recorded_delivered + of_itself,
+            form=self._form,
         )
         if not self._overlap_s:
             self.position = self._newest
@@ -104,13 +115,12 @@ class StoredPosition:
         while self._sent and self._sent[0][0] < limit:
             self.position = self._sent.popleft()[1]
 
-    def store(self, entries: list[SetAside] | None = None, *, settle: bool = False) -> None:
-        """Write what is set aside, then the position, durable on return.
+    def set_aside(self, entries: list[SetAside]) -> None:
+        """Note what the receiver refuses, durable on return: before the position passes it."""
+        self._directory.set_aside(entries)
 
-        With `settle` all that was sent has arrived.
-        """
-        if entries:
-            self._directory.set_aside(entries)
+    def store(self, *, settle: bool = False) -> None:
+        """Write the position, durable on return; with `settle` all that was sent has arrived."""
         self._settle()
         if settle:
             self.position = self._newest

@@ -35,6 +35,7 @@ class Request(NamedTuple):
     headers: Mapping[str, str]
     body: bytes  #: as it was sent
     text: bytes  #: decompressed
+    path: str = ""
 
 
 class Receiver:
@@ -62,7 +63,7 @@ class Receiver:
         """Answer one request."""
         body = await request.read()
         text = gzip.decompress(body) if request.headers.get("Content-Encoding") == "gzip" else body
-        one = Request(request.headers, body, text)
+        one = Request(request.headers, body, text, request.path)
         self.requests.append(one)
         answer = self.answer(one) if self.answer is not None else None
         if answer is not None:

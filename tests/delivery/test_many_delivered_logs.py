@@ -143,11 +143,11 @@ async def test_a_dead_receiver_is_no_work_for_each_log(tmp_path: Path) -> None:
 
 
 def by_log(receiver: Receiver) -> dict[str, list[bytes]]:
-    """Return what was accepted, by the id of the log that the requests named."""
-    found: dict[str, list[bytes]] = {}
+    """Return what was sent, each record once, by the id of the log that the requests named."""
+    found: dict[str, dict[bytes, None]] = {}
     for request in receiver.requests:
-        found.setdefault(request.headers["Audit-Log-Id"], []).extend(request.text.splitlines())
-    return found
+        found.setdefault(request.headers["Audit-Log-Id"], {}).update(dict.fromkeys(request.text.splitlines()))
+    return {log_id: list(lines) for log_id, lines in found.items()}
 
 
 def id_of(directory: Path) -> str:
