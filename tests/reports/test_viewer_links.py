@@ -70,14 +70,14 @@ async def test_each_link_shows_the_record_of_its_example(tmp_path: Path) -> None
 
 
 async def test_links_lead_to_a_viewer_of_a_collector_s_root(tmp_path: Path) -> None:
-    """Logs of several hosts have longer names; below a path, as behind a proxy, the links have it as well."""
+    """Logs of several hosts have longer names, also with dots; below a proxy's path the links have it as well."""
     root = tmp_path / "root"
-    for host in ("web-1", "web-2"):
+    for host in ("web-1", "ip-10-0-12-155%2Eeu-west-1"):
         make_trail(root / "acme" / host, [failure("alice"), failure("bob")])
     (root / COLLECTOR_FILE).write_text("{}")
     _, files = await written(root, tmp_path, viewer_url="https://audit.example/trail/")
     records = [urlsplit(link) for link in Links(files.page).found if not link.endswith("/proof")]
-    assert {link.path.split("/")[4] for link in records} == {"web-1", "web-2"}
+    assert {link.path.split("/")[4] for link in records} == {"web-1", "ip-10-0-12-155.eu-west-1"}
     async with viewed(root) as app, browser_of(app, AUDITOR) as browser:
         for link in records:
             assert link.path.startswith("/trail/logs/acme/")
