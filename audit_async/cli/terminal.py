@@ -41,6 +41,8 @@ _PIPE_WIDTH: Final = 160
 #: What is between two columns of a table; and the least width that a column is folded to for the others' sake.
 _BETWEEN_COLUMNS: Final = 3
 _LEAST_FOLDED: Final = 12
+#: The same if several columns are folded.
+_LEAST_SHARED: Final = 4
 #: Seconds after which progress is shown.
 _MEASURED_AFTER_S: Final = 0.5
 
@@ -196,40 +198,49 @@ class Output:
             self.line("  ", mark, "  ", text)
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[Cell | str]]) -> None:
-        """Write a table. If it is wider than the terminal, one column is folded, and names in the others are not."""
+        """Write a table. If it is wider than the terminal, one column is folded, and names in the others are not.
+
+        On a terminal that has no room for its columns each row is a list of names and values.
+        """
+        if self.width < (_LEAST_SHARED + _BETWEEN_COLUMNS) * len(columns):
+            for row in rows:
+                self.pairs([(column.title, cell) for column, cell in zip(columns, row, strict=True)])
+                self.line()
+            return
         shown = [[_shown(cell) for cell in row] for row in rows]
-        folded = self._folded_column(columns, shown)
+        widths = [
+            max([_cells(column.title), *(row[number].cell_len for row in shown)])
+            for number, column in enumerate(columns)
+        ]
+        kept = self._columns_kept(columns, shown, widths)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-        for number, column in enumerate(columns):
+        for column, is_kept in zip(columns, kept, strict=True):
             table.add_column(
                 _shown(column.title),
                 justify="right" if column.right else "left",
-                no_wrap=column.whole or column.right or (folded is not None and number != folded),
+                no_wrap=is_kept,
                 overflow="fold",
             )
         for cells in shown:
             table.add_row(*cells)
         self._console.print(table)
 
-    def _folded_column(self, columns: Sequence[Column], rows: Sequence[Sequence[Text]]) -> int | None:
-        """Return which column is folded so that the others need not be; None if one alone can't make enough room.
-
-        Prose is folded between its words, so it is chosen before names.
-        """
-        widths = [
-            max([_cells(column.title), *(row[number].cell_len for row in rows)])
-            for number, column in enumerate(columns)
-        ]
-        room = self.width - sum(widths) - _BETWEEN_COLUMNS * (len(columns) - 1)
-        if room >= 0:
-            return None
-        prose = [any(" " in row[number].plain for row in rows) for number in range(len(columns))]
-        able = [
-            number
-            for number, column in enumerate(columns)
-            if not (column.whole or column.right) and widths[number] + room >= _LEAST_FOLDED
-        ]
-        return max(able, key=lambda number: (prose[number], widths[number]), default=None)
+    def _columns_kept(
+        self, columns: Sequence[Column], rows: Sequence[Sequence[Text]], widths: Sequence[int]
+    ) -> list[bool]:
+        """Return which columns are not folded: numbers, hashes, and if one column can make the room all others."""
+        kept = [column.whole or column.right for column in columns]
+        gaps = _BETWEEN_COLUMNS * (len(columns) - 1)
+        room = self.width - sum(widths) - gaps
+        able = [n for n, is_kept in enumerate(kept) if not is_kept and widths[n] + room >= _LEAST_FOLDED]
+        if room < 0 and able:
+            # Prose is folded between its words, so it is chosen before names.
+            prose = [any(" " in row[number].plain for row in rows) for number in range(len(columns))]
+            folded = max(able, key=lambda number: (prose[number], widths[number]))
+            return [number != folded for number in range(len(columns))]
+        least = sum(width if is_kept else _LEAST_SHARED for width, is_kept in zip(widths, kept, strict=True)) + gaps
+        # What is kept and has no room would be cut without a sign, also a number.
+        return kept if least <= self.width else [False] * len(columns)
 
     def bars(self, title: str, counts: Sequence[tuple[str, int]]) -> None:
         """Write a bar chart: a row for each name and its count, the longest bar as wide as there is room."""

@@ -217,6 +217,19 @@ def test_a_table_that_fits_is_not_folded(monkeypatch: pytest.MonkeyPatch, capsys
     assert max(map(len, narrow.splitlines())) <= 20
 
 
+@pytest.mark.parametrize("width", [20, 30, 40, 50])
+def test_no_number_of_a_table_is_cut(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However narrow the terminal is: a number or a hash may be folded, but each of its digits is there."""
+    columns = [Column("host"), *(Column(name, right=True) for name in "abcd"), Column("e", whole=True)]
+    row = ["web", *["1,234,567,890"] * 4, "f" * 16]
+    on_a_terminal(width, monkeypatch).table(columns, [row])
+    written = capsys.readouterr().out
+    assert max(map(len, written.splitlines())) <= width
+    assert (written.count("9"), written.count("f"), written.count("w")) == (4, 16, 1)
+
+
 def test_what_is_folded_is_below_its_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Items after a mark: on a terminal the second line is indented, in a pipe each item is one line."""
     texts = ["word " * 30, "\x1b[2J"]
