@@ -309,7 +309,7 @@ class LogCheck:
         if self.entries and not is_filled:
             self.find(list(self.entries)[-1], "the segment that follows it is missing or empty")
         elif not placed:
-            self.find("", "no records: what the log held was removed")
+            self.find("", "no records: what the log held was removed, or its first opening failed before a record")
         is_known = self.is_manifest_known
         for name, following in zip_longest(placed, placed[1:]):
             before = self.head

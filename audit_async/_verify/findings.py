@@ -136,7 +136,14 @@ class Observation(Enum):
     OTHER_SERVICE = _finding("identity", "it is not of the service that log.json names")
 
     # Segments.
-    NO_SEGMENT = _finding("segment", "the log holds no segment: what it held was removed")
+    NO_SEGMENT = _finding(
+        "segment", "the log holds no segment: what it held, up to record {until} at least, was removed"
+    )
+    NO_RECORD = _finding(
+        "segment",
+        "the log holds no segment: its first opening failed before it recorded anything (the service says why), or "
+        "what it held was removed",
+    )
     SEGMENT_MISSING = _finding("segment", "the segment is missing")
     SEGMENT_AFTER_MISSING = _finding("segment", "the segment that follows this one is missing or empty")
     SEGMENT_LOST = _finding(

@@ -19,6 +19,7 @@ import anyio.to_thread
 import msgspec
 
 from audit_async._chain import START, Head
+from audit_async._layout.lock_file import read_acknowledged
 from audit_async._layout.log_identity import Identity
 from audit_async._layout.manifest import SealedSegment, read_manifest
 from audit_async._trail.log_files import Log, SegmentFile, manifest_stamp, why_unreadable
@@ -227,8 +228,19 @@ class _LogCheck:
         if survey.sealed and not any(survey.sizes.get(segment.name) for segment in placed if segment.sealed is None):
             self._observed.add(Observation.SEGMENT_AFTER_MISSING, segment=survey.sealed[-1].segment, seq=due)
         elif not placed and survey.writer is None:
-            self._observed.add(Observation.NO_SEGMENT, seq=0)
+            self._add_no_segment()
         return placed
+
+    def _add_no_segment(self) -> None:
+        """Say that everything was removed only if the lock shows that there was something."""
+        try:
+            acknowledged = read_acknowledged(self._survey.log.directory)
+        except (OSError, LogCorrupted):
+            acknowledged = None
+        if acknowledged is None:
+            self._observed.add(Observation.NO_RECORD, seq=0)
+        else:
+            self._observed.add(Observation.NO_SEGMENT, seq=0, until=acknowledged.seq)
 
     @property
     def _sealed_head(self) -> Head:

@@ -222,7 +222,15 @@ def test_a_log_without_records_is_a_finding_unless_it_is_being_made(tmp_path: Pa
     assert verify(tmp_path).valid
     assert note_kinds(verify(tmp_path)) == ["in_use"]
     store.close()
-    assert "no segment" in only(verify(tmp_path)).reason
+    assert "its first opening failed before it recorded anything" in only(verify(tmp_path)).reason
+
+
+def test_a_log_whose_segments_were_removed_is_told_from_one_that_never_recorded(tmp_path: Path) -> None:
+    """The lock has what was acknowledged: that it was removed is said only if there was something."""
+    log = LivedLog(tmp_path / "audit").session(2, max_bytes=1 << 20)
+    for segment in log.segments:
+        segment.unlink()
+    assert f"up to record {log.chain.head.seq} at least, was removed" in only(log.report()).reason
 
 
 def test_a_writer_is_told_by_its_pid_and_its_lock_is_left_alone(tmp_path: Path) -> None:
