@@ -14,6 +14,7 @@ __all__ = ["Chart", "chart_of"]
 WIDTH: Final = 960
 HEIGHT: Final = 88
 _GAP: Final = 2
+_WIDEST: Final = 60  # of a bar, if there are few
 
 
 class Column(NamedTuple):
@@ -55,7 +56,8 @@ def chart_of(histogram: Histogram, url_of: Callable[[str, str], str]) -> Chart:
         if bar.failures:
             label += f", {bar.failures:,} failed"
         url = url_of(recorded_time(bar.start), recorded_time(bar.end))
-        x, width = round(at * each + _GAP / 2, 2), round(max(1.0, each - _GAP), 2)
+        width = min(max(1.0, each - _GAP), _WIDEST)
+        x, width = round((at + 0.5) * each - width / 2, 2), round(width, 2)
         columns.append(
             Column(x, width, round(HEIGHT - height, 2), round(height, 2), round(HEIGHT - failed, 2), round(failed, 2),
                    label, url)

@@ -64,9 +64,10 @@ class VerificationPage:
     async def show(self, request: Request) -> Response:
         """Show the newest run."""
         viewing = viewing_of(request)
-        template = "verification_run.html" if request.headers.get("HX-Request") else "verification.html"
-        run = self._runs.get(_key(viewing))
-        return await render_page(request, template, run=run, has_policy=viewing.policy is not None)
+        is_part = bool(request.headers.get("HX-Request"))
+        template = "verification_run.html" if is_part else "verification.html"
+        run, has_policy = self._runs.get(_key(viewing)), viewing.policy is not None
+        return await render_page(request, template, run=run, has_policy=has_policy, is_part=is_part)
 
     async def start(self, request: Request) -> Response:
         """Start a run, unless one is under way; lead to the page."""

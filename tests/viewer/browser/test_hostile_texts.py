@@ -56,6 +56,20 @@ def test_nothing_of_it_runs_hides_or_loads(path: str, hostile: Looking) -> None:
     assert [character for character in INVISIBLE if character in text] == []
 
 
+@pytest.mark.parametrize("path", ["/records", f"{LOG}/records/58", f"{LOG}/records/59"])
+def test_a_name_without_end_widens_no_page(path: str, hostile: Looking) -> None:
+    """Neither a heading nor a table, at a desk or on a phone."""
+    hostile.open(path)
+    wide = "return [...document.querySelectorAll('h1, h1 *, .diff')].map((e) => e.getBoundingClientRect().right)"
+    try:
+        for width in (1440, 390):
+            hostile.resize(width)
+            assert hostile.driver.execute_script("return document.documentElement.scrollWidth") <= width
+            assert max(hostile.driver.execute_script(wide)) <= width
+    finally:
+        hostile.resize(1440)
+
+
 def test_all_of_it_can_be_read(hostile: Looking) -> None:
     """Each text is shown, in its harmless form."""
     hostile.open(f"{LOG}/records/0")

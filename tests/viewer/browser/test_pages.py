@@ -200,6 +200,7 @@ def test_a_verification_shows_its_report(looking: Looking) -> None:
     looking.one("main form button").click()
     looking.wait("return document.querySelector('.verdict') !== null")
     assert looking.one(".verdict b").text == "Valid"
+    assert looking.one("main form button").is_enabled()
     assert {"accounts/00", "orders/00"} <= set(looking.texts("tbody th"))
     assert looking.complaints() == []
     assert looking.barriers() == []
