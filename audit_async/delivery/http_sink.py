@@ -63,7 +63,9 @@ class HttpSink:
             return self._payload.read_accepted(answer.body, len(batch))
         if result.outcome is Outcome.REFUSED and self._payload.is_settings(answer.body):
             return SendResult(
-                outcome=Outcome.MISCONFIGURED, reason="the receiver refuses the sink's settings; check index"
+                outcome=Outcome.MISCONFIGURED,
+                reason="the receiver refuses the sink's settings; check index, and that the token asks for no "
+                "indexer acknowledgment",
             )
         return result
 

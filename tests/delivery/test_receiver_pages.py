@@ -173,6 +173,8 @@ async def test_a_token_of_splunk_that_does_not_fit_is_a_setting(tmp_path: Path, 
     await write_trail(tmp_path / "audit", 3)
     status = await deliver_to(splunk, "splunk.md", tmp_path)
     assert (status.state, status.set_aside) == (DeliveryState.MISCONFIGURED, 0)
+    assert "index" in str(status.problem)
+    assert "acknowledgment" in str(status.problem)
 
 
 async def test_elastic_stores_once_what_comes_twice_until_a_rollover(tmp_path: Path) -> None:
