@@ -32,8 +32,9 @@ class Acknowledgements:
         self.durable_seq = durable_seq  #: everything up to here is on stable storage
         self.failure: WriteFailed | None = None  #: why nothing more will be acknowledged
         self.replication: Replication | None = None  #: set once, before there is a receipt
-        #: Called, in the loop's thread, with each receipt that somebody begins to wait for; set once, before there is a
-        #: receipt, and only if the flush mode lets records wait for company.
+        #: Called, in the loop's thread, with each receipt that somebody begins to wait for; set before there is one,
+        #: and only if the flush mode lets records wait for company. None again as the writer ends, which a kept receipt
+        #: would keep in memory.
         self.awaited: Callable[[Receipt], object] | None = None
         self._home = home
         self._loop = home.loop
@@ -104,11 +105,13 @@ class Acknowledgements:
     def drained(self, durable_seq: int) -> None:
         """Note what became durable when the loop runs no more; no task is woken, since none can wait."""
         self.durable_seq = durable_seq
+        self.awaited = None
         self._waiting.clear()
 
     def fail(self, failure: WriteFailed) -> None:
         """Wake everyone who still waits, with `failure`; nothing more will be acknowledged."""
         self.failure = failure
+        self.awaited = None
         waiting, self._waiting = self._waiting, []
         for _, acknowledged in waiting:
             _wake(acknowledged)

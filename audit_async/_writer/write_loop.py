@@ -160,6 +160,7 @@ class Writer:
             self.fail(error)
             if not isinstance(error, Exception):
                 raise
+        self._acknowledgements.awaited = None
         await then()
 
     @property

@@ -6,10 +6,12 @@ The delay is longer here than any test takes, so whatever becomes durable has en
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -166,6 +168,46 @@ async def test_what_somebody_waits_for_waits_for_no_company(audit: AuditLogger, 
         await end(audit, waiting)
         while not waiting.is_durable:
             await anyio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    "end", [flush, emit_and_flush, emit_durable, be_critical, be_critical_elsewhere, fill_a_chunk, close]
+)
+async def test_what_asks_for_a_sync_ends_the_delay_by_itself(audit: AuditLogger, end: Ender) -> None:
+    """Most of them wait for a receipt as well, which would end it: here that ends nothing."""
+    assert audit._session is not None
+    audit._session.acknowledgements.awaited = None
+    (waiting,) = await delayed(audit)
+    with anyio.fail_after(PATIENCE_S):
+        await end(audit, waiting)
+        while not waiting.is_durable:
+            await anyio.sleep(0.001)
+
+
+async def test_a_thousand_records_share_four_syncs(audit: AuditLogger) -> None:
+    """That is what the delay gains: a sync for each full chunk, where one a record was needed (test_regressions)."""
+    syncs = audit.stats().syncs
+    for _ in range(1000):
+        await delayed(audit)
+    await audit.flush()
+    assert audit.stats().syncs - syncs == 4
+
+
+@pytest.mark.parametrize("max_delay", [0.0, LONGEST_S])
+async def test_a_kept_receipt_keeps_no_writer(config_for: ConfigFor, max_delay: float) -> None:
+    """A receipt refers to the writer of an open log alone, which it may have to ask for a sync."""
+    audit = AuditLogger(config_for(flush_mode=Immediate(max_delay=max_delay)))
+    await audit.start()
+    receipt = audit.emit(ordinary())
+    assert audit._session is not None
+    writer = weakref.ref(audit._session.writer)
+    await audit.aclose()
+    del audit
+    with anyio.fail_after(PATIENCE_S):
+        while writer() is not None:  # the thread and the loop let go of it in their next turns
+            gc.collect()
+            await anyio.sleep(0.001)
+    assert (await receipt.durable()).seq == receipt.seq
 
 
 @pytest.mark.parametrize("bound", [{"buffer_events": 112}, {"buffer_bytes": 300_000}], ids=["events", "bytes"])
