@@ -2,7 +2,7 @@
 
     AUDIT_BASE_DIR=./audit AUDIT_SERVICE_ID=orders uvicorn --app-dir examples/deploy orders_service:app
 
-With `METRICS_PORT=9100` each worker process serves its own metrics: the log `00` on port 9100, `01` on 9101, and so on.
+With `METRICS_PORT=9470` each worker process serves its own metrics: the log `00` on port 9470, `01` on 9471, and so on.
 docs/operations.md says what `/ready` and `/live` are for.
 """
 

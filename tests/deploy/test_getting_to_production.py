@@ -16,7 +16,7 @@ from tests.trails import check_trail, logs_below, read_events
 
 PAGE = (DOCS / "getting-to-production.md").read_text(encoding="utf-8")
 #: The ports of the page, and how many in a row each of them needs.
-PORTS = {"8000": 1, "9100": 2, "9099": 1, "9465": 1, "8484": 1}
+PORTS = {"8000": 1, "9470": 2, "9099": 1, "9465": 1, "8484": 1}
 
 #: As a browser follows the link: it gets a cookie, and the page of records.
 SIGN_IN = "curl -sf -c jar -b jar -L $(grep -o 'http://[^ ]*sign-in[^ ]*' said) | grep -o '<title>Records.*'"

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import httpx
 import pytest
+from backports import zstd
 
 from audit_async import AuditConfig, Local
 from tests.cli.commands import COMMAND
@@ -71,13 +72,13 @@ def size_rows() -> list[SizeRow]:
 
 
 def test_the_table_of_sizes_follows_from_its_figures_and_the_defaults() -> None:
-    """Live and archived bytes are what the retention of `AuditConfig()` keeps at 530 bytes, compressed to a tenth."""
+    """Live and archived bytes are what the retention of `AuditConfig()` keeps at 530 bytes, compressed to an eighth."""
     live_days = CONFIG.retention.archive_after_days
     archived_days = CONFIG.retention.delete_after_days - live_days
     rows = size_rows()
     assert len(rows) == 4
     for row in rows:
-        live, archived = row.a_day * 530 * live_days / 1e9, row.a_day * 53 * archived_days / 1e9
+        live, archived = row.a_day * 530 * live_days / 1e9, row.a_day * 530 / 8 * archived_days / 1e9
         assert row[1:] == pytest.approx((row.a_day / 86400, live, archived, live + archived), rel=0.05)
 
 
@@ -101,6 +102,8 @@ def test_records_have_the_size_that_the_page_says(tmp_path: Path) -> None:
     }
     for name, number in said.items():
         assert mean(sizes[name]) == pytest.approx(number, rel=0.1), name
+    assert "Archives take an eighth" in text
+    assert len(zstd.compress(segment.read_bytes())) == pytest.approx(segment.stat().st_size / 8, rel=0.15)
 
 
 # Moving.

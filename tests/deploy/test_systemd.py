@@ -40,7 +40,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def wait_ready(machine: Machine) -> None:
     """Return once both workers answer: each has its own log, and shows it on its own port."""
     for slot in ("00", "01"):
-        metrics = f"curl -sf http://127.0.0.1:{9100 + int(slot)}/metrics"
+        metrics = f"curl -sf http://127.0.0.1:{9470 + int(slot)}/metrics"
         machine.wait_until(f"""{metrics} | grep -q 'audit_async_healthy{{log_instance="{slot}",.*}} 1.0'""")
     assert machine.run(f"curl -sf {ADDRESS}/ready") == '{"status":"ok"}'
 
