@@ -89,7 +89,7 @@ class AuditReader:
         self.host: Final = host
         self._key_store: Final = key_store
         self._identities: Final = identities
-        self._sealing: Final = SealingLogs()  # remembers what it has read, for the next question
+        self._sealing = SealingLogs()  # remembers what it has read, for the next question
         self._left_out: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:

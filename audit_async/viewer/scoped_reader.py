@@ -421,6 +421,7 @@ class _SeenLogs(AuditReader):
     def __init__(self, scoped: ScopedReader) -> None:
         trail = scoped.trail
         super().__init__(trail.base_dir, key_store=trail.key_store, identities=trail.identities)
+        self._sealing = trail.view_log.sealing
         self._scoped: Final = scoped
 
     def logs(self) -> list[Log]:

@@ -81,7 +81,7 @@ class ViewLog:
         self._base_dir: Final = base_dir
         self._access_log: Final = access_log
         self._logger: AuditLogger | None = None
-        self._sealing: Final = SealingLogs()
+        self.sealing: Final = SealingLogs()  # for all questions
         self._opening = anyio.Lock()
 
     def __repr__(self) -> str:
@@ -128,7 +128,7 @@ class ViewLog:
         Raises:
             AccessNotRecorded: It can't be recorded.
         """
-        yield Access(await self.opened(), name, sealing=self._sealing)
+        yield Access(await self.opened(), name, sealing=self.sealing)
         await self.durable()
 
     async def record(self, event: AuditEvent) -> None:

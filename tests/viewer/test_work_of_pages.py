@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 import anyio
@@ -84,6 +85,17 @@ async def test_the_next_page_searches_no_more_than_it_shows(trail: Path, work: C
         assert (await browser.get("/records")).status_code == 200
     assert work["searched bytes"] <= CHUNK_BYTES
     assert work["checked"] == 51
+
+
+async def test_a_live_page_begins_at_the_end(trail: Path, work: Counter[str], tmp_path: Path) -> None:
+    """It knows from the pages before whether the log seals names, so that it reads the newest records and no others."""
+    async with viewed(trail, access_log=tmp_path) as app, browser_of(app, AUDITOR) as browser:
+        await browser.get("/records")
+        work.clear()
+        with anyio.fail_after(60):
+            async with aclosing(ScopedReader(app._trail, AUDITOR).follow(last=3)) as records:
+                assert (await anext(records)).seq == _RECORDS + 1
+    assert work["searched bytes"] <= CHUNK_BYTES
 
 
 async def test_counts_read_no_more_than_they_say(
