@@ -22,6 +22,7 @@ from tests.integrations.django_site.databases import fresh_databases
 from tests.trails import read_events
 
 # After the project is set up, which the import above does.
+from audit_async.integrations.django import Policy, Rule  # isort: skip
 from django.contrib.auth.forms import AdminPasswordChangeForm, PasswordChangeForm, SetPasswordForm  # isort: skip
 from django.contrib.auth.models import User  # isort: skip
 from django.contrib.contenttypes.models import ContentType  # isort: skip
@@ -143,6 +144,23 @@ def test_log_ins_and_log_outs(events: Events, path: str) -> None:
     assert (started["actor"], started["method"]) == ({"user_id": "alice", "ip": "127.0.0.1"}, "password")
     assert (ended["actor"]["user_id"], ended["method"]) == ("alice", "password")
     assert "wrong-secret" not in json.dumps(seen)
+
+
+@pytest.mark.parametrize("rules", [[], [{"path": "/api/**", "level": "none"}]])
+def test_a_log_in_that_an_api_answers_with_401_failed_once(events: Events, rules: list[dict[str, Any]]) -> None:
+    """The record that says who was tried is the only `auth.failure`; a 401 without a try is one as well.
+
+    If the policy records nothing there, the failed log-in is all that is recorded.
+    """
+    alice()
+    events()
+    with override_settings(AUDIT_MIDDLEWARE={"policy": Policy([Rule(**rule) for rule in rules])}):
+        client = Client()
+        client.post("/api/", {"username": "alice", "password": "wrong-secret"})
+        client.post("/api/")
+    seen = [event for event in events() if event["event_type"].startswith(("auth.", "http."))]
+    expected = [("auth.failure", "alice"), ("http.request", None), ("auth.failure", None)]
+    assert [(event["event_type"], event.get("attempted_user")) for event in seen] == expected[: 1 if rules else 3]
 
 
 @override_settings(AUDIT_AUTH_METHODS={})

@@ -30,7 +30,13 @@ from audit_async.integrations._http.incidents import UNKNOWN_ADDRESS
 from audit_async.integrations.django.django_settings import auth_method_of_backend
 from audit_async.integrations.django.pending_records import record_after_commit
 from audit_async.integrations.django.process_log import lose_event, record_event
-from audit_async.integrations.django.request_actor import acting_now, actor_for_user, address_of, name_of_user
+from audit_async.integrations.django.request_actor import (
+    acting_now,
+    actor_for_user,
+    address_of,
+    name_of_user,
+    refusal_is_recorded,
+)
 
 __all__ = ["watch_log_ins", "watch_passwords"]
 
@@ -70,14 +76,14 @@ def _login_failed(credentials: dict[str, Any], request: DjangoRequest | None = N
     try:
         name_field = get_user_model().USERNAME_FIELD
         given = credentials.get(name_field, credentials.get("username"))
-        record_event(
-            AuthFailure(
-                attempted_user=None if given is None else str(given),
-                reason="refused by every authentication backend",
-                ip=address_of(request) or UNKNOWN_ADDRESS,
-                path=_NO_PATH if request is None else request.path,
-            )
+        failure = AuthFailure(
+            attempted_user=None if given is None else str(given),
+            reason="refused by every authentication backend",
+            ip=address_of(request) or UNKNOWN_ADDRESS,
+            path=_NO_PATH if request is None else request.path,
         )
+        if record_event(failure):
+            refusal_is_recorded(request)
     except Exception as error:  # noqa: BLE001 - as above
         lose_event("auth.failure", error)
 

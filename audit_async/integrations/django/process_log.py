@@ -104,14 +104,18 @@ def make_durable(audit: AnyLogger, timeout_s: float) -> None:
         asyncio.run(asyncio.wait_for(audit.flush(), timeout_s))
 
 
-def record_event(event: AuditEvent) -> None:
-    """Emit an event; raises nothing. What can't be recorded is counted, and reported in the log `audit_async` once."""
+def record_event(event: AuditEvent) -> bool:
+    """Emit an event, and return whether the log has taken it; raises nothing.
+
+    What can't be recorded is counted, and reported in the log `audit_async` once.
+    """
     try:
         get_audit().emit(event)
     except Exception as error:  # noqa: BLE001 - whatever it is, the application has done its part
         lose_event(event.event_type, error)
-    else:
-        _process.is_losing = False
+        return False
+    _process.is_losing = False
+    return True
 
 
 def lose_event(event_type: str, error: Exception) -> None:

@@ -19,8 +19,17 @@ from audit_async.events import ActorInfo, AuthMethod
 from audit_async.integrations._http.actor import ANONYMOUS, UNKNOWN, identity_of, nobody
 from audit_async.integrations._http.exchange import Arrival, Exchange
 from audit_async.integrations._http.recorder import Recorder
+from audit_async.integrations._http.request_policy import Rule
 
-__all__ = ["ServedRequest", "acting_now", "actor_of", "request_here", "served_of", "user_of"]
+__all__ = [
+    "ServedRequest",
+    "acting_now",
+    "actor_of",
+    "refusal_is_recorded",
+    "request_here",
+    "served_of",
+    "user_of",
+]
 
 
 class ServedRequest(NamedTuple):
@@ -53,6 +62,25 @@ def served_of(request: object) -> ServedRequest | None:
     """Return what the middleware left in a request, also if a framework has wrapped the request; None without one."""
     served = getattr(request, _SERVED, None)
     return served if isinstance(served, ServedRequest) else None
+
+
+def refusal_is_recorded(request: DjangoRequest | None) -> None:
+    """Have an answer 401 to a request be an `http.request`: its `auth.failure` is recorded, and says who was tried.
+
+    Args:
+        request: The request; None for the one that is being served, if there is one.
+    """
+    served = served_of(request) or request_here.get()
+    if served is None:
+        return
+    exchange = served.exchange
+    rule = exchange.plan.rule_for(_UNAUTHORIZED)
+    if rule.security:
+        own = Rule(rule.path, level=rule.level, status=_UNAUTHORIZED, security=False)
+        exchange.plan = exchange.plan._replace(rules=(own, *exchange.plan.rules))
+
+
+_UNAUTHORIZED: Final = 401
 
 
 def actor_of(request: DjangoRequest) -> ActorInfo:

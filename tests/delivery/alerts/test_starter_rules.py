@@ -124,7 +124,7 @@ def asked(path: str = "/", *, who: str | None = None, n: int = 0) -> dict[str, A
 TEMPLATES: list[Path] = []
 
 
-def log_ins(*attempts: tuple[str, int]) -> Story:
+def log_ins(*attempts: tuple[str, int], path: str = "/login/") -> Story:
     """Return a story of log-ins at a Django site with wrong passwords: as whom, and from which address."""
 
     def run(base: Path) -> None:
@@ -134,7 +134,7 @@ def log_ins(*attempts: tuple[str, int]) -> Story:
                 User.objects.create_user("alice", password="wonderland-7")
                 for name, address in attempts:
                     given = {"username": name, "password": "guessed"}
-                    Client().post("/login/", given, REMOTE_ADDR=f"203.0.113.{address}")
+                    Client().post(path, given, REMOTE_ADDR=f"203.0.113.{address}")
                 Client().post("/login/", {"username": "alice", "password": "wonderland-7"})
             finally:
                 set_audit(before)
@@ -400,6 +400,14 @@ def test_strangers_are_not_one_user(tmp_path: Path) -> None:
         assert engine_on(tmp_path / name)[1] == []
     requests(403, *(asked() for _ in range(20)))(tmp_path / "one")
     assert counted(engine_on(tmp_path / "one")[1]) == {"many-refusals-of-an-actor": 1}
+
+
+def test_log_ins_that_an_api_refuses_count_once(tmp_path: Path) -> None:
+    """Four refusals with 401 by a Django site are four, though its middleware looks for 401 as well."""
+    log_ins(*((NAMES[n % 3], 9) for n in range(4)), path="/api/")(tmp_path / "four")
+    log_ins(*((NAMES[n % 3], 9) for n in range(5)), path="/api/")(tmp_path / "five")
+    assert counted(engine_on(tmp_path / "four")[1]) == {}
+    assert counted(engine_on(tmp_path / "five")[1]) == {"failed-logins-of-an-address": 1}
 
 
 def test_what_one_log_raises_hides_nothing_of_another(tmp_path: Path) -> None:

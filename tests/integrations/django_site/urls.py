@@ -72,6 +72,13 @@ async def log_in_async(request: Any) -> HttpResponse:
     return HttpResponse("in")
 
 
+def api(request: Any) -> HttpResponse:
+    """Answer 401, after a try of the given name and password if there are some, as an API does."""
+    if "username" in request.POST:
+        authenticate(request, username=request.POST["username"], password=request.POST["password"])
+    return HttpResponse(status=401)
+
+
 def log_out(request: Any) -> HttpResponse:
     """Log out."""
     logout(request)
@@ -89,5 +96,6 @@ urlpatterns = [
     path("echo/", echo),
     path("login/", log_in),
     path("login-async/", log_in_async),
+    path("api/", api),
     path("logout/", log_out),
 ]
