@@ -25,8 +25,8 @@ READING: Final = (
     "check-copies",
 )  # fmt: skip
 UPKEEP: Final = (
-    "index", "backup", "restore", "retention", "hold", "erase", "forward", "deliver", "alerts", "engine", "collect",
-    "hosts", "bucket", "doctor", "config",
+    "index", "backup", "restore", "retention", "hold", "erase", "forward", "deliver", "replay", "alerts", "engine",
+    "collect", "hosts", "bucket", "doctor", "config",
 )  # fmt: skip
 #: Commands whose module has another name, since a package of the library has theirs.
 _OTHER_MODULES: Final = {"alerts": "alert_commands", "config": "config_check", "events": "event_catalogue"}

@@ -75,26 +75,26 @@ def delivered(tmp_path: Path) -> list[bytes]:
     return path.read_bytes().splitlines() if path.exists() else []
 
 
-def test_once_status_check_and_reconcile(tmp_path: Path) -> None:
+def test_once_status_check_and_reconcile(tmp_path: Path, audit: Audit) -> None:
     """What is there is delivered; before and after the status says how far, and what the file has is compared."""
     directory = write(tmp_path)
     config = configure(tmp_path, file_sink(tmp_path))
-    assert deliver(config, "--check").out.count("file") == 1
-    [before] = deliver(config, "--status", "--json").document["deliveries"]
+    assert audit("deliver", "--config", config, "--check").out.count("file") == 1
+    [before] = audit("deliver", "--config", config, "--status", "--json").document["deliveries"]
     assert (before["state"], before["lag_records"], before["position_seq"]) == ("not running", 22, -1)
-    once = deliver(config, "--once")
+    once = audit("deliver", "--config", config, "--once")
     assert once.status == 0, once.err
     assert delivered(tmp_path) == lines_of_log(directory)
-    [after] = deliver(config, "--status", "--json").document["deliveries"]
+    [after] = audit("deliver", "--config", config, "--status", "--json").document["deliveries"]
     assert (after["state"], after["lag_records"], after["delivered"]) == ("caught up", 0, 22)
     table = run_in_pipes("deliver", "--config", config, "--status", COLUMNS="80")
     assert "caught up" in table.out
     assert all(len(line) <= 80 for line in table.out.splitlines())
-    same = deliver(config, "--reconcile")
+    same = audit("deliver", "--config", config, "--reconcile")
     assert (same.status, "has all" in same.out) == (0, True), same.err
     lines = delivered(tmp_path)
     (tmp_path / "out.ndjson").write_bytes(b"".join(line + b"\n" for line in lines[:7] + lines[8:]))
-    lacks = deliver(config, "--reconcile", "--json")
+    lacks = audit("deliver", "--config", config, "--reconcile", "--json")
     assert lacks.status == 1
     [found] = lacks.document["sinks"]
     assert (found["sent"], found["found"], found["missing_seq"], found["last_is_there"]) == (22, 21, 7, True)
@@ -102,38 +102,40 @@ def test_once_status_check_and_reconcile(tmp_path: Path) -> None:
     assert "count_differs" in kinds
 
 
-def test_replay_by_number_by_time_and_to_the_end(tmp_path: Path) -> None:
+def test_replay_by_number_by_time_and_to_the_end(tmp_path: Path, audit: Audit) -> None:
     """The records come again from there on; it is recorded who asked; a running deliverer is in the way."""
     directory = write(tmp_path)
     config = configure(tmp_path, file_sink(tmp_path))
-    assert deliver(config, "--once").status == 0
-    again = deliver(config, "--replay-from", "10", "--sink", "out", "--as", "R. Roe")
+    assert audit("deliver", "--config", config, "--once").status == 0
+    again = audit("deliver", "--config", config, "--replay-from", "10", "--sink", "out", "--as", "R. Roe")
     assert again.status == 0, again.err
-    assert deliver(config, "--once").status == 0
+    assert audit("deliver", "--config", config, "--once").status == 0
     lines = lines_of_log(directory)
     assert delivered(tmp_path) == lines + lines[10:]
     moment = json.loads(lines[15])["timestamp"]
     first = next(n for n, line in enumerate(lines) if json.loads(line)["timestamp"] >= moment)
-    assert deliver(config, "--replay-from", moment, "--sink", "out").status == 0
-    assert deliver(config, "--once").status == 0
+    spelt = audit("replay", "--config", config, "--from", moment, "--sink", "out", "--as", "R. Roe")
+    assert (spelt.status, f"from record {first} on" in spelt.out) == (0, True), spelt.err
+    assert audit("deliver", "--config", config, "--once").status == 0
     assert delivered(tmp_path) == lines + lines[10:] + lines[first:]
     write(tmp_path, 5, first=20)
-    end = deliver(config, "--replay-from", "end", "--sink", "out", "--json")
+    end = audit("deliver", "--config", config, "--replay-from", "end", "--sink", "out", "--json")
     assert end.document["logs"][0]["from_seq"] == 29
-    assert deliver(config, "--once").status == 0
+    assert audit("deliver", "--config", config, "--once").status == 0
     assert delivered(tmp_path) == lines + lines[10:] + lines[first:]
     events = [one["event"] for one in read_events(tmp_path / OWN)]
     replays = [event for event in events if event["event_type"] == "audit.delivery_replayed"]
     first_replay = replays[0]
+    assert [event.get("requested_by") for event in replays] == ["R. Roe", "R. Roe", None]
     assert (first_replay["from_seq"], first_replay["before_seq"]) == (10, 21)
     assert first_replay["requested_by"] == "R. Roe"
     assert len(replays) == 3
-    too_far = deliver(config, "--replay-from", "99", "--sink", "out")
+    too_far = audit("deliver", "--config", config, "--replay-from", "99", "--sink", "out")
     assert (too_far.status, "no record 99" in too_far.err) == (3, True)
     with running(config) as process:
         assert process.stderr is not None
         process.stderr.readline()
-        until(lambda: deliver(config, "--replay-from", "0", "--sink", "out").status == 3)
+        until(lambda: audit("deliver", "--config", config, "--replay-from", "0", "--sink", "out").status == 3)
     check_trail(tmp_path / OWN)
 
 

@@ -25,6 +25,7 @@ def test_the_page_s_configuration_is_valid(tmp_path: Path) -> None:
 def test_options_and_metrics_that_are_named_exist() -> None:
     """On the page and in the unit, by the command's own help."""
     help_text = run_in_pipes("deliver", "--help", COLUMNS="200").out
+    help_text += run_in_pipes("replay", "--help", COLUMNS="200").out
     unit = (PROJECT / "examples/deploy/audit-deliver.service").read_text(encoding="utf-8")
     for option in re.findall(r"(?<=[ `])--[a-z][a-z-]+", PAGE + unit):
         assert option in help_text

@@ -29,7 +29,7 @@ from audit_async.delivery.reconciliation import Reconciled, reconcile
 from audit_async.delivery.replay_position import Replayed, ReplayStart, replay, sink_of
 from audit_async.delivery.status_file import read_status_file
 
-__all__ = ["register"]
+__all__ = ["Config", "DirectoryOrConfigured", "register", "replay_start", "replayed"]
 
 DirectoryOrConfigured = Annotated[
     Path | None,
@@ -131,7 +131,7 @@ def deliver(
     if (service is not None or instance is not None) and works.replay_from is None:
         raise typer.BadParameter("--service and --instance go with --replay-from; a sink has `services` of its own")
     address = None if listen is None else _address(listen)
-    start = None if works.replay_from is None else _start(works.replay_from)
+    start = None if works.replay_from is None else replay_start(works.replay_from, "--replay-from")
 
     async def run() -> ExitStatus:
         settings = await anyio.to_thread.run_sync(read_deliver_settings, config)
@@ -144,13 +144,12 @@ def deliver(
             if sink is not None:
                 sink_of(settings, sink)
             return _show_reconciled(output, await reconcile(settings, sink=sink, base_dir=trail))
-        await anyio.to_thread.run_sync(_require_owner, Path(settings.own_log or trail))
         if start is not None:
-            moved = await replay(
-                settings, sink or "", start, base_dir=trail, service=service, instance=instance,
+            return await replayed(
+                output, settings, sink or "", start, trail, service=service, instance=instance,
                 requested_by=works.as_name,
             )  # fmt: skip
-            return _show_replayed(output, sink or "", moved)
+        await anyio.to_thread.run_sync(_require_owner, Path(settings.own_log or trail))
         deliverer = Deliverer(settings, base_dir=trail)
         if works.once:
             statuses = await deliverer.run_once()
@@ -164,6 +163,27 @@ def _require_owner(own_base: Path) -> None:
     """Raise `Refused` if the own log's files would not belong to whom the base directory belongs to."""
     if own_base.exists():
         require_owner(own_base)
+
+
+async def replayed(
+    output: Output,
+    settings: DeliverSettings,
+    sink: str,
+    start: ReplayStart,
+    directory: Path | None,
+    *,
+    service: str | None,
+    instance: str | None,
+    requested_by: str | None,
+) -> ExitStatus:
+    """Set the positions of a sink, and show them; for this command and for `replay`."""
+    trail = base_dir_of(settings, directory)
+    sink_of(settings, sink)
+    await anyio.to_thread.run_sync(_require_owner, Path(settings.own_log or trail))
+    moved = await replay(
+        settings, sink, start, base_dir=trail, service=service, instance=instance, requested_by=requested_by
+    )
+    return _show_replayed(output, sink, moved)
 
 
 async def _deliver(deliverer: Deliverer, output: Output, address: tuple[str, int] | None, what: str) -> ExitStatus:
@@ -336,12 +356,12 @@ def _address(listen: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _start(text: str) -> ReplayStart:
-    """Return what `--replay-from` names."""
+def replay_start(text: str, option: str) -> ReplayStart:
+    """Return what `--replay-from`, or `--from`, names; raises `BadParameter`."""
     if text == "end":
         return text
     if text.isdecimal() and text.isascii():
         return int(text[:18])
-    found = parse_time(text, "--replay-from", now=datetime.now(UTC))
+    found = parse_time(text, option, now=datetime.now(UTC))
     assert found is not None  # noqa: S101 - of a text that is given
     return found
