@@ -98,6 +98,7 @@ def service(base_dir: Path, events: int) -> float:
         theirs.send(uvloop.run(write(base_dir, SUBJECTS["immediate"], events)).events_per_s)
 
     with on_core(0, produce):
+        theirs.close()  # so that a process that fails is noticed
         rate: float = ours.recv()
     return rate
 
