@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from audit_async._query.audit_query import AuditQuery
-from audit_async._query.counted_ids import find_counted
 from audit_async._query.matching import Filter
 from audit_async._query.recorded_members import read_said
 from audit_async._query.sealed_filter import SealedFilter, SubjectFilter, may_ask_for_sealed
 from audit_async._query.search import Search
-from audit_async._query.segment_scan import Damage, Found
-from audit_async._trail.log_files import Log
-from audit_async._trail.segment_parts import parts_of
+from audit_async._query.segment_scan import Damage, Found, open_part, scan
+from audit_async._trail.log_files import DAMAGED_ARCHIVE, Log
+from audit_async._trail.segment_parts import Part, Range, parts_of
 from audit_async.events import Record, decode_event, decode_record
 from audit_async.events.base import encode
 from audit_async.privacy.opening_sealed import ClosedText, OpenedRecord, Opener
@@ -53,7 +52,7 @@ class SealingSessions:
             return session in sealing
         looked_up = self._looked_up.setdefault(log.directory, {})
         if session not in looked_up:
-            stated = _states_sealing(log, session) if len(looked_up) < _FEW_SESSIONS else None
+            stated = _states_sealing(found, session) if len(looked_up) < _FEW_SESSIONS else None
             if stated is None:
                 self._searched[log.directory] = frozenset(_sealing_sessions(log))
                 return self.has(found)
@@ -74,11 +73,36 @@ def _session_of(line: bytes) -> bytes:
     return found[1] if found is not None else b""
 
 
-def _states_sealing(log: Log, session: bytes) -> bool | None:
-    """Return whether the first record of a session says that it seals; None if that was not found."""
-    first = find_counted(parts_of(log), f"{session.decode()}-0")
-    event = read_said(first.line).event if first is not None else {}
-    return bool(event.get("privacy")) if event.get("event_type") == "audit.log_opened" else None
+def _states_sealing(found: Found, session: bytes) -> bool | None:
+    """Return whether the session of a record says at its beginning that it seals; None if that was not found."""
+    parts = parts_of(found.log)
+    own = next((at for at, part in enumerate(parts) if part.segment.name == found.segment), -1)
+    before = own
+    while before >= 0 and _first_session(parts[before]) == session:
+        before -= 1
+    opened = Filter(AuditQuery(event_types=("audit.log_opened",)))
+    # It begins within the last segment that another session began, or with the one after that.
+    for part in parts[max(before, 0) : min(before + 2, own + 1)]:
+        for one in scan(part, opened, Range(), Damage(skip=True)):
+            if one is not None and _session_of(one.line) == session:
+                return bool(read_said(one.line).event.get("privacy"))
+    return None
+
+
+def _first_session(part: Part) -> bytes:
+    """Return which session the first record of a segment is of; empty if it can't be read."""
+    file = open_part(part, Damage(skip=True))
+    if file is None:
+        return b""
+    with file:
+        try:
+            return _session_of(file.read(_OPENING_BYTES))
+        except (OSError, *DAMAGED_ARCHIVE):
+            return b""
+
+
+#: So much of a record has its `audit_id` in it.
+_OPENING_BYTES: Final = 80
 
 
 def _sealing_sessions(log: Log) -> Iterator[bytes]:

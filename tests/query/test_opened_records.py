@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from audit_async._query import search
+from audit_async._chain import Framer
+from audit_async._query import opened_records, search
 from audit_async._query.audit_query import Glob
 from audit_async._query.segment_scan import scan
+from audit_async._trail.log_files import Log
 from audit_async._trail.segment_parts import Part
-from audit_async.events import AuthSuccess
+from audit_async.events import AuthSuccess, GenericEvent
 from audit_async.privacy import Destroyed, Subject
 from audit_async.privacy.sealed_text import KEY_MISSING, context_place, event_place
 from audit_async.reader import AuditQuery, AuditReader, InvalidQuery, Record
@@ -49,9 +52,57 @@ class SealedLog:
         return AuditReader(self.base_dir, key_store=self.keys.store)
 
 
+class SeveralSessions:
+    """A log of twelve sessions, of which every other one seals; each has one text in the form of a sealed one."""
+
+    def __init__(self, base_dir: Path) -> None:
+        self.keys = KnownKeys()
+        written = WrittenLog(base_dir, max_bytes=4096)
+        log_id = json.loads((written.directory / "log.json").read_bytes())["log_id"]
+        self.texts = [
+            self.keys.seal("x", event_place("t", ("user_id",)), log_id=log_id, store=False) for _ in range(12)
+        ]
+        for number, text in enumerate(self.texts):
+            written.lines.clear()  # so that the ids of a session count from 0
+            written._framer = Framer(written._framer.head, audit_prefix=f"{number:016x}", service_id="orders")
+            privacy = {"privacy": 1} if number % 2 else {}
+            written.write({"event_type": "audit.log_opened", **privacy}, {"event_type": "t", "user_id": text})
+        written.close()
+
+    def expected(self) -> list[str]:
+        """Return what is read of the texts."""
+        return [KEY_MISSING if number % 2 else text for number, text in enumerate(self.texts)]
+
+
 async def all_of(reader: AuditReader) -> list[Record]:
     """Return all records but the first."""
     return [record async for record in reader.query()][1:]
+
+
+async def test_whether_a_session_seals_is_looked_up_before_a_log_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single record reads none of the log but its session's first; a query over many sessions searches it once."""
+    searched: list[str] = []
+    search_all = opened_records._sealing_sessions
+
+    def sealing_sessions(log: Log) -> Iterator[bytes]:
+        searched.append(log.name)
+        return search_all(log)
+
+    monkeypatch.setattr(opened_records, "_sealing_sessions", sealing_sessions)
+    log = SeveralSessions(tmp_path)
+    reader = AuditReader(tmp_path, key_store=log.keys.store)
+    placed = [await reader.record(2 * number + 1) for number in range(12)]
+    assert [one.record.event.fields["user_id"] for one in placed if isinstance(one.record.event, GenericEvent)] == (
+        log.expected()
+    )
+    assert searched == []
+    records = [record async for record in reader.query(AuditQuery(event_types=("t",)))]
+    assert [record.event.fields["user_id"] for record in records if isinstance(record.event, GenericEvent)] == (
+        log.expected()
+    )
+    assert searched == ["orders/00"]
 
 
 async def test_every_way_of_reading_opens(tmp_path: Path) -> None:
