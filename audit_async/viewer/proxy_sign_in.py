@@ -20,7 +20,7 @@ _HEADER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}", re.ASCII)
 class ProxySignIn:
     """A header that a trusted proxy sets, and that counts from its addresses alone.
 
-    The proxy must remove the header from what comes from outside.
+    The proxy must remove both headers from what comes from outside.
 
     Args:
         header: The header with the person's name, such as `X-Forwarded-User`.

@@ -222,7 +222,13 @@ class ScopedReader:
         return sha256(f"log in a cursor {log.log_id} {log.name}".encode()).hexdigest()[:16]
 
     async def record(
-        self, seq: int | None = None, *, audit_id: str | None = None, log: str | None = None, proof: bool = False
+        self,
+        seq: int | None = None,
+        *,
+        audit_id: str | None = None,
+        log: str | None = None,
+        proof: bool = False,
+        place_only: bool = False,
     ) -> SeenRecord:
         """Return one record with its place, as `AuditReader.record` does; what may not be seen is not found.
 
@@ -233,6 +239,7 @@ class ScopedReader:
             audit_id: Its own id.
             log: The log's name.
             proof: Whether it leaves with its proof, which is recorded.
+            place_only: Whether nothing is shown of it but where it is, so that none is recorded as seen.
         """
         reader = self.only(log=log) if log is not None else self
 
@@ -251,7 +258,7 @@ class ScopedReader:
         named = {"seq": seq, "audit_id": audit_id, "proof": proof or None}
         named_only = {name: value for name, value in named.items() if value is not None}
         try:
-            return await reader._answer(AuditQuery(), find, lambda _: 1, **named_only)  # noqa: SLF001 - its own class
+            return await reader._answer(AuditQuery(), find, lambda _: 0 if place_only else 1, **named_only)  # noqa: SLF001 - its own class
         except (RecordNotFound, TrailUnreadable, LogCorrupted) as error:
             if self.person.tenant is None and not isinstance(error, RecordNotFound):
                 raise

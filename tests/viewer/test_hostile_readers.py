@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
@@ -130,13 +131,16 @@ async def test_what_could_not_be_counted_is_said_with_the_counts(tmp_path: Path)
 
 
 async def test_how_many_records_were_seen_is_none_if_none_were(tmp_path: Path) -> None:
-    """A record that is not found, one of another service, and a search that is refused."""
+    """A record that is not found, one of another service, and the way to one by its id; then the record itself."""
     await make_trail(tmp_path)
     async with viewed(tmp_path) as app, browser_of(app, OF_ORDERS) as browser:
         assert (await browser.get("/logs/orders/00/records/77")).status_code == 404
         assert (await browser.get("/logs/billing/00/records/1")).status_code == 404
-        assert (await browser.get("/logs/orders/00/records/1")).status_code == 200
-    assert [access["records"] for access in accesses(tmp_path)] == [0, 0, 1]
+        page = await browser.get("/logs/orders/00/records/1")
+        assert page.status_code == 200
+        by_id = await browser.get(f"/audit-ids/{re.findall('[0-9a-f]{16}-1', page.text)[0]}")
+        assert by_id.headers["location"] == "/logs/orders/00/records/1"
+    assert [access["records"] for access in accesses(tmp_path)] == [0, 0, 1, 0]
 
 
 async def test_a_reader_is_not_shown_what_a_collector_says_of_others(tmp_path: Path) -> None:

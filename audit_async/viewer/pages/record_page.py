@@ -45,7 +45,7 @@ class _Related(NamedTuple):
 
 async def record_by_id(request: Request) -> Response:
     """Lead from an `audit_id` to the record's own address."""
-    seen = await viewing_of(request).reader.record(audit_id=request.path_params["audit_id"])
+    seen = await viewing_of(request).reader.record(audit_id=request.path_params["audit_id"], place_only=True)
     record = seen.placed.record
     return RedirectResponse(url_for(request, f"/logs/{record.log}/records/{record.seq}"), status_code=303)
 
