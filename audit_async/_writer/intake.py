@@ -111,13 +111,16 @@ class Intake:
     async def emit_durably(self, event: AuditEvent) -> Receipt:
         """Take an event once there is room for it, and make it durable at once. In the loop's thread only."""
         buffer = self.buffer
-        buffer.check_open()
+        if buffer.state is not _OPEN:
+            buffer.check_open()
         kind, encoded = self.encoder.encode(event)
-        try:
-            await buffer.wait_for_room(len(encoded) + RECORD_OVERHEAD, critical=bool(kind & CRITICAL))
-        except BaseException:
-            self.encoder.refused(encoded)
-            raise
+        cost = len(encoded) + RECORD_OVERHEAD
+        if buffer.inbox.entries or buffer.free_events <= 0 or buffer.free_bytes < cost:
+            try:
+                await buffer.wait_for_room(cost, critical=bool(kind & CRITICAL))
+            except BaseException:
+                self.encoder.refused(encoded)
+                raise
         return buffer.accept(encoded, urgent=True)
 
     def refuse_unless_room(self, event: AuditEvent, kind: int, encoded: bytes) -> None:

@@ -113,8 +113,9 @@ async def flush(audit: AuditLogger, _: Receipt) -> None:
 
 async def emit_and_flush(audit: AuditLogger, _: Receipt) -> None:
     """Flush what is not framed yet."""
-    audit.emit(ordinary())
+    receipt = audit.emit(ordinary())
     await audit.flush()
+    assert receipt.is_durable
 
 
 async def emit_durable(audit: AuditLogger, _: Receipt) -> None:
