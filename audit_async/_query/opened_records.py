@@ -38,26 +38,26 @@ def as_recorded(found: Found) -> Record:
 class SealingSessions:
     """Which sessions of a log seal: those whose `audit.log_opened` says so. Read when it is first asked.
 
-    A few of them are looked up; for more the whole log is searched, once.
+    A few of them are looked up; for more the whole log is searched, once. Those that begin after that are looked up.
     """
 
     def __init__(self) -> None:
-        self._looked_up: Final[dict[Path, dict[bytes, bool]]] = {}
-        self._searched: Final[dict[Path, frozenset[bytes]]] = {}
+        self._known: Final[dict[Path, dict[bytes, bool]]] = {}  # of each log
+        self._searched: Final[set[Path]] = set()
 
     def has(self, found: Found) -> bool:
         """Return whether the record is of a session that seals."""
         log, session = found.log, _session_of(found.line)
-        if (sealing := self._searched.get(log.directory)) is not None:
-            return session in sealing
-        looked_up = self._looked_up.setdefault(log.directory, {})
-        if session not in looked_up:
-            stated = _states_sealing(found, session) if len(looked_up) < _FEW_SESSIONS else None
-            if stated is None:
-                self._searched[log.directory] = frozenset(_sealing_sessions(log))
-                return self.has(found)
-            looked_up[session] = stated
-        return looked_up[session]
+        known = self._known.setdefault(log.directory, {})
+        if session not in known:
+            is_searched = log.directory in self._searched
+            stated = _states_sealing(found, session) if is_searched or len(known) < _FEW_SESSIONS else None
+            if stated is None and not is_searched:
+                self._searched.add(log.directory)
+                known.update(_stated_by_sessions(log))
+                stated = known.get(session)
+            known[session] = bool(stated)
+        return known[session]
 
 
 #: So many sessions are looked up before a log is searched for all of them.
@@ -105,12 +105,13 @@ def _first_session(part: Part) -> bytes:
 _OPENING_BYTES: Final = 80
 
 
-def _sealing_sessions(log: Log) -> Iterator[bytes]:
+def _stated_by_sessions(log: Log) -> Iterator[tuple[bytes, bool]]:
+    """Yield each session of a log, and whether it says that it seals."""
     opened = AuditQuery(event_types=("audit.log_opened",))
     with closing(Search([log], opened, Damage(skip=True)).run()) as search:
         for found in search:
-            if found is not None and read_said(found.line).event.get("privacy"):
-                yield _session_of(found.line)
+            if found is not None:
+                yield _session_of(found.line), bool(read_said(found.line).event.get("privacy"))
 
 
 class SealedReading:

@@ -14,7 +14,7 @@ import pytest
 from audit_async._chain import Framer
 from audit_async._query import opened_records, search
 from audit_async._query.audit_query import Glob
-from audit_async._query.segment_scan import scan
+from audit_async._query.segment_scan import Damage, scan
 from audit_async._trail.log_files import Log
 from audit_async._trail.segment_parts import Part
 from audit_async.events import AuthSuccess, GenericEvent
@@ -62,11 +62,16 @@ class SeveralSessions:
         self.texts = [
             self.keys.seal("x", event_place("t", ("user_id",)), log_id=log_id, store=False) for _ in range(12)
         ]
+        written.close()
         for number, text in enumerate(self.texts):
-            written.lines.clear()  # so that the ids of a session count from 0
-            written._framer = Framer(written._framer.head, audit_prefix=f"{number:016x}", service_id="orders")
-            privacy = {"privacy": 1} if number % 2 else {}
-            written.write({"event_type": "audit.log_opened", **privacy}, {"event_type": "t", "user_id": text})
+            self.add(base_dir, number=number, text=text)
+
+    def add(self, base_dir: Path, *, number: int, text: str) -> None:
+        """Write a session."""
+        written = WrittenLog(base_dir, max_bytes=4096)
+        written._framer = Framer(written.store.head, audit_prefix=f"{number:016x}", service_id="orders")
+        privacy = {"privacy": 1} if number % 2 else {}
+        written.write({"event_type": "audit.log_opened", **privacy}, {"event_type": "t", "user_id": text})
         written.close()
 
     def expected(self) -> list[str]:
@@ -84,13 +89,13 @@ async def test_whether_a_session_seals_is_looked_up_before_a_log_is_searched(
 ) -> None:
     """A single record reads none of the log but its session's first; a query over many sessions searches it once."""
     searched: list[str] = []
-    search_all = opened_records._sealing_sessions
+    search_all = opened_records._stated_by_sessions
 
-    def sealing_sessions(log: Log) -> Iterator[bytes]:
+    def stated_by_sessions(log: Log) -> Iterator[tuple[bytes, bool]]:
         searched.append(log.name)
         return search_all(log)
 
-    monkeypatch.setattr(opened_records, "_sealing_sessions", sealing_sessions)
+    monkeypatch.setattr(opened_records, "_stated_by_sessions", stated_by_sessions)
     log = SeveralSessions(tmp_path)
     reader = AuditReader(tmp_path, key_store=log.keys.store)
     placed = [await reader.record(2 * number + 1) for number in range(12)]
@@ -103,6 +108,21 @@ async def test_whether_a_session_seals_is_looked_up_before_a_log_is_searched(
         log.expected()
     )
     assert searched == ["orders/00"]
+
+
+def test_a_session_that_begins_later_is_known_as_well(tmp_path: Path) -> None:
+    """Following goes on for days, and a service is restarted meanwhile."""
+    log = SeveralSessions(tmp_path)
+    sessions, (found,) = opened_records.SealingSessions(), AuditReader(tmp_path).logs()
+
+    def sealing() -> list[bool]:
+        asked = AuditQuery(event_types=("t",))
+        return [sessions.has(one) for one in search.Search([found], asked, Damage(skip=False)).run() if one is not None]
+
+    assert sealing() == [bool(number % 2) for number in range(12)]
+    log.add(tmp_path, number=13, text=log.texts[0])
+    log.add(tmp_path, number=14, text=log.texts[0])
+    assert sealing()[12:] == [True, False]
 
 
 async def test_every_way_of_reading_opens(tmp_path: Path) -> None:
