@@ -88,7 +88,8 @@ def use(python: Interpreter, wheel: Path, sdist: Path, directory: Path, tests: S
 def _check_command_line(environment: Path, wheel: Path, directory: Path) -> None:
     """Raise if the command does not say what it needs, or does not check and show the trail that is there."""
     command = str(environment / "bin" / "audit-async")
-    bare = subprocess.run([command, "verify", "audit"], cwd=directory, capture_output=True, text=True, check=False)
+    asked = [command, "verify", "audit"]
+    bare = subprocess.run(asked, cwd=directory, env=_environment(), capture_output=True, text=True, check=False)
     if bare.returncode != 2 or "pip install 'audit-async[cli]'" not in bare.stderr:
         raise CheckFailed(f"without the extra cli, {command} says: {bare.stdout}{bare.stderr}")
     _install(environment / "bin" / "python", f"{wheel}[cli]")
@@ -106,21 +107,22 @@ def _install(python: Path, *requirements: str) -> None:
 
 
 def _run(command: list[str], cwd: Path | None = None) -> str:
-    """Run a command and return what it prints; raise with all of it if it fails.
-
-    No setting of the caller's leads it to the tree, or to another environment than its own.
-    """
-    led = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}
-    environment = {name: value for name, value in os.environ.items() if name not in led}
+    """Run a command and return what it prints; raise with all of it if it fails."""
     try:
         done = subprocess.run(
-            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=60 * _MINUTES
+            command, cwd=cwd, env=_environment(), capture_output=True, text=True, check=False, timeout=60 * _MINUTES
         )
     except subprocess.TimeoutExpired as error:
         raise CheckFailed(f"{' '.join(command)} has not ended after {_MINUTES} minutes") from error
     if done.returncode:
         raise CheckFailed(f"{' '.join(command)} (exit status {done.returncode}):\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    """Return the variables of this process without those that lead to the tree or to another environment."""
+    leading = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}
+    return {name: value for name, value in os.environ.items() if name not in leading}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
