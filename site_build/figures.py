@@ -99,7 +99,7 @@ README_FIGURES: Final = (
         "emit_durable / raw",
     ),
     ReadmeFigure(
-        "until acknowledged, 1,000 tasks at once, p99",
+        "until an event of 1,000 tasks at once is acknowledged",
         "latency",
         "latency: until an event is acknowledged, uvloop",
         "1,000 emitters, immediate",
@@ -199,7 +199,7 @@ def readme_table(published: Sequence[Run]) -> str:
     machines = sorted(
         {f"{run.about['cpu']}, {run.about['cpus']} CPUs, {run.about['python']}" for run in by_name.values()}
     )
-    lines += ["", f"On {'; '.join(machines)}: a virtual machine that shares its host and its disk."]
+    lines += ["", f"On {'; '.join(machines)}."]
     return "\n".join(lines)
 
 
@@ -241,9 +241,7 @@ def write() -> list[Path]:
     for name, chart in drawn.items():
         (CHARTS / name).write_text(chart, encoding="utf-8")
     PAGE.write_text(page(published), encoding="utf-8")
-    readme = README.read_text(encoding="utf-8")
-    if BEGIN in readme:
-        README.write_text(with_figures(readme, readme_table(published)), encoding="utf-8")
+    README.write_text(with_figures(README.read_text(encoding="utf-8"), readme_table(published)), encoding="utf-8")
     return [PAGE, README, *(CHARTS / name for name in drawn)]
 
 

@@ -17,6 +17,7 @@ from site_build.figures import (
     CHARTS,
     END,
     PAGE,
+    README,
     FiguresRefused,
     charts,
     page,
@@ -29,9 +30,11 @@ from site_build.figures import (
 _SVG = "{http://www.w3.org/2000/svg}"
 
 
-def test_the_page_and_its_charts_are_up_to_date() -> None:
-    """`python -m site_build.figures` makes them again."""
+def test_all_that_shows_figures_is_up_to_date() -> None:
+    """`python -m site_build.figures` makes the page, its charts and README's table again."""
     published = runs()
+    readme = README.read_text(encoding="utf-8")
+    assert readme == with_figures(readme, readme_table(published))
     assert PAGE.read_text(encoding="utf-8") == page(published)
     assert {path.name: path.read_text(encoding="utf-8") for path in CHARTS.glob("*.svg")} == charts(published)
 
