@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
+
+from audit_async.cli import main
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -32,7 +37,6 @@ def run_commands(
     *,
     places: Mapping[str, Path | str],
     systemctl: str = "exit 1",
-    variables: Mapping[str, str] | None = None,
 ) -> str:
     """Run a page's commands by bash, which ends at the first one that fails; return what they wrote.
 
@@ -41,7 +45,6 @@ def run_commands(
         directory: The current directory, and the place of the programs that are defined here.
         places: What is written in place of a path, or of anything else, on the page.
         systemctl: The shell commands that `systemctl` stands for.
-        variables: Variables of the environment.
     """
     for place in sorted(places, key=len, reverse=True):
         script = script.replace(place, str(places[place]))
@@ -53,7 +56,31 @@ def run_commands(
     ended = subprocess.run(
         ["bash", "-e", "-u", "-o", "pipefail", "-c", script],
         cwd=directory, capture_output=True, text=True, timeout=120, check=False,
-        env=os.environ | {"PATH": path} | dict(variables or {}),
+        env=os.environ | {"PATH": path},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
+
+
+def run_here(script: str, *, places: Mapping[str, Path | str], service: Callable[[str], None] = print) -> str:
+    """Run a page's commands within this process, if they are `audit-async` and `systemctl` alone.
+
+    Args:
+        script: The commands, without anything that a shell would do but for quotes.
+        places: What is written in place of a word.
+        service: What is done for `systemctl`, with its first word.
+
+    Returns:
+        What they wrote; each of them ended with status 0.
+    """
+    written = io.StringIO()
+    for line in script.splitlines():
+        program, *words = shlex.split(line)
+        arguments = [str(places.get(word, word)) for word in words]
+        if program == "systemctl":
+            service(arguments[0])
+            continue
+        assert program == "audit-async", line
+        with redirect_stdout(written):
+            assert main(arguments) == 0, line
+    return written.getvalue()

@@ -16,7 +16,7 @@ from audit_async.config import Privacy
 from audit_async.delivery import read_deliver_settings
 from audit_async.forwarding import DirectorySink
 from audit_async.viewer import read_embed_key
-from tests.deploy.runbooks import DOCS, commands, run_commands, section
+from tests.deploy.runbooks import DOCS, commands, run_commands, run_here, section
 from tests.privacy.sealed_logs import success
 from tests.trails import check_trail
 
@@ -99,11 +99,11 @@ def test_a_collector_gets_another_key(
     run("collect", root, "--key", keys / "collector.pem", "--name", "collector-1", "--once")
 
     headline = "The signing key of a collector"
-    places = {"/etc/audit-async": keys, "/srv/audit": root, "/var/lib/orders/audit": trail}
-    new = run_commands(commands(PAGE, headline, block=0), tmp_path, places=places).split()[-1]
-    vkeys = {"OLD_VKEY": old, "NEW_VKEY": new}
+    places: dict[str, Path | str] = {"/srv/audit": root, "/var/lib/orders/audit": trail, "$OLD_VKEY": old}
+    places["/etc/audit-async/collector-2.pem"] = keys / "collector-2.pem"
+    places["$NEW_VKEY"] = run_here(commands(PAGE, headline, block=0), places=places).split()[-1]
     for block in (1, 2):
-        status = run_commands(commands(PAGE, headline, block=block), tmp_path, places=places, variables=vkeys)
+        status = run_here(commands(PAGE, headline, block=block), places=places)
         assert re.search(r"caught up +1 +1 +0 +1\n", status), status
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from audit_async import AuditConfig, Local
 from tests.cli.commands import COMMAND
 from tests.cli.running_service import running_service
 from tests.deploy.recipes import DEPLOY
-from tests.deploy.runbooks import DOCS, commands, run_commands, section
+from tests.deploy.runbooks import DOCS, commands, run_here, section
 from tests.integrations.servers import Visitors, serving, wait_until
 from tests.trails import check_trail, read_events
 
@@ -45,9 +46,7 @@ def service_environment(base_dir: Path, **more: str) -> dict[str, str]:
 
 def audit_async(*arguments: str | Path) -> str:
     """Run a command, which has to end with status 0, and return what it wrote."""
-    ended = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 0, ended.stderr + ended.stdout
-    return ended.stdout
+    return run_here(shlex.join(["audit-async", *map(str, arguments)]), places={})
 
 
 # Sizes.
@@ -116,7 +115,7 @@ def test_the_steps_of_a_move(tmp_path: Path) -> None:
         before = service.emit("on the old host")
     places = {"/var/lib/orders/audit": old, "/srv/new/audit": new, "/mnt/backup/audit": backup}
     script = commands("operations.md", "Backup, restore, move", block=1)
-    run_commands(script, tmp_path, places=places, systemctl="exit 0")
+    run_here(script, places=places)
     with running_service(new) as service:
         assert service.emit("on the new host") > before
     producers = [record["event"].get("producer") for record in read_events(new)]
@@ -195,9 +194,9 @@ def test_the_runbook_of_a_wrong_clock(tmp_path: Path) -> None:
     found = subprocess.run([*COMMAND, "doctor", audit], capture_output=True, text=True, timeout=60, check=False)
     assert found.returncode == 1
     assert "the clock was wrong then, or is now" in " ".join(found.stdout.split())
-    run_commands(hold, tmp_path, places=places)
+    run_here(hold, places=places)
     emit_at(audit, 0, "right")
-    verified = " ".join(run_commands("\n".join(rest), tmp_path, places=places, systemctl="exit 0").split())
+    verified = " ".join(run_here("\n".join(rest), places=places).split())
     assert "the clock was set back by" in verified
     check_trail(audit / "orders" / "00")
     events = [record["event"]["event_type"] for record in read_events(audit / "orders" / "00")]
