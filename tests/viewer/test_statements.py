@@ -257,7 +257,7 @@ async def test_what_is_in_the_chain(log: Path) -> None:
     assert stated(await page_of(base_dir, 10, OF_ACME)) == []  # nobody's record is no tenant's
 
 
-async def test_a_tenant_is_not_told_which_record_is_the_newest(tmp_path: Path) -> None:
+async def test_a_tenant_does_not_learn_which_record_is_the_newest(tmp_path: Path) -> None:
     """What comes after its own is others', so it sees that nothing was found out."""
     with audit_context(tenant="acme"):
         async with AuditLogger(

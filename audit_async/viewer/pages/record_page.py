@@ -32,7 +32,7 @@ class _Known(NamedTuple):
 
     statements: list[Statement]
     is_newest: bool  #: nothing comes after it in the log's files
-    has_proof: bool  #: a checkpoint covers it; a tenant is not told, and can ask
+    has_proof: bool  #: a checkpoint covers it; true to a tenant, to whom that is not shown
 
 
 class _Related(NamedTuple):
