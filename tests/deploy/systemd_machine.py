@@ -24,6 +24,7 @@ from tests.integrations.servers import Visitors
 
 _PROJECT = DEPLOY.parents[1]
 _SYSTEMD = next((path for path in ("/usr/lib/systemd/systemd", "/lib/systemd/systemd") if Path(path).exists()), None)
+_PROGRAMS = ("bash", "chroot", "curl", "ip", "mount", "nsenter", "unshare", "useradd")
 _UNSHARE = ("unshare", "--pid", "--mount", "--cgroup", "--ipc", "--uts", "--net", "--fork", "--kill-child")
 _NSENTER = ("--pid", "--mount", "--cgroup", "--ipc", "--uts", "--net", "--root", "--wd")
 #: What systemd and its commands know of the outside: no unit and no generator of the distribution runs.
@@ -140,8 +141,10 @@ class VisitorsInside(Visitors):
 
 def why_no_machine(directory: Path) -> str | None:
     """Return why no machine can run here, None if one can."""
-    if _SYSTEMD is None or shutil.which("nsenter") is None:
-        return "systemd or nsenter is not there"
+    if missing := [name for name in _PROGRAMS if shutil.which(name) is None]:
+        return f"{', '.join(missing)}: not there"
+    if _SYSTEMD is None:
+        return "systemd is not there"
     if os.geteuid() != 0:
         return "only root can run a systemd in namespaces of its own"
     if _cgroup() is None:
