@@ -9,7 +9,7 @@ that is asked over HTTP by many people, whom a proxy would name.
 - Readers: the service writes in immediate mode on one core; the server and fifty people, each of whom looks at a page
   for a second and asks for the next, have another one. The service's rate with and without them is compared, and with
   two processes there that only compute: on a machine that does something else as well, what they displace comes to the
-  service's core.
+  service's core. So the rate is also taken of the time in which the service did not wait for its core.
 
 `BENCH_VIEWER_PARTS` names the parts to run, out of pages, memory and readers.
 """
@@ -308,24 +308,31 @@ def _peaks(base_dir: Path) -> dict[str, float]:
     return peaks
 
 
+class Rate(NamedTuple):
+    """How fast a service was."""
+
+    events_per_s: float
+    on_core_per_s: float  #: of the time in which its event loop did not wait for the core, which others use as well
+
+
 class Reading(NamedTuple):
     """What people saw while the service wrote."""
 
-    events_per_s: float  #: of the service
+    rate: Rate  #: of the service
     pages_s: list[float]  #: how long each page took; infinity for one that was refused
     seconds: float
 
 
 def next_to_a_service(base_dir: Path) -> None:
     """Compare a service's rate with and without people who read the trail that it adds to."""
-    events = effort(300_000, 1_000)
+    events = effort(200_000, 1_000)
     cores = sorted(os.sched_getaffinity(0))
 
-    def written() -> float:
+    def written() -> Rate:
         ours, theirs = _processes.Pipe(duplex=False)
         try:
             with on_core(0, lambda: theirs.send(uvloop.run(service(base_dir.parent, events)))):
-                rate: float = ours.recv()
+                rate: Rate = ours.recv()
             return rate
         finally:
             shutil.rmtree(base_dir / "bench")  # so that each round begins with the same trail
@@ -351,8 +358,9 @@ def next_to_a_service(base_dir: Path) -> None:
             with on_core(-1, spin), on_core(-1, spin):
                 return Reading(written(), [], 0.0)
 
-        taken = in_turn({"alone": alone, "read": read, "computed": computed}, rounds=effort(5, 1))
-    rates = {name: [one.events_per_s for one in each] for name, each in taken.items()}
+        taken = in_turn({"alone": alone, "read": read, "computed": computed}, rounds=effort(7, 1))
+    rates = {name: [one.rate.events_per_s for one in each] for name, each in taken.items()}
+    on_core_rates = {name: [one.rate.on_core_per_s for one in each] for name, each in taken.items()}
     pages_s = [page for one in taken["read"] for page in one.pages_s]
     show(
         f"viewer: {_PEOPLE} people who read next to a service, on a core of their own",
@@ -361,7 +369,21 @@ def next_to_a_service(base_dir: Path) -> None:
             row_of(f"the service with {_PEOPLE} readers", rates["read"], "events/s"),
             row_of("the service with two processes that compute", rates["computed"], "events/s"),
             row_of("readers / alone", ratios(rates["read"], rates["alone"]), "", digits=2, floor=0.95),
-            row_of("readers / processes that compute", ratios(rates["read"], rates["computed"]), "", digits=2),
+            row_of("two processes that compute / alone", ratios(rates["computed"], rates["alone"]), "", digits=2),
+            row_of(
+                "readers / alone, while the service had its core",
+                ratios(on_core_rates["read"], on_core_rates["alone"]),
+                "",
+                "without the time in which other processes had it",
+                digits=2,
+                floor=0.95,
+            ),
+            row_of(
+                "two processes that compute / alone, while the service had its core",
+                ratios(on_core_rates["computed"], on_core_rates["alone"]),
+                "",
+                digits=2,
+            ),
             row_of("pages", [len(one.pages_s) / one.seconds for one in taken["read"]], "pages/s"),
             row_of("a page", [1000 * page for page in pages_s if page < inf], "ms"),
             row_of("pages that were refused", [100 * pages_s.count(inf) / len(pages_s)], "%", digits=1, ceiling=0),
@@ -375,11 +397,19 @@ def spin() -> None:
         pass
 
 
-async def service(directory: Path, events: int) -> float:
+async def service(directory: Path, events: int) -> Rate:
     """Write a log of the trail in a directory; return the rate."""
     subject = SUBJECTS["immediate"]
     async with AuditLogger(config(directory, subject.mode)) as audit:
-        return (await produce(audit, subject, events)).events_per_s
+        before_s = _waited_s()
+        rate = (await produce(audit, subject, events)).events_per_s
+        waited_s = _waited_s() - before_s
+    return Rate(rate, events / max(events / rate - waited_s, 1e-3))
+
+
+def _waited_s() -> float:
+    """Return how long this thread was ready and had no core: https://docs.kernel.org/scheduler/sched-stats.html."""
+    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
 
 
 async def readers(server: Server, report: Callable[[str], object], is_over: Callable[[], bool]) -> list[float]:
