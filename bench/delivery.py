@@ -1,10 +1,10 @@
 """How fast a trail is delivered to a receiver of HTTP on this machine, and what a receiver that fails costs a service.
 
 The receiver is a process of its own that reads each body and answers. The service writes in immediate mode on one core:
-alone, and next to a deliverer on another core whose receiver is dead (nothing listens) or stalled (it accepts
-connections and never answers). The three take turns in each round, and a ratio is taken round by round. What a service
-pays is processor time, of all it does and of `emit` alone, which a busy machine changes little; the time until a record
-is acknowledged, of 16 tasks that wait for theirs; and the memory that the service has grown by.
+next to a process that sleeps on another core, and next to a deliverer there whose receiver is dead (nothing listens) or
+stalled (it accepts connections and never answers). The three take turns in each round, and a ratio is taken round by
+round. What a service pays is processor time, of all it does and of `emit` alone, which a busy machine changes little;
+the time until a record is acknowledged, of 16 tasks that wait for theirs; and the memory that the service has grown by.
 """
 
 from __future__ import annotations
@@ -115,12 +115,20 @@ def _show_costs() -> None:
     events, rounds = effort(50_000, 1_000), effort(7, 1)
     with work_directory() as directory, dead_receiver() as dead, stalled_receiver() as stalled:
 
+        def begun() -> Path:
+            """Return the directory of a log that has something to deliver; a service that is alone has one as well."""
+            base_dir = directory / uuid.uuid4().hex
+            service(base_dir, 1_000)
+            return base_dir
+
         def alone() -> Cost:
-            return cost(directory / uuid.uuid4().hex, events)
+            base_dir = begun()
+            # On a busy machine a second process changes how the first is scheduled, also if it sleeps.
+            with on_core(-1, lambda: time.sleep(3600)):
+                return cost(base_dir, events)
 
         def next_to(url: str) -> Cost:
-            base_dir = directory / uuid.uuid4().hex
-            service(base_dir, 1_000)  # the log is there, and there is something to deliver
+            base_dir = begun()
             with on_core(-1, lambda: uvloop.run(Deliverer(settings(base_dir, url, timeout_s=1.0)).run())):
                 return cost(base_dir, events)
 
