@@ -179,6 +179,24 @@ async def test_a_log_that_is_begun_again_in_the_same_place_is_another_one(tmp_pa
     assert kinds_in(tmp_path) == ([] if is_delivered else ["unreadable"])
 
 
+async def test_records_of_another_log_are_never_sent_as_those_of_the_log_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before it is noticed that another log has taken the place: its first record would fit."""
+    monkeypatch.setattr(deliverer, "_LOOK_FOR_LOGS_S", 3600.0)
+    monkeypatch.setattr("audit_async.delivery.sink_delivery._LOOK_AGAIN_S", 0.05)
+    directory = await write_trail(tmp_path / "audit", 5)
+    receiver = Receiver(answer=lambda _: web.Response(status=503))
+    async with receiver.listening() as url, delivering(settings(tmp_path, http(url))) as running:
+        await until(lambda: receiver.requests)
+        shutil.rmtree(directory)
+        await write_trail(tmp_path / "audit", 9)
+        receiver.answer = None
+        await until(lambda: [one.state for one in running.statuses] == [DeliveryState.UNREADABLE])
+        assert "another log" in (running.statuses[0].problem or "")
+    assert receiver.accepted == []
+
+
 def kinds_in(tmp_path: Path) -> list[str]:
     """Return the kinds of problems that were recorded."""
     events = [one["event"] for one in read_events(tmp_path / "audit/audit-deliver/00")]

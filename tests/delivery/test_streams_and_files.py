@@ -134,9 +134,9 @@ async def test_a_receiver_that_ends_each_connection_is_not_flooded(tmp_path: Pat
 
     receiver.handle = end_it  # type: ignore[method-assign]  # of this one receiver
     async with receiver.listening() as port, delivering(settings(tmp_path, syslog(port))) as deliverer:
-        await until(lambda: ended >= 4)
+        await until(lambda: ended >= 6)
         [gate] = [sink.gate for sink in deliverer._sinks]
-        assert gate._retry_s > sink_gate._FIRST_RETRY_S
+        assert gate._retry_s == sink_gate._LAST_RETRY_S
         await until(lambda: set(lines_of_log(directory)) <= set(receiver.received))
         [status] = deliverer.statuses
         assert status.failures >= 8
