@@ -520,6 +520,7 @@ async def reports(audit: AuditLogger, reader: AuditReader) -> None:
     """Reports, from a name or a file, written and checked."""
     report = await make_report(reader, Path("own.toml"), audit=audit, accessed_by="carol", retention=RetentionPolicy())
     assert_type(report, Report)
+    assert_type(report.not_counted, tuple[str, ...])
     assert_type(await write_report(report, "own.html", audit=audit, accessed_by="carol"), WrittenReport)
     assert_type(check_report("own.html").signed_by, tuple[str, ...])
     await make_report(reader, "soc2")  # type: ignore[call-arg]
