@@ -92,7 +92,7 @@ def _wrong(value: object, type_: object, encode: Callable[[object], bytes]) -> t
 def _test(value: str, info: inspect.Type, constants: dict[str, object], depth: int) -> str:
     """Return an expression that is true if `value` surely is of a type; empty if anything is."""
     kind = type(info)
-    if kind is inspect.AnyType:
+    if _is_anything(info):
         return ""
     if kind in _PLAIN:
         return f"{value}.__class__ is {_PLAIN[kind].__name__}"
@@ -126,14 +126,14 @@ def _test_of_container(value: str, info: inspect.Type, constants: dict[str, obje
     """
     if isinstance(info, inspect.ListType):
         member = info.item_type
-        if isinstance(member, inspect.AnyType):
+        if _is_anything(member):
             return f"{value}.__class__ is list"
         if type(member) in _PLAIN:
             classes = _constant(frozenset({_PLAIN[type(member)]}), constants)
             return f"({value}.__class__ is list and (not {value} or {classes}.issuperset(map(type, {value}))))"
     if isinstance(info, inspect.DictType) and isinstance(info.key_type, inspect.StrType):
         known = _surely_right(info.value_type)
-        if known is not None or isinstance(info.value_type, inspect.AnyType):
+        if known is not None or _is_anything(info.value_type):
             keys = _constant(frozenset({str}), constants)
             test = f"{value}.__class__ is dict and {keys}.issuperset(map(type, {value}))"
             if known is not None:
@@ -143,6 +143,11 @@ def _test_of_container(value: str, info: inspect.Type, constants: dict[str, obje
     if isinstance(info, inspect.CustomType):
         return ""  # its own classes are for `emit` to encode
     return f"({value}.__class__ is None)"
+
+
+def _is_anything(info: inspect.Type) -> bool:
+    """Return whether each value is of a type: `Any`, or `object`, as of what is read of a type that is not known."""
+    return isinstance(info, inspect.AnyType) or (isinstance(info, inspect.CustomType) and info.cls is object)
 
 
 def _surely_right(info: inspect.Type) -> type | None:
