@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,8 @@ __all__ = ["Evidence", "TypeEvidence", "example_of", "reason_of"]
 
 #: Event types that are counted one by one; a trail with more has types of its own making.
 _MOST_TYPES: Final = 500
+#: Others whose patterns are remembered, so that they are compared once.
+_MOST_REMEMBERED: Final = 5000
 #: All the other types.
 OTHER_TYPES: Final = "(other types)"
 #: Records that are kept of a type: the first ones and the last ones.
@@ -94,8 +97,9 @@ class Evidence:
     """
 
     def __init__(self, logs: Iterable[Log], patterns: Iterable[str], heads: Mapping[str, int]) -> None:
-        self._patterns: Final = tuple(sorted({*patterns, "*"}))
+        self._fits: Final = {pattern: _compiled(pattern) for pattern in sorted({*patterns, "*"})}
         self._others: Final[dict[frozenset[str], TypeEvidence]] = {}
+        self._other_of: Final[dict[str, TypeEvidence]] = {}  # by type, of the first ones
         self._logs: Final = {log.name: log for log in logs}
         self._heads: Final = heads
         self.added_since = 0  #: records of the period that were written after the verification
@@ -135,15 +139,21 @@ class Evidence:
 
     def _begin(self, event_type: str) -> TypeEvidence:
         if len(self._types) >= _MOST_TYPES and event_type not in TOPIC_OF_TYPE:
-            fits = _fitting(event_type, self._patterns)
-            return self._others.setdefault(fits, TypeEvidence(OTHER_TYPES, kept=_LAST, patterns=fits))
+            return self._other_of.get(event_type) or self._begin_other(event_type)
         kept = _LAST_OF_TOPIC - _FIRST if event_type in TOPIC_OF_TYPE else _LAST
         return self._types.setdefault(event_type, TypeEvidence(event_type, kept=kept))
+
+    def _begin_other(self, event_type: str) -> TypeEvidence:
+        fits = frozenset(pattern for pattern, matches in self._fits.items() if matches(event_type))
+        other = self._others.setdefault(fits, TypeEvidence(OTHER_TYPES, kept=_LAST, patterns=fits))
+        if len(self._other_of) < _MOST_REMEMBERED:
+            self._other_of[event_type] = other
+        return other
 
     def types_like(self, patterns: Iterable[str]) -> list[TypeEvidence]:
         """Return what was counted of each type that fits one of these patterns, the most frequent first."""
         wanted = tuple(patterns)
-        matches = _matcher(wanted)
+        matches = _compiled(*wanted)
         found = [seen for name, seen in self._types.items() if matches(name)]
         found += [seen for fits, seen in self._others.items() if not fits.isdisjoint(wanted)]
         return sorted(found, key=lambda seen: (-seen.records, seen.event_type))
@@ -177,17 +187,9 @@ def _last_times(directory: Path) -> Iterator[tuple[str, str]]:
         return  # the verification says so
 
 
-@lru_cache(maxsize=1024)
-def _fitting(event_type: str, patterns: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(pattern for pattern in patterns if _matcher((pattern,))(event_type))
-
-
-@lru_cache(maxsize=4096)
-def _matcher(patterns: tuple[str, ...]) -> Callable[[str], bool]:
-    def matches(event_type: str) -> bool:
-        return any(fnmatchcase(event_type, pattern.replace("[", "[[]")) for pattern in patterns)
-
-    return matches
+def _compiled(*patterns: str) -> Callable[[str], object]:
+    """Return what is true of a text that one of these patterns fits; false of any if there is none."""
+    return re.compile("|".join(translate(pattern.replace("[", "[[]")) for pattern in patterns) or r"(?!)").match
 
 
 def _number_of(record: Record) -> int:
