@@ -544,7 +544,7 @@ def run() -> None:
     if unknown := set(wanted) - parts.keys():
         raise SystemExit(f"BENCH_SCALE_PARTS: no part is called {min(unknown)!r}; there are {', '.join(parts)}")
     with work_directory() as directory:
-        _require_room(directory, records)
+        require_room(directory, records, trails=3.5)  # with its index, exports, and a database of it
         bench = Bench(directory, records)
         for name in wanted:
             parts[name](bench)
@@ -560,9 +560,9 @@ def _long_trail(bench: Bench) -> None:
         shutil.rmtree(asked.base_dir)
 
 
-def _require_room(directory: Path, records: int) -> None:
-    """End with a message if the disk has not the room for the trail, its index, its exports and a database of it."""
-    needed = int(3.5 * records * _RECORD_BYTES) + (2 << 30)
+def require_room(directory: Path, records: int, *, trails: float) -> None:
+    """End with a message if the disk has no room for so many times a trail of `records`."""
+    needed = int(trails * records * _RECORD_BYTES) + (2 << 30)
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise SystemExit(

@@ -43,7 +43,7 @@ from audit_async.reader import AuditReader
 from bench.forwarding import on_core
 from bench.frame import config, effort, in_turn, median, ratios, row_of, show, work_directory
 from bench.long_trail import Shape, Written, write_log
-from bench.scale import Bench, Ran
+from bench.scale import Bench, Ran, require_room
 from bench.throughput import SUBJECTS, produce
 
 _PARTS: Final = ("pages", "memory", "readers")
@@ -80,6 +80,7 @@ def run() -> None:
     if unknown := set(wanted) - set(_PARTS):
         raise SystemExit(f"BENCH_VIEWER_PARTS: no part is called {min(unknown)!r}; there are {', '.join(_PARTS)}")
     with work_directory() as directory:
+        require_room(directory, records, trails=1.2)  # one of a tenth, and indexes
         whole = trail_of(directory / "whole", records)
         if "pages" in wanted:
             pages(whole, Bench(directory, records))

@@ -164,7 +164,8 @@ def test_scale_runs_and_says_what_it_could_not_measure(
     quick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a few thousand records each row has a figure, or the reason why it has none: a tool that is missing."""
-    monkeypatch.setenv("BENCH_SCALE_RECORDS", "0")  # restored after the test, which sets it
+    monkeypatch.setenv("BENCH_SCALE_RECORDS", "0")  # restored after the test, which sets them
+    monkeypatch.setenv("BENCH_VIEWER_RECORDS", "0")
     monkeypatch.setenv("PATH", str(quick))
     for tool in ("grep",):  # jq is missing, wherever this runs
         (quick / tool).symlink_to(shutil.which(tool, path="/usr/bin:/bin") or "")
@@ -191,9 +192,13 @@ def test_viewer_runs_and_is_next_to_a_service(quick: Path, monkeypatch: pytest.M
     assert rows["pages that were refused"] == 0
 
 
-def test_scale_asks_for_room_first(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["scale", "viewer"])
+def test_a_benchmark_of_long_trails_asks_for_room_first(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """A trail that the disk can't hold is not begun, and the message says what to change."""
     monkeypatch.setenv("BENCH_SCALE_RECORDS", "0")
+    monkeypatch.setenv("BENCH_VIEWER_RECORDS", "0")
     with pytest.raises(SystemExit, match="BENCH_DIR"):
-        run_bench(monkeypatch, "--quick", "--records", str(10**12), "--results", str(quick), "scale")
+        run_bench(monkeypatch, "--quick", "--records", str(10**12), "--results", str(quick), name)
     assert not list(quick.rglob("*.audit"))
