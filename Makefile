@@ -143,5 +143,5 @@ system-packages:  ## Debian's packages that a few tests need; as root
 	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null
 
 clean:  ## remove what these commands have made
-	rm -rf .venv .venv-* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache demo-trail \
+	rm -rf .venv .venv-* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache .bench-compare demo-trail \
 		build dist site

@@ -27,7 +27,7 @@ from bench.results import RESULTS, Row, keep, show
 
 PROJECT: Final = Path(__file__).parents[1]
 #: Checkouts and environments of other commits, kept for the next comparison; `make clean` removes them.
-KEPT: Final = PROJECT / ".cache" / "bench-compare"
+KEPT: Final = PROJECT / ".bench-compare"
 _CONFIDENCE: Final = 0.95
 
 
