@@ -195,9 +195,8 @@ def _facts(name: str, evidence: Evidence, found: Findings) -> list[_Fact]:
     elif name == "signatures":
         checked = "Signatures were checked under the keys that were given"
         unchecked = "No signature was checked, because no key was given"
-        heads = count_of(verified.expected_heads, "head")
         signed = checked if verified.signatures_checked else unchecked
-        facts.append(_Fact(f"{signed}. {heads} from elsewhere were given to compare with."))
+        facts.append(_Fact(f"{signed}. Heads that were kept elsewhere and compared: {verified.expected_heads:,}."))
     elif name == "retention":
         facts += [_Fact(text, _SHORTER in text or _EARLIER in text) for text in found.retention.assessment]
     elif name == "refusals" and evidence.refused:
@@ -270,9 +269,11 @@ def general_limits(evidence: Evidence, found: Findings) -> tuple[str, ...]:
         )
     if found.not_counted:
         limits.append("What was recorded in the part of the period that is not counted; see At a glance.")
-    if evidence.added_since:
-        added = count_of(evidence.added_since, "record")
-        limits.append(f"What {added} say that were written after the verification began: the next report has them.")
+    if evidence.unverified:
+        limits.append(
+            f"What is in {count_of(evidence.unverified, 'record')} beyond what was verified, which are left out: "
+            "written since the verification began, or after a break in the chain at the log's end."
+        )
     if evidence.refused:
         limits.append(f"What {count_of(evidence.refused, 'event')} said that the logs had to refuse.")
     return tuple(limits)

@@ -102,7 +102,7 @@ class Evidence:
         self._other_of: Final[dict[str, TypeEvidence]] = {}  # by type, of the first ones
         self._logs: Final = {log.name: log for log in logs}
         self._heads: Final = heads
-        self.added_since = 0  #: records of the period that were written after the verification
+        self.unverified = 0  #: records of the period that are newer than these heads
         self._types: Final[dict[str, TypeEvidence]] = {}
         self.by_log: Final[Counter[str]] = Counter()
         self.records = 0
@@ -117,9 +117,9 @@ class Evidence:
         self._last_times: dict[str, dict[str, str]] = {}
 
     def add(self, record: Record) -> None:
-        """Count a record, unless it was written after the verification."""
+        """Count a record, unless the verification has not come so far."""
         if not self.is_verified(record):
-            self.added_since += 1
+            self.unverified += 1
             return
         event_type = record.event.event_type
         self.records += 1

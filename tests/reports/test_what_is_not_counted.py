@@ -131,8 +131,21 @@ async def test_what_was_not_verified_is_not_counted(tmp_path: Path) -> None:
     make_trail(tmp_path / "audit", [failure("alice")] * 3)
     report = await reported(Growing(tmp_path / "audit"), tmp_path)
     assert report.records == report.verification.records == 3
-    assert any("3 records say that were written after the verification began" in text for text in report.cannot_show)
+    assert any("3 records beyond what was verified" in text for text in report.cannot_show)
     assert not says_that_something_is_missing(report)
+
+
+async def test_a_record_after_a_break_at_the_end_is_not_called_new(tmp_path: Path) -> None:
+    """Whether it was written since or the one before it was removed is not known of a record without a link."""
+    make_trail(tmp_path / "audit", [failure("alice")] * 6)
+    (segment,) = (tmp_path / "audit" / "orders" / "00").glob("*.audit")
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join([*lines[:4], lines[5]]))
+    report = await reported(AuditReader(tmp_path / "audit"), tmp_path)
+    assert report.records == report.verification.records == 4
+    (said,) = [text for text in report.cannot_show if "1 record beyond what was verified" in text]
+    assert "or after a break in the chain" in said
+    assert says_that_something_is_missing(report)
 
 
 async def test_no_type_is_hidden_by_many_others(tmp_path: Path) -> None:
