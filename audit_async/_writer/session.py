@@ -171,6 +171,7 @@ class Session:
                 await session._begin()
             except BaseException:
                 session.upkeep.stop()
+                session.writer.discard()
                 if session.checkpoints is not None:
                     thread.call(session.checkpoints.abandon)
                 # Waited for, so that the next try finds the log unlocked, and takes no other slot for it.
@@ -430,6 +431,7 @@ class Session:
             self._thread.wait(self.checkpoints.abandon, 1.0)
         self._thread.wait(self.close_files, 1.0)
         self._thread.stop()
+        self.writer.discard()
         for task in self._other_tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - as in WriterTask
         self._ended = True

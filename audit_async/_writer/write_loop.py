@@ -1,11 +1,12 @@
-"""The writer: one task that takes events in chunks, chains them, makes them durable, and says so.
+"""The writer: one task that takes events from a stream, chains them, makes them durable, and says so.
 
-It is read from top to bottom in `Writer.run`. The task sleeps until the intake opens a chunk, or something else may be
-due: a timer has ended, or somebody wants a sync. Each turn frames a bounded slice of a chunk (its events get their
-places in the chain), and begins a commit if none is under way; the disk thread writes and syncs while the next slices
-are framed. When it is back, `_commit_ended` acknowledges, and begins the next commit with all that was framed
-meanwhile. So one sync is shared by all that arrived during the last one: group commit. A record is acknowledged when
-the store says that it is on stable storage, never before.
+It is read from top to bottom in `Writer.run`. Through the stream (anyio's memory object stream) come the chunks that
+the intake opens, and its end. The task sleeps until one comes, or something else may be due: a timer has ended, or
+somebody wants a sync. Each turn frames a bounded slice of a chunk (its events get their places in the chain), and
+begins a commit if none is under way; the disk thread writes and syncs while the next slices are framed. When it is
+back, `_commit_ended` acknowledges, and begins the next commit with all that was framed meanwhile. So one sync is shared
+by all that arrived during the last one: group commit. A record is acknowledged when the store says that it is on stable
+storage, never before.
 
 The task is in no task group of the host: an error in it cannot cancel or crash a task of the host, and a host's
 task that ends takes no record with it. Nor can it be cancelled: see `WriterTask`.
@@ -14,12 +15,15 @@ task that ends takes no record with it. Nor can it be cancelled: see `WriterTask
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from enum import Enum
 from functools import partial
 from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any, Final
+
+import anyio
 
 from audit_async._chain import Entry, Framer, Head
 from audit_async._store.log_store import Committed, LogStore
@@ -95,6 +99,9 @@ class Writer:
             keys=keys,
         )
         self._framing: Final = Framing(framer, intake.buffer, schedule, self._loop.time)
+        # The intake bounds what waits, in events and bytes; the stream itself has no bound. None is its end.
+        self._arriving, self._arrived = anyio.create_memory_object_stream[list[Receipt] | None](math.inf)
+        self._in_stream = 0
         self._is_woken = False  # the task is to look what is due, before it waits again
         self._idle: asyncio.Future[None] | None = None  # what the task waits for while nothing is due
         self._sync_timer: asyncio.TimerHandle | None = None  # the flush mode's interval
@@ -125,41 +132,48 @@ class Writer:
     @property
     def outlet(self) -> Outlet:
         """The receiver of what the intake takes."""
-        return Outlet(self._take, self._begin_drain)
+        return Outlet(self._send, self._send_end)
 
     async def begin(self, opening: Sequence[Entry]) -> None:
         """Make the session's first records durable, before it takes any event; raises `OSError` at the first try."""
         self._framing.frame(opening)
         self._acknowledge(await self._commits.commit_opening(self._framing.batches.popleft()))
 
+    def discard(self) -> None:
+        """Close the stream of a writer whose task will never run: the log could not be opened."""
+        self._arriving.close()
+        self._arrived.close()
+
     # The task.
 
     async def run(self, then: Callable[[], Awaitable[None]]) -> None:
         """Write until the intake is closed and everything in it is durable, or the writer has failed; then `then()`."""
-        try:
-            while self.phase is Phase.RUNNING or self.phase is Phase.DRAINING:
-                if self._is_woken:
-                    self._is_woken = False
-                elif self._framing.has_more:
-                    await asyncio.sleep(0)  # the other tasks of the loop have their turn after each slice
-                else:
-                    self._idle = self._loop.create_future()
-                    await self._idle
-                    continue
-                full_slice = self._framing.frame_slice()
-                self._begin_commit()
-                if full_slice and self._commits.state is CommitState.UNDER_WAY:
-                    # Under load the loop never rests, and the disk thread, back from a system call, would wait for the
-                    # GIL for the interpreter's switch interval, 5 ms, twice a commit. A nap of 60 us a full slice lets
-                    # it in: 400 commits a second instead of 50 at the same load, 10 to 20 % more events/s (bench
-                    # throughput).
-                    time.sleep(_NAP_S)  # noqa: ASYNC251 - shorter than a turn of the loop
-        except GeneratorExit:  # the loop was closed and collected: what is left is drained without it
-            raise
-        except BaseException as error:
-            self.fail(error)
-            if not isinstance(error, Exception):
+        with self._arriving, self._arrived:
+            try:
+                while self.phase is Phase.RUNNING or self.phase is Phase.DRAINING:
+                    if self._is_woken:
+                        self._is_woken = False
+                        self._receive()
+                    elif self._framing.has_more:
+                        await asyncio.sleep(0)  # the other tasks of the loop have their turn after each slice
+                    else:
+                        self._idle = self._loop.create_future()
+                        await self._idle
+                        continue
+                    full_slice = self._framing.frame_slice()
+                    self._begin_commit()
+                    if full_slice and self._commits.state is CommitState.UNDER_WAY:
+                        # Under load the loop never rests, and the disk thread, back from a system call, would wait for
+                        # the GIL for the interpreter's switch interval, 5 ms, twice a commit. A nap of 60 us a full
+                        # slice lets it in: 400 commits a second instead of 50 at the same load, 10 to 20 % more
+                        # events/s (bench throughput).
+                        time.sleep(_NAP_S)  # noqa: ASYNC251 - shorter than a turn of the loop
+            except GeneratorExit:  # the loop was closed and collected: what is left is drained without it
                 raise
+            except BaseException as error:
+                self.fail(error)
+                if not isinstance(error, Exception):
+                    raise
         self._acknowledgements.awaited = None
         await then()
 
@@ -167,16 +181,26 @@ class Writer:
     def _is_running(self) -> bool:
         return self.phase is Phase.RUNNING or self.phase is Phase.DRAINING
 
-    def _take(self, chunk: list[Receipt]) -> None:
-        """Take a chunk that the intake has opened, and wake the task. In the loop's thread."""
-        self._framing.add(chunk)
+    def _send(self, chunk: list[Receipt] | None) -> None:
+        """Send the task a chunk that the intake has opened, None for its end. In the loop's thread."""
+        self._arriving.send_nowait(chunk)
+        self._in_stream += 1
         self._wake()
 
-    def _begin_drain(self) -> None:
-        """Write what is left, then end: no chunk comes any more."""
-        if self.phase is Phase.RUNNING:
-            self.phase = Phase.DRAINING
-            self._wake()
+    def _send_end(self) -> None:
+        if self._is_running:
+            self._send(None)
+
+    def _receive(self) -> None:
+        # Counted, since an empty stream says so by an exception. And the task does not wait in the stream's own
+        # `receive()`, which takes two turns of the loop and 10 us more of a lone commit's 270.
+        while self._in_stream:
+            self._in_stream -= 1
+            chunk = self._arrived.receive_nowait()
+            if chunk is not None:
+                self._framing.add(chunk)
+            elif self.phase is Phase.RUNNING:
+                self.phase = Phase.DRAINING
 
     def _wake(self) -> None:
         """Have the task look what is due. In the loop's thread."""
