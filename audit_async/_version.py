@@ -1,3 +1,3 @@
 """The version of the package, in one place for the build and for `audit.log_opened`."""
 
-__version__ = "0.1.0"
+__version__ = "0.9.0"
