@@ -331,12 +331,15 @@ def next_to_a_service(base_dir: Path) -> None:
 
     def written() -> Rate:
         ours, theirs = _processes.Pipe(duplex=False)
+        with on_core(0, lambda: theirs.send(uvloop.run(service(base_dir.parent, events)))):
+            rate: Rate = ours.recv()
+        return rate
+
+    def on_same_trail(measure: Callable[[], Reading]) -> Reading:
         try:
-            with on_core(0, lambda: theirs.send(uvloop.run(service(base_dir.parent, events)))):
-                rate: Rate = ours.recv()
-            return rate
+            return measure()
         finally:
-            shutil.rmtree(base_dir / "bench")  # so that each round begins with the same trail
+            shutil.rmtree(base_dir / "bench")  # so that each round begins with the same trail; nobody reads any more
 
     with serving(base_dir, core=cores[-1]) as server:
 
@@ -359,7 +362,9 @@ def next_to_a_service(base_dir: Path) -> None:
             with on_core(-1, spin), on_core(-1, spin):
                 return Reading(written(), [], 0.0)
 
-        taken = in_turn({"alone": alone, "read": read, "computed": computed}, rounds=effort(7, 1))
+        subjects = {"alone": alone, "read": read, "computed": computed}
+        takes = {name: partial(on_same_trail, measure) for name, measure in subjects.items()}
+        taken = in_turn(takes, rounds=effort(7, 1))
     rates = {name: [one.rate.events_per_s for one in each] for name, each in taken.items()}
     on_core_rates = {name: [one.rate.on_core_per_s for one in each] for name, each in taken.items()}
     pages_s = [page for one in taken["read"] for page in one.pages_s]
