@@ -201,9 +201,12 @@ class Buffer:
         return Receipt(self.next_number(), time_ns(), encoded, -1, "", self.acknowledgements)
 
     def open_chunk(self) -> list[Receipt]:
-        """Send a new chunk to the writer, empty still."""
+        """Send a new chunk to the writer, empty still; return the open one if there is one by now."""
         assert self._outlet is not None  # noqa: S101 - it is there while the state is OPEN
         chunk: list[Receipt] = []
+        # A signal handler or a finalizer may have emitted since the caller looked, and the writer takes one at a time.
+        if self.chunk is not None:
+            return self.chunk
         self.chunk = chunk
         try:
             self._outlet.chunk(chunk)

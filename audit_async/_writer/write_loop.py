@@ -157,8 +157,10 @@ class Writer:
                     elif self._framing.has_more:
                         await asyncio.sleep(0)  # the other tasks of the loop have their turn after each slice
                     else:
-                        self._idle = self._loop.create_future()
-                        await self._idle
+                        idle = self._idle = self._loop.create_future()
+                        # Asked again: a signal handler or a finalizer may have emitted before `_idle` was set.
+                        if not self._is_woken:
+                            await idle
                         continue
                     full_slice = self._framing.frame_slice()
                     self._begin_commit()
