@@ -583,3 +583,7 @@ class AuditLogger(ErasureCalls):
 
     def __exit__(self, *_: object) -> None:
         """For a message about `with` that says what to do."""
+
+
+#: `AuditLogger.emit` as it is here, whatever an application or a test puts in its place later.
+OWN_EMIT: Final = AuditLogger.emit

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from audit_async._writer.intake import Intake
-from audit_async.logger.audit_logger import AuditLogger
+from audit_async.logger.audit_logger import OWN_EMIT, AuditLogger
 
-__all__ = ["intake_of"]
+__all__ = ["OWN_EMIT", "intake_of"]
 
 
 def intake_of(audit: object) -> Intake | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 from typing import Any
 
@@ -11,6 +12,7 @@ from audit_async import AuditEvent, AuditLogger, Disabled, Receipt, Redaction
 from audit_async.context import audit_context
 from audit_async.events import HttpRequest
 from audit_async.integrations._http import prepared_requests
+from audit_async.integrations._http.http_redactor import HttpRedactor
 from audit_async.integrations._http.prepared_requests import PreparedRequests
 from audit_async.integrations.asgi import AuditMiddleware, Scope
 from tests.integrations.asgi_client import answering, ask, body, http_scope, open_trail
@@ -89,9 +91,10 @@ async def test_a_prepared_record_is_what_the_event_makes(
                 await ask(middleware, scope_of(request))
     assert len([event for event in made if isinstance(event, HttpRequest)]) == len(requests)
     recorded = [
-        [essence(record) for record in read_events(log_directory(each)) if "context" in record][-len(requests) :]
-        for each in (config, by_events)
+        [essence(record) for record in read_events(log_directory(config, instance)) if "context" in record]
+        for instance in ("prepared", "events")
     ]
+    assert len(recorded[0]) >= len(requests)
     assert recorded[0] == recorded[1]
     assert answers[: len(requests)].count(True) > 50
 
@@ -155,6 +158,79 @@ async def test_what_is_not_as_usual_goes_the_usual_way(
             contexts = [record["context"]["request_id"] for record in await trail.records()]
             assert len(contexts) == 2
             assert all(each.startswith("[redacted:") for each in contexts)
+
+
+class Wrapper:
+    """Stands for a method as wrapt's wrappers do: whatever it is asked, but for its call, the method answers."""
+
+    def __init__(self, method: Any, seen: list[AuditEvent]) -> None:
+        self._method = method
+        self._seen = seen
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the method has."""
+        return getattr(self._method, name)
+
+    def __call__(self, event: AuditEvent) -> Receipt:
+        """Take note of an event, and record it."""
+        self._seen.append(event)
+        receipt: Receipt = self._method(event)
+        return receipt
+
+
+async def test_a_wrapper_around_emit_sees_each_request(config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that has the attributes of what it wraps, as those of tracers have."""
+    seen: list[AuditEvent] = []
+    async with open_trail(config_for) as trail:
+        middleware = AuditMiddleware(answering(200), trail.audit)
+        await ask(middleware, http_scope("/orders/7"))
+        monkeypatch.setattr(trail.audit, "emit", Wrapper(trail.audit.emit, seen))
+        await ask(middleware, http_scope("/orders/7"))
+        assert [event.event_type for event in seen] == ["http.request"]
+        assert len(await trail.events()) == 2
+
+
+async def test_the_emit_of_another_log_records_there(config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the same function, of another object."""
+    other = config_for(instance="other")
+    async with AuditLogger(config_for(instance="one")) as one, AuditLogger(other) as another:
+        middleware = AuditMiddleware(answering(200), one)
+        await ask(middleware, http_scope("/orders/7"))
+        monkeypatch.setattr(one, "emit", another.emit)
+        await ask(middleware, http_scope("/orders/8"))
+    recorded = [record["event"] for record in read_events(log_directory(other, "other"))]
+    assert [event["path"] for event in recorded if event["event_type"] == "http.request"] == ["/orders/8"]
+
+
+async def test_an_emit_that_was_patched_before_the_import(
+    config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an application has put there is not taken for the library's own, whichever is first."""
+    async with AuditLogger(config_for()) as audit:
+        assert PreparedRequests(audit, HttpRedactor(audit.config)).is_passed_by
+        monkeypatch.setattr(AuditLogger, "emit", lambda *_: None)
+        specification = importlib.util.find_spec(prepared_requests.__name__)
+        assert specification is not None
+        assert specification.loader is not None
+        imported_later = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(imported_later)
+        assert not imported_later.PreparedRequests(audit, HttpRedactor(audit.config)).is_passed_by
+
+
+@pytest.mark.parametrize("count", [12.0, float("nan")])
+async def test_a_size_that_is_no_number_of_bytes_is_in_no_record(config_for: ConfigFor, count: float) -> None:
+    """NaN has no place in JSON; what the event refuses is counted as lost."""
+
+    async def app(_scope: Scope, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.zerocopysend", "count": count})
+
+    async with open_trail(config_for) as trail:
+        await ask(AuditMiddleware(answering(200), trail.audit), http_scope("/orders/7"))
+        middleware = AuditMiddleware(app, trail.audit)
+        for _ in range(2):  # the first is the one from which the log may learn
+            await ask(middleware, http_scope("/orders/7"))
+        assert middleware.unrecorded == 2
 
 
 @pytest.mark.parametrize("patched", [False, True])

@@ -7,6 +7,7 @@ is not as plain as nearly every request is left to the event: see `Recorder.reco
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Final, NamedTuple, TypeVar
 
 from audit_async._writer.encoder import is_plain
@@ -15,8 +16,7 @@ from audit_async.events import HttpRequest
 from audit_async.events.base import encode
 from audit_async.integrations._http.exchange import Arrival
 from audit_async.integrations._http.http_redactor import HttpRedactor
-from audit_async.logger import AuditLogger
-from audit_async.logger.prepared_events import intake_of
+from audit_async.logger.prepared_events import OWN_EMIT, intake_of
 
 __all__ = ["PreparedRequests"]
 
@@ -26,8 +26,6 @@ _MAX_KEPT_CHARS: Final = 512
 
 #: How an encoded request ends whose path is the last that differs.
 _SIZES: Final = '0,"bytes_in":0,"bytes_out":0}'
-
-_emit: Final = AuditLogger.emit
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -60,7 +58,13 @@ class PreparedRequests:
     @property
     def is_passed_by(self) -> bool:
         """False if the log's `emit` was overridden or patched: then that is to see each event."""
-        return self._intake is not None and getattr(self._audit.emit, "__func__", None) is _emit
+        emit = self._audit.emit
+        return (
+            self._intake is not None
+            and type(emit) is MethodType
+            and emit.__func__ is OWN_EMIT
+            and emit.__self__ is self._audit
+        )
 
     def emit(  # noqa: PLR0917 - by position, since names cost each request 0.2 us
         self,
@@ -76,9 +80,16 @@ class PreparedRequests:
 
         Raises what `AuditLogger.emit` does.
         """
-        intake = self._intake
-        # A log whose `emit` was overridden or patched is to see the event.
-        if intake is None or getattr(self._audit.emit, "__func__", None) is not _emit:
+        intake, own = self._intake, self._audit.emit
+        # A log whose `emit` was overridden or patched is to see the event: `is_passed_by`, without its call. The type
+        # is looked at, since a wrapper that stands for a method (wrapt's) answers as that does.
+        if (
+            intake is None
+            or type(own) is not MethodType
+            or own.__func__ is not OWN_EMIT
+            or own.__self__ is not self._audit
+            or type(bytes_out) is not int  # the application says how much it has sent otherwise than in bodies
+        ):
             return False
         try:
             frame = self._frames[arrival.method, route, status]
