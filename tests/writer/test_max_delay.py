@@ -186,12 +186,15 @@ async def test_what_asks_for_a_sync_ends_the_delay_by_itself(audit: AuditLogger,
 
 
 async def test_a_thousand_records_share_four_syncs(audit: AuditLogger) -> None:
-    """That is what the delay gains: a sync for each full chunk, where one a record was needed (test_regressions)."""
+    """That is what the delay gains: a sync for each full chunk, where one a record was needed (test_regressions).
+
+    Chunks that become full while a slow disk syncs share the next one.
+    """
     syncs = audit.stats().syncs
     for _ in range(1000):
         await delayed(audit)
     await audit.flush()
-    assert audit.stats().syncs - syncs == 4
+    assert 1 <= audit.stats().syncs - syncs <= 4
 
 
 @pytest.mark.parametrize("max_delay", [0.0, LONGEST_S])
