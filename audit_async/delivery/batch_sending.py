@@ -87,12 +87,12 @@ class BatchSending:
                     continue
                 self.refused[first] = result.reason
                 self._done = end
-                if len(self.refused) >= _MOST_REFUSED_FIRST or not waiting:
-                    await self._require_willing()
             elif result.outcome is Outcome.ACCEPTED:
                 self._accept(first, part, result)
             else:
                 raise NotTaken(result)
+            if len(self.refused) >= _MOST_REFUSED_FIRST or (self.refused and not waiting):
+                await self._require_willing()
 
     def _parts(self) -> list[tuple[int, int]]:
         """Return the batch in parts of the size that the receiver is known to take."""

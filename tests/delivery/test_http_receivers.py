@@ -115,6 +115,23 @@ async def test_a_receiver_that_refuses_everything_is_not_asked_for_each_record(t
     assert len(receiver.requests) < 60
 
 
+async def test_a_bulk_interface_that_refuses_everything_is_waited_for(tmp_path: Path) -> None:
+    """It answers 200 and refuses each document, as a closed index does: no record is set aside for that."""
+    directory = await write_trail(tmp_path / "audit", 98)
+    index = Index()
+    index.refused = b"{"
+    receiver = Receiver(answer=index.answer)
+    async with receiver.listening() as url:
+        given = settings(tmp_path, http(url, payload="bulk", index="audit", max_records=10))
+        [status] = await deliver_once(given)
+        assert (status.state, status.set_aside, status.seq) == (DeliveryState.REFUSING, 0, -1)
+        assert not (tmp_path / "state/siem/set-aside.ndjson").exists()
+        index.refused = b'"/login/7"'
+        [status] = await deliver_once(given)
+    assert (status.state, status.set_aside) == (DeliveryState.CAUGHT_UP, 1)
+    assert len(index.documents) == len(lines_of_log(directory)) - 1
+
+
 async def test_what_was_taken_before_a_failure_is_not_sent_again(tmp_path: Path, quick: None) -> None:
     """A batch in many parts gets through a receiver that answers every third request with 503."""
     directory = await write_trail(tmp_path / "audit", 400)
