@@ -50,6 +50,7 @@ def read_events(directory: Path) -> list[dict[str, Any]]:
 
     Only live segments are read, and each seq of a log once: what a failed fsync left behind are copies.
     """
+    assert directory.is_dir(), f"{directory} does not exist: what is compared with its records would always be equal"
     records: dict[tuple[Path, int], dict[str, Any]] = {}
     for log in logs_below(directory):
         for segment in sorted(log.glob("*.audit")):
