@@ -4,8 +4,9 @@ PYTHON ?= python3
 unexport PYTHONDONTWRITEBYTECODE
 VENV ?= .venv
 BIN := $(VENV)/bin
-# One process per CPU; PYTEST_JOBS= runs everything in one process.
-PYTEST_JOBS ?= -n auto --dist worksteal
+# One process more than there are CPUs, since tests wait for disks and for other processes; PYTEST_JOBS= runs everything
+# in one process.
+PYTEST_JOBS ?= -n $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))') --dist worksteal
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PACKAGE := pyproject.toml audit_async/_version.py
 

@@ -17,6 +17,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FrameType
 from typing import Any, Final, NamedTuple
@@ -288,7 +289,7 @@ def count_request(configuration: AuditConfig, requests: int) -> Request:
                 await asyncio.sleep(0)
             blocks_held = blocks
 
-    asyncio.run(count())
+    Context().run(asyncio.run, count())  # others' context variables take blocks of ours
     return Request(calls["call"] / requests, calls["c_call"] / requests, blocks_held / requests)
 
 

@@ -111,9 +111,10 @@ def test_an_emit_of_synchronous_code_is_two_python_functions(directory: Path) ->
     assert 2.0 <= calls <= 2.1  # each time that the loop has emptied the inbox, it is woken again
 
 
-#: Python functions of this package, what they call that is not written in Python, and memory blocks, a request.
-A_REQUEST = (Bound(16.1, 16.01, "e65983a"), Bound(47.1, 47.01, "e65983a"), Bound(22, 21.1, "e65983a"))
-AN_IGNORED_REQUEST = (Bound(12, 12, "e65983a"), Bound(26, 26, "e65983a"), Bound(22, 21.1, "e65983a"))
+#: Python functions of this package, what they call that is not written in Python, and memory blocks, a request. Of the
+#: blocks one to three more are CPython's: a context variable's place in a context depends on its address.
+A_REQUEST = (Bound(16.1, 16.01, "e65983a"), Bound(47.1, 47.01, "e65983a"), Bound(24.1, 21.1, "e65983a"))
+AN_IGNORED_REQUEST = (Bound(12, 12, "e65983a"), Bound(26, 26, "e65983a"), Bound(24.1, 21.1, "e65983a"))
 
 
 @pytest.mark.parametrize("max_delay", [0.0, 60.0])
