@@ -104,6 +104,30 @@ README_FIGURES: Final = (
         "latency: until an event is acknowledged, uvloop",
         "1,000 emitters, immediate",
     ),
+    ReadmeFigure(
+        "CPU that recording adds to a request, of what a structlog access log adds, httptools",
+        "web",
+        "web: FastAPI under uvicorn (httptools)",
+        "audited: CPU time added, of what structlog adds",
+    ),
+    ReadmeFigure(
+        "the same with `Immediate(max_delay=0.002)`",
+        "web",
+        "web: FastAPI under uvicorn (httptools)",
+        "delayed: CPU time added, of what structlog adds",
+    ),
+    ReadmeFigure(
+        "CPU that recording adds to a request, of what a structlog access log adds, h11",
+        "web",
+        "web: FastAPI under uvicorn (h11)",
+        "audited: CPU time added, of what structlog adds",
+    ),
+    ReadmeFigure(
+        "the same with `Immediate(max_delay=0.002)`, h11",
+        "web",
+        "web: FastAPI under uvicorn (h11)",
+        "delayed: CPU time added, of what structlog adds",
+    ),
     ReadmeFigure("records verified, one CPU", "verify", "verify: ", "verify, 1 CPU"),
     ReadmeFigure(
         "a new process finds 100 of ten million records, no index",
