@@ -15,6 +15,7 @@ from audit_async.status import Position
 
 __all__ = [
     "Directory",
+    "EventModules",
     "Host",
     "IdentityFiles",
     "Instance",
@@ -50,6 +51,14 @@ IdentityFiles = Annotated[
         metavar="FILE",
         readable=False,
         help="An age identity (private key) that opens encrypted archives, as age-keygen writes it. May be repeated.",
+    ),
+]
+EventModules = Annotated[
+    list[str],
+    typer.Option(
+        "--module",
+        metavar="MODULE",
+        help="Import this module first, as event_modules of deliver.toml. May be repeated.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON, in ASCII, for a program.")]

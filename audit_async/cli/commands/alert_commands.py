@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from audit_async.cli.arguments import Json
+from audit_async.cli.arguments import EventModules, Json
 from audit_async.cli.filters import PeriodFilters
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import ReadableLogs
@@ -69,14 +69,7 @@ def starter() -> None:
 def check(
     rules: RulesFile,
     *,
-    module: Annotated[
-        list[str],
-        typer.Option(
-            "--module",
-            metavar="MODULE",
-            help="Import this module first, as event_modules of deliver.toml. May be repeated.",
-        ),
-    ] = [],  # noqa: B006 - typer copies it
+    module: EventModules = [],  # noqa: B006 - typer copies it
     as_json: Json = False,
 ) -> None:
     """Check a file of rules: everything that the deliverer would refuse is named. Exit status 2 if something is.

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from audit_async.cli.arguments import Json
+from audit_async.cli.arguments import EventModules, Json
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.place import ReadableLogs
 from audit_async.cli.run import ExitStatus, perform
@@ -48,14 +48,7 @@ def compare(
     form: Annotated[
         Literal["record", "ocsf", "ecs"], typer.Option("--format", help="The format that they were delivered in.")
     ] = "record",
-    module: Annotated[
-        list[str],
-        typer.Option(
-            "--module",
-            metavar="MODULE",
-            help="Import this module first, as event_modules of deliver.toml. May be repeated.",
-        ),
-    ] = [],  # noqa: B006 - typer copies it
+    module: EventModules = [],  # noqa: B006 - typer copies it
     as_json: Json = False,
 ) -> None:
     """Compare what a SIEM or another receiver has of a trail with the trail, record by record.
