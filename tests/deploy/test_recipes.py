@@ -116,7 +116,7 @@ def test_a_confined_container_loses_nothing(state: Path) -> None:
     recipe = container_recipe()
     environment = environment_of(recipe)
     command = on_any_port(recipe.command)
-    with serving(state, command, workers=1, environment=environment, before=confined_to(state)) as server:
+    with serving(state, command, starts=1, environment=environment, before=confined_to(state)) as server:
         assert httpx.get(f"{server.address}/ready").json() == {"status": "ok"}
         assert httpx.get(f"{server.address}/live").status_code == 200
         metrics = metrics_at(int(environment["METRICS_PORT"]))
@@ -139,7 +139,7 @@ def test_gunicorn_loses_nothing(tmp_path: Path) -> None:
     command = ["gunicorn", "--config", str(DEPLOY / "orders_gunicorn.py"), "--bind", "127.0.0.1:0"]
     command += ["--pythonpath", str(DEPLOY), "orders_service:app"]
     environment = {"AUDIT_BASE_DIR": str(tmp_path / "audit"), "AUDIT_SERVICE_ID": "orders"}
-    with serving(tmp_path, command, environment=environment) as server:
+    with serving(tmp_path, command, starts=2, environment=environment) as server:
         answered = stopped_under_load(server, server.process.pid)
     assert_nothing_is_lost(tmp_path / "audit", answered, 2)
 

@@ -51,14 +51,16 @@ def serving(
     directory: Path,
     command: list[str],
     *,
-    workers: int = 1,
+    starts: int | None = None,
     environment: Mapping[str, str] | None = None,
     before: tuple[str, ...] = (),
 ) -> Iterator[Server]:
     """Run `python -m command` in `directory`, on a port of the system's choice, until the end of the block.
 
-    `before` is a command that executes it, as `nice` does.
+    The block begins once that many life spans say that their startup is complete: by default one under uvicorn and none
+    under other servers, which don't say it. `before` is a command that executes the server, as `nice` does.
     """
+    awaited = (1 if command[0] == "uvicorn" else 0) if starts is None else starts
     log = directory / "server.log"
     env = os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONUNBUFFERED": "1"} | dict(environment or {})
     with log.open("w") as output:
@@ -71,8 +73,7 @@ def serving(
             def is_up() -> bool:
                 said = log.read_text()
                 addresses[:] = re.findall(r"(?:[Rr]unning on|Listening at:) (http://[0-9.:]+)", said)
-                # aiohttp says nothing of its start, and serves once it names its address.
-                return bool(addresses) and said.count("startup complete") >= (workers if "uvicorn" in said else 0)
+                return bool(addresses) and said.count("startup complete") >= awaited
 
             wait_until(is_up, process, log)
             # A supervisor names its address before its workers listen there.

@@ -172,7 +172,7 @@ def test_a_real_server_with_and_without_a_life_span(tmp_path: Path, lifespan: st
     """Under uvicorn everything is in the log after SIGTERM; it is closed in order unless the life span is off."""
     (tmp_path / "service.py").write_text(SERVICE)
     command = ["uvicorn", "service:app", "--port", "0", "--lifespan", lifespan]
-    with serving(tmp_path, command, workers=0 if lifespan == "off" else 1) as server:
+    with serving(tmp_path, command, starts=0 if lifespan == "off" else 1) as server:
         assert httpx.get(server.address).status_code == 200
         server.stop(15)
     kinds = [record["event"]["event_type"] for record in read_events(tmp_path / "audit/orders/00")]

@@ -86,7 +86,7 @@ def test_every_answered_request_is_in_the_trail(
 ) -> None:
     """SIGTERM in the midst of requests: each that was answered is recorded, each chain closed, the status as usual."""
     (tmp_path / "app.py").write_text(textwrap.dedent(FASTAPI))
-    with serving(tmp_path, command, workers=workers) as server, Visitors(server.address) as visitors:
+    with serving(tmp_path, command, starts=workers) as server, Visitors(server.address) as visitors:
         visitors.wait_for(200, server)
         assert server.stop(signal.SIGTERM) in statuses, server.said()
     requests = recorded(tmp_path, workers)
