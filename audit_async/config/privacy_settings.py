@@ -57,7 +57,7 @@ class Privacy(Settings, frozen=True, kw_only=True):
         context: The values of `audit_context` that are personal. `user_id:user` is the id of a person, of the kind
             `user`, whose key seals it; any other is sealed under the day's common key.
         paths: Paths that name a person. In `/users/{user}/orders/*` the second part is an id of the kind `user`, and
-            `*` is any one part; a path that is listed is sealed as a whole.
+            `*` is any one part; a path that is listed is sealed as a whole. A slash at its end makes no difference.
         resources: The types of resources whose ids are persons (`customer`): the id is a subject of that kind.
         tenant_binding: The value of `audit_context` that names the tenant, if ids are unique only within one; then
             erasing a person needs the tenant as well.
@@ -206,7 +206,8 @@ def _pattern(path: str, number: int) -> str:
     person = False
     for step in _STEP.finditer(path):
         parts.append(re.escape(path[at : step.start()]))
-        parts.append(f"(?P<{step[1]}_{number}>[^/]+)" if step[1] and not person else "[^/]+")
+        parts.append(f"(?P<{step[1]}_{number}>[^/?]+)" if step[1] and not person else "[^/?]+")
         person = person or step[1] is not None
         at = step.end()
-    return "".join([*parts, re.escape(path[at:]), r"(?:\?.*)?"])
+    end = path[at:].rstrip("/")  # a server redirects from the one form to the other, so both are requested
+    return "".join([*parts, re.escape(end), r"/*(?s:\?.*)?"])

@@ -17,6 +17,9 @@ from audit_async.privacy.sealed_text import event_place
 
 __all__ = ["Found", "Plan", "Target", "rendered_path"]
 
+#: The type of the resource that a refused request was for; its id is the path.
+_PATH_TYPE: Final = "path"
+
 #: Accounts that are no persons.
 _NO_PERSONS: Final = frozenset({"service", "system"})
 
@@ -88,9 +91,7 @@ class Plan:
         self.is_empty: Final = not members  #: whether nothing is ever sealed
 
     def _may_be_due(self, declared: PersonalMember) -> bool:
-        if declared.when == "path":
-            return self._path_matcher is not None
-        return declared.when == "always" or bool(self._resources)
+        return declared.when == "always" or self._path_matcher is not None or bool(self._resources)
 
     def found(self, data: dict[str, Any]) -> list[Found]:
         """Return the texts to be sealed that always are, by struct and subject; `data` is the event's plain data."""
@@ -172,26 +173,28 @@ class Plan:
 
     def _whose(self, declared: PersonalMember, containers: list[Any], value: object) -> tuple[_Whose, bool]:
         """Return whose a member is, and whether it is sealed at all."""
-        whose: _Whose = None
-        subject = declared.subject
-        if subject is not None:
-            whose, is_person = _subject_in(subject, containers[subject.depth])
-            if not is_person:
-                return None, False
         if declared.when == "path":
-            match = self._path_matcher(value) if self._path_matcher is not None and isinstance(value, str) else None
-            if match is None:
-                return None, False
-            if match.lastgroup is not None:
-                whose = match.lastgroup.rpartition("_")[0], match[match.lastgroup]
-        elif declared.when == "resource":
+            return self._whose_path(declared, containers, value)
+        subject = declared.subject
+        if declared.when == "resource":
             resource = _holder_of_id(subject, containers[subject.depth]) if subject is not None else containers[-1]
             kind = resource.get("resource_type")
-            if kind not in self._resources:
-                return None, False
             id_ = resource.get(subject.names[-1]) if subject is not None else value
-            whose = (kind, id_) if isinstance(id_, str) else None
-        return whose, True
+            if kind in self._resources:
+                return ((kind, id_) if isinstance(id_, str) else None), True
+            return self._whose_path(declared, containers, id_) if kind == _PATH_TYPE else (None, False)
+        return (None, True) if subject is None else _subject_in(subject, containers[subject.depth])
+
+    def _whose_path(self, declared: PersonalMember, containers: list[Any], path: object) -> tuple[_Whose, bool]:
+        """Return whose a path is: of the person whom it names, else of whoever the member belongs to."""
+        match = self._path_matcher(path) if self._path_matcher is not None and isinstance(path, str) else None
+        if match is None:
+            return None, False
+        if match.lastgroup is not None:  # sealed also if a service asks: the path is about another
+            return (match.lastgroup.rpartition("_")[0], match[match.lastgroup]), True
+        if declared.when == "resource" or declared.subject is None:
+            return None, True
+        return _subject_in(declared.subject, containers[declared.subject.depth])
 
 
 def _subject_in(subject: SubjectMember, holder: Any) -> tuple[_Whose, bool]:  # noqa: ANN401 - plain data

@@ -65,6 +65,9 @@ def test_what_is_sealed_is_chosen_by_name() -> None:
     ("path", "kind", "id_"),
     [
         ("/users/alice", "user", "alice"),
+        ("/users/alice/", "user", "alice"),
+        ("/users/alice?page=1", "user", "alice"),
+        ("/users/alice/?q=a\nb", "user", "alice"),
         ("/users/alice/orders/7?page=1", "user", "alice"),
         ("/c/42/x/43", "customer", "42"),
         ("/health/a.b", None, None),
