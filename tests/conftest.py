@@ -15,6 +15,7 @@ import pytest
 
 from audit_async import AuditConfig, Local, set_audit
 from tests.campaign import Campaign
+from tests.counted_coroutines import count_coroutines
 from tests.logs import ConfigFor
 from tests.processes import MARK, left_over
 
@@ -30,6 +31,11 @@ with contextlib.suppress(ImportError):
 # Set by many container images. Hundreds of tests start Python, which would compile the package again each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+#: What measures the coverage of this process, if anything does.
+MEASURING = sys.modules["coverage"].Coverage.current() if "coverage" in sys.modules else None
+if MEASURING is not None and sys.version_info < (3, 12):
+    count_coroutines()
 
 #: The parameter of a test's turn on uvloop.
 UVLOOP = ("asyncio", {"use_uvloop": True})
@@ -57,15 +63,14 @@ def repetitions_are_not_covered(request: pytest.FixtureRequest, monkeypatch: pyt
     Such are the samples of campaigns, Hypothesis's examples, and uvloop's turn of a test that asyncio's had.
     What only they reach counts as not reached.
     """
-    measuring = sys.modules["coverage"].Coverage.current() if "coverage" in sys.modules else None
-    if measuring is None or not repeats(request.node):
+    if MEASURING is None or not repeats(request.node):
         yield
         return
     for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):  # of the processes that it starts
         monkeypatch.delenv(name, raising=False)
-    measuring.stop()
+    MEASURING.stop()
     yield
-    measuring.start()
+    MEASURING.start()
 
 
 def repeats(test: pytest.Item) -> bool:
