@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-import httpx
 import pytest
 from backports import zstd
 
@@ -145,15 +144,15 @@ def test_the_runbook_of_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     with serving(tmp_path, UVICORN, environment=service_environment(audit, AUDIT_LOW_DISK_BYTES="0")) as server:
 
         def answers(status: int) -> bool:
-            return httpx.get(f"{server.address}/ready", timeout=30).status_code == status
+            return probe.get("/ready").status_code == status
 
-        with Visitors(server.address, path=lambda n: f"/orders/{n}") as visitors:
+        with server.asking() as probe, Visitors(server.address, path=lambda n: f"/orders/{n}") as visitors:
             visitors.wait_for(50, server)
             with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
                 while True:
                     file.write(bytes(4096))
             wait_until(lambda: answers(503), server.process, server.log)
-            assert httpx.get(f"{server.address}/live", timeout=30).status_code == 200
+            assert probe.get("/live").status_code == 200
             audit_async("retention", audit)
             ballast.unlink()
             wait_until(lambda: answers(200), server.process, server.log)

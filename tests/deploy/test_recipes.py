@@ -29,7 +29,7 @@ from tests.deploy.recipes import (
     unit_settings,
     why_not_confined,
 )
-from tests.integrations.servers import Server, Visitors, serving
+from tests.integrations.servers import Server, Visitors, asking, serving
 from tests.trails import check_trail, logs_below, read_events
 
 DRAIN_S = AuditConfig(mode=Local("audit"), service_id="orders").drain_timeout
@@ -105,7 +105,8 @@ def metrics_at(port: int) -> str:
     deadline = time.monotonic() + 120
     while True:
         try:
-            return httpx.get(f"http://127.0.0.1:{port}/metrics").text
+            with asking(f"http://127.0.0.1:{port}") as client:
+                return client.get("/metrics").text
         except httpx.ConnectError:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -117,8 +118,9 @@ def test_a_confined_container_loses_nothing(state: Path) -> None:
     environment = environment_of(recipe)
     command = on_any_port(recipe.command)
     with serving(state, command, starts=1, environment=environment, before=confined_to(state)) as server:
-        assert httpx.get(f"{server.address}/ready").json() == {"status": "ok"}
-        assert httpx.get(f"{server.address}/live").status_code == 200
+        with server.asking() as client:
+            assert client.get("/ready").json() == {"status": "ok"}
+            assert client.get("/live").status_code == 200
         metrics = metrics_at(int(environment["METRICS_PORT"]))
         assert 'audit_async_healthy{log_instance="00",service_id="orders"} 1.0' in metrics
         answered = stopped_under_load(server, first_process(server.process.pid))

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from threading import Thread
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import httpx
 
 PROJECT = Path(__file__).parents[2]
+#: Bounds every wait, the ones for an answer included: a machine that has much to do is slow and not broken.
+PATIENCE_S = 120.0
+#: What gunicorn's own workers say once they heed signals, as uvicorn's do: until then SIGTERM would pass them by.
+_GUNICORN_CONFIGURATION = """
+def post_worker_init(worker):
+    if "Uvicorn" not in type(worker).__name__:
+        print("startup complete", flush=True)
+"""
+_ADDRESS = re.compile(r"(?:[Rr]unning on|Listening at:) http://([0-9.:]+)|TCP address ([0-9.:]+) \(port")
+
+
+def asking(address: str, **options: Any) -> httpx.Client:
+    """Return a client that is as patient as the tests are; httpx itself gives up after five seconds."""
+    return httpx.Client(base_url=address, timeout=PATIENCE_S, trust_env=False, verify=False, **options)  # noqa: S501 - loopback
 
 
 class Server(NamedTuple):
@@ -31,15 +46,19 @@ class Server(NamedTuple):
         """Return what it wrote."""
         return self.log.read_text()
 
+    def asking(self, **options: Any) -> httpx.Client:
+        """Return a client of this server."""
+        return asking(self.address, **options)
+
     def stop(self, signum: int) -> int:
         """Send a signal, and return the exit status."""
         self.process.send_signal(signum)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=PATIENCE_S)
 
 
-def wait_until(condition: Callable[[], object], server: subprocess.Popen[str], log: Path) -> None:
+def wait_until(condition: Callable[[], object], server: subprocess.Popen[Any], log: Path) -> None:
     """Return once the condition holds; fail if the server has ended instead, or after two minutes."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert server.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
@@ -54,25 +73,30 @@ def serving(
     starts: int | None = None,
     environment: Mapping[str, str] | None = None,
     before: tuple[str, ...] = (),
+    program: tuple[str, ...] = (sys.executable, "-m"),
 ) -> Iterator[Server]:
     """Run `python -m command` in `directory`, on a port of the system's choice, until the end of the block.
 
-    The block begins once that many life spans say that their startup is complete: by default one under uvicorn and none
-    under other servers, which don't say it. `before` is a command that executes the server, as `nice` does.
+    The block begins once that many workers say that their startup is complete: by default all of uvicorn's and
+    gunicorn's, and none of other servers, which don't say it. `before` is a command that executes the server, as `nice`
+    does; `program` is what runs it instead of Python.
     """
-    awaited = (1 if command[0] == "uvicorn" else 0) if starts is None else starts
+    awaited = _workers(command) if starts is None else starts
+    if command[0] == "gunicorn" and "--config" not in command:
+        (directory / "gunicorn.conf.py").write_text(_GUNICORN_CONFIGURATION)  # its default
     log = directory / "server.log"
     env = os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONUNBUFFERED": "1"} | dict(environment or {})
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*before, sys.executable, "-m", *command], cwd=directory, env=env, stdout=output, stderr=output, text=True
-        )
+            [*before, *program, *command], cwd=directory, env=env, stdout=output, stderr=output, text=True,
+            start_new_session=True,
+        )  # fmt: skip
         try:
             addresses: list[str] = []
 
             def is_up() -> bool:
                 said = log.read_text()
-                addresses[:] = re.findall(r"(?:[Rr]unning on|Listening at:) (http://[0-9.:]+)", said)
+                addresses[:] = [f"http://{one or other}" for one, other in _ADDRESS.findall(said)]
                 return bool(addresses) and said.count("startup complete") >= awaited
 
             wait_until(is_up, process, log)
@@ -80,26 +104,43 @@ def serving(
             wait_until(lambda: _listens(addresses[0]), process, log)
             yield Server(process, addresses[0], log)
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its workers as well
             process.wait()
+
+
+def _workers(command: list[str]) -> int:
+    """Return how many workers a server will start, 0 if it will not say so."""
+    if command[0] not in {"uvicorn", "gunicorn"}:
+        return 0
+    return int(command[command.index("--workers") + 1]) if "--workers" in command else 1
 
 
 def _listens(address: str) -> bool:
     host, _, port = address.removeprefix("http://").partition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((host, int(port)), timeout=PATIENCE_S).close()
     except ConnectionError:
         return False
     return True
 
 
 class Visitors:
-    """Threads that ask one thing after the other, until the server is gone; what was answered is known afterwards."""
+    """Threads that ask one thing after the other until the server is gone, or the end of the block.
+
+    What was answered is known afterwards.
+    """
 
     def __init__(
-        self, address: str, threads: int = 6, path: Callable[[int], str] = lambda n: f"/{('sync', 'async')[n % 2]}/{n}"
+        self,
+        address: str,
+        threads: int = 6,
+        path: Callable[[int], str] = lambda n: f"/{('sync', 'async')[n % 2]}/{n}",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.answered: list[int] = []
+        self._headers = headers
+        self._is_over = False
         self._path = path
         self._address = address
         self._next = count().__next__
@@ -111,12 +152,14 @@ class Visitors:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self._is_over = True
         for thread in self._threads:
-            thread.join(timeout=60)
+            thread.join(timeout=2 * PATIENCE_S)  # longer than a request may take
+            assert not thread.is_alive()
 
     def _visit(self) -> None:
-        with httpx.Client(base_url=self._address, timeout=30) as client:
-            while True:
+        with asking(self._address, headers=self._headers) as client:
+            while not self._is_over:
                 n = self._next()
                 try:
                     response = client.get(self._path(n))

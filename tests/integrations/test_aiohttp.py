@@ -168,7 +168,8 @@ async def test_a_client_that_goes_away_is_recorded(config_for: ConfigFor) -> Non
         await answer.content.readexactly(5000)
         answer.close()
         assert run.client.app is not None
-        await run.client.app[GONE].wait()
+        async with asyncio.timeout(60):
+            await run.client.app[GONE].wait()
     (event,) = run.events()
     assert (event["outcome"], event["status"]) == ("client_disconnected", 200)
 

@@ -65,7 +65,7 @@ async def test_requests_under_way_have_their_room(config_for: ConfigFor, monkeyp
     commit = LogStore.commit
 
     def slow(self: LogStore, batch: Any, *, sync: bool) -> Any:
-        disk_is_slow.wait(30)
+        disk_is_slow.wait(120)
         return commit(self, batch, sync=sync)
 
     async def app(scope: Scope, receive: Any, send: Any) -> None:
@@ -84,7 +84,7 @@ async def test_requests_under_way_have_their_room(config_for: ConfigFor, monkeyp
         async with anyio.create_task_group() as requests:
             for _ in range(30):
                 requests.start_soon(one)
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 while len(answers) < 21:  # 9 of the 90 places are free; the others are refused at once
                     await anyio.sleep(0.001)
             release.set()
@@ -113,12 +113,12 @@ async def test_a_failing_disk_refuses_requests(config_for: ConfigFor, monkeypatc
         app = AuditMiddleware(asked, trail.audit, fail_closed=True)
         monkeypatch.setattr(LogStore, "commit", failing)
         assert (await ask(app, http_scope())).status == 200  # nobody knows yet
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while trail.audit.health().status is not HealthStatus.DEGRADED:
                 await anyio.sleep(0.001)
         assert (await ask(app, http_scope())).status == 503
         monkeypatch.setattr(LogStore, "commit", mended)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await trail.audit.flush()
         assert (await ask(app, http_scope())).status == 200
         assert asked.times == 2

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fastapi import FastAPI
 from litestar import Litestar, asgi
@@ -173,8 +173,9 @@ def test_a_real_server_with_and_without_a_life_span(tmp_path: Path, lifespan: st
     (tmp_path / "service.py").write_text(SERVICE)
     command = ["uvicorn", "service:app", "--port", "0", "--lifespan", lifespan]
     with serving(tmp_path, command, starts=0 if lifespan == "off" else 1) as server:
-        assert httpx.get(server.address).status_code == 200
-        server.stop(15)
+        with server.asking() as client:
+            assert client.get("/").status_code == 200
+        server.stop(signal.SIGTERM)
     kinds = [record["event"]["event_type"] for record in read_events(tmp_path / "audit/orders/00")]
     assert kinds == (WHOLE[:-1] if lifespan == "off" else WHOLE)
 

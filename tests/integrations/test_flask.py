@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import re
 import signal
-import subprocess
-import sys
 import textwrap
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import flask
 import flask_login  # type: ignore[import-untyped]
-import httpx
 import pytest
 
 from audit_async import ActorInfo, ConfigError, get_audit, set_audit
 from audit_async.integrations.flask import Policy, Rule, actor_of_request, setup_audit
 from audit_async.sync import SyncAuditLogger
+from tests.integrations.servers import Visitors, serving
 from tests.integrations.wsgi_client import events_of
 from tests.logs import ConfigFor, Counted
 from tests.trails import check_trail, logs_below, read_events
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 class User:
@@ -238,81 +230,43 @@ SERVERS = {
 def test_every_answered_request_is_recorded_once_under_gunicorn(tmp_path: Path, server: str) -> None:
     """SIGTERM under load: the application's events and the records of the requests are all there, each once."""
     (tmp_path / "app.py").write_text(textwrap.dedent(SERVED))
-    command = [sys.executable, "-m", "gunicorn", "app:app", "--bind", "127.0.0.1:0", "--workers", "2"]
-    log = (tmp_path / "server.log").open("w+")
-    process = subprocess.Popen(
-        [*command, *SERVERS[server], "--log-level", "info"], cwd=tmp_path, stdout=log, stderr=log, env=os.environ
-    )
-    answered: list[str] = []
-    try:
-        address = address_of(tmp_path, process)
-        clients = [threading.Thread(target=ask_until_it_ends, args=(address, n, answered)) for n in range(4)]
-        for client in clients:
-            client.start()
-        while len(answered) < 200:
-            assert process.poll() is None, (tmp_path / "server.log").read_text()
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0, (tmp_path / "server.log").read_text()
-        for client in clients:
-            client.join()
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
-    check_trail(tmp_path / "audit")
+    command = ["gunicorn", "app:app", "--bind", "127.0.0.1:0", "--workers", "2", *SERVERS[server]]
+    with serving(tmp_path, command) as served, Visitors(served.address, threads=4, path=path_of) as visitors:
+        visitors.wait_for(200, served)
+        assert served.stop(signal.SIGTERM) == 0, served.said()
+    assert_recorded_once(tmp_path / "audit", visitors.answered)
     for directory in logs_below(tmp_path / "audit"):
         assert read_events(directory)[-1]["event"]["event_type"] == "audit.log_closed"
-    events = [record["event"] for record in read_events(tmp_path / "audit")]
+
+
+def path_of(number: int) -> str:
+    """Return the path of a request to the application above."""
+    return f"/{number % 4}/{number}"
+
+
+def assert_recorded_once(trail: Path, answered: list[int]) -> None:
+    """Assert that each answered request has the application's event and its own, and no request has two of a type."""
+    check_trail(trail)
+    events = [record["event"] for record in read_events(trail)]
     for event_type in ("auth.failure", "http.request"):
         paths = [event["path"] for event in events if event["event_type"] == event_type]
-        assert set(answered) <= set(paths)
+        assert set(map(path_of, answered)) <= set(paths)
         assert len(paths) == len(set(paths))
-
-
-def address_of(place: Path, server: subprocess.Popen[bytes]) -> str:
-    """Return where a server listens, once its workers have begun."""
-    while True:
-        said = (place / "server.log").read_text()
-        assert server.poll() is None, said
-        found = re.search(r"Listening at: (http://[0-9.:]+)", said)
-        if found is not None and said.count("Booting worker") >= 2:
-            return found[1]
-        time.sleep(0.05)
-
-
-def ask_until_it_ends(address: str, number: int, answered: list[str]) -> None:
-    """Ask until the server is gone; what was answered is noted."""
-    with httpx.Client(base_url=address) as client:
-        for count in range(100_000):
-            path = f"/{number}/{count}"
-            try:
-                if client.get(path).status_code == 200:
-                    answered.append(path)
-            except httpx.HTTPError:
-                return
 
 
 def test_the_example_names_who_bought_what(tmp_path: Path) -> None:
     """`examples/flask_shop.py` under gunicorn: refusals, sales and readiness, and who it was, from domain code."""
-    command = [sys.executable, "-m", "gunicorn", "examples.flask_shop:app", "--bind", "127.0.0.1:0", "--workers", "2"]
-    environment = {**os.environ, "AUDIT_DIR": str(tmp_path / "audit"), "SHOP_KEYS": "k-1:dana,k-2:erin"}
-    log = (tmp_path / "server.log").open("w+")
-    process = subprocess.Popen([*command, "--preload"], stdout=log, stderr=log, env=environment, cwd=EXAMPLES.parent)
-    try:
-        with httpx.Client(base_url=address_of(tmp_path, process)) as client:
+    command = ["gunicorn", "examples.flask_shop:app", "--bind", "127.0.0.1:0", "--workers", "2", "--preload"]
+    environment = {"AUDIT_DIR": str(tmp_path / "audit"), "SHOP_KEYS": "k-1:dana,k-2:erin"}
+    with serving(tmp_path, command, environment=environment) as server:
+        with server.asking() as client:
             assert client.get("/articles/apple").status_code == 401
             dana = {"X-API-Key": "k-1"}
             assert client.get("/articles/apple", headers=dana).json() == {"article": "apple", "number": 3}
             assert client.post("/articles/apple/sale?number=2", headers=dana).status_code == 200
             assert client.post("/articles/pear/sale", headers={"X-API-Key": "k-2"}).status_code == 409
             assert client.get("/ready").json() == {"audit": "ok"}
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
+        assert server.stop(signal.SIGTERM) == 0, server.said()
     check_trail(tmp_path / "audit")
     records = [r for r in read_events(tmp_path / "audit") if not r["event"]["event_type"].startswith("audit.")]
     seen = {(r["event"]["event_type"], (r["event"].get("actor") or {}).get("user_id")) for r in records}

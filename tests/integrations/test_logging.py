@@ -177,13 +177,13 @@ async def test_a_thread_inside_the_log_may_log(config_for: ConfigFor, log: loggi
         def inside() -> None:
             with audit._intake.buffer.inbox.lock:
                 other.start()
-                converting.wait(10)
+                converting.wait(60)
                 log.warning("from a finalizer")
             done.set()
 
         other = threading.Thread(target=log.warning, args=("from another thread",), daemon=True)
         threading.Thread(target=inside, daemon=True).start()
-        finished = await anyio.to_thread.run_sync(done.wait, 10)
+        finished = await anyio.to_thread.run_sync(done.wait, 60)
         if not finished:  # pragma: no cover - else closing would wait for the lock for ever
             os._exit(3)
         await anyio.to_thread.run_sync(other.join)
@@ -325,11 +325,11 @@ async def test_what_the_library_logs_itself_is_not_recorded(
             await audit.emit_durable(failure(1))
             monkeypatch.setattr(LogStore, "commit", failing)
             receipt = audit.emit(failure(2))
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 while audit.health().status is not HealthStatus.DEGRADED:
                     await anyio.sleep(0.001)
             broken = False
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 await receipt.durable()
             logging.getLogger("orders.other").error("this is taken")
     finally:
@@ -472,10 +472,10 @@ async def test_a_handler_in_another_thread_outlives_the_log(config_for: ConfigFo
 
         thread = threading.Thread(target=work)
         thread.start()
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while audit.stats().durable < 20:
                 await anyio.sleep(0.001)
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not handler.dropped:
             await anyio.sleep(0.001)
     enough.set()

@@ -42,7 +42,7 @@ def test_the_worker_finishes_what_it_has_taken_at_sigterm(trail: Path) -> None:
         taken = [worker.stdout.readline().split()[1] for _ in range(10)]
         worker.send_signal(signal.SIGTERM)  # and stdin stays open
         *more, done = worker.stdout.read().splitlines()
-        assert worker.wait(30) == 0, worker.stderr and worker.stderr.read()
+        assert worker.wait(60) == 0, worker.stderr and worker.stderr.read()
         worker.stdin.close()
     taken += [line.split()[1] for line in more]
     assert task_ids(trail, "task.submitted") == taken

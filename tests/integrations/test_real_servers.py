@@ -8,7 +8,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.integrations.servers import Server, Visitors, serving, wait_until
@@ -101,7 +100,12 @@ def test_a_reload_loses_nothing(tmp_path: Path) -> None:
     app.write_text(textwrap.dedent(FASTAPI))
     with serving(tmp_path, [*UVICORN, "--reload"]) as server:
         first = ask_one_by_one(server, range(50))
-        app.write_text(app.read_text() + "\n# changed\n")
+
+        def is_noticed() -> bool:
+            app.touch()  # again and again: a change before uvicorn has looked for the first time is none
+            return "Reloading" in server.said()
+
+        wait_until(is_noticed, server.process, server.log)
         wait_until(lambda: server.said().count("startup complete") == 2, server.process, server.log)
         second = ask_one_by_one(server, range(50, 100))
         assert server.stop(signal.SIGTERM) == 0, server.said()
@@ -112,7 +116,7 @@ def test_a_reload_loses_nothing(tmp_path: Path) -> None:
 
 def ask_one_by_one(server: Server, numbers: range) -> list[int]:
     """Ask for each number; return those that were answered, which are all."""
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with server.asking() as client:
         for n in numbers:
             assert client.get(f"/async/{n}").status_code == 200
     return list(numbers)
@@ -146,7 +150,7 @@ def test_a_client_that_hangs_up_is_recorded_by_a_real_server(tmp_path: Path) -> 
         """)
     )
     with serving(tmp_path, UVICORN) as server:
-        with httpx.stream("GET", f"{server.address}/stream") as response:
+        with server.asking() as client, client.stream("GET", "/stream") as response:
             next(response.iter_bytes(10_000))
         assert server.stop(signal.SIGTERM) in {0, -signal.SIGTERM}, server.said()
     (event,) = recorded(tmp_path, 1)

@@ -46,7 +46,7 @@ def test_a_request_that_kills_its_worker_is_in_the_trail(tmp_path: Path) -> None
     """Its start is durable before the handler is asked, whatever the flush mode, with the id that the client sent."""
     (tmp_path / "service.py").write_text(SERVICE)
     with serving(tmp_path, ["uvicorn", "service:app", "--port", "0"]) as server:
-        with httpx.Client(base_url=server.address, headers={"X-Request-ID": "r-1"}) as client:
+        with server.asking(headers={"X-Request-ID": "r-1"}) as client:
             assert client.get("/ok").status_code == 200
             with pytest.raises(httpx.TransportError):
                 client.get("/kill")

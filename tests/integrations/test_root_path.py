@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient as AiohttpClient
@@ -99,7 +98,7 @@ def test_uvicorn_behind_a_proxy_that_cuts_the_prefix_off(tmp_path: Path) -> None
     """With `uvicorn --root-path /api` the rules hold as without it, and the record keeps both paths."""
     (tmp_path / "service.py").write_text(SERVICE)
     command = ["uvicorn", "service:app", "--port", "0", "--root-path", "/api"]
-    with serving(tmp_path, command) as server, httpx.Client(base_url=server.address) as client:
+    with serving(tmp_path, command) as server, server.asking() as client:
         assert [client.get(path).status_code for path in ("/health", "/orders/7", "/other")] == [200, 200, 200]
         server.stop(15)
     requests = [r for r in read_events(tmp_path / "audit/orders/00") if r["event"]["event_type"] == "http.request"]

@@ -6,21 +6,17 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import textwrap
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.integrations.servers import PROJECT
-from tests.integrations.test_flask import SERVED
-from tests.trails import check_trail, logs_below, read_events
+from tests.integrations.servers import Server, Visitors, serving, wait_until
+from tests.integrations.test_flask import SERVED, assert_recorded_once, path_of
+from tests.trails import logs_below, read_events
 
 UWSGI = shutil.which("uwsgi", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
@@ -40,74 +36,46 @@ UNSAFE = {
 
 
 @contextmanager
-def serving(place: Path, options: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Run the application with two workers; yield the master and its address."""
+def running(place: Path, options: list[str]) -> Iterator[Server]:
+    """Run the application with two workers."""
     (place / "app.py").write_text(textwrap.dedent(SERVED))
     command = [str(UWSGI), "--http-socket", "127.0.0.1:0", "--master", "--processes", "2"]
     # As uWSGI's own page on containers has it; with die-on-term a worker is killed in the middle of a request.
     command += ["--hook-master-start", "unix_signal:15 gracefully_kill_them_all"]
     command += ["--wsgi-file", "app.py", "--callable", "app", "--home", sys.prefix, "--disable-logging", *options]
-    log = place / "server.log"
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            command, cwd=place, stdout=output, stderr=output, env=environment, start_new_session=True
-        )
-    try:
+    with serving(place, command, program=()) as server:
         # A worker that is stopped while it loads the application has nothing to drain, and is no part of the test.
         loads = 2 if "--lazy-apps" in options else 1
-        while not ("spawned uWSGI worker 2" in (said := log.read_text()) and len(LOADED.findall(said)) >= loads):
-            assert server.poll() is None, said
-            time.sleep(0.05)
-        address = re.search(r"127\.0\.0\.1:[0-9]+(?= \(port)", log.read_text())
-        assert address is not None, log.read_text()
-        yield server, f"http://{address[0]}"
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)  # the workers as well
-        server.wait(60)
 
+        def is_loaded() -> bool:
+            said = server.said()
+            return "spawned uWSGI worker 2" in said and len(LOADED.findall(said)) >= loads
 
-def ask(address: str, number: int, answered: list[str]) -> None:
-    """Ask until the server is gone; what was answered is noted. A connection for each: the server keeps none."""
-    with httpx.Client(base_url=address, headers={"Connection": "close"}, timeout=30) as client:
-        for count in range(100_000):
-            path = f"/{number}/{count}"
-            try:
-                if client.get(path).status_code == 200:
-                    answered.append(path)
-            except httpx.HTTPError:
-                return
+        wait_until(is_loaded, server.process, server.log)
+        yield server
 
 
 @pytest.mark.parametrize("options", SAFE.values(), ids=SAFE)
 def test_every_answered_request_is_recorded_once(tmp_path: Path, options: list[str]) -> None:
     """SIGTERM under load: each worker drains and closes a log of its own."""
-    answered: list[str] = []
-    with serving(tmp_path, options) as (server, address):
-        clients = [threading.Thread(target=ask, args=(address, n, answered)) for n in range(4)]
-        for client in clients:
-            client.start()
-        while len(answered) < 200:
-            assert any(client.is_alive() for client in clients), (tmp_path / "server.log").read_text()
-            time.sleep(0.02)
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=60) == 0, (tmp_path / "server.log").read_text()
-        for client in clients:
-            client.join()
-    check_trail(tmp_path / "audit")
-    ends = [read_events(directory)[-1]["event"]["event_type"] for directory in logs_below(tmp_path / "audit")]
+    trail = tmp_path / "audit"
+    headers = {"Connection": "close"}  # the server keeps none
+    with (
+        running(tmp_path, options) as server,
+        Visitors(server.address, threads=4, path=path_of, headers=headers) as visitors,
+    ):
+        visitors.wait_for(200, server)
+        # Which worker answers is the system's choice; both have begun once both have a log.
+        wait_until(lambda: len(logs_below(trail)) >= 2, server.process, server.log)
+        assert server.stop(signal.SIGTERM) == 0, server.said()
+    assert_recorded_once(trail, visitors.answered)
+    ends = [read_events(directory)[-1]["event"]["event_type"] for directory in logs_below(trail)]
     assert ends.count("audit.log_closed") >= 2
-    events = [record["event"] for record in read_events(tmp_path / "audit")]
-    for event_type in ("auth.failure", "http.request"):
-        paths = [event["path"] for event in events if event["event_type"] == event_type]
-        assert set(answered) <= set(paths)
-        assert len(paths) == len(set(paths))
 
 
 @pytest.mark.parametrize(("what_to_do", "options"), UNSAFE.items(), ids=UNSAFE)
 def test_settings_that_would_lose_events_are_refused(tmp_path: Path, what_to_do: str, options: list[str]) -> None:
     """The application is not loaded, and the log names the setting: it would answer, and record nothing."""
-    with serving(tmp_path, options) as (_, address):
-        assert httpx.get(f"{address}/1/1", timeout=30).status_code == 500
-    assert what_to_do in (tmp_path / "server.log").read_text()
+    with running(tmp_path, options) as server, server.asking() as client:
+        assert client.get("/1/1").status_code == 500
+    assert what_to_do in server.said()

@@ -36,7 +36,7 @@ def test_the_fastapi_example_tells_who_saw_and_erased_what(tmp_path: Path) -> No
     environment = {"ORDERS_PASSWORDS": json.dumps(passwords)}
     command = ["uvicorn", "examples.fastapi_orders:app", "--port", "0"]
     with serving(tmp_path, command, environment=environment) as server:
-        with httpx.Client(base_url=server.address) as client:
+        with server.asking() as client:
 
             def ask(method: str, path: str, token: str = "", **content: Any) -> httpx.Response:
                 headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -89,7 +89,7 @@ def test_the_litestar_example_knows_its_api_keys(tmp_path: Path) -> None:
     environment = {"DOCUMENTS_KEYS": json.dumps({"key-of-alice-1": "alice"})}
     command = ["uvicorn", "examples.litestar_service:app", "--port", "0"]
     with serving(tmp_path, command, environment=environment) as server:
-        with httpx.Client(base_url=server.address) as client:
+        with server.asking() as client:
             assert client.get("/documents/doc-1").status_code == 401
             client.headers["X-API-Key"] = "key-of-alice-1"
             assert client.get("/documents/doc-1").json()["owner"] == "alice"
@@ -112,7 +112,7 @@ def test_the_litestar_example_knows_its_api_keys(tmp_path: Path) -> None:
 def test_the_aiohttp_example_knows_its_sessions(tmp_path: Path) -> None:
     """Browser sessions, owners and refusals, under aiohttp's own server."""
     with serving(tmp_path, ["examples.aiohttp_service"]) as server:
-        with httpx.Client(base_url=server.address) as client:
+        with server.asking() as client:
             assert client.get("/notes/note-1").status_code == 401
             assert client.post("/login", data={"user": "alice"}).status_code == 200
             assert client.get("/notes/note-1").json() == {"owner": "alice"}
@@ -144,7 +144,7 @@ def test_the_django_example_records_log_ins_and_orders(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "audit")  # of the process that made the database and its user
     server_command = ["gunicorn", "examples.django_shop:application", "--bind", "127.0.0.1:0"]
     with serving(tmp_path, server_command) as server:
-        with httpx.Client(base_url=server.address) as client:
+        with server.asking() as client:
             assert client.post("/orders", data={"item": "tea"}).status_code == 403
             assert client.post("/login", data={"user": "alice", "password": "a guess"}).status_code == 400
             assert client.post("/login", data={"user": "alice", "password": "wonderland-7"}).status_code == 200
