@@ -95,6 +95,9 @@ class Inbox:
         self.bytes = 0
         self.loop_woken = False  #: the loop was asked to empty this, and has not begun
         self.being_emptied = False
+        #: The last receipt that was moved into a chunk. It may be in `entries` still: if a signal handler raises in the
+        #: middle of the move, the event may neither get lost nor be recorded twice.
+        self.moved: Receipt | None = None
 
 
 class Buffer:
@@ -250,13 +253,17 @@ class Buffer:
             try:
                 while inbox.entries:
                     chunk = self.chunk if self.chunk is not None else self.open_chunk()
-                    receipt, cost, urgent = inbox.entries.popleft()
-                    chunk.append(receipt)
-                    inbox.bytes -= cost
-                    self.free_events -= 1
-                    self.free_bytes -= cost
-                    if urgent:
-                        self.chunk_is_urgent = True
+                    receipt, cost, urgent = inbox.entries[0]
+                    if receipt is not inbox.moved:
+                        inbox.moved = receipt
+                        inbox.bytes -= cost
+                        self.free_events -= 1
+                        self.free_bytes -= cost
+                        if urgent:
+                            self.chunk_is_urgent = True
+                        chunk.append(receipt)
+                    inbox.entries.popleft()
+                inbox.moved = None
             finally:
                 inbox.being_emptied = False
 

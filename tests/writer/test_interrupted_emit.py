@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import signal
+import sys
+from threading import Thread
+from types import FrameType
 
 import anyio
 import pytest
@@ -62,3 +67,57 @@ async def test_an_emit_while_the_writer_goes_to_sleep(config_for: ConfigFor, mon
             while len(receipts) < 2:
                 await anyio.sleep(0.001)
         await assert_recorded(audit, receipts)
+
+
+class _Stop(BaseException):
+    """What a signal handler raises, as `sys.exit` in one does."""
+
+
+@pytest.mark.filterwarnings("ignore:audit log:ResourceWarning")
+@pytest.mark.parametrize(
+    ("step", "moment"),
+    [("append", "c_return"), ("popleft", "c_call"), ("popleft", "c_return")],  # CPython looks for signals after calls
+)
+def test_a_signal_handler_that_raises_loses_no_event_of_another_thread(
+    config_for: ConfigFor, step: str, moment: str
+) -> None:
+    """`emit` has returned there, so the event is recorded, once, wherever the loop's thread was interrupted."""
+    receipts: list[Receipt] = []
+    raised: list[str] = []
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        raised.append(step)
+        raise _Stop
+
+    def interrupt(frame: FrameType, event: str, called: object) -> None:
+        is_in_the_move = frame.f_code is Buffer.empty_inbox.__code__
+        if is_in_the_move and event == moment and getattr(called, "__name__", "") == step and not raised:
+            signal.raise_signal(signal.SIGUSR1)
+
+    async def main() -> None:
+        audit = AuditLogger(config_for())
+        await audit.start()
+
+        def emit_three() -> None:
+            receipts.extend(audit.emit(Counted(producer="thread", n=n)) for n in range(3))
+
+        thread = Thread(target=emit_three)
+        thread.start()
+        thread.join()  # the loop stands still meanwhile, so all three wait in the inbox
+        sys.setprofile(interrupt)
+        await audit.flush()
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        with asyncio.Runner() as runner:
+            with pytest.raises(_Stop):
+                runner.run(main())
+            sys.setprofile(None)
+    finally:
+        sys.setprofile(None)
+        signal.signal(signal.SIGUSR1, before)
+    gc.collect()  # the warning belongs to this test
+    directory = log_directory(config_for())
+    records = [record for record in read_events(directory) if record["event"]["event_type"] == "test.counted"]
+    assert [record["audit_id"] for record in records] == [receipt.audit_id for receipt in receipts]
+    check_trail(directory)
