@@ -145,11 +145,15 @@ class Intake:
         made for it. `reason` is a word such as `invalid_event`.
         """
         self.drops.count(event_type, reason)
-        if self.state is State.OPEN and not self.buffer.held_events:
-            with self.buffer.inbox.lock, suppress(LogClosed):
-                if self.state is State.OPEN:
-                    for dropped in self.drops.take_unrecorded():
-                        self.emit_on_record(dropped)
+        buffer = self.buffer
+        if buffer.state is _OPEN and not buffer.held_events:
+            with buffer.inbox.lock, suppress(LogClosed):
+                if buffer.state is not _OPEN:
+                    return
+                if get_ident() != buffer.owner and not buffer.inbox.loop_woken:
+                    buffer.wake_loop()  # raises if the loop is closed, before what is to be recorded is taken
+                for dropped in self.drops.take_unrecorded():
+                    self.emit_on_record(dropped)
 
     # The library's own events.
 

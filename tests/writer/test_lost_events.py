@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from threading import Thread
+
 import anyio.to_thread
 import pytest
 
@@ -50,6 +53,22 @@ async def test_a_thread_may_count_a_loss(config_for: ConfigFor) -> None:
         await anyio.to_thread.run_sync(audit.count_lost, "log.recorded", "invalid_event")
         await audit.flush()
         assert drops(config) == [("invalid_event", {"log.recorded": 1})]
+
+
+@pytest.mark.filterwarnings("ignore:audit log:ResourceWarning")
+def test_a_loss_that_is_counted_after_the_end_of_the_loop_is_recorded_at_the_closing(config_for: ConfigFor) -> None:
+    """Nothing writes any more, so nothing may count as recorded; whoever closes the log then records it."""
+    config = config_for()
+    audit = AuditLogger(config)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(audit.start())
+    loop.close()
+    thread = Thread(target=audit.count_lost, args=("log.recorded", "invalid_event"))
+    thread.start()
+    thread.join()
+    audit.count_lost("http.request", "emit_failed")
+    asyncio.run(audit.aclose())
+    assert sorted(drops(config)) == [("emit_failed", {"http.request": 1}), ("invalid_event", {"log.recorded": 1})]
 
 
 async def test_what_is_lost_before_the_start_and_after_the_end_counts(config_for: ConfigFor) -> None:
