@@ -180,6 +180,11 @@ class Session:
         except BaseException:
             thread.stop()
             raise
+        try:
+            await asyncio.sleep(0)  # so that the writer waits for its first message before there is one
+        except BaseException:  # cancelled: nobody has a log that could be closed, and its tasks run already
+            await session.close()
+            raise
         return session
 
     async def _open_checkpoints(self) -> CheckpointLog:
@@ -246,6 +251,7 @@ class Session:
             ) from error
         if self._condition.status is HealthStatus.NOT_STARTED:  # else the first commit has found the disk nearly full
             self._condition.set_status(HealthStatus.OK)
+        forks.give_up_in_child(self)  # not later: no child may take an event
         self._intake.open(self.acknowledgements, self.writer.outlet, critical_at_once=self.writer.critical_at_once)
         process_exit.drain_at_exit(self)
         create_task = self.home.loop.create_task
@@ -265,7 +271,6 @@ class Session:
         if self._config.verification is not None:
             verification = self.upkeep.verify_repeatedly()
             self._other_tasks.append(create_task(verification, name="audit-async verification"))
-        await asyncio.sleep(0)  # so that the writer waits for its first message before there is one
 
     async def _complete_erasures(self) -> list[AuditEvent]:
         """Do what an erasure that was interrupted has left undone; return what is to be recorded of it."""

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from audit_async._layout.hold_file import Hold
-from audit_async._writer import forks, signals
+from audit_async._writer import signals
 from audit_async._writer.buffer import RECORD_OVERHEAD, State
 from audit_async._writer.encoder import BACKSLASH, DEL, LOOKED_INTO
 from audit_async._writer.erasure_report import ErasureReport
@@ -537,7 +537,6 @@ class AuditLogger(ErasureCalls):
                 self._forwarding.start(self, self._session, self._condition)
         finally:
             self._starting = False
-        forks.give_up_in_child(self._session)
         if self.config.handle_signals:
             if current_thread() is not main_thread():
                 _log.warning(

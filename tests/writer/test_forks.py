@@ -148,3 +148,36 @@ def test_children_that_a_thread_forks_all_the_time(tmp_path: Path) -> None:
         "none",
     )
     assert ended == (0, "")
+
+
+def test_a_child_that_is_forked_in_the_last_turn_of_a_start_takes_no_event(tmp_path: Path) -> None:
+    """The log takes events by then, which only the parent can write: the child has to refuse them."""
+    ended = run(
+        tmp_path,
+        """
+        from audit_async import LogClosed
+        from audit_async._writer.buffer import State
+        from audit_async.events import DataDeleted
+
+        async def main():
+            audit = AuditLogger(config)
+            starting = asyncio.create_task(audit.start())
+            while audit._intake.state is not State.OPEN:
+                await asyncio.sleep(0)
+            assert audit.directory is None and not starting.done()
+            child = os.fork()
+            if child == 0:
+                try:
+                    audit.emit(DataDeleted(customer_id="c", data_types=[], reason="r"))
+                except LogClosed:
+                    os._exit(0)
+                os._exit(1)
+            await starting
+            await audit.aclose()
+            assert os.waitpid(child, 0)[1] == 0, "the child took an event"
+
+        asyncio.run(main())
+        """,
+        "none",
+    )
+    assert ended == (0, "")

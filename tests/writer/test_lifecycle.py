@@ -22,6 +22,7 @@ from uvloop import new_event_loop as new_uvloop
 import audit_async
 from audit_async import AuditLogger, BufferFull, HealthStatus, LogClosed, LogLocked, Receipt
 from audit_async._durable import disk
+from audit_async._writer.buffer import State
 from tests.logs import ConfigFor, Counted, failure, log_directory
 from tests.trails import check_trail, read_events
 
@@ -123,6 +124,27 @@ async def test_a_task_cancelled_again_while_it_drains_drains_to_the_end(config_f
     assert task.cancelled()
     assert recorded(config_for) == list(range(2000))
     assert last_event_type(config_for) == "audit.log_closed"
+
+
+async def test_a_start_that_is_cancelled_as_the_log_is_open_closes_it(config_for: ConfigFor) -> None:
+    """Nobody has a log that he could close: it is closed in order, none of its tasks is left, and it can be started."""
+    audit = AuditLogger(config_for(instance="00"))
+    before = asyncio.all_tasks()
+    starting = asyncio.create_task(audit.start())
+    with anyio.fail_after(60):
+        while audit._intake.state is not State.OPEN:
+            await asyncio.sleep(0)
+        assert audit.directory is None  # it is the last turn of the start
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        with pytest.raises(LogClosed):
+            audit.emit(failure())
+        assert asyncio.all_tasks() == before
+        assert last_event_type(config_for) == "audit.log_closed"
+        async with audit:
+            await audit.emit_durable(failure())
+    check_trail(log_directory(config_for()))
 
 
 async def test_an_error_of_the_application_passes_through(config_for: ConfigFor) -> None:
