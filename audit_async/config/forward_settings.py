@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Final
 
 from msgspec import Meta
@@ -14,6 +15,7 @@ _TO_ALLOWED: Final = (
     "file:///DIRECTORY"
 )
 _SCHEMES: Final = frozenset({"postgres", "postgresql", "nats", "tls", "file"})
+_SEED: Final = re.compile(r"=S[A-Z][A-Z2-7]{56}")  # of an NKey, in place of its file
 _NAME_ALLOWED: Final = "1 to 128 characters without a slash or a control character"
 _Name = Annotated[str, Meta(pattern=r"^[^/\x00-\x1f\x7f]{1,128}\Z", description=_NAME_ALLOWED)]
 _HostName = Annotated[
@@ -67,6 +69,8 @@ def has_password(url: str) -> bool:
     """
     scheme, _, rest = url.partition("://")
     place, _, options = rest.partition("?")
-    user = place.rpartition("@")[0]
+    # A question mark in a password begins no options for libpq, which looks for the @ as far as the first slash.
+    users = (place.rpartition("@")[0], rest.partition("/")[0].rpartition("@")[0])
     names_a_role = scheme in {"postgres", "postgresql"}
-    return ":" in user or bool(user and not names_a_role) or "password=" in options
+    has_user = any(":" in user or bool(user and not names_a_role) for user in users)
+    return has_user or "password=" in options or _SEED.search(options) is not None

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from audit_async.config.transparency import SecretSource, secret_kind
+from audit_async.config.transparency import SecretSource, is_secret_itself, secret_kind
 from audit_async.errors import ConfigError
 
 #: Wraps or unwraps a key of 32 bytes: the key and what it is for (`audit-async day key 2026-11-28`), which a KMS takes
@@ -64,6 +64,8 @@ def split_master_key_source(source: str) -> tuple[SecretSource, bool]:
     is_passphrase = source.startswith(_PASSPHRASE)
     place = source.removeprefix(_PASSPHRASE).removeprefix(_FILE)
     kind, name = secret_kind(place)
+    if is_secret_itself(place):
+        raise ConfigError(_FIELD, "it holds the key itself; give file:PATH, env:NAME or credential:NAME")
     if not name or "\0" in name or (kind == "file" and name.startswith("~")):
         raise ConfigError(
             _FIELD, "give file:PATH, env:NAME, credential:NAME, one of them after passphrase:, or an ExternalMasterKey"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self
@@ -93,6 +94,8 @@ class Transparency(Struct, metaclass=SettingsClass, frozen=True, kw_only=True):
             raise ConfigError(
                 "transparency.key", "give a path, credential:NAME, env:VARIABLE, an ExternalKey, or several"
             )
+        _refuse_secrets("transparency.key", self.keys)
+        _refuse_secrets("transparency.passphrase", (self.passphrase,))
         for field in ("passphrase", "publish_dir", "policy", "guard"):
             value = getattr(self, field)
             if value is not None and not _is_path(value):
@@ -166,6 +169,10 @@ def is_origin(text: object) -> bool:
     )
 
 
+#: 32 bytes as hex, or as base64 with its padding; the seed of an NKey.
+_KEY_IN_TEXT: Final = re.compile(r"[0-9A-Fa-f]{64}|[A-Za-z0-9+/_-]{43}=|S[A-Z][A-Z2-7]{56}")
+
+
 def secret_kind(source: SecretSource) -> tuple[Literal["file", "credential", "env"], str]:
     """Return what kind of source it is, and its path or name."""
     text = os.fspath(source)
@@ -176,6 +183,19 @@ def secret_kind(source: SecretSource) -> tuple[Literal["file", "credential", "en
         if colon and kind == "env":
             return "env", name
     return "file", text
+
+
+def is_secret_itself(text: str) -> bool:
+    """Return whether a text that should name where a secret is seems to be the secret: PEM, or a key of 32 bytes."""
+    return (
+        any(mark in text for mark in ("\n", "\r", "-----BEGIN", "PRIVATE+KEY+", "AGE-SECRET-KEY-"))
+        or _KEY_IN_TEXT.fullmatch(text) is not None
+    )
+
+
+def _refuse_secrets(field: str, sources: tuple[KeySource | None, ...]) -> None:
+    if any(isinstance(source, str) and is_secret_itself(source) for source in sources):
+        raise ConfigError(field, "it holds the content itself; give a path, credential:NAME or env:VARIABLE")
 
 
 def _is_path(value: object) -> bool:

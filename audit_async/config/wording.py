@@ -6,6 +6,7 @@ No message shows more of what was given than is needed to recognise it.
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,13 @@ def shown(given: object) -> str:
     if isinstance(given, dict):
         return "a table"
     return _short.repr(given)
+
+
+def shown_url(url: str) -> str:
+    """Return a wrong URL without what may be secret in it: the user and the password, the query and the fragment."""
+    scheme, slashes, rest = url.rpartition("://") if "://" in url else ("", "", url)
+    place = re.split(r"[?#]", rest.rpartition("@")[2], maxsplit=1)[0]
+    return ascii(f"{scheme}{slashes}{place}"[:200])
 
 
 _short: Final = reprlib.Repr()

@@ -18,6 +18,7 @@ from msgspec import DecodeError, Struct, json
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from audit_async.config.transparency import is_secret_itself
 from audit_async.errors import ConfigError
 from audit_async.forwarding.sink_errors import (
     RecordTooLarge,
@@ -43,6 +44,7 @@ _SECRETS: Final = frozenset({"nkey", "creds"})
 _FILES: Final = _SECRETS | {"ca"}
 _FORM: Final = "write nats://HOST:PORT[,HOST:PORT…][?nkey=FILE|creds=FILE][&ca=FILE][&api=PREFIX]"
 _SEED: Final = re.compile(r"SU[A-Z2-7]{56}")
+_PLACE: Final = re.compile(r"(?:[^@/:#\[\]\s]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 #: A question that a server has taken along when it was lost is asked again after so long.
 _ATTEMPT_S: Final = 2.0
 #: Answers of several servers have all come if there was none for so long.
@@ -324,9 +326,10 @@ class NatsServers:
 def _places(url: str) -> list[str]:
     scheme, _, rest = url.partition("://")
     hosts = rest.partition("?")[0].rstrip("/")
-    if scheme != "nats" or not hosts or "@" in hosts or "/" in hosts:
+    places = [place if place.rpartition(":")[2].isdigit() else f"{place}:4222" for place in hosts.split(",") if place]
+    if scheme != "nats" or not places or not all(_PLACE.fullmatch(place) for place in places):
         raise ConfigError("engine", f"{_FORM}; no secret belongs in it")
-    return [place if place.rpartition(":")[2].isdigit() else f"{place}:4222" for place in hosts.split(",") if place]
+    return places
 
 
 def inbox_of(public_key: str) -> str:
@@ -370,6 +373,8 @@ def _files(url: str) -> dict[str, str]:
     if unknown := set(files) - _FILES:
         raise ConfigError("engine", f"there is no option {min(unknown)!a}; {_FORM}")
     for name, path in files.items():
+        if is_secret_itself(path):
+            raise ConfigError("engine", f"{name} holds the secret itself; write it to a file, and name that")
         if not Path(path).is_file():
             raise ConfigError("engine", f"{name}={path!a}: there is no such file")
         if name in _SECRETS and Path(path).stat().st_mode & 0o007:

@@ -58,7 +58,8 @@ class Server:
             given = conninfo.conninfo_to_dict(url)
         except (psycopg.Error, UnicodeError):
             given = None
-        if given is None:  # libpq repeats in its message what it could not read, which may be the password
+        if given is None or _is_cut_wrongly(url, given):
+            # Not libpq's own message, which repeats what it could not read: that may be the password.
             raise ConfigError("url", f"libpq can't read this URL; write {_URL_FORM}, special characters as %XX")
         defaults: dict[str, object] = {
             "application_name": "audit-async",
@@ -218,6 +219,20 @@ class Connection:
     def _keep_warning(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if diagnostic.severity_nonlocalized == "WARNING":
             self._warnings.append(diagnostic.message_primary or "")
+
+
+def _is_cut_wrongly(url: str, given: Mapping[str, object]) -> bool:
+    """Return whether `@` or `/` in a password that is not written as %XX has become a part of the host or the database.
+
+    Either would be shown in messages, in the status and in records.
+    """
+    authority, _, rest = url.partition("://")[2].partition("/")
+    ports = str(given.get("port") or "").split(",")
+    return (
+        authority.count("@") > 1
+        or "@" in rest.partition("?")[0]
+        or not all(port == "" or (port.isascii() and port.isdigit()) for port in ports)
+    )
 
 
 def _is_this_machine(given: Mapping[str, object]) -> bool:

@@ -17,6 +17,7 @@ __all__ = ["open_sink"]
 _POSTGRES: Final = ("PostgreSQL", "postgres", "audit_async.forwarding.postgres_sink", "PostgresSink")
 _NATS: Final = ("NATS", "nats", "audit_async.forwarding.nats_sink", "NatsSink")
 _ENGINES: Final = {"postgres": _POSTGRES, "postgresql": _POSTGRES, "nats": _NATS, "tls": _NATS}
+_DIRECTORY: Final = "name a directory by its absolute path, such as file:///media/audit"
 _EXAMPLES: Final = "postgres://ROLE@HOST/DATABASE?passfile=FILE, nats://HOST:4222?nkey=FILE or file:///media/audit"
 
 
@@ -42,8 +43,11 @@ def open_sink(url: str, *, tenant: str) -> Sink:
             raise ConfigError("engine", needed) from None
         return sink(url, tenant=tenant)
     if scheme == "file":
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise ConfigError("engine", _DIRECTORY) from None
         if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/") or parts.query or parts.fragment:
-            raise ConfigError("engine", "name a directory by its absolute path, such as file:///media/audit")
+            raise ConfigError("engine", _DIRECTORY)
         return DirectorySink(unquote(parts.path), tenant=tenant)
     raise ConfigError("engine", f"name the engine by its URL, such as {_EXAMPLES}")

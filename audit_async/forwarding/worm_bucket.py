@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, NoReturn, Self
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import boto3
 from botocore.config import Config
@@ -60,7 +60,7 @@ class BucketPlace(Struct, frozen=True, kw_only=True):
     @classmethod
     def parse(cls, url: str) -> Self:
         """Return what a URL says; raises `ConfigError`, which never repeats the URL, since a secret may be in it."""
-        parts = urlsplit(url)
+        parts = _split(url)
         options = dict(parse_qsl(parts.query))
         if parts.scheme != "s3" or not parts.netloc or "@" in parts.netloc or ":" in parts.netloc:
             raise ConfigError("bucket", "name the bucket by its URL, such as s3://audit-worm/web-1")
@@ -71,11 +71,13 @@ class BucketPlace(Struct, frozen=True, kw_only=True):
                 "credentials come from AWS_PROFILE, AWS_ACCESS_KEY_ID or the machine's role",
             )
         if (endpoint := options.get("endpoint")) is not None:
-            at = urlsplit(endpoint)
+            at = _split(endpoint)
             is_local = at.scheme == "http" and at.hostname in _LOOPBACK
-            if at.username or at.password or not at.hostname or not (at.scheme == "https" or is_local):
+            has_more = "@" in at.netloc or at.query or at.fragment
+            if has_more or not at.hostname or not (at.scheme == "https" or is_local):
                 raise ConfigError(
-                    "bucket", "the endpoint has to be a https:// URL; http:// only of this machine itself"
+                    "bucket",
+                    "the endpoint has to be a https:// URL without user and query; http:// only of this machine itself",
                 )
         prefix = parts.path.strip("/")
         return cls(
@@ -350,6 +352,15 @@ def asking(place: BucketPlace, doing: str) -> Iterator[None]:
         ) from error
     except BotoCoreError as error:
         raise SinkUnavailable(f"{place}: can't {doing}: {error}") from error
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # which is read only now
+    except ValueError:
+        raise ConfigError("bucket", "neither the bucket nor its endpoint is a URL that can be read") from None
+    return parts
 
 
 def _raise(error: ClientError, what: str) -> NoReturn:

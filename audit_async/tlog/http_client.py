@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from audit_async._version import __version__
+from audit_async.config.wording import shown_url
 from audit_async.tlog.failures import Malformed, SourceFailed
 
 _CHUNK: Final = 1 << 16
@@ -46,12 +47,12 @@ class Endpoint(NamedTuple):
             parts = urlsplit(url)
             port = parts.port
         except ValueError:
-            raise Malformed("URL", f"{url[:200]!a} is none") from None
+            raise Malformed("URL", f"{shown_url(url)} is none") from None
         host = parts.hostname
         if parts.scheme not in {"http", "https"} or not host or parts.query or parts.fragment or "@" in parts.netloc:
-            raise Malformed("URL", f"{url[:200]!a} is no http or https URL without user, query and fragment")
+            raise Malformed("URL", f"{shown_url(url)} is no http or https URL without user, query and fragment")
         if not (url.isascii() and url.isprintable()) or " " in url:
-            raise Malformed("URL", f"{url[:200]!a} holds characters that a URL writes as %XX")
+            raise Malformed("URL", f"{shown_url(url)} holds characters that a URL writes as %XX")
         return cls(parts.scheme == "https", host, port, parts.path.rstrip("/"))
 
     def __str__(self) -> str:

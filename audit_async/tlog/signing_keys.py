@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from audit_async._durable import disk
 from audit_async.config import ExternalKey, KeySource, SecretSource, SignFunction
-from audit_async.config.transparency import secret_kind
+from audit_async.config.transparency import is_secret_itself, secret_kind
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint
 from audit_async.tlog.failures import InvalidSignature, KeyUnavailable, SigningFailed
 from audit_async.tlog.notes import Note, Signature, SignatureType, VerifierKey, cosigned_message
@@ -213,6 +213,12 @@ def _read_private_file(path: str, where: str, *, only_owner: bool) -> bytes:
         file = os.open(path, flags)  # links are followed: secrets are often mounted as such
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no path of a file"
+        if is_secret_itself(path) or not any(mark in path for mark in "/."):
+            # It may be the secret, given instead of its place. The error of the system would name it as well.
+            raise KeyUnavailable(
+                f"the file that is named for a secret (not shown, since the name may be the secret) can't be read: "
+                f"{reason}; give the file's full path, env:NAME or credential:NAME"
+            ) from None
         raise KeyUnavailable(f"{where} can't be read: {reason}") from error
     try:
         status = os.fstat(file)

@@ -13,7 +13,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from collections.abc import Callable, Sequence
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -65,11 +65,21 @@ def embed_link(
     require_plain("name", name)
     if not 1 <= valid_s <= _LONGEST_S:
         raise ConfigError("valid_s", f"must be from 1 to {_LONGEST_S} seconds")
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
-        raise ConfigError("url", "must be such as https://audit.example.org")
+    require_public_url("url", url)
     payload = msgspec.json.encode(_Payload(tenant, name, int(now()) + valid_s))
     return f"{url.rstrip('/')}/embed/{_encoded(payload)}.{_encoded(_mac(key, payload))}/records"
+
+
+def require_public_url(field: str, url: str) -> SplitResult:
+    """Return the parts of the URL under which browsers reach the viewer; raises `ConfigError` for one that can't be."""
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ConfigError(field, "must be such as https://audit.example.org, without user, query and fragment")
+    return parts
 
 
 def read_embed_key(source: str) -> bytes:

@@ -24,6 +24,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
+from audit_async.config.wording import shown_url
 from audit_async.errors import AuditError, ConfigError
 from audit_async.tlog.failures import Malformed, SourceFailed
 from audit_async.tlog.http_client import Endpoint, request
@@ -107,6 +108,10 @@ class OidcSignIn:
         now: Callable[[], float] = monotonic,
     ) -> None:
         _require_safe("oidc issuer", issuer)
+        try:
+            Endpoint.parse(issuer)
+        except Malformed as error:
+            raise ConfigError("oidc issuer", str(error)) from None
         _require_safe("public_url", public_url)
         self.issuer: Final = issuer
         self.redirect_uri: Final = f"{public_url.rstrip('/')}{CALLBACK_PATH}"
@@ -300,7 +305,7 @@ def _require_safe(field: str, url: str) -> None:
         return
     if parts.scheme == "http" and _is_loopback(host):
         return
-    raise ConfigError(field, f"{url[:200]!a} must begin with https://")
+    raise ConfigError(field, f"{shown_url(url)} must begin with https:// and hold no user or password")
 
 
 def _is_loopback(host: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,10 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from audit_async._layout.age_files import Identities
 from audit_async.config import AuditConfig, RetentionPolicy
-from audit_async.errors import ConfigError
 from audit_async.events import ActorInfo, AuthorizationDenied, ResourceInfo
 from audit_async.viewer.downloads import download_routes
-from audit_async.viewer.embed_links import EmbedLinks, LinkRefused
+from audit_async.viewer.embed_links import EmbedLinks, LinkRefused, require_public_url
 from audit_async.viewer.entrance import Entrance, SignIn
 from audit_async.viewer.error_pages import EXCEPTION_HANDLERS
 from audit_async.viewer.pages import page_routes, static_app
@@ -121,9 +120,7 @@ def viewer(
     Raises:
         ConfigError: The arguments contradict each other.
     """
-    public = urlsplit(public_url) if public_url is not None else None
-    if public is not None and (public.scheme not in {"http", "https"} or not public.hostname):
-        raise ConfigError("public_url", "must be such as https://audit.example.org")
+    public = require_public_url("public_url", public_url) if public_url is not None else None
     https = public is not None and public.scheme == "https"
     entrance = Entrance(sign_in, roles, https=https)
     place = access_log if access_log is None or isinstance(access_log, AuditConfig) else Path(access_log)

@@ -28,6 +28,9 @@ def privacy(**settings: Any) -> Privacy:
         ("key_store", 7),
         ("master_key", None),
         ("master_key", b"K" * 32),
+        ("master_key", "KKKK" + "A" * 39 + "="),
+        ("master_key", "file:KKKK" + "A" * 39 + "="),
+        ("master_key", "0123" * 16),
         ("master_key", "env:"),
         ("seal", 7),
         ("seal", ["a b"]),
@@ -46,6 +49,7 @@ def test_a_wrong_value_is_refused_by_name(field: str, value: object) -> None:
         privacy(**{field: value})
     assert caught.value.field == f"privacy.{field}"
     assert "KKKK" not in str(caught.value)
+    assert "01230123" not in str(caught.value)
 
 
 def test_what_is_sealed_is_chosen_by_name() -> None:

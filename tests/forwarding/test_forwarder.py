@@ -633,7 +633,14 @@ def test_a_url_names_the_sink(tmp_path: Path) -> None:
     """What is wrong with one is said without repeating it: it may hold a password."""
     assert repr(open_sink(f"file://{tmp_path}", tenant="acme")) == f"<DirectorySink {tmp_path} tenant='acme' open>"
     assert "PostgresSink" in repr(open_sink("postgres://host@127.0.0.1/audit", tenant="acme"))
-    for url in ("https://me:secret@example", "file://elsewhere/secret", "file:///a?secret", "secret", "file:secret"):
+    for url in (
+        "https://me:secret@example",
+        "file://elsewhere/secret",
+        "file:///a?secret",
+        "secret",
+        "file:secret",
+        "file://[secret",
+    ):
         with pytest.raises(ConfigError, match="engine") as error:
             open_sink(url, tenant="acme")
         assert "secret" not in str(error.value)

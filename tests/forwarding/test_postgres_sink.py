@@ -219,6 +219,11 @@ URLS_WITH_A_SECRET = [
     f"postgres://role:{SECRET}%zz@127.0.0.1/audit",
     f"postgres://127.0.0.1:1/audit?user=role&password={SECRET}",
     f"postgres://role:{SECRET}\ud800@127.0.0.1/audit",
+    # Not written as %XX, so libpq takes a part of the password for the host, the port or the database.
+    f"postgres://role:pass@{SECRET}@127.0.0.1:1/audit",
+    f"postgres://role:pass/{SECRET}@127.0.0.1:1/audit",
+    f"postgres://role:{SECRET}/word@127.0.0.1:1/audit",
+    f"postgres://role:pass?{SECRET}@127.0.0.1:1/audit",
 ]
 
 
@@ -244,7 +249,12 @@ async def test_a_wrong_password_is_no_secret_either(engine: EngineOfTest) -> Non
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", [*URLS_WITH_A_SECRET, "nats://u:p@h", "nats://token@h", "postgres://u:p/w@h/d"])
+SEED_IN_URL = f"nats://h:4222?nkey=SU{'A' * 56}"
+
+
+@pytest.mark.parametrize(
+    "url", [*URLS_WITH_A_SECRET, "nats://u:p@h", "nats://token@h", "postgres://u:p/w@h/d", SEED_IN_URL]
+)
 async def test_a_password_in_a_url_is_seen(url: str) -> None:
     """Also in a URL that libpq refuses."""
     assert has_password(url)
@@ -254,6 +264,8 @@ async def test_a_password_in_a_url_is_seen(url: str) -> None:
     "url",
     [
         "postgres://role@db/audit?passfile=/x",
+        "postgres://role@db/audit?passfile=/run/credentials/audit-forward@web.service/p:1",
+        "postgres://role@[::1]:5432/audit",
         "postgres:///audit",
         "postgres://db:5432/audit",
         "nats://a:1,b:2",

@@ -132,6 +132,10 @@ def archive_log_id(identity: bytes) -> str:
         ("s3://bucket?secret_key=hunter2", "option"),
         ("s3://bucket?endpoint=http://s3.example", "https"),
         ("s3://bucket?endpoint=https://key:hunter2@s3.example", "https"),
+        ("s3://bucket?endpoint=https://s3.example?signature=hunter2", "without user and query"),
+        ("s3://bucket?endpoint=https://[hunter2", "can be read"),
+        ("s3://bucket?endpoint=https://s3.example:hunter2", "can be read"),
+        ("s3://[hunter2", "can be read"),
         ("s3://bucket?profile=nowhere", "no profile"),
     ],
 )

@@ -114,3 +114,15 @@ def test_addresses() -> None:
                   "http://a/ b", "http://a/\u00fc", "http://[::1"):  # fmt: skip
         with pytest.raises(Malformed, match="URL"):
             Endpoint.parse(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["https://me:hunter2@a/b", "https://hun@ter2:hunter2@a/b", "https://a/b?key=hunter2", "https://a/b#hunter2",
+              "//me:hunter2@a/b", "me:hunter2@a/b", "https://me:hunter2@[::1"],
+)  # fmt: skip
+def test_what_a_wrong_address_carries_is_not_repeated(wrong: str) -> None:
+    """The message shows the host, so that the setting is found, and neither user, password, query nor fragment."""
+    with pytest.raises(Malformed) as caught:
+        Endpoint.parse(wrong)
+    assert "hunter2" not in str(caught.value)
+    assert "a/b" in str(caught.value) or "[::1" in str(caught.value)

@@ -113,6 +113,18 @@ def test_a_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         keys.load_signer("env:LOG_KEY", origin=ORIGIN)
 
 
+@pytest.mark.parametrize(
+    "source", ["hunter2", "correct horse hunter2", "-----BEGIN PRIVATE KEY-----\nhunter2/\n", f"hunter2/{'A' * 35}="]
+)
+def test_a_secret_that_was_given_in_place_of_its_source_is_not_quoted(source: str) -> None:
+    """It is taken for a path that is not there; neither the message nor what it is caused by names it."""
+    with pytest.raises(KeyUnavailable, match=r"not shown.*give the file's full path, env:NAME") as caught:
+        keys.read_secret(source)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
 def test_what_is_no_key_is_refused_without_being_quoted(tmp_path: Path) -> None:
     """A file that holds something else is named, and nothing of its content."""
     path = tmp_path / "key.pem"

@@ -87,6 +87,10 @@ def test_a_link_that_cannot_be_meant_is_refused() -> None:
         embed_link(HOST, key=b"short", tenant="acme", name="x")
     with pytest.raises(ConfigError, match="tenant"):
         link("ac\x1bme")
+    for url in ("https://[audit.example", "https://audit.example:port", "https://me:hunter2@audit.example", "audit"):
+        with pytest.raises(ConfigError, match=r"such as https://audit\.example\.org") as caught:
+            embed_link(url, key=KEY, tenant="acme", name="x")
+        assert "hunter2" not in str(caught.value)
     with pytest.raises(ConfigError, match="valid_s"):
         link(valid_s=400 * 86_400)
     with pytest.raises(ConfigError, match="origins"):

@@ -141,6 +141,8 @@ async def test_a_sign_in_is_finished_by_the_browser_that_began_it(tmp_path: Path
 
 def test_a_provider_that_is_not_reached_safely_is_refused() -> None:
     """Without TLS anybody on the way could say who somebody is."""
-    for issuer in ("http://login.example.org", "ftp://login.example.org", "https://user@login.example.org", ""):
-        with pytest.raises(ConfigError, match="https://"):
+    for issuer in ("http://login.example.org", "ftp://login.example.org", "https://me:hunter2@login.example.org", "",
+                   "http://me:hunter2@127.0.0.1", "https://login.example.org?key=hunter2"):  # fmt: skip
+        with pytest.raises(ConfigError, match="https") as caught:
             OidcSignIn(issuer, CLIENT, public_url=HOST)
+        assert "hunter2" not in str(caught.value)
