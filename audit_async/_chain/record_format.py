@@ -17,7 +17,6 @@ FORMAT_VERSION: Final = 1
 
 GENESIS_HASH: Final = b"0" * 64
 
-SEQ_PREFIX: Final = b'{"seq":'
 PREV_MEMBER: Final = b',"prev_hash":"'
 HASH_MEMBER: Final = b'","hash":"'
 LINE_END: Final = b'"}\n'

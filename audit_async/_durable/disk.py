@@ -56,7 +56,6 @@ _ATTRIBUTES: Final = ((0x20, "append-only", "a"), (0x10, "immutable", "i"))
 
 PRIVATE_DIRECTORY: Final = 0o700
 PRIVATE_FILE: Final = 0o600
-SEALED_FILE: Final = 0o400
 
 
 # -- names: nothing here is durable before `sync_directory` -----------------------------------------------------

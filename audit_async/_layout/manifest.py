@@ -93,11 +93,6 @@ def encode_entries(entries: Sequence[SealedSegment]) -> bytes:
     return listed[listed.index(b"[") + 2 : -len(b"\n ]\n}")]
 
 
-def decode_manifest(content: bytes, log_id: str | None) -> tuple[SealedSegment, ...]:
-    """Return the entries of a manifest, oldest first; raises `LogCorrupted` as `decode_manifest_file` does."""
-    return decode_manifest_file(content, log_id).segments
-
-
 def decode_manifest_file(content: bytes, log_id: str | None) -> ManifestFile:
     """Return what a manifest says.
 
@@ -133,7 +128,7 @@ def read_manifest(directory: Path) -> tuple[SealedSegment, ...]:
     """Return the sealed segments of the log in `directory`, oldest first; none if there is no manifest yet.
 
     For readers: needs no lock, and sees one state or the next, never a mixture. Raises `LogCorrupted` as
-    `decode_manifest` does and for a file that is no manifest by its kind or size, `OSError` if it can't be read.
+    `decode_manifest_file` does and for a file that is no manifest by its kind or size, `OSError` if it can't be read.
     """
     file = read_manifest_file(directory)
     return file.segments if file is not None else ()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from audit_async._chain import Head
-from audit_async._chain.record_format import HASH_AT, PREV_AT
+from audit_async._chain.record_format import HASH_AT
 from audit_async._durable import disk
 from audit_async._layout.manifest import SealedSegment, SegmentState
 from audit_async._layout.names import SegmentName
@@ -163,8 +163,3 @@ def timestamp_of(line: bytes) -> str:
     """Return the timestamp of a record."""
     at = line.index(_TIMESTAMP) + len(_TIMESTAMP)
     return line[at : at + 27].decode()
-
-
-def prev_hash_of(line: bytes) -> bytes:
-    """Return the `prev_hash` of a record."""
-    return line[PREV_AT : PREV_AT + 64]

@@ -512,11 +512,6 @@ class LogStore:
         return self.opening.recovered
 
     @property
-    def sealed_at_opening(self) -> tuple[SealedSegment, ...]:
-        """Sealed segments whose `audit.segment_sealed` is not in the chain: the process died before."""
-        return self.opening.sealed
-
-    @property
     def unsynced_bytes(self) -> int:
         """Bytes of records held in memory because they are not known to be durable."""
         return self._backlog.unsynced_bytes

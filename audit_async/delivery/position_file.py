@@ -10,7 +10,6 @@ one before or this one. An older position costs records that are sent twice, wit
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
@@ -187,17 +186,6 @@ class SinkDirectory:
         if position.log_id != log_id:
             raise StateUnusable(f"{path} is of another log, {position.log_id[:40]!a}; move it away")
         return position
-
-    def positions(self) -> list[Position]:
-        """Return all of them; raises `StateUnusable`."""
-        try:
-            names = sorted(os.listdir(self.path))
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StateUnusable(f"{self.path} can't be read: {error.strerror}") from error
-        found = [self.read(name.removesuffix(_SUFFIX)) for name in names if name.endswith(_SUFFIX)]
-        return [position for position in found if position is not None]
 
     def write(self, position: Position) -> None:
         """Store a position, durable on return.

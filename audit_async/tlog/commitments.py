@@ -7,11 +7,10 @@ records must have that root at that size. Used before signing, and to verify a t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
 from audit_async.tlog.checkpoint import Checkpoint
 from audit_async.tlog.failures import LogForked, LogRolledBack
-from audit_async.tlog.merkle import HashReader, RightEdge, tree_root
+from audit_async.tlog.merkle import HashReader, tree_root
 
 
 class Commitments:
@@ -78,30 +77,3 @@ class Commitments:
                 "came back from an older backup; nothing is signed any more. Restore the newest state, or begin a new "
                 "log with another origin and keep this one as evidence"
             )
-
-
-class TrailCheck:
-    """Compares a trail's records, read from first to last, with the checkpoints that are known of it.
-
-    Needs no tiles and constant memory, and so does not trust what is published: only records and signed roots.
-    """
-
-    def __init__(self, commitments: Commitments) -> None:
-        """Begin before record 0."""
-        self._commitments: Final = commitments
-        self._edge: Final = RightEdge()
-        self._pending = commitments.sizes_above(0)
-
-    def feed(self, leaves: list[bytes]) -> None:
-        """Take the leaf hashes of the next records; raises `LogForked` at the first size that does not fit."""
-        while self._pending and self._pending[0] <= self._edge.size + len(leaves):
-            size = self._pending.pop(0)
-            before, leaves = leaves[: size - self._edge.size], leaves[size - self._edge.size :]
-            self._edge.append(before)
-            self._commitments.check(size, self._edge.root())
-        self._edge.append(leaves)
-
-    def finish(self) -> tuple[int, bytes]:
-        """Return size and root of the whole trail; raises `LogRolledBack` if a checkpoint is for a larger one."""
-        self._commitments.refuse_smaller(self._edge.size)
-        return self._edge.size, self._edge.root()

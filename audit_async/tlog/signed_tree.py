@@ -433,5 +433,5 @@ class SignedTree:
 
 
 def _encode_entries(record_hashes: Sequence[bytes]) -> bytes:
-    """Return what `encode_bundle` does, ten times as fast, for entries of one length."""
+    """Return the bundle of entries of one length: each with its length, two bytes big-endian, before it."""
     return _ENTRY_LENGTH + _ENTRY_LENGTH.join(record_hashes)

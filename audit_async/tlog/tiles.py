@@ -6,7 +6,7 @@ Names and bytes only; who reads and writes the files is another room. Source: ht
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from audit_async.tlog.failures import Malformed, TilesDamaged
@@ -58,23 +58,7 @@ def tile_width(level: int | None, number: int, size: int) -> int:
     return max(0, min(TILE_WIDTH, (size >> (TILE_HEIGHT * (level or 0))) - number * TILE_WIDTH))
 
 
-def partial_tiles(size: int) -> Iterator[Tile]:
-    """Give the partial tiles, and the partial bundle, of a tree of `size` leaves."""
-    if size % TILE_WIDTH:
-        yield Tile(None, size // TILE_WIDTH, size % TILE_WIDTH)
-    level = 0
-    while count := size >> (TILE_HEIGHT * level):
-        if count % TILE_WIDTH:
-            yield Tile(level, count // TILE_WIDTH, count % TILE_WIDTH)
-        level += 1
-
-
 # -- entry bundles ------------------------------------------------------------------------------------------------
-
-
-def encode_bundle(entries: Sequence[bytes]) -> bytes:
-    """Return the bundle of these entries: each with its length, two bytes big-endian, before it."""
-    return b"".join([len(entry).to_bytes(2, "big") + entry for entry in entries])
 
 
 def decode_bundle(bundle: bytes, *, path: str) -> list[bytes]:

@@ -360,7 +360,7 @@ def test_opening_reads_the_last_segment_alone(tmp_path: Path) -> None:
 
 
 def test_a_seal_that_the_chain_does_not_tell_of_is_told_at_the_next_opening(tmp_path: Path) -> None:
-    """`sealed_at_opening` names the sealed segments without their record, and those only, also seals later."""
+    """`opening.sealed` names the sealed segments without their record, and those only, also seals later."""
     chain = Chain()
     store = open_store(tmp_path, max_bytes=2000)
     sealed = list(store.commit(chain.batch(20), sync=True).sealed)
@@ -368,13 +368,13 @@ def test_a_seal_that_the_chain_does_not_tell_of_is_told_at_the_next_opening(tmp_
     store.commit(chain.batch_of([sealing_record(sealed[0].segment)]), sync=True)
     store.close()
     store = open_store(tmp_path, max_bytes=2000)
-    assert [s.segment for s in store.sealed_at_opening] == [s.segment for s in sealed[1:]]
+    assert [s.segment for s in store.opening.sealed] == [s.segment for s in sealed[1:]]
     more = list(store.commit(chain.batch_of([sealing_record(s.segment) for s in sealed[1:]]), sync=True).sealed)
     more += [s for _ in range(8) for s in store.commit(chain.batch(3), sync=True).sealed]
     assert more
     store.close()
     store = open_store(tmp_path, max_bytes=2000)
-    assert [s.segment for s in store.sealed_at_opening] == [s.segment for s in more]
+    assert [s.segment for s in store.opening.sealed] == [s.segment for s in more]
     store.close()
 
 
@@ -387,7 +387,7 @@ def test_a_text_that_looks_like_a_seals_record_is_none(tmp_path: Path) -> None:
     store.commit(chain.batch_of([forged]), sync=True)
     store.close()
     store = open_store(tmp_path, max_bytes=1024)
-    assert sealed.segment in [s.segment for s in store.sealed_at_opening]
+    assert sealed.segment in [s.segment for s in store.opening.sealed]
     store.close()
 
 

@@ -165,7 +165,7 @@ def test_a_manifest_that_is_behind_is_brought_up_to_date(tmp_path: Path, chain: 
     store = goes_on(tmp_path, chain, max_bytes=1 << 20)
     assert [entry.segment for entry in read_manifest(log)] == [entry.segment for entry in upto_date]
     assert read_manifest(log)[1:] == upto_date[1:]
-    assert {entry.segment for entry in store.sealed_at_opening} == {entry.segment for entry in upto_date}
+    assert {entry.segment for entry in store.opening.sealed} == {entry.segment for entry in upto_date}
 
 
 def fail_over(base_dir: Path, chain: Chain, copies: bytes) -> None:

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint, verify_checkpoint
-from audit_async.tlog.commitments import Commitments, TrailCheck
-from audit_async.tlog.failures import InvalidSignature, LogForked, LogRolledBack, Malformed
-from audit_async.tlog.merkle import EMPTY_ROOT, MAX_SIZE, leaf_hashes
+from audit_async.tlog.commitments import Commitments
+from audit_async.tlog.failures import InvalidSignature, LogForked, Malformed
+from audit_async.tlog.merkle import EMPTY_ROOT, MAX_SIZE
 from tests.tlog.trees import ORIGIN, mth, records, sign, signer
 
 #: c2sp.org/tlog-checkpoint.
@@ -109,37 +109,6 @@ def test_two_checkpoints_of_one_size_and_two_roots_are_a_fork() -> None:
     known = commitments(5, log=records(5))
     with pytest.raises(LogForked, match="checkpoint 5 and the mirror"):
         known.add(Checkpoint(ORIGIN, 5, mth(records(5, salt="other"))), "the mirror")
-
-
-@settings(deadline=None)  # a busy machine breaks no promise
-@given(st.integers(0, 60), st.lists(st.integers(0, 60), max_size=5), st.lists(st.integers(1, 20), min_size=60))
-def test_a_trail_is_compared_with_every_checkpoint(size: int, known: list[int], steps: list[int]) -> None:
-    """An honest trail passes however it is read; one that ends before its last checkpoint has been cut."""
-    log = records(size)
-    longer = log + records(61)[size:]
-    check = TrailCheck(commitments(*known, log=longer))
-    hashes, at = leaf_hashes(log), 0
-    for step in steps:
-        check.feed(hashes[at : at + step])
-        at += step
-    if max(known, default=0) > size:
-        with pytest.raises(LogRolledBack, match="records at its end are gone"):
-            check.finish()
-    else:
-        assert check.finish() == (size, mth(log))
-
-
-@settings(deadline=None)  # a busy machine breaks no promise
-@given(st.integers(1, 60), st.data())
-def test_a_changed_record_is_found_at_the_next_checkpoint(size: int, data: st.DataObject) -> None:
-    """Whichever record is changed, the first checkpoint behind it does not fit, and is named."""
-    log = records(size)
-    at = data.draw(st.integers(0, size - 1))
-    known = data.draw(st.integers(at + 1, size))
-    check = TrailCheck(commitments(known, log=log))
-    log[at] = records(1, salt="changed")[0]
-    with pytest.raises(LogForked, match=f"checkpoint {known} has another root"):
-        check.feed(leaf_hashes(log))
 
 
 def test_a_signed_checkpoint_is_read_without_being_believed() -> None:

@@ -18,8 +18,8 @@ from audit_async.tlog.failures import InvalidSignature, LogForked, PublisherStop
 from audit_async.tlog.log_monitor import check_entries, directory_source
 from audit_async.tlog.merkle import leaf_hash, verify_consistency, verify_inclusion
 from audit_async.tlog.published_files import PublishedFiles
-from audit_async.tlog.tiles import Tile, partial_tiles
-from tests.tlog.trees import mth, open_publisher, publish, publish_all, records, sign, signer
+from audit_async.tlog.tiles import Tile
+from tests.tlog.trees import mth, open_publisher, partial_tiles, publish, publish_all, records, sign, signer
 
 
 def published_files(directory: Path) -> set[str]:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from audit_async.tlog.failures import Malformed, TilesDamaged
 from audit_async.tlog.merkle import inclusion_proof, leaf_hash, tree_root, verify_inclusion
-from audit_async.tlog.tiles import Tile, TileReader, decode_bundle, encode_bundle, partial_tiles, read_tile, tile_width
-from tests.tlog.trees import mth, reader_of, records
+from audit_async.tlog.tiles import Tile, TileReader, decode_bundle, read_tile, tile_width
+from tests.tlog.trees import encode_bundle, mth, partial_tiles, reader_of, records
 
 
 def published(leaves: list[bytes]) -> dict[str, bytes]:

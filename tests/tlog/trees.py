@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from audit_async.tlog.merkle import HashReader
 from audit_async.tlog.notes import Note, Signature, SignatureType, VerifierKey, cosigned_message
 from audit_async.tlog.signed_tree import SignedTree
 from audit_async.tlog.signing_keys import Signer
+from audit_async.tlog.tiles import TILE_HEIGHT, TILE_WIDTH, Tile
 
 ORIGIN = "host.example/orders/00"
 
@@ -139,3 +140,19 @@ def cosigned(signed: SignedCheckpoint, *cosigners: Cosigner) -> SignedCheckpoint
     """Return the checkpoint with their cosignatures."""
     text = signed.note.text
     return SignedCheckpoint(signed.checkpoint, signed.note.with_signatures([one.cosign(text) for one in cosigners]))
+
+
+def partial_tiles(size: int) -> Iterator[Tile]:
+    """Give the partial tiles, and the partial bundle, of a tree of `size` leaves."""
+    if size % TILE_WIDTH:
+        yield Tile(None, size // TILE_WIDTH, size % TILE_WIDTH)
+    level = 0
+    while count := size >> (TILE_HEIGHT * level):
+        if count % TILE_WIDTH:
+            yield Tile(level, count // TILE_WIDTH, count % TILE_WIDTH)
+        level += 1
+
+
+def encode_bundle(entries: Sequence[bytes]) -> bytes:
+    """Return the bundle of these entries: each with its length, two bytes big-endian, before it."""
+    return b"".join([len(entry).to_bytes(2, "big") + entry for entry in entries])

@@ -161,7 +161,7 @@ def _finding(title: str, severity: int = _HIGH, *, kind: str = "security", **mor
     )
 
 
-def _base(name: str, severity: int = _INFORMATIONAL, status: int | None = None, **more: MemberRule) -> OcsfMapping:
+def _base(name: str, status: int | None = None, **more: MemberRule) -> OcsfMapping:
     members: dict[str, MemberRule] = {
         "actor": Actor(address=""),
         "result": Result(),
@@ -172,7 +172,7 @@ def _base(name: str, severity: int = _INFORMATIONAL, status: int | None = None, 
         ocsf_class=OcsfClass.BASE_EVENT,
         activity=99,
         activity_name=name,
-        severity=severity,
+        severity=_INFORMATIONAL,
         status=status,
         members={**members, **more},
     )
