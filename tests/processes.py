@@ -1,4 +1,4 @@
-"""Finding processes that a test session started and did not end.
+"""The processes of tests: running one for a bounded time, and finding those that a session did not end.
 
 Each session has a mark of its own in its environment, which whatever it starts inherits: so an orphan, whose parent has
 ended, is found, too. A child that was forked and not executed has its parent's environment, and is found by its parent.
@@ -7,10 +7,13 @@ ended, is found, too. A child that was forked and not executed has its parent's 
 from __future__ import annotations
 
 import os
+import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: The environment variable with the session's mark.
 MARK = "AUDIT_ASYNC_TEST_SESSION"
@@ -18,6 +21,40 @@ MARK = "AUDIT_ASYNC_TEST_SESSION"
 _PYTHONS_OWN = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 #: A bound for processes that are ending at the moment.
 GRACE_S = 20.0
+
+
+#: Bounds every wait, the ones for an answer included: a machine that has much to do is slow and not broken.
+PATIENCE_S = 120.0
+#: A bound for all that a test does with a process; a test that reads from one would otherwise wait for ever.
+_LONGEST_S = 1200.0
+
+
+@contextmanager
+def started(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """Run a command as `subprocess.Popen` does; it is killed at the end of the block, and after twenty minutes.
+
+    `with subprocess.Popen(...)` alone waits for the process even if the test has failed in the block.
+    """
+    with subprocess.Popen(command, **options) as process:
+        watchdog = threading.Timer(_LONGEST_S, process.kill)
+        watchdog.start()
+        try:
+            yield process
+        finally:
+            watchdog.cancel()
+            if process.poll() is None:
+                process.kill()
+
+
+def wait_until(
+    condition: Callable[[], object], process: subprocess.Popen[Any] | None = None, log: Path | None = None
+) -> None:
+    """Return once the condition holds; fail after two minutes, or if the process has ended, with what it wrote."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert process is None or process.poll() is None, log and log.read_text()
+        assert time.monotonic() < deadline, log and log.read_text()
+        time.sleep(0.02)
 
 
 class Process(NamedTuple):

@@ -15,6 +15,7 @@ import anyio
 
 from audit_async import AuditConfig, AuditLogger, Local, RetentionPolicy, run
 from tests.logs import Counted
+from tests.processes import started
 
 
 class Service:
@@ -37,7 +38,7 @@ class Service:
 def running_service(base_dir: Path) -> Iterator[Service]:
     """Run the service `orders` until the block ends."""
     command = [sys.executable, "-m", "tests.cli.running_service", str(base_dir)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         service = Service(process)
         service.emit("first")
         try:

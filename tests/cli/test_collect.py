@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import time
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ from audit_async.forwarding import DirectorySink
 from tests.age_keys import RECIPIENT
 from tests.cli.commands import COMMAND, Audit, environment
 from tests.forwarding.shipped_logs import files_of, identity_of, ship, write_log
+from tests.processes import started, wait_until
 from tests.trails import read_events
 
 
@@ -124,24 +123,18 @@ def test_a_running_collector_is_ended_by_its_signal(engine: Path, tmp_path: Path
     assert audit("keys", "new", "--out", key).status == 0
     arguments = ["collect", str(root), "--from", f"file://{engine}", "--tenant", "acme"]
     confirmed = engine / identity_of(tmp_path / "web-1/orders/00").path() / "confirmation"
-    with subprocess.Popen(
+    with started(
         [*COMMAND, *arguments, "--key", str(key), "--name", "c1", "--every", "0.1"], env=environment()
     ) as running:
-        try:
-            deadline = time.monotonic() + 60
-            while not confirmed.exists() and time.monotonic() < deadline and running.poll() is None:
-                time.sleep(0.05)
-            assert b"c1 " in confirmed.read_bytes()
-            refused = audit(*arguments, "--once")
-            assert (refused.status, str(running.pid) in refused.err) == (3, True)
-            again(tmp_path, "web-1")
-            copy = root / identity_of(tmp_path / "web-1/orders/00").path()
-            while files_of(copy) != files_of(tmp_path / "web-1/orders/00") and time.monotonic() < deadline:
-                time.sleep(0.05)
-            assert files_of(copy) == files_of(tmp_path / "web-1/orders/00")
-        finally:
-            running.send_signal(signal.SIGTERM)
-    assert running.wait() != 0
+        wait_until(confirmed.exists, running)
+        assert b"c1 " in confirmed.read_bytes()
+        refused = audit(*arguments, "--once")
+        assert (refused.status, str(running.pid) in refused.err) == (3, True)
+        again(tmp_path, "web-1")
+        copy = root / identity_of(tmp_path / "web-1/orders/00").path()
+        wait_until(lambda: files_of(copy) == files_of(tmp_path / "web-1/orders/00"), running)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=60) != 0
 
 
 def test_what_makes_no_sense_is_wrong_usage(engine: Path, tmp_path: Path, audit: Audit) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from tests.cli.commands import COMMAND, Audit, Ended, run_in_pipes
 from tests.delivery.delivering import lines_of_log, write_trail
 from tests.delivery.http_receiver import check_received
 from tests.forwarding.postgres_server import free_port
+from tests.processes import started, wait_until
 from tests.trails import check_trail, read_events
 
 OWN = Path("audit/audit-deliver/00")
@@ -50,23 +51,12 @@ def deliver(config: Path, *more: str) -> Ended:
     return run_in_pipes("deliver", "--config", config, *more)
 
 
-def until(done: Callable[[], object]) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @contextmanager
 def running(config: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a deliverer, killed at the end."""
     command = [*COMMAND, "deliver", "--config", str(config), *more]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        yield process
 
 
 def delivered(tmp_path: Path) -> list[bytes]:
@@ -135,7 +125,7 @@ def test_replay_by_number_by_time_and_to_the_end(tmp_path: Path, audit: Audit) -
     with running(config) as process:
         assert process.stderr is not None
         process.stderr.readline()
-        until(lambda: audit("deliver", "--config", config, "--replay-from", "0", "--sink", "out").status == 3)
+        wait_until(lambda: audit("deliver", "--config", config, "--replay-from", "0", "--sink", "out").status == 3)
     check_trail(tmp_path / OWN)
 
 
@@ -192,21 +182,21 @@ def test_it_runs_until_a_signal_and_answers_for_monitoring(tmp_path: Path) -> No
         line = process.stderr.readline().decode()
         address = re.search(r"http://(127\.0\.0\.1:\d+)/metrics", line)
         assert address is not None, line
-        until(lambda: len(delivered(tmp_path)) == 22)
+        wait_until(lambda: len(delivered(tmp_path)) == 22)
 
         def get(path: str) -> str:
-            with urllib.request.urlopen(f"http://{address[1]}{path}", timeout=30) as answer:
+            with urllib.request.urlopen(f"http://{address[1]}{path}", timeout=60) as answer:
                 text: str = answer.read().decode()
                 return text
 
-        until(lambda: 'audit_deliver_state{sink="out",state="caught up"} 1.0' in get("/metrics"))
+        wait_until(lambda: 'audit_deliver_state{sink="out",state="caught up"} 1.0' in get("/metrics"))
         text = get("/metrics")
         assert re.search(r'audit_deliver_lag_records\{.*service="orders".*sink="out"\} 0\.0', text)
         assert re.search(r"audit_deliver_delivered_records_total\{.*\} 22\.0", text)
         assert "audit_deliver_lag_seconds" in text
         assert json.loads(get("/health")) == {"status": "ok", "sinks": []}
         write(tmp_path, 5, first=20)
-        until(lambda: len(delivered(tmp_path)) == 29)
+        wait_until(lambda: len(delivered(tmp_path)) == 29)
         [status] = deliver(config, "--status", "--json").document["deliveries"]
         assert (status["lag_records"], status["state"]) == (0, "caught up")
         process.send_signal(signal.SIGTERM)
@@ -241,11 +231,8 @@ def test_standard_output_has_the_records(tmp_path: Path) -> None:
 def receiver(port: int, file: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a receiver as a process of its own."""
     command = [sys.executable, "-m", "tests.delivery.http_receiver", str(port), str(file), *more]
-    with subprocess.Popen(command) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with started(command) as process:
+        yield process
 
 
 def http_sink(port: int, kind: str) -> str:
@@ -275,7 +262,7 @@ def crash(tmp_path: Path, kind: str, whom: str, seed: int, kills: int) -> None:
         return running(config)
 
     def more_than(before: int) -> None:
-        until(lambda: len(received()) > before)
+        wait_until(lambda: len(received()) > before)
 
     stays, starts = (received_by, delivered_by) if whom == "deliverer" else (delivered_by, received_by)
     with stays():
@@ -289,7 +276,7 @@ def crash(tmp_path: Path, kind: str, whom: str, seed: int, kills: int) -> None:
                 out.write_bytes(b"".join(line + b"\n" for line in received()))
         wanted = lines_of_log(directory)
         with starts():
-            until(lambda: set(wanted) <= set(received()))
+            wait_until(lambda: set(wanted) <= set(received()))
     check_received(received(), wanted)
 
 

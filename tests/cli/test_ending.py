@@ -20,6 +20,7 @@ from audit_async.cli import main
 from tests.cli.commands import COMMAND, Audit, run_in_pipes, run_on_terminal
 from tests.cli.made_trails import failure, make_trail
 from tests.cli.running_service import running_service
+from tests.processes import started
 from tests.trail.written import WrittenLog
 
 READING = ["verify", "query", "tail", "stats", "doctor", "retention"]
@@ -370,7 +371,7 @@ def test_nobody_reads_on(tmp_path: Path) -> None:
     """Where the reader of a pipe has enough, the command ends at once, without a word, as SIGPIPE would end it."""
     make_trail(tmp_path / "t", [failure("x" * 500, n) for n in range(2000)])
     for options in ([], ["--json"]):
-        with subprocess.Popen(
+        with started(
             [*COMMAND, "query", str(tmp_path / "t"), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as child:
             assert child.stdout is not None

@@ -19,6 +19,7 @@ from audit_async.events import AuthSuccess
 from tests.cli.commands import Audit
 from tests.cli.test_sealed_members import files_with
 from tests.privacy.key_stores import make_store
+from tests.processes import started
 
 ASKED = ("--subject", "alice", "--reason", "request 4711", "--by", "R. Roe")
 
@@ -67,9 +68,7 @@ class Service:
 
             asyncio.run(main())
         """)
-        with subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
+        with started([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             log_in(process)

@@ -18,6 +18,7 @@ from pyarrow import parquet
 from audit_async.reader import AuditReader, ExportFailed
 from tests.cli.commands import COMMAND, environment, run_in_pipes, run_on_terminal
 from tests.cli.made_trails import failure, make_trail
+from tests.processes import started
 
 
 def piped(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
@@ -64,7 +65,7 @@ def test_what_standard_output_can_t_take(more: list[str], tmp_path: Path) -> Non
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:
     """`audit-async export ... | head` ends as a shell expects it, without a word."""
     make_trail(tmp_path / "t", [failure("bob", n) for n in range(3000)])
-    with subprocess.Popen(
+    with started(
         [*COMMAND, "export", str(tmp_path / "t")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
     ) as process:
         assert process.stdout is not None
@@ -104,7 +105,7 @@ def test_killed_half_way_leaves_nothing_under_the_name(suffix: str, tmp_path: Pa
         "record_export.blocks_of = slowly\n"
         "main(sys.argv[1:])\n"
     )
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-c", code, "export", str(tmp_path / "t"), str(target)],
         stdout=subprocess.PIPE, env=environment(),
     ) as process:  # fmt: skip

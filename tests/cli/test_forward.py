@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from audit_async.forwarding import DirectorySink, LogIdentity
 from tests.campaign import Campaign
 from tests.cli.commands import Audit, Ended, run_in_pipes
 from tests.logs import failure, segment_lines
+from tests.processes import started, wait_until
 from tests.trails import check_trail, read_events
 
 
@@ -89,19 +91,8 @@ def running(
     """Run a forwarder, killed at the end."""
     command = [sys.executable, "-m", "audit_async.cli", *arguments(base_dir, medium, *more)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, preexec_fn=prepare) as process:  # noqa: PLW1509 - no other thread
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def until(done: object) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + 60
-    while not done():  # type: ignore[operator]  # a callable
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    with started(command, **pipes, preexec_fn=prepare) as process:
+        yield process
 
 
 def test_once_status_and_json(tmp_path: Path, medium: Path) -> None:
@@ -184,11 +175,11 @@ def test_a_sidecar_ships_as_records_become_durable_and_ends_on_a_signal(tmp_path
         directory = write(base_dir, 200)
         write(base_dir, 200)
         expected = b"".join(segment_lines(directory))
-        until(lambda: list(medium.glob("acme/web-1/orders/*/*.lines")))
-        until(lambda: stored(medium) == expected)
-        until(lambda: list(medium.glob("acme/web-1/audit-forward/*/*.lines")))
+        wait_until(lambda: list(medium.glob("acme/web-1/orders/*/*.lines")))
+        wait_until(lambda: stored(medium) == expected)
+        wait_until(lambda: list(medium.glob("acme/web-1/audit-forward/*/*.lines")))
         sidecar.send_signal(signal.SIGTERM)
-        out, err = sidecar.communicate(timeout=30)
+        out, err = sidecar.communicate(timeout=60)
     assert (sidecar.returncode, out) == (0, b"")
     assert b"forwarding" in err
     check_trail(base_dir)
@@ -205,7 +196,7 @@ def test_a_host_may_have_more_logs_than_files_may_be_open_by_default(tmp_path: P
         resource.setrlimit(resource.RLIMIT_NOFILE, (60, 400))
 
     with running(tmp_path / "audit", medium, prepare=limit):
-        until(lambda: all(list(medium.glob(f"acme/web-1/{name}/*/*.lines")) for name in names))
+        wait_until(lambda: all(list(medium.glob(f"acme/web-1/{name}/*/*.lines")) for name in names))
 
 
 def test_a_replaced_log_is_kept_and_the_new_one_names_what_the_engine_has(tmp_path: Path, medium: Path) -> None:
@@ -246,6 +237,11 @@ def test_a_replaced_log_is_kept_and_the_new_one_names_what_the_engine_has(tmp_pa
     assert stored(medium, log_id=done.document["new_log_id"]) == b"".join(segment_lines(directory))
 
 
+def has_batches(medium: Path, number: int) -> bool:
+    """Return whether so many batches of the service were shipped."""
+    return len(list(medium.glob("acme/web-1/orders/*/*.lines"))) >= number
+
+
 def kill_forwarders(base_dir: Path, medium: Path, kills: int) -> None:
     """Write for as long as forwarders are killed, one after the other, then compare all bytes."""
     code = (
@@ -265,11 +261,11 @@ def kill_forwarders(base_dir: Path, medium: Path, kills: int) -> None:
         "asyncio.run(main())\n"
     )
     stop = base_dir.with_name("stop")
-    with subprocess.Popen([sys.executable, "-c", code, str(base_dir), str(stop)]) as service:
+    with started([sys.executable, "-c", code, str(base_dir), str(stop)]) as service:
         for number in range(kills):
             with running(base_dir, medium) as forwarder:
-                before = len(list(medium.glob("acme/web-1/orders/*/*.lines")))
-                until(lambda before=before: len(list(medium.glob("acme/web-1/orders/*/*.lines"))) > before + 1)
+                enough = len(list(medium.glob("acme/web-1/orders/*/*.lines"))) + 2
+                wait_until(partial(has_batches, medium, enough), forwarder)
                 time.sleep(0.013 * (number % 7))
                 os.kill(forwarder.pid, signal.SIGKILL)
         stop.touch()

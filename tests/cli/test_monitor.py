@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import threading
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from audit_async.tlog.checkpoint import SignedCheckpoint
 from audit_async.tlog.log_monitor import load_seen
 from audit_async.tlog.signing_keys import new_key, write_key
 from tests.cli.commands import COMMAND, Audit, Ended, environment, run_on_terminal
+from tests.processes import started
 from tests.tlog.test_log_monitor import static_server
 from tests.tlog.trees import Cosigner
 from tests.trail.signed import ORIGIN, SigningLog, changed, without_checkpoints
@@ -147,11 +147,9 @@ def test_watching_from_another_machine(log: SigningLog, monitor: Monitor, tmp_pa
     moved = tmp_path / "moved"
     with static_server(log.directory / "tlog") as url:
         command = ["monitor", url, "--vkey", log.vkey, "--state", str(monitor.state), "--every", "0.1", "--json"]
-        with subprocess.Popen(
+        with started(
             [*COMMAND, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
         ) as process:
-            watchdog = threading.Timer(60, process.kill)
-            watchdog.start()
             assert process.stdout is not None
             assert process.stderr is not None
             rows = map(json.loads, process.stdout)
@@ -168,9 +166,8 @@ def test_watching_from_another_machine(log: SigningLog, monitor: Monitor, tmp_pa
             forgery.write_bytes(log.sign(log.size, bytes(32)))
             forgery.rename(log.directory / "tlog/checkpoint")
             saw("fork")
-            assert process.wait() == 1
+            assert process.wait(timeout=60) == 1
             assert process.stderr.read() == b""
-            watchdog.cancel()
 
 
 def next_outcome(rows: map[dict[str, object]], wanted: str, *, size: int | None = None) -> None:

@@ -9,7 +9,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -25,6 +24,7 @@ from tests.chain.test_chain import resealed
 from tests.cli.commands import COMMAND, OWN_SEQUENCES, Audit, environment, run_on_terminal
 from tests.cli.made_trails import erasure, failure, make_trail
 from tests.cli.running_service import running_service
+from tests.processes import started
 from tests.query.test_unfinished import leave as leave_transactions
 from tests.store.chained import Chain
 from tests.trail.written import WrittenLog
@@ -377,11 +377,9 @@ def test_tail_follows_a_running_service(tmp_path: Path) -> None:
     tail = [*COMMAND, "tail", "-f", str(tmp_path / "t"), "-n", "1", "--json"]
     with (
         running_service(tmp_path / "t") as service,
-        subprocess.Popen(tail, stdout=subprocess.PIPE, text=True, env=environment()) as process,
+        started(tail, stdout=subprocess.PIPE, text=True, env=environment()) as process,
     ):
         assert process.stdout is not None
-        too_late = threading.Timer(60, process.kill)  # a record that never comes must end the test, not hang it
-        too_late.start()
         assert json.loads(process.stdout.readline())["seq"] == 1
         for n in range(5):
             seq = service.emit(f"more {n}")
@@ -389,7 +387,6 @@ def test_tail_follows_a_running_service(tmp_path: Path) -> None:
             assert (row["seq"], row["event"]["producer"]) == (seq, f"more {n}")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
-        too_late.cancel()
 
 
 def test_stats(chain: Chain, tmp_path: Path, audit: Audit) -> None:

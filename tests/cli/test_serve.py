@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 from tests.cli.commands import COMMAND, Audit, environment
+from tests.processes import started
 from tests.trails import check_trail, read_events
 from tests.viewer.trail_to_view import make_trail
 
@@ -43,15 +44,9 @@ class Serving(NamedTuple):
 def serving(directory: Path, *options: str) -> Iterator[Serving]:
     """Run the command on a free port until the block ends."""
     command = [*COMMAND, "serve", str(directory), "--port", "0", *options]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    ) as process:
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()) as process:
         assert process.stdout is not None
-        try:
-            yield Serving(process, process.stdout.readline().strip())
-        finally:
-            if process.poll() is None:
-                process.kill()
+        yield Serving(process, process.stdout.readline().strip())
 
 
 def test_the_printed_link_signs_in_and_the_end_is_graceful(tmp_path: Path) -> None:

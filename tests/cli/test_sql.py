@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from audit_async._query.segment_scan import Damage
 from audit_async._trail.log_files import find_logs
 from tests.cli.commands import COMMAND, Audit, environment, foreign_controls, run_on_terminal
 from tests.cli.made_trails import HOSTILE, erasure, failure, make_hostile_trail, make_trail
+from tests.processes import started, wait_until
 from tests.trail.written import WrittenLog
 
 
@@ -287,18 +287,14 @@ def test_without_the_extra(trail: Path, audit: Audit, monkeypatch: pytest.Monkey
 def test_interrupted(trail: Path) -> None:
     """Ctrl-C ends a statement that would run for hours."""
     statement = "select count(*) from range(100000000) a, range(100000000) b where a.range + b.range = 7"
-    with subprocess.Popen(
+    with started(
         [*COMMAND, "sql", str(trail), statement], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
     ) as process:
-        try:
-            maps = Path(f"/proc/{process.pid}/maps")
-            while process.poll() is None and "duckdb" not in maps.read_text():
-                time.sleep(0.05)  # until DuckDB is loaded; from then on it ends the same way at any moment
-            for _ in range(12):  # but for its own import, which may swallow one
-                os.kill(process.pid, signal.SIGINT)
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=5)
-                    break
-            assert process.returncode == 130
-        finally:
-            process.kill()
+        # Once DuckDB is loaded it ends the same way at any moment.
+        wait_until(lambda: "duckdb" in Path(f"/proc/{process.pid}/maps").read_text(), process)
+        for _ in range(12):  # but for its own import, which may swallow one
+            os.kill(process.pid, signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
+                break
+        assert process.returncode == 130

@@ -21,7 +21,8 @@ from tests.cli.commands import COMMAND
 from tests.cli.running_service import running_service
 from tests.deploy.recipes import DEPLOY
 from tests.deploy.runbooks import DOCS, commands, run_here, section
-from tests.integrations.servers import Visitors, serving, wait_until
+from tests.integrations.servers import Visitors, serving
+from tests.processes import wait_until
 from tests.trails import check_trail, read_events
 
 PAGE = (DOCS / "operations.md").read_text(encoding="utf-8")

@@ -78,5 +78,5 @@ def sleep(seconds: float, order_id: str) -> None:
 @app.task(name="shop.many", acks_late=True)
 def many(number: int) -> None:
     """Take a moment, and note the end of the run."""
-    time.sleep(0.005)
+    time.sleep(0.02)
     done(str(number))

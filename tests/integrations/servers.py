@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -18,9 +17,9 @@ from typing import Any, NamedTuple, Self
 
 import httpx
 
+from tests.processes import PATIENCE_S, wait_until
+
 PROJECT = Path(__file__).parents[2]
-#: Bounds every wait, the ones for an answer included: a machine that has much to do is slow and not broken.
-PATIENCE_S = 120.0
 #: What gunicorn's own workers say once they heed signals, as uvicorn's do: until then SIGTERM would pass them by.
 _GUNICORN_CONFIGURATION = """
 def post_worker_init(worker):
@@ -54,15 +53,6 @@ class Server(NamedTuple):
         """Send a signal, and return the exit status."""
         self.process.send_signal(signum)
         return self.process.wait(timeout=PATIENCE_S)
-
-
-def wait_until(condition: Callable[[], object], server: subprocess.Popen[Any], log: Path) -> None:
-    """Return once the condition holds; fail if the server has ended instead, or after two minutes."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert server.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.02)
 
 
 @contextmanager

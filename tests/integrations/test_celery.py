@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import time
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from audit_async.sync import SyncAuditLogger
 from audit_async.testing import AuditTrail
 from tests.integrations.servers import PROJECT
 from tests.logs import ConfigFor
+from tests.processes import PATIENCE_S, wait_until
 from tests.trails import check_trail, read_events
 
 DANA = ActorInfo(user_id="dana", ip="203.0.113.9")
@@ -39,13 +41,22 @@ needs_redis = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run a Redis server on a socket, for the tests of this module."""
-    directory = tmp_path_factory.mktemp("redis")
-    socket = directory / "redis.sock"
-    command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(directory)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        _wait_until(socket.exists)
-        yield f"redis+socket://{socket}"
-        server.terminate()
+    # A directory of pytest's may have a longer name than a socket can have.
+    with tempfile.TemporaryDirectory(prefix="audit-redis-", dir="/tmp") as directory:
+        place = Path(directory, "redis.sock")
+        command = ["redis-server", "--port", "0", "--unixsocket", str(place), "--save", "", "--dir", directory]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+            try:
+                wait_until(lambda: answers(place), server)
+                yield f"redis+socket://{place}"
+            finally:
+                server.terminate()
+
+
+def answers(path: Path) -> bool:
+    """Return whether a server listens: there is a socket a little earlier."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 class Shop:
@@ -75,10 +86,10 @@ class Shop:
         with self.log.open("a") as output:
             worker = subprocess.Popen(self._command, env=self._environment, stdout=output, stderr=output)
         try:
-            _wait_until(lambda: "ready." in self.log.read_text(), worker, self.log)
+            wait_until(lambda: "ready." in self.log.read_text(), worker, self.log)
             yield worker
             worker.terminate()
-            assert worker.wait(60) == 0, self.log.read_text()
+            assert worker.wait(PATIENCE_S) == 0, self.log.read_text()
         finally:
             if worker.poll() is None:
                 worker.kill()
@@ -108,14 +119,6 @@ class Shop:
         return any(task_id.encode() in path.read_bytes() for path in self.trail.rglob("*.audit"))
 
 
-def _wait_until(condition: Any, process: subprocess.Popen[bytes] | None = None, log: Path | None = None) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process is None or process.poll() is None, log.read_text() if log else ""
-        assert time.monotonic() < deadline, log.read_text() if log else "it takes too long"
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def sending() -> Iterator[AuditedTasks]:
     """Let context and actor of the test travel with what it sends."""
@@ -129,7 +132,7 @@ def sending() -> Iterator[AuditedTasks]:
 def test_runs_are_recorded_on_behalf_of_whoever_asked(broker: str, tmp_path: Path) -> None:
     """Context and actor travel; each run has its outcome, of an exception the class, of arguments the chosen ones."""
     shop = Shop(broker, tmp_path, "--concurrency", "2", "--max-tasks-per-child", "3")
-    with shop.working():
+    with shop.working() as worker:
         with acting_as(DANA), audit_context(request_id="r-1"):
             refunded = shop.send("shop.refund", "o-7", 500)
             failed = shop.send("shop.fail", "hunter2")
@@ -137,8 +140,8 @@ def test_runs_are_recorded_on_behalf_of_whoever_asked(broker: str, tmp_path: Pat
         others = [shop.send("shop.reject"), shop.send("shop.ignore"), shop.send("shop.refund", "too", 2, 3)]
         forged = shop.send("shop.refund", "o-8", 1, headers={"audit_async": {"actor": 7}})
         expired = shop.send("shop.refund", "o-9", 1, expires=datetime.now(UTC) - timedelta(seconds=5))
-        _wait_until(lambda: all(map(shop.recorded, [refunded, failed, *others, forged, expired])), log=shop.log)
-        _wait_until(lambda: shop.log.read_text().count(f"shop.flaky[{retried}] succeeded"), log=shop.log)
+        wait_until(lambda: all(map(shop.recorded, [refunded, failed, *others, forged, expired])), worker, shop.log)
+        wait_until(lambda: shop.log.read_text().count(f"shop.flaky[{retried}] succeeded"), worker, shop.log)
     runs = shop.runs()
     by_id = {run["job_id"]: run for run in runs}
     assert Counter(run["job_id"] for run in runs) == Counter({**dict.fromkeys(by_id, 1), retried: 3})
@@ -182,10 +185,10 @@ def test_runs_are_recorded_on_behalf_of_whoever_asked(broker: str, tmp_path: Pat
 def test_a_worker_that_is_asked_to_stop_loses_nothing(broker: str, tmp_path: Path, pool: str) -> None:
     """SIGTERM under load: each run that has ended is recorded once, and every log is closed."""
     shop = Shop(broker, tmp_path, "--concurrency", "3", "--pool", pool, "--max-tasks-per-child", "40")
+    for number in range(400):  # before the worker is there, so that it does not come to their end
+        shop.send("shop.many", number)
     with shop.working() as worker:
-        for number in range(400):
-            shop.send("shop.many", number)
-        _wait_until(lambda: len(shop.done()) > 60, worker, shop.log)
+        wait_until(lambda: len(shop.done()) > 60, worker, shop.log)
     done = shop.done()
     assert 60 < len(done) < 400
     assert len(shop.runs()) == len(done)
@@ -199,19 +202,19 @@ def test_a_worker_that_is_asked_to_stop_loses_nothing(broker: str, tmp_path: Pat
 def test_a_process_that_is_killed_is_recorded_by_the_worker(broker: str, tmp_path: Path) -> None:
     """Of a run whose process is gone the worker's main process says how it ended, and on whose behalf it ran."""
     shop = Shop(broker, tmp_path, "--concurrency", "1", CELERY_DURABLE="1")
-    with shop.working():
+    with shop.working() as worker:
         first = shop.send("shop.refund", "o-1", 1)
-        _wait_until(lambda: shop.recorded(first), log=shop.log)
-        killed = shop.send("shop.sleep", 60, "killed")
-        _wait_until(lambda: "killed" in shop.done()[-1], log=shop.log)
+        wait_until(lambda: shop.recorded(first), worker, shop.log)
+        killed = shop.send("shop.sleep", 600, "killed")
+        wait_until(lambda: "killed" in shop.done()[-1], worker, shop.log)
         os.kill(int(shop.done()[-1].split()[0]), signal.SIGKILL)
-        _wait_until(lambda: shop.recorded(killed), log=shop.log)
-        revoked = shop.send("shop.sleep", 60, "revoked")
-        _wait_until(lambda: "revoked" in shop.done()[-1], log=shop.log)
+        wait_until(lambda: shop.recorded(killed), worker, shop.log)
+        revoked = shop.send("shop.sleep", 600, "revoked")
+        wait_until(lambda: "revoked" in shop.done()[-1], worker, shop.log)
         shop.sender.control.revoke(revoked, terminate=True)
-        _wait_until(lambda: shop.recorded(revoked), log=shop.log)
+        wait_until(lambda: shop.recorded(revoked), worker, shop.log)
         last = shop.send("shop.refund", "o-2", 1)
-        _wait_until(lambda: shop.recorded(last), log=shop.log)
+        wait_until(lambda: shop.recorded(last), worker, shop.log)
     runs = shop.runs()
     assert len(runs) == 4
     assert {run["job_id"]: run["result"] for run in runs} == {

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.integrations.servers import Server, Visitors, serving, wait_until
+from tests.integrations.servers import Server, Visitors, serving
+from tests.processes import wait_until
 from tests.trails import check_trail, logs_below, read_events
 
 FASTAPI = """

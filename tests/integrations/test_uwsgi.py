@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integrations.servers import Server, Visitors, serving, wait_until
+from tests.integrations.servers import Server, Visitors, serving
 from tests.integrations.test_flask import SERVED, assert_recorded_once, path_of
+from tests.processes import wait_until
 from tests.trails import logs_below, read_events
 
 UWSGI = shutil.which("uwsgi", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
