@@ -88,9 +88,12 @@ async def take_answers(
                 group.start_soon(elsewhere)
     if failures:
         _log.warning("reading goes on with fewer processes, which takes longer: %s", "; ".join(sorted(set(failures))))
-    for index in sorted(waiting):
-        [answer] = await run_in_thread(work, [tasks[index]], advance)
-        take(index, answer)
+    left = deque(sorted(waiting))
+    while left:
+        together = _some_of(left, sizes)
+        answers = await run_in_thread(work, [tasks[index] for index in together], advance)
+        for index, answer in zip(together, answers, strict=True):
+            take(index, answer)
 
 
 def _fitting_pipe(lines: deque[bytes]) -> list[bytes]:

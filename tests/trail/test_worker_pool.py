@@ -69,6 +69,25 @@ async def test_processes_do_all_of_the_tasks(tasks: list[LikelyTask], caplog: py
     assert not caplog.records
 
 
+@pytest.mark.parametrize(("bytes_", "trips"), [(1, 1), (9 << 20, None)], ids=["small", "large"])
+async def test_small_tasks_share_a_trip_to_a_thread(
+    tasks: list[LikelyTask], monkeypatch: pytest.MonkeyPatch, bytes_: int, trips: int | None
+) -> None:
+    """The way to a thread and back takes as long as reading a hundred records, so it is not taken for each segment."""
+    together: list[int] = []
+    in_thread = worker_pool.run_in_thread
+
+    async def count(work: object, some: list[object], advance: object) -> list[object]:
+        together.append(len(some))
+        return await in_thread(work, some, advance)  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(worker_pool, "run_in_thread", count)
+    answers = await run_tasks(find_lines, tasks, [bytes_] * len(tasks), 1, lambda *_: None)
+    assert answers == [find_lines(task, lambda *_: None) for task in tasks]
+    assert sum(together) == len(tasks) > 2
+    assert len(together) == (trips or len(tasks))
+
+
 @pytest.mark.usefixtures("nothing_here")
 @pytest.mark.parametrize(
     ("command", "why"),

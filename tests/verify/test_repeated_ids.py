@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +56,37 @@ def test_records_are_looked_at_in_any_portions(portions: list[list[int]]) -> Non
             twice |= number in seen
             seen.add(number)
         assert (ids.add(text_of(portion), len(portion)) is not None) == twice
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40)), min_size=1), min_size=1, max_size=4))
+def test_each_opening_has_a_run_of_its_own_in_any_portions(portions: list[list[tuple[str, int]]]) -> None:
+    """What is taken at once and what is taken one by one make the same runs."""
+    ids = AuditIds()
+    runs: list[IdRun] = []
+    for portion in portions:
+        for letter, number in portion:
+            prefix = letter * 16
+            if not runs or runs[-1].prefix != prefix:
+                runs.append(IdRun(prefix, number, number))
+            else:
+                runs[-1].add(number)
+        ids.add("".join(f"{letter * 16}-{number:x}\n" for letter, number in portion), len(portion))
+    assert ids.runs == runs
+
+
+def test_the_first_records_of_a_segment_are_taken_at_once_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one they took a tenth of what a small segment takes; those of the next opening are no different."""
+
+    def refuse(_run: IdRun, number: int) -> bool:
+        raise AssertionError(f"{number} was taken by itself")
+
+    monkeypatch.setattr(IdRun, "add", refuse)
+    ids = AuditIds()
+    assert ids.add(text_of(range(70, 170)), 100) is None
+    assert ids.add(text_of(range(100)).replace(PREFIX, "0" * 16), 100) is None
+    assert ids.runs == [IdRun(PREFIX, 70, 169), IdRun("0" * 16, 0, 99)]
+    with pytest.raises(AssertionError, match="by itself"):  # the control
+        ids.add(text_of([5, 7, 6]), 3)
 
 
 def test_memory_is_bounded_by_the_gaps_and_these_by_a_limit() -> None:
