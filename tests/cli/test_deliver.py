@@ -21,7 +21,7 @@ from tests.campaign import Campaign
 from tests.cli.commands import COMMAND, Audit, Ended, run_in_pipes
 from tests.delivery.delivering import lines_of_log, write_trail
 from tests.delivery.http_receiver import check_received
-from tests.forwarding.postgres_server import free_port
+from tests.ports import free_port
 from tests.processes import started, wait_until
 from tests.trails import check_trail, read_events
 

@@ -48,8 +48,8 @@ from tests.delivery.vendor_receivers import (
     Splunk,
     Vendor,
 )
-from tests.forwarding.postgres_server import free_port
 from tests.logs import Counted, failure
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -270,7 +270,7 @@ def test_the_daemon_takes_the_configuration_of_its_page(tmp_path: Path, daemon: 
     file = tmp_path / "daemon.conf"
     file.write_text(OPENING[daemon.program] + daemon.configuration(tmp_path), encoding="utf-8")
     command = [daemon.path(), *daemon.check, str(file)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, cwd=tmp_path)
     # Of the forwarder the agent's own file is missing, which says where messages go.
     complaints = [line for line in ended.stderr.splitlines() if "no active actions" not in line]
     assert ended.returncode == 0 or (daemon is FORWARDER and "no active actions" in ended.stderr), complaints

@@ -45,7 +45,7 @@ from tests.delivery.delivering import (
     write_trail,
 )
 from tests.delivery.http_receiver import Receiver, Request, check_received, lines_of_otlp, otlp_answer
-from tests.forwarding.postgres_server import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -268,7 +268,7 @@ def rsyslogd(tmp_path: Path, *inputs: str) -> Iterator[Path]:
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -356,7 +356,7 @@ async def test_after_a_broken_connection_the_overlap_is_sent_again(
     monkeypatch.setattr("audit_async.delivery.sink_gate._FIRST_RETRY_S", 0.1)
     directory = await write_trail(tmp_path / "audit", 100)
     port = free_port()
-    sink = SyslogSettings(name="siem", url=f"tcp://127.0.0.1:{port}", services=("orders",))
+    sink = SyslogSettings(name="siem", url=f"tcp://127.0.0.1:{port}", services=("orders",), overlap_s=3600)
     async with AsyncExitStack() as outer, delivering(settings(tmp_path, sink)):
         with killed_rsyslogd(tmp_path, tcp_input(port)) as out:
             await is_listening(port)

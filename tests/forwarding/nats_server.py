@@ -24,7 +24,7 @@ from msgspec import json
 from nats.aio.client import Client
 
 from audit_async.forwarding.nats_names import confirmations_of, descriptions_of, stream_of
-from tests.forwarding.postgres_server import free_port
+from tests.ports import free_port
 
 _WAIT_S: Final = 60
 #: May do everything; hosts of tests get users of their own.

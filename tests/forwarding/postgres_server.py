@@ -12,7 +12,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,8 @@ from typing import Final, Self
 
 import psycopg
 from psycopg import sql
+
+from tests.ports import free_port
 
 _WAIT_S: Final = 60
 #: A test's server does not wait for a disk that is busy with other tests, unless the test is about that.
@@ -61,14 +62,6 @@ def _as_user() -> dict[str, int]:
             user = pwd.getpwnam(name)
             return {"user": user.pw_uid, "group": user.pw_gid}
     return {"user": 65534, "group": 65534}
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class PostgresServer:
@@ -147,7 +140,9 @@ class PostgresServer:
         with psycopg.connect(self.admin_url(database="template1"), autocommit=True) as connection:
             loaded = connection.execute("SELECT pg_conf_load_time()").fetchone()
             connection.execute("SELECT pg_reload_conf()")
+            deadline = time.monotonic() + _WAIT_S
             while connection.execute("SELECT pg_conf_load_time()").fetchone() == loaded:
+                assert time.monotonic() < deadline
                 time.sleep(0.01)
 
     def remove(self) -> None:

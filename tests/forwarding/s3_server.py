@@ -26,7 +26,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tests.forwarding.postgres_server import free_port
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

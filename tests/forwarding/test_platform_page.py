@@ -22,10 +22,11 @@ import pytest
 
 from tests.forwarding.nats_server import nats_program
 from tests.forwarding.postgres_engines import EngineOfTest
-from tests.forwarding.postgres_server import PostgresServer, free_port, programs
+from tests.forwarding.postgres_server import PostgresServer, programs
 from tests.forwarding.s3_server import S3Server, write_profiles
 from tests.forwarding.stored_logs import digests, sealed_in, sealing, write_log
 from tests.logs import segment_lines
+from tests.ports import free_port
 
 PAGE = Path(__file__).parents[2] / "docs" / "platform.md"
 
@@ -44,7 +45,7 @@ def test_an_engine_is_set_up_in_ten_commands(own_postgres: PostgresServer, tmp_p
     path = os.pathsep.join([str(Path(sys.executable).parent), str(programs()), os.environ["PATH"]])
     place = {"PGHOST": str(own_postgres.directory), "PGPORT": str(own_postgres.port), "PGUSER": "postgres"}
     ended = subprocess.run(
-        ["bash", "-e", "-u", "-c", "\n".join(runbook)], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        ["bash", "-e", "-u", "-c", "\n".join(runbook)], cwd=tmp_path, capture_output=True, text=True, timeout=480,
         check=False, env=os.environ | place | {"PATH": path},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -71,7 +72,7 @@ def test_a_log_is_stored_held_and_restored_in_twelve_commands(s3: S3Server, tmp_
     place = write_profiles(tmp_path / "profiles") | {"AWS_ENDPOINT_URL": s3.endpoint}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     ended = subprocess.run(
-        ["bash", "-e", "-u", "-c", "\n".join(runbook)], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        ["bash", "-e", "-u", "-c", "\n".join(runbook)], cwd=tmp_path, capture_output=True, text=True, timeout=480,
         check=False, env=os.environ | place | {"PATH": path},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr + ended.stdout
@@ -105,7 +106,7 @@ def nats_servers(directory: Path, configuration: str) -> Iterator[None]:
     finally:
         for process in started:
             process.kill()
-            process.wait(30)
+            process.wait(60)
 
 
 PORTS: dict[str, int] = {}
@@ -129,7 +130,7 @@ def test_a_nats_engine_is_set_up_by_its_commands(tmp_path: Path) -> None:
     def run(script: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["bash", "-e", "-u", "-c", with_own_ports("\n".join(script))], cwd=tmp_path, capture_output=True, text=True,
-            timeout=240, check=False, env=os.environ | {"PATH": path},
+            timeout=480, check=False, env=os.environ | {"PATH": path},
         )  # fmt: skip
 
     ended = run(keys)
@@ -138,7 +139,7 @@ def test_a_nats_engine_is_set_up_by_its_commands(tmp_path: Path) -> None:
     configuration = re.search(r"```text\n(.*?)```", text, re.DOTALL)
     assert configuration is not None
     with nats_servers(tmp_path, configuration[1]):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while run([*exports, "audit-async engine init"]).returncode != 0:
             assert time.monotonic() < deadline
         ended = run(again)
@@ -209,7 +210,7 @@ def test_records_are_loaded_into_a_search_engine(tmp_path: Path) -> None:
             (tmp_path / "day.ndjson").unlink(missing_ok=True)
             ended = subprocess.run(
                 ["bash", "-e", "-u", "-o", "pipefail", "-c", text], cwd=tmp_path, capture_output=True, text=True,
-                timeout=120, check=False, env=os.environ | own,
+                timeout=480, check=False, env=os.environ | own,
             )  # fmt: skip
             assert ended.returncode == 0, ended.stderr
             assert ended.stdout.splitlines()[-1] == f"{records[7]['hash']}: for this test"
