@@ -88,7 +88,7 @@ interop:  ## the tests with independent implementations, which need Python 3.12
 	if [ -z "$$found" ]; then echo "interop: not run: no Python 3.12 or later on this machine"; exit 0; fi; \
 	if [ ! $(INTEROP)/.installed -nt pyproject.toml ]; then \
 		if ! { "$$found" -m venv --clear $(INTEROP) && $(INTEROP)/bin/python $(PIP_INSTALL) \
-			--editable '.[tlog,tlog-interop]' 'pytest>=8.3' 'pytest-asyncio>=1.0' && \
+			--editable '.[tlog,tlog-interop]' 'pytest>=9' 'pytest-asyncio>=1.0' && \
 			touch $(INTEROP)/.installed; }; then \
 			echo "interop: not run: its packages could not be installed for $$found"; exit 0; \
 		fi; \
@@ -99,7 +99,7 @@ interop:  ## the tests with independent implementations, which need Python 3.12
 # Each prints its seed and how far it is; CAMPAIGN_SEED, CAMPAIGN_RUNS and CAMPAIGN_MINUTES (for each, 5) change them.
 # The properties are those of `make test`, with examples that no run has seen.
 campaign: $(VENV)/.installed  ## the long runs, less than an hour: hundreds of kills and faults, thousands of edits
-	$(BIN)/python -m pytest -m campaign $(PYTEST_JOBS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m campaign -o faulthandler_timeout=3600 $(PYTEST_JOBS) $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile campaign $(PYTEST_JOBS) $(PYTEST_ARGS)
 
 $(VENV)/.bench-installed: $(VENV)/.installed
