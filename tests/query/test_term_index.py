@@ -451,7 +451,7 @@ def test_a_killed_building_leaves_whole_files_and_goes_on(tmp_path: Path, log: W
     )
     for calls in range(9):
         command = [sys.executable, "-c", program, str(tmp_path), str(calls)]
-        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
         assert hashes(ask(tmp_path, BY_EVE)) == eves(log)
     build(tmp_path)
     assert sorted(path.name for path in index_of(log).iterdir()) == [f"{name}.index" for name in log.sealed()]

@@ -44,7 +44,7 @@ def unmount(path: Path) -> None:
         return
     helper = shutil.which("fusermount3") or shutil.which("fusermount")
     if helper is not None:
-        subprocess.run([helper, "-u", "-z", str(path)], check=False, capture_output=True, timeout=60)
+        subprocess.run([helper, "-u", "-z", str(path)], check=False, capture_output=True, timeout=180)
 
 
 class FailingDisk:

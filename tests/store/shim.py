@@ -19,7 +19,7 @@ def build_shim(place: Path, source: Path = SOURCE) -> Path:
     if compiler is None or sys.platform != "linux":
         pytest.skip("the interposed shim needs Linux and a C compiler")
     shim = place / f"{source.stem}.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", shim, source, "-ldl"], check=True, timeout=60)
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", shim, source, "-ldl"], check=True, timeout=180)
     return shim
 
 

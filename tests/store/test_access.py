@@ -220,6 +220,6 @@ except Exception as error:
 asyncio.run(run(sys.argv[1] + "/audit"))
 """
     command = [sys.executable, "-c", script, str(volume), str(GROUP), str(AUDITOR)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert ended.returncode == 0, ended.stderr
     assert f"{volume}/audit" in ended.stdout

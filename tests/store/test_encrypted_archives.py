@@ -147,7 +147,7 @@ def test_the_program_age_decrypts_an_archive(tmp_path: Path) -> None:
     key = key_file(tmp_path)
     entry = read_manifest(log)[0]
     command = ["age", "--decrypt", "--identity", str(key), str(log / "archive" / f"{entry.segment}.zst.age")]
-    compressed = subprocess.run(command, check=True, capture_output=True, timeout=30).stdout
+    compressed = subprocess.run(command, check=True, capture_output=True, timeout=120).stdout
     assert hashlib.sha256(zstd.decompress(compressed)).hexdigest() == entry.sha256
     assert zstd.decompress(compressed) == b"".join(chain.lines[: entry.last_seq + 1])
 
@@ -158,7 +158,7 @@ def test_a_file_of_the_program_age_is_read(tmp_path: Path) -> None:
     content = os.urandom(200_000)
     for recipient in (RECIPIENT, OTHER_RECIPIENT):
         command = ["age", "--recipient", recipient, "--output", str(tmp_path / recipient)]
-        subprocess.run(command, check=True, input=content, timeout=30)
+        subprocess.run(command, check=True, input=content, timeout=120)
     both = Identities([IDENTITY, OTHER_IDENTITY])
     for recipient in (RECIPIENT, OTHER_RECIPIENT):
         with open_encrypted((tmp_path / recipient).open("rb"), both, recipient) as file:

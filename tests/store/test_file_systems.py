@@ -44,7 +44,7 @@ asyncio.run(run())
 def serve(directory: Path, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run a small service in a process with this environment."""
     command = [sys.executable, "-c", SERVICE, str(directory)]
-    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=180, check=False)
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP])

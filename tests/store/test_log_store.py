@@ -17,6 +17,7 @@ from audit_async._layout.manifest import read_manifest
 from audit_async._store.log_store import LogStore
 from audit_async.config import RotationPolicy
 from audit_async.errors import ConfigError, LogLocked
+from tests.open_files import open_files_below
 from tests.store.chained import (
     DAY_NS,
     SERVICE,
@@ -316,7 +317,7 @@ def test_no_descriptor_is_left_open_or_inherited(tmp_path: Path) -> None:
     (log_path(tmp_path) / "log.json").write_bytes(b"{}")
     with pytest.raises(Exception, match=r"log\.json"):
         open_store(tmp_path)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert open_files_below(tmp_path) == []
 
 
 def test_log_json_is_written_once(tmp_path: Path) -> None:

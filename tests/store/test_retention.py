@@ -31,6 +31,7 @@ from audit_async.errors import LogCorrupted, RetentionRefused
 from audit_async.events.base import AuditEvent, encode
 from audit_async.events.lifecycle import AuditSegmentArchived, AuditSegmentDeleted
 from tests.campaign import sampled
+from tests.open_files import open_files_below
 from tests.store.chained import DAY_NS, Chain, log_path, memory_directory, open_store, segments, stored_lines
 from tests.store.power_cut import Recorder
 from tests.store.test_power_cut import check_all_crash_points
@@ -298,11 +299,10 @@ def test_a_hold_keeps_also_what_a_crash_has_left(tmp_path: Path, monkeypatch: py
 def test_a_directory_in_a_holds_place_is_no_permission(tmp_path: Path) -> None:
     """A hold.json that is no file stops retention each time it is asked, and costs no descriptor."""
     (tmp_path / "hold.json").mkdir()
-    descriptors = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with pytest.raises(LogCorrupted, match="not a regular file"):
             read_hold(tmp_path)
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert open_files_below(tmp_path) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"reason":"x","set_by":"y","since":"z","more":1}', b"\xff"])

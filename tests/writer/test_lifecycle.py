@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -24,6 +23,7 @@ from audit_async import AuditLogger, BufferFull, HealthStatus, LogClosed, LogLoc
 from audit_async._durable import disk
 from audit_async._writer.buffer import State
 from tests.logs import ConfigFor, Counted, failure, log_directory
+from tests.open_files import open_files_below
 from tests.trails import check_trail, read_events
 
 pytestmark = pytest.mark.anyio
@@ -174,8 +174,9 @@ async def test_threads_that_emit_into_the_closing_log_lose_nothing(config_for: C
 
     thread = Thread(target=produce)
     thread.start()
-    while len(taken) < 2000:
-        await anyio.lowlevel.checkpoint()
+    with anyio.fail_after(60):
+        while len(taken) < 2000:
+            await anyio.lowlevel.checkpoint()
     await audit.aclose()
     thread.join()
     assert recorded(config_for) == taken
@@ -245,19 +246,6 @@ async def test_a_logger_leaves_nothing_behind(config_for: ConfigFor) -> None:
         gc.collect()
 
 
-def open_files_below(directory: Path) -> list[str]:
-    """Return what this process has open under `directory`."""
-    found = []
-    for descriptor in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{descriptor}")
-        except OSError:
-            continue
-        if target.startswith(str(directory)):
-            found.append(target)
-    return found
-
-
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 async def test_a_forked_child_can_neither_emit_nor_harm_the_log(config_for: ConfigFor) -> None:
@@ -291,15 +279,16 @@ async def test_a_child_that_is_forked_during_the_drain_keeps_nothing(
 
     def write_slowly(fd: int, data: bytes, offset: int) -> None:
         draining.set()
-        assert go_on.wait(30)
+        assert go_on.wait(120)
         write(fd, data, offset)
 
     audit = AuditLogger(config)
     await audit.start()
     monkeypatch.setattr(disk, "write_and_sync_at", write_slowly)
     closing = asyncio.create_task(audit.aclose())
-    while not draining.is_set():
-        await anyio.sleep(0.001)
+    with anyio.fail_after(60):
+        while not draining.is_set():
+            await anyio.sleep(0.001)
     child = os.fork()
     if child == 0:
         os._exit(len(open_files_below(log_directory(config))))
@@ -316,7 +305,7 @@ async def test_a_cancelled_start_gives_the_lock_back(config_for: ConfigFor) -> N
         with anyio.move_on_after(delay_s), suppress(LogLocked):
             async with AuditLogger(config_for(instance="one")):
                 pass
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while True:
             try:
                 async with AuditLogger(config_for(instance="one")) as audit:
