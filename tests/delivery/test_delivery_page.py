@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from audit_async.delivery import read_deliver_settings
 from audit_async.delivery.delivery_metrics import DeliveryMetrics
-from tests.cli.commands import run_in_pipes
+from tests.cli.commands import Audit
+from tests.cli.conftest import audit as audit_fixture
 
+audit = audit_fixture
 PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs/delivery.md").read_text(encoding="utf-8")
 
@@ -22,10 +26,10 @@ def test_the_page_s_configuration_is_valid(tmp_path: Path) -> None:
     assert [sink.name for sink in read_deliver_settings(path).sinks] == ["siem", "syslog"]
 
 
-def test_options_and_metrics_that_are_named_exist() -> None:
+def test_options_and_metrics_that_are_named_exist(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the page and in the unit, by the command's own help."""
-    help_text = run_in_pipes("deliver", "--help", COLUMNS="200").out
-    help_text += run_in_pipes("replay", "--help", COLUMNS="200").out
+    monkeypatch.setenv("COLUMNS", "200")
+    help_text = audit("deliver", "--help").out + audit("replay", "--help").out
     unit = (PROJECT / "examples/deploy/audit-deliver.service").read_text(encoding="utf-8")
     for option in re.findall(r"(?<=[ `])--[a-z][a-z-]+", PAGE + unit):
         assert option in help_text

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,10 +22,12 @@ from audit_async.forwarding.nats_checks import ServerAnswer, StreamDescription, 
 from audit_async.forwarding.nats_connection import NatsServers
 from audit_async.forwarding.nats_engine import NatsEngine
 from audit_async.forwarding.nats_streams import Stream, streams_of
-from tests.cli.commands import run_in_pipes
+from tests.cli.commands import Audit, Ended
+from tests.cli.conftest import audit as audit_fixture
 from tests.forwarding.logs_to_ship import a_batch, a_log
 from tests.forwarding.nats_engines import NatsEngineOfTest, nats_engine
 
+audit = audit_fixture
 pytestmark = pytest.mark.anyio
 
 
@@ -254,21 +257,25 @@ async def test_what_this_engine_can_not_do_is_refused(engine: NatsEngineOfTest, 
             open_engine(url, tenant="acme")
 
 
-async def test_the_commands_of_an_engine(engine: NatsEngineOfTest, tmp_path: Path) -> None:
+async def test_the_commands_of_an_engine(audit: Audit, engine: NatsEngineOfTest, tmp_path: Path) -> None:
     """As a person runs them; no output has a secret."""
+
+    async def run(*command: str | Path) -> Ended:
+        return await anyio.to_thread.run_sync(lambda: audit("engine", *command, *place))
+
     place = ("--engine", engine.admin_url, "--tenant", "acme")
     secret = tmp_path / "web-5.nk"
-    check = run_in_pipes("engine", "check", *place)
+    check = await run("check")
     assert check.status == 0, check.out + check.err
     assert "max_bytes" in check.out
-    granted = run_in_pipes("engine", "grant", "web-5", "--secret-file", secret, *place, "--json")
+    granted = await run("grant", "web-5", "--secret-file", secret, "--json")
     assert granted.status == 0, granted.err
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
     assert secret.read_text() not in granted.out + granted.err
     async with NatsSink(granted.document["url"], tenant="acme") as host:
         await host.append(a_log(host="web-5"), a_batch(None), after=None)
-    assert run_in_pipes("engine", "revoke", "web-5", *place).status == 0
-    assert run_in_pipes("engine", "revoke", "web-5", *place).status == 2
+    assert (await run("revoke", "web-5")).status == 0
+    assert (await run("revoke", "web-5")).status == 2
 
 
 def certificates(directory: Path) -> tuple[Path, Path]:
