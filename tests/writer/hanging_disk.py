@@ -19,7 +19,7 @@ def hanging_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]
     commit = LogStore.commit
 
     def hang(self: LogStore, batch: Any, *, sync: bool) -> Any:
-        released.wait(30)
+        released.wait(120)
         return commit(self, batch, sync=sync)
 
     with monkeypatch.context() as patch:

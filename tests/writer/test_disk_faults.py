@@ -118,10 +118,10 @@ async def record_events(config_for: ConfigFor, mode: FlushMode, faulty: FaultyDi
         for n in range(EVENTS):
             receipts.append(audit.emit(Counted(producer="p", n=n)))
             if n % 4 == 3:
-                with anyio.fail_after(20):
+                with anyio.fail_after(60):
                     await audit.flush()
         faulty.armed = False
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await audit.flush()
         assert audit.health().status is HealthStatus.OK
     return receipts
@@ -182,7 +182,7 @@ async def test_a_failed_sync_moves_what_was_not_acknowledged_to_a_new_segment(
     async with AuditLogger(config) as audit:
         await audit.emit_durable(Counted(producer="p", n=0))
         receipts = [audit.emit(Counted(producer="p", n=n)) for n in (1, 2)]
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while audit.stats().commits < 3:
                 await anyio.sleep(0.001)
         faulty_disk.armed = True
@@ -232,7 +232,7 @@ async def test_a_sync_is_a_system_call(config_for: ConfigFor, monkeypatch: pytes
             assert syncs == n + 1
         commits = audit.stats().commits
         audit.emit(Counted(producer="p", n=5))
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while audit.stats().commits == commits:
                 await anyio.sleep(0.001)
         assert syncs == 5, "written, and not synced yet"

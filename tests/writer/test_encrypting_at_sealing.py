@@ -108,15 +108,18 @@ asyncio.run(main())
 """
 
 
-async def test_what_a_killed_process_has_left_readable_is_encrypted_by_the_next_start(tmp_path: Path) -> None:
-    """At once, and not after the minute that passes before the first daily run."""
+async def test_what_a_killed_process_has_left_readable_is_encrypted_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and not after the time that passes before the first daily run."""
+    monkeypatch.setattr(upkeep, "_FIRST_RUN_S", 3600.0)
     command = [sys.executable, "-c", _KILLED, str(tmp_path), RECIPIENT]
     ended = await anyio.run_process(command, check=False)
     assert ended.returncode == -9, ended.stderr
     log = tmp_path / "orders" / "00"
     assert len(list(log.glob("*.audit"))) > 3
     async with AuditLogger(config_for(tmp_path)):
-        with anyio.fail_after(50):
+        with anyio.fail_after(60):
             while len(list(log.glob("*.audit"))) > 2:
                 await anyio.sleep(0.05)
     report = await AuditReader(tmp_path, identities=IDENTITIES).verify()
@@ -154,7 +157,7 @@ async def test_encrypting_never_keeps_a_log_from_closing(
     with monkeypatch.context() as patch:
         patch.setattr(upkeep, "compress_segment", compress)
         with anyio.fail_after(60):
-            async with AuditLogger(config_for(tmp_path, drain_timeout=1.0)) as audit:
+            async with AuditLogger(config_for(tmp_path, drain_timeout=4.0)) as audit:
                 for number in range(40):
                     await audit.emit_durable(failure(number))
     assert {entry.state for entry in read_manifest(log)} == {"live"}

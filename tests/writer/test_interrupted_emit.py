@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 async def assert_recorded(audit: AuditLogger, receipts: list[Receipt]) -> None:
     """Check that each of these events becomes durable, and once."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         for receipt in receipts:
             await receipt.durable()
     assert audit.health().buffer_fill == 0
@@ -63,7 +63,7 @@ async def test_an_emit_while_the_writer_goes_to_sleep(config_for: ConfigFor, mon
 
         monkeypatch.setattr(loop, "create_future", interrupted)
         receipts.append(audit.emit(Counted(producer="loop", n=0)))
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while len(receipts) < 2:
                 await anyio.sleep(0.001)
         await assert_recorded(audit, receipts)

@@ -286,7 +286,7 @@ def run_to_its_end(tmp_path: Path, loop_name: str, program: str) -> subprocess.C
     path = tmp_path / "program.py"
     path.write_text(COMMON + textwrap.dedent(program))
     command = [sys.executable, "-W", "always::ResourceWarning", str(path), str(tmp_path / "audit"), loop_name]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
 @pytest.mark.parametrize("loop_name", ["asyncio", "uvloop"])

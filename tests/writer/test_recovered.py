@@ -89,7 +89,7 @@ async def test_damage_is_told_once(config_for: ConfigFor) -> None:
             file.write(b"not ours")
         written = audit.stats().commits
         audit.emit(failure())
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while audit.stats().commits == written:
                 await anyio.sleep(0.001)
         await audit.flush()

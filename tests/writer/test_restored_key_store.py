@@ -177,7 +177,7 @@ async def test_a_log_that_runs_states_an_erasure_of_another(logs: Logs) -> None:
         audit.emit(success("alice"))
         await audit.flush()
         await logs.run(orders, erase="alice")
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while not recorded(billing, event_type="audit.erasure_noticed"):
                 await anyio.sleep(0.1)
                 await audit.flush()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,8 +65,23 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Started:
 def end(process: subprocess.Popen[str], signum: signal.Signals) -> tuple[int, str, str]:
     """Send the signal and return exit status, stdout and stderr."""
     process.send_signal(signum)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=120)
     return process.returncode, stdout, stderr
+
+
+def signal_until_ended(process: subprocess.Popen[str], signum: signal.Signals) -> tuple[int, str]:
+    """Send the signal again and again, since of several that come before the process has a turn the kernel keeps one.
+
+    Return exit status and stdout.
+    """
+    deadline = time.monotonic() + 60
+    while process.poll() is None:
+        assert time.monotonic() < deadline, "no signal ends it"
+        process.send_signal(signum)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.3)
+    stdout, _ = process.communicate(timeout=120)
+    return process.returncode, stdout
 
 
 def assert_all_there(tmp_path: Path, *, closed: bool = True, events: int = 2000) -> None:
@@ -253,7 +269,7 @@ def test_a_log_in_another_thread_installs_nothing(start: Started, tmp_path: Path
         print("ready", flush=True)
         """
     )
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=120)
     assert (process.returncode, stdout) == (0, "")
     assert "handle_signals has no effect here" in stderr
     assert_all_there(tmp_path)
@@ -282,7 +298,7 @@ def test_a_second_signal_does_not_wait_for_the_disk(start: Started) -> None:
     process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=0.3)
-    status, _, _ = end(process, signal.SIGTERM)
+    status, _ = signal_until_ended(process, signal.SIGTERM)
     assert status == -signal.SIGTERM
 
 
@@ -324,19 +340,14 @@ def test_a_second_signal_does_not_wait_for_a_loop_that_is_busy(start: Started, s
         async def main():
             async with AuditLogger(config):
                 print("ready", flush=True)
-                deadline = __import__("time").monotonic() + 20
+                deadline = __import__("time").monotonic() + 120
                 while __import__("time").monotonic() < deadline:
                     pass
                 print("nobody stopped it")
         run_here(main)
         """
     )
-    for _ in range(3):  # asyncio's own handler of SIGINT takes the first that it gets for a cancellation
-        process.send_signal(signum)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.3)
-    stdout, _ = process.communicate(timeout=30)
-    assert (process.returncode, stdout) == (-signum, "")
+    assert signal_until_ended(process, signum) == (-signum, "")
 
 
 def test_a_signal_strikes_at_once_where_no_loop_runs(start: Started) -> None:
@@ -347,7 +358,7 @@ def test_a_signal_strikes_at_once_where_no_loop_runs(start: Started) -> None:
         loop = __import__(loop_name).new_event_loop()
         loop.run_until_complete(AuditLogger(config).start())
         print("ready", flush=True)
-        time.sleep(20)
+        time.sleep(120)
         print("nobody stopped it")
         """
     )
@@ -364,7 +375,7 @@ def can_unshare() -> bool:
     """Return whether this user may start the first process of a pid namespace."""
     if shutil.which("unshare") is None:
         return False
-    return subprocess.run([*UNSHARE, "true"], capture_output=True, timeout=30, check=False).returncode == 0
+    return subprocess.run([*UNSHARE, "true"], capture_output=True, timeout=120, check=False).returncode == 0
 
 
 def run_until_signalled(tmp_path: Path, program: str, *, before: tuple[str, ...] = (), loop: str = "asyncio") -> int:
@@ -372,7 +383,7 @@ def run_until_signalled(tmp_path: Path, program: str, *, before: tuple[str, ...]
     path = tmp_path / "program.py"
     path.write_text(COMMON + textwrap.dedent(program) + "\nsys.exit(99)\n")
     command = [*before, sys.executable, str(path), str(tmp_path / "audit"), loop]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode
 
@@ -385,7 +396,7 @@ async def main():
     async with AuditLogger(config) as audit:
         emit_many(audit)
         {then}
-        for _ in range(200):
+        for _ in range(2400):
             await asyncio.sleep(0.05)
 run_here(main)
 """
@@ -411,7 +422,7 @@ def test_the_first_process_of_a_container_ends_without_a_loop_that_could_drain(t
         loop = asyncio.new_event_loop()
         loop.run_until_complete(AuditLogger(config).start())
         os.kill(1, signal.SIGTERM)
-        time.sleep(20)
+        time.sleep(120)
         """
     assert run_until_signalled(tmp_path, program, before=UNSHARE) == 143
 
@@ -442,7 +453,7 @@ def python_with_eager_tasks() -> str | None:
     for python in (sys.executable, "python3.12", "python3.13"):
         test = "import sys; assert sys.version_info >= (3, 12); import audit_async.logger"
         try:
-            if subprocess.run([python, "-c", test], capture_output=True, timeout=60, check=False).returncode == 0:
+            if subprocess.run([python, "-c", test], capture_output=True, timeout=180, check=False).returncode == 0:
                 return python
         except OSError:
             continue
@@ -468,7 +479,7 @@ def test_a_second_signal_is_not_swallowed_by_eager_tasks(tmp_path: Path) -> None
                     await audit.flush()
                     for n in range(1, 4):
                         signal.raise_signal(signal.SIGTERM)
-                        for _ in range(100):
+                        for _ in range(6000):
                             await asyncio.sleep(0.01)
                             if len(seen) == n:
                                 break
@@ -478,6 +489,6 @@ def test_a_second_signal_is_not_swallowed_by_eager_tasks(tmp_path: Path) -> None
         )
     )
     command = [python, str(program), str(tmp_path / "audit"), "asyncio"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
     assert_all_there(tmp_path)

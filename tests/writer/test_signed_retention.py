@@ -226,7 +226,7 @@ async def test_with_a_policy_a_segment_waits_for_the_witnesses(tmp_path: Path, k
             assert "quorum" in str(report.steps[0].error)
             assert "deleted" not in states(config)
             witness.instead = lambda _: None
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 while not (await audit.apply_retention()).ok:
                     await anyio.sleep(0.05)
             assert states(config)[0] == "deleted"
@@ -337,7 +337,7 @@ async def test_one_error_on_a_directory_does_not_stop_the_signing(
         for n in range(20):
             receipt = await audit.emit_durable(Counted(producer="p", n=n))
         monkeypatch.setattr(os, "listdir", failing)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             with pytest.raises(TrailUnreadable, match="for once"):
                 await audit.checkpoint()
             signed = await audit.checkpoint()

@@ -220,14 +220,18 @@ async def main():
         await anyio.sleep(600)
 anyio.run(main)
 """
+    pid = tmp_path / "pid"
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as service:
-        deadline = time.monotonic() + _DEADLINE_S
-        pid = tmp_path / "pid"
-        while not (pid.exists() and pid.read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        service.send_signal(end)
-        service.wait(timeout=_DEADLINE_S)
+        try:
+            deadline = time.monotonic() + _DEADLINE_S
+            while not (pid.exists() and pid.read_text()):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            service.send_signal(end)
+            service.wait(timeout=_DEADLINE_S)
+        finally:
+            service.kill()
+    deadline = time.monotonic() + _DEADLINE_S
     while _is_alive(int(pid.read_text())):
         assert time.monotonic() < deadline
         time.sleep(0.02)
