@@ -44,7 +44,7 @@ def test_the_log_of_the_process_is_found_in_every_thread_and_task() -> None:
     go = threading.Event()
 
     def ask() -> None:
-        go.wait(10)
+        go.wait(120)
         found.append(get_audit())
 
     thread = threading.Thread(target=ask)

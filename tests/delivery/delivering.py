@@ -47,7 +47,7 @@ def settings(tmp_path: Path, *sinks: SinkSettings, **more: Any) -> DeliverSettin
 
 def http(url: str, **more: Any) -> HttpSettings:
     """Return a sink of the service `orders` that gets records as lines."""
-    given: dict[str, Any] = {"name": "siem", "url": url, "services": ("orders",), "timeout_s": 5.0}
+    given: dict[str, Any] = {"name": "siem", "url": url, "services": ("orders",), "timeout_s": 60.0}
     return HttpSettings(**(given | more))
 
 

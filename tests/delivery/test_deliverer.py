@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from audit_async.delivery import Deliverer, DelivererRuns, DeliveryState, sink_delivery, sink_gate
+from audit_async.delivery import Deliverer, DelivererRuns, DeliveryState, sink_delivery
 from tests.delivery.delivering import (
     deliver_once,
     delivering,
@@ -33,14 +33,6 @@ def answering(*statuses: int, **headers: str) -> Callable[[Request], web.StreamR
     """Return what answers with these statuses, one after the other, and then accepts."""
     left = list(statuses)
     return lambda _: web.Response(status=left.pop(0), headers=headers) if left else None
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the waits short that a person or a busy receiver is waited for."""
-    monkeypatch.setattr(sink_gate, "_SLOW_RETRY_S", 0.05)
-    monkeypatch.setattr(sink_gate, "_FIRST_RETRY_S", 0.02)
-    monkeypatch.setattr(sink_gate, "_LAST_RETRY_S", 0.1)
 
 
 def problems(tmp_path: Path) -> list[tuple[str, int | None]]:

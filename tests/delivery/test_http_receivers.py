@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from audit_async.delivery import DeliveryState, OtlpSettings, SendResult, http_connection, reconciliation, sink_gate
+from audit_async.delivery import DeliveryState, OtlpSettings, SendResult, http_connection, sink_gate
 from audit_async.delivery.reconciliation import Reconciled, reconcile
 from audit_async.errors import ConfigError
 from audit_async.events import AuthFailure
@@ -37,15 +37,6 @@ from tests.delivery.test_receivers import Index
 from tests.trails import read_events
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the waits short that a person or a busy receiver is waited for."""
-    monkeypatch.setattr(sink_gate, "_SLOW_RETRY_S", 0.05)
-    monkeypatch.setattr(sink_gate, "_FIRST_RETRY_S", 0.02)
-    monkeypatch.setattr(sink_gate, "_LAST_RETRY_S", 0.1)
-    monkeypatch.setattr(reconciliation, "_ASK_AGAIN_AFTER_S", 0.01)
 
 
 # -- sizes ------------------------------------------------------------------------------------------------------------
@@ -317,7 +308,7 @@ async def test_a_receiver_may_demand_a_certificate(tmp_path: Path, kind: str) ->
             members: dict[str, object] = {"url": url, "ca_file": str(certificates.ca_file)}
             if shown is not None:
                 members |= {"client_cert": str(shown.certificate), "client_key": str(shown.key)}
-            common: dict[str, object] = {"name": "siem", "services": ("orders",), "timeout_s": 5.0}
+            common: dict[str, object] = {"name": "siem", "services": ("orders",), "timeout_s": 60.0}
             sink = http(**members) if kind == "http" else OtlpSettings(**(common | members))  # type: ignore[arg-type]
             if kind == "otlp":
                 receiver.accepted_answer = lambda _: web.Response(body=b"")

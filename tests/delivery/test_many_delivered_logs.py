@@ -23,7 +23,6 @@ from audit_async.delivery import (
     deliverer,
     idle_tails,
     log_watch,
-    sink_gate,
 )
 from audit_async.delivery.log_watch import LogWatch
 from audit_async.forwarding.batches import Head
@@ -37,11 +36,9 @@ LOGS = 60
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for logs often, and wait shortly for receivers and for looks."""
+def looks_often(monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
+    """Look for logs often, and at each log."""
     monkeypatch.setattr(deliverer, "_LOOK_FOR_LOGS_S", 0.05)
-    monkeypatch.setattr(sink_gate, "_FIRST_RETRY_S", 0.02)
-    monkeypatch.setattr(sink_gate, "_LAST_RETRY_S", 0.1)
     monkeypatch.setattr(log_watch, "_LAST_WAIT_S", 0.05)
 
 

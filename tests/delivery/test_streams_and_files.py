@@ -37,14 +37,6 @@ from tests.delivery.delivering import (
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the waits after a broken connection short."""
-    monkeypatch.setattr(sink_gate, "_FIRST_RETRY_S", 0.02)
-    monkeypatch.setattr(sink_gate, "_LAST_RETRY_S", 0.1)
-    monkeypatch.setattr(sink_gate, "_SLOW_RETRY_S", 0.1)
-
-
 def records(*numbers: int) -> list[EncodedRecord]:
     """Return records to send, by their numbers alone."""
     log = DeliveredLog(log_id="id", service="orders", instance="00", host="web-1")
@@ -310,7 +302,8 @@ def test_the_command_ends_on_a_signal_whatever_reads_its_output(tmp_path: Path, 
                 await until((tmp_path / "out.ndjson").exists)
                 await until(lambda: (tmp_path / "out.ndjson").read_bytes().splitlines() == lines_of_log(directory))
                 if reader == "closed":
-                    await until(lambda: b"misconfigured" in (tmp_path / "state/status.json").read_bytes())
+                    status = tmp_path / "state/status.json"
+                    await until(lambda: status.exists() and b"misconfigured" in status.read_bytes())
 
             anyio.run(delivered)
             process.send_signal(signal.SIGTERM)

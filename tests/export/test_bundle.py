@@ -57,7 +57,7 @@ def unpacked(base_dir: Path, query: AuditQuery) -> Path:
 def verify(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the bundle's own verifier as its auditor would, in an interpreter that has no package."""
     command = [*PYTHON_ALONE, "verify_trail.py", "."]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180, check=False)
 
 
 @pytest.fixture

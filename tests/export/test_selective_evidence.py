@@ -674,6 +674,6 @@ def test_without_its_extra_it_says_what_to_install(trail: EvidenceTrail, evidenc
         "print('proven')"
     )
     command = [sys.executable, "-c", code, str(evidence), *[log.vkey for log in trail.logs.values()]]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "audit-async[tlog]" in ended.stderr.splitlines()[-1]

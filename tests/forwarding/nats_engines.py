@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from audit_async.forwarding import Limits, NatsSink, SinkUnavailable
+from audit_async.forwarding import Batch, Head, HeadMoved, Limits, LogIdentity, NatsSink, SinkUnavailable
 from audit_async.forwarding.engine_admin import Kind
 from audit_async.forwarding.nats_engine import NatsEngine
 from audit_async.forwarding.nats_names import stream_of
@@ -83,6 +83,22 @@ class NatsEngineOfTest:
     async def collector(self, *, timeout_s: float = 10) -> NatsSink:
         """Open the engine as a collector."""
         return NatsSink(await self.granted("collector-1", "collector"), tenant=self.tenant, timeout_s=timeout_s)
+
+
+async def until_appended(sink: NatsSink, log: LogIdentity, batch: Batch, after: Head | None) -> None:
+    """Append as a forwarder does: again if nobody answers, as before there is a leader; it may be stored by then."""
+    with anyio.fail_after(90):
+        while True:
+            try:
+                await sink.append(log, batch, after=after)
+            except SinkUnavailable:
+                await anyio.sleep(0.2)
+            except HeadMoved as moved:
+                if moved.actual != batch.head:
+                    raise
+                return
+            else:
+                return
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ class EngineOfTest:
 
     async def until_nobody_is_connected(self) -> None:
         """Wait until no process of the server works for a host or a collector."""
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while self.run("SELECT FROM pg_stat_activity WHERE usename LIKE 'audit_%'"):
                 await anyio.sleep(0.02)
 

@@ -216,7 +216,7 @@ def kill_while_it_stores(worm: BucketOfTest, tmp_path: Path, kills: int) -> None
         before = len(worm.objects())
         process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while len(worm.objects()) < before + 3 and process.poll() is None:
                 assert time.monotonic() < deadline
         finally:
@@ -224,14 +224,14 @@ def kill_while_it_stores(worm: BucketOfTest, tmp_path: Path, kills: int) -> None
             process.communicate()
         assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
         _check_receipts(log, worm)
-    done = subprocess.run([*command, "--json"], env=variables, capture_output=True, check=False, timeout=60)
+    done = subprocess.run([*command, "--json"], env=variables, capture_output=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     objects = worm.objects()
     assert {key for key in objects if "/segments/" in key} == wanted
     assert all(len(versions) == 1 for versions in objects.values())
     environ = {**os.environ, **credentials("restorer")}
     restore = [*COMMAND, "bucket", "restore", str(tmp_path / "new"), "--bucket", worm.url()]
-    assert subprocess.run(restore, env=environ, check=False, timeout=60).returncode == 0
+    assert subprocess.run(restore, env=environ, check=False, timeout=240).returncode == 0
     original = digests(log)
     assert digests(tmp_path / "new/orders/00") == {name: original[name] for name in sealed_in(log)}
 

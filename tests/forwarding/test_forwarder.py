@@ -128,7 +128,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 async def shipped_by(forwarder: Forwarder, done: Callable[[], bool]) -> None:
     """Let a forwarder run until something is so."""
     task = asyncio.create_task(forwarder.run())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not done():
             assert not task.done(), task.exception()
             await asyncio.sleep(0.01)
@@ -170,7 +170,7 @@ async def test_all_logs_of_a_base_directory_are_shipped_and_new_ones_as_they_app
     (bad / "log.json").write_bytes(b"{}")
     async with AuditLogger(config_in(host.base_dir, service_id="late")) as audit:
         await audit.emit_durable(failure())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(forwarder.statuses) < 4 or any(
                 status.shipped is None or status.state is not ShippingState.CAUGHT_UP for status in forwarder.statuses
             ):
@@ -243,7 +243,7 @@ async def test_two_forwarders_may_ship_one_log(host: Host) -> None:
     async with AuditLogger(config_in(host.base_dir)) as audit:
         for n in range(300):
             await audit.emit_durable(failure(n))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while any(not f.statuses or f.statuses[0].acknowledged_seq < 313 for f in forwarders):
             await asyncio.sleep(0.01)
     for task in tasks:
@@ -352,7 +352,7 @@ async def test_a_log_whose_directory_gets_another_log_is_let_go(
         return [status.state for status in forwarder.statuses]
 
     task = asyncio.create_task(forwarder.run())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while states() != [ShippingState.CAUGHT_UP]:
             await asyncio.sleep(0.01)
         shutil.rmtree(host.log_dir)
@@ -590,7 +590,7 @@ async def test_waiting_for_a_record(host: Host, tmp_path: Path, monkeypatch: pyt
     forwarder = host.forwarder(collector_keys=[collector.key])
     [one] = forwarder._ships(forwarder._find())
     task = asyncio.create_task(one.run())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await one.wait(6, by="engine")
         waiting = asyncio.create_task(one.wait(6, by="collector"))
         await asyncio.sleep(0.1)

@@ -60,7 +60,8 @@ async def kill_servers(server: PostgresServer, directory: Path, kills: int) -> N
             await asyncio.wait([forwarding])
             [status] = forwarder.statuses
             assert status.finding is None
-            assert await stored(sink, status.log) == b"".join(segment_lines(base_dir / "orders" / "00"))
+        async with await engine.sink("web-1", timeout_s=60) as patient:
+            assert await stored(patient, status.log) == b"".join(segment_lines(base_dir / "orders" / "00"))
 
 
 async def test_killed_servers_lose_and_double_nothing(tmp_path: Path, own_postgres: PostgresServer) -> None:

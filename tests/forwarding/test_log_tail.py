@@ -93,12 +93,14 @@ async def test_only_what_is_acknowledged_is_shipped(tmp_path: Path) -> None:
         durable = lines_of(await shipped(directory))
         for n in range(5):
             audit.emit(failure(n))
-        while len(segment_lines(directory)) < 6:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while len(segment_lines(directory)) < 6:
+                await asyncio.sleep(0.01)
         assert lines_of(await shipped(directory)) == durable
         await audit.flush()
-        while lines_of(await shipped(directory)) != b"".join(segment_lines(directory)):
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while lines_of(await shipped(directory)) != b"".join(segment_lines(directory)):
+                await asyncio.sleep(0.01)
     assert lines_of(await shipped(directory)) == b"".join(segment_lines(directory))
 
 
@@ -115,17 +117,21 @@ async def test_a_killed_writers_unacknowledged_lines_wait_for_the_next_opening(t
         "        await audit.emit_durable(failure())\n"
         "        audit.emit(failure())\n"
         "        print('ready', flush=True)\n"
-        "        await asyncio.sleep(60)\n"
+        "        await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as writer:  # noqa: ASYNC220 - nothing else runs
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == b"ready\n"
-        directory = tmp_path / "orders" / "00"
-        while len(segment_lines(directory)) < 3 or (head := read_acknowledged(directory)) is None or head.seq < 1:
-            await asyncio.sleep(0.01)
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
+        try:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"ready\n"
+            directory = tmp_path / "orders" / "00"
+            async with asyncio.timeout(60):
+                while (
+                    len(segment_lines(directory)) < 3 or (head := read_acknowledged(directory)) is None or head.seq < 1
+                ):
+                    await asyncio.sleep(0.01)
+        finally:
+            writer.send_signal(signal.SIGKILL)
     lines = segment_lines(directory)
     assert lines_of(await shipped(directory)) == b"".join(lines[:2])
     await written(config_in(tmp_path), 0)
@@ -147,8 +153,9 @@ async def test_following_goes_across_rotation_and_a_restart(tmp_path: Path) -> N
     task = asyncio.create_task(follow())
     for _ in range(2):
         await written(config, 150)
-    while not got or got[-1].last_seq < len(segment_lines(directory)) - 1:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(60):
+        while not got or got[-1].last_seq < len(segment_lines(directory)) - 1:
+            await asyncio.sleep(0.01)
     task.cancel()
     assert lines_of(got) == b"".join(segment_lines(directory))
 
@@ -160,8 +167,9 @@ async def test_a_failed_sync_ships_nothing_that_is_taken_back(tmp_path: Path, mo
         directory = log_directory(config)
         await audit.emit_durable(failure())
         tail = LogTail(directory)
-        while (batch := tail.read()) is None:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while (batch := tail.read()) is None:
+                await asyncio.sleep(0.01)
         first = batch
         failures = iter([True])
         write_and_sync = disk.write_and_sync_at

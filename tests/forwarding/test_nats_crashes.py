@@ -36,7 +36,7 @@ async def cluster() -> AsyncIterator[NatsEngineOfTest]:
 async def crash(cluster: NatsEngineOfTest, *, leaders: int, quorums: int, wholes: int, logs: int) -> None:
     """Kill the stream's leader, two of the three, and all, so many times each, under load; compare at the end."""
     servers = cluster.servers
-    async with await cluster.host(timeout_s=5) as sink, await cluster.collector(timeout_s=20) as collector:
+    async with await cluster.host(timeout_s=5) as sink, await cluster.collector(timeout_s=60) as collector:
         ships = [Shipping(sink, a_log(instance=f"{number:02d}")) for number in range(logs)]
 
         async def progress() -> None:

@@ -33,6 +33,7 @@ from audit_async.forwarding.nats_names import (
     subject_of,
 )
 from tests.forwarding.logs_to_ship import a_batch, a_log, batches
+from tests.forwarding.nats_engines import until_appended
 from tests.forwarding.nats_server import NatsServersOfTest, nats_program
 from tests.forwarding.sink_contract import SinkContract
 
@@ -295,7 +296,7 @@ async def test_permissions_alone_do_not_keep_a_host_from_writing_as_another(engi
         question = f"$JS.API.DIRECT.GET.{stream_of('acme')}.{subject_of(own)}"
         await client.publish(question, b"", reply=subject_of(foreign))
         await client.flush()
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while await anybody.head(foreign) is None:
                 await anyio.sleep(0.05)
 
@@ -357,22 +358,6 @@ async def test_a_sink_comes_back_with_its_server(own_engine: Engine) -> None:
         node.start()
         await until_appended(sink, log, second, first.head)
         assert await read(sink, log) == [first, second]
-
-
-async def until_appended(sink: NatsSink, log: LogIdentity, batch: Batch, after: Head | None) -> None:
-    """As a forwarder does: again after an error, and recognise the own batch by its head."""
-    with anyio.fail_after(90):
-        while True:
-            try:
-                await sink.append(log, batch, after=after)
-            except SinkUnavailable:
-                await anyio.sleep(0.2)
-            except HeadMoved as moved:
-                if moved.actual != batch.head:
-                    raise
-                return
-            else:
-                return
 
 
 async def until_read(sink: NatsSink, log: LogIdentity) -> list[Batch]:

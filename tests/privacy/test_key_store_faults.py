@@ -68,7 +68,7 @@ class Process:
         module = "tests.privacy.faulty_key_store"
         command = [sys.executable, "-m", module, str(path), f"file:{below / 'master.key'}", str(new)]
         done = subprocess.run(
-            command, env=environment(self.shim, path, **fault), capture_output=True, timeout=60, check=False, text=True
+            command, env=environment(self.shim, path, **fault), capture_output=True, timeout=180, check=False, text=True
         )
         return path, Ended(done.returncode, parsed(done.stdout), done.stdout + done.stderr)
 

@@ -140,7 +140,7 @@ class Life:
         arguments = [str(self.store), f"file:{place / 'master.key'}", str(place / "new.key")]
         recording = {"LD_PRELOAD": str(shim), "RECORD_BELOW": str(self.store), "RECORD_TO": str(place / "calls")}
         command = [sys.executable, "-m", "tests.privacy.faulty_key_store", *arguments]
-        done = subprocess.run(command, env=os.environ | recording, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(command, env=os.environ | recording, capture_output=True, timeout=180, check=False)
         assert done.returncode == 0, done.stderr
         self.calls = list(calls_of((place / "calls").read_bytes()))
         assert {"write", "sync", "create", "unlink", "said"} <= {call.kind for call in self.calls}

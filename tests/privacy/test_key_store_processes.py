@@ -161,10 +161,11 @@ def test_a_fork_in_the_middle_of_a_transaction_harms_nothing(tmp_path: Path) -> 
 
     thread = threading.Thread(target=write)
     thread.start()
-    for _ in range(10):
-        assert in_child(store.close) == 0
-    stop.set()
-    thread.join()
+    try:
+        assert [in_child(store.close) for _ in range(10)] == [0] * 10
+    finally:
+        stop.set()
+        thread.join()
     assert store.keys(key.key_id for key in stored) == {key.key_id: key.key for key in stored}
     assert len(store.find(ALICE)) == len(stored)
     store.close()

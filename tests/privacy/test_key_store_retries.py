@@ -27,7 +27,7 @@ def test_a_second_try_completes_what_an_error_or_a_kill_has_left(step: str, ever
     with memory_directory() as place:
         command = [sys.executable, "-m", "tests.privacy.failing_steps", step, str(place), str(every)]
         done = subprocess.run(
-            command, env=environment(shim, place), capture_output=True, timeout=120, check=False, text=True
+            command, env=environment(shim, place), capture_output=True, timeout=480, check=False, text=True
         )
     assert done.returncode == 0, done.stdout[-500:] + done.stderr
     lines = done.stdout.splitlines()

@@ -59,14 +59,14 @@ def config_for(directory: str) -> AuditConfig:
         mode=Local(Path(directory)),
         service_id="shop",
         flush_mode=Batched(size=9_000, interval=60.0),
-        drain_timeout=20.0,
+        drain_timeout=60.0,
     )
 
 
 def end_by_signal(signum: int) -> None:
     """Send a signal to this process, and wait for it as a busy program does."""
     os.kill(os.getpid(), signum)
-    time.sleep(30)
+    time.sleep(120)
 
 
 def in_processes(method: str) -> Callable[[SyncAuditLogger, str], None]:

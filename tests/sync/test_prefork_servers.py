@@ -42,6 +42,8 @@ def test_every_answered_request_is_in_the_trail(tmp_path: Path, worker: str, pre
     (tmp_path / "app.py").write_text(textwrap.dedent(APP))
     command = [sys.executable, "-m", "gunicorn", "app:app", "--bind", "127.0.0.1:0", "--workers", "2"]
     command += ["--worker-class", worker, "--threads", "2" if worker == "gthread" else "1", "--log-level", "info"]
+    # On a busy machine a worker may get no turn for as long as gunicorn waits by default before it kills one.
+    command += ["--timeout", "120", "--graceful-timeout", "120"]
     log = (tmp_path / "server.log").open("w+")
     server = subprocess.Popen(
         [*command, *(["--preload"] if preload else [])], cwd=tmp_path, stdout=log, stderr=log, env=os.environ
@@ -49,7 +51,7 @@ def test_every_answered_request_is_in_the_trail(tmp_path: Path, worker: str, pre
     answered: list[str] = []
     try:
         address = _address(tmp_path, server)
-        threads = [threading.Thread(target=_ask, args=(address, number, answered)) for number in range(4)]
+        threads = [threading.Thread(target=_ask, args=(address, number, answered), daemon=True) for number in range(4)]
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + 120
@@ -58,9 +60,10 @@ def test_every_answered_request_is_in_the_trail(tmp_path: Path, worker: str, pre
             assert time.monotonic() < deadline
             time.sleep(0.02)
         server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=30) == 0, (tmp_path / "server.log").read_text()
+        assert server.wait(timeout=180) == 0, (tmp_path / "server.log").read_text()
         for thread in threads:
-            thread.join()
+            thread.join(120)
+            assert not thread.is_alive()
     finally:
         server.kill()
         server.wait()
@@ -89,7 +92,7 @@ def _address(place: Path, server: subprocess.Popen[bytes]) -> str:
 
 def _ask(address: str, number: int, answered: list[str]) -> None:
     """Ask until the server is gone; what was answered is noted."""
-    with httpx.Client(base_url=address) as client:
+    with httpx.Client(base_url=address, timeout=120) as client:
         for count in range(100_000):
             path = f"/{number}/{count}"
             try:

@@ -21,7 +21,7 @@ STATUS = {"exit": 3, "error": 1, "term": -signal.SIGTERM, "int": -signal.SIGINT,
 def test_what_was_emitted_is_recorded_once(how: str, tmp_path: Path) -> None:
     """Acknowledged or not; every log is closed in order, and the process ends as it would have ended anyway."""
     command = [sys.executable, "-m", "tests.sync.sync_program", how, str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == STATUS.get(how, 0), ended.stderr
     emitted = [line[1:] for line in ended.stdout.splitlines()]
     logs = sorted(path.parent for path in tmp_path.rglob("log.json"))

@@ -197,7 +197,7 @@ def before_a_witness(log: SigningLog, witness: Witness, policy: Path) -> Excepti
                 await asyncio.sleep(0.01)
             return checkpoints_of(audit._session, audit._buffer).refused
 
-    return asyncio.run(asyncio.wait_for(live(), 30))
+    return asyncio.run(asyncio.wait_for(live(), 120))
 
 
 # -- the operator, together with witnesses -----------------------------------------------------------------------------

@@ -27,6 +27,7 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[Endpoint]:
                 answer(connection)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
         thread = Thread(target=serve)
         thread.start()
         try:
@@ -35,7 +36,7 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[Endpoint]:
             thread.join()
 
 
-def get(endpoint: Endpoint, *, timeout_s: float = 30.0) -> Response:
+def get(endpoint: Endpoint, *, timeout_s: float = 60.0) -> Response:
     """Fetch one file."""
     return request(endpoint, "checkpoint", timeout_s=timeout_s, max_bytes=1000)
 
@@ -75,12 +76,14 @@ def test_a_server_that_says_nothing() -> None:
     end = Event()
 
     def hang(_: socket.socket) -> None:
-        end.wait()
+        end.wait(60)
 
     with answering(hang) as endpoint:
-        with pytest.raises(SourceFailed, match=r"no whole answer within 0\.2 s"):
-            get(endpoint, timeout_s=0.2)
-        end.set()
+        try:
+            with pytest.raises(SourceFailed, match=r"no whole answer within 0\.2 s"):
+                get(endpoint, timeout_s=0.2)
+        finally:
+            end.set()
 
 
 @pytest.mark.parametrize(

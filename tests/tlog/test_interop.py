@@ -184,7 +184,7 @@ def test_proof_files_of_tlog_scales_verify_here(scales: str, published: Path, lo
     """The `.tlog-proof` that its command line writes for a record of our log is the one that we write."""
     index = len(log) // 2
     command = [sys.executable, "-m", f"{scales}.cli", "gen-proof", str(published), str(index)]
-    theirs = subprocess.run(command, check=True, capture_output=True).stdout
+    theirs = subprocess.run(command, check=True, capture_output=True, timeout=120).stdout
     signed = SignedCheckpoint.parse((published / "checkpoint").read_bytes())
     ours = make_proof(directory_source(published), signed, index=index, record_hash=log[index])
     assert theirs == ours.encode()
@@ -250,7 +250,7 @@ class RealWitness:
 
     def _run(self, command: str, *arguments: str) -> str:
         line = [sys.executable, "-m", "aics_witness", command, "--config", str(self.config), *arguments]
-        return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(line, check=True, capture_output=True, text=True, timeout=120).stdout
 
     def add_log(self, key: VerifierKey) -> None:
         """Have it know a log."""
@@ -278,12 +278,12 @@ class RealWitness:
         try:
             said: list[str] = []
             while not (found := re.search(r"listening on (http://\S+)", said[-1] if said else "")):
-                said.append(lines.get(timeout=60))
+                said.append(lines.get(timeout=120))
                 assert said[-1], f"the witness ended: {said}"
             yield found[1]
         finally:
             process.terminate()
-            process.wait()
+            process.wait(120)
             reader.join()
             assert process.stderr is not None
             process.stderr.close()
@@ -303,7 +303,7 @@ def ask(url: str, witness: RealWitness, directory: Path, log: list[bytes]) -> tu
 
     async def round_of_asking() -> tuple[SignedCheckpoint, tuple[WitnessAnswer, ...]]:
         witnesses = Witnesses([WitnessClient(witness.key, url)])
-        return await witnesses.cosign(signed, publisher.consistency, timeout_s=30)
+        return await witnesses.cosign(signed, publisher.consistency, timeout_s=60)
 
     publisher = open_publisher(directory, log)
     signed = publish(publisher, log)

@@ -18,7 +18,7 @@ WITHOUT = "import sys; sys.modules['cryptography'] = None\n"
 
 def run(program: str) -> str:
     """Run a program in a new interpreter and return what it printed."""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

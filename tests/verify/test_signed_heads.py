@@ -209,7 +209,7 @@ def test_comparing_with_signatures_can_be_cancelled(log: SigningLog, monkeypatch
     seen: list[Progress] = []
 
     async def live() -> None:
-        with anyio.move_on_after(30) as scope:
+        with anyio.move_on_after(60) as scope:
 
             def cancel(told: Progress) -> None:
                 seen.append(told)

@@ -186,7 +186,7 @@ def test_a_verification_can_be_cancelled(tmp_path: Path) -> None:
     log = LivedLog(tmp_path).session(400, max_bytes=20_000)
 
     async def run(processes: int) -> None:
-        with anyio.move_on_after(30) as scope:
+        with anyio.move_on_after(60) as scope:
 
             def cancel(_: object) -> None:
                 scope.cancel()
