@@ -15,8 +15,8 @@ import anyio.to_thread
 
 from audit_async._layout.lock_file import read_acknowledged
 from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
-from audit_async.config import AuditConfig, Local
-from audit_async.delivery.deliver_settings import DeliverSettings, SinkSettings
+from audit_async.config import AuditConfig, Local, Privacy
+from audit_async.delivery.deliver_settings import AlertSettings, DeliverSettings, SinkSettings
 from audit_async.delivery.deliverable_record import OWN_SERVICE, DeliveredLog
 from audit_async.delivery.delivery_records import DeliveryRecords
 from audit_async.delivery.delivery_status import DeliveryStatus
@@ -355,17 +355,31 @@ async def _tick(sink: _OpenSink) -> None:
 
 @asynccontextmanager
 async def deliverer_log(settings: DeliverSettings, trail: Path) -> AsyncIterator[AuditLogger]:
-    """Open the deliverer's own log.
+    """Open the deliverer's own log; it seals if an alert may name what was sealed.
 
     Args:
-        settings: Which base directory it is in; the trail's own by default.
+        settings: Which base directory it is in, the trail's own by default, and which key store it seals with.
         trail: The trail's directory.
     """
     own_log = settings.own_log
     base_dir = Path(own_log) if own_log else await anyio.to_thread.run_sync(_base_directory, trail)
-    config = AuditConfig(mode=Local(base_dir), service_id=OWN_SERVICE, handle_signals=False)
+    config = AuditConfig(
+        mode=Local(base_dir), service_id=OWN_SERVICE, handle_signals=False, privacy=_privacy_of(settings)
+    )
     async with AuditLogger(config) as audit:
         yield audit
+
+
+def _privacy_of(settings: DeliverSettings) -> Privacy | None:
+    """Return how the deliverer's own log seals; None if no alert can hold what was opened.
+
+    Every sink gets the alerts, also those that get nothing opened.
+    """
+    if settings.key_store is None or not any(
+        sink.unseal and isinstance(sink, AlertSettings) for sink in settings.sinks
+    ):
+        return None
+    return Privacy(key_store=settings.key_store, master_key=settings.master_key)
 
 
 def _one_of_each(found: list[Log], delivered: set[Path]) -> list[Log]:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
@@ -18,11 +18,14 @@ import anyio.to_thread
 from audit_async._export.record_export import ExportReport
 from audit_async._query.sealing_logs import SealingLogs
 from audit_async._trail.log_files import find_logs
-from audit_async.config import AuditConfig, Disabled, Local
+from audit_async.config import AuditConfig, Disabled, Local, Privacy
 from audit_async.errors import AuditError, ConfigError, LogClosed, WriteFailed
 from audit_async.events import AuditEvent
 from audit_async.logger import AuditLogger
 from audit_async.reader.answering import Access
+
+if TYPE_CHECKING:
+    from audit_async.privacy.key_store import KeyStore  # needs an extra
 
 __all__ = ["VIEW_SERVICE", "AccessNotRecorded", "ViewLog", "recorded_or_refused", "view_log_config"]
 
@@ -36,12 +39,15 @@ class AccessNotRecorded(AuditError):
     """Who looks can't be recorded now, so nothing is shown."""
 
 
-def view_log_config(base_dir: Path, access_log: AuditConfig | Path | None) -> AuditConfig:
+def view_log_config(
+    base_dir: Path, access_log: AuditConfig | Path | None, key_store: KeyStore | None = None
+) -> AuditConfig:
     """Return the configuration of the viewer's own log; looks at the file system.
 
     Args:
         base_dir: What is viewed.
         access_log: The configuration as it is, or a base directory; None for the base directory of the trail.
+        key_store: What opens the trail, and then seals in this log who looked, and whom he asked about.
 
     Raises:
         ConfigError: The trail is a collector's or belongs to another user, so a place has to be named.
@@ -58,7 +64,8 @@ def view_log_config(base_dir: Path, access_log: AuditConfig | Path | None) -> Au
             raise ConfigError("access_log", reason)
         access_log = log.directory.parent.parent
         _require_owner(access_log)
-    return AuditConfig(mode=Local(access_log), service_id=VIEW_SERVICE)
+    privacy = Privacy(key_store=key_store) if key_store is not None else None
+    return AuditConfig(mode=Local(access_log), service_id=VIEW_SERVICE, privacy=privacy)
 
 
 def _require_owner(directory: Path) -> None:
@@ -77,9 +84,12 @@ def _require_owner(directory: Path) -> None:
 class ViewLog:
     """The viewer's own log. It opens at the first use, in the loop that serves, and is closed once."""
 
-    def __init__(self, base_dir: Path, access_log: AuditConfig | Path | None) -> None:
+    def __init__(
+        self, base_dir: Path, access_log: AuditConfig | Path | None, key_store: KeyStore | None = None
+    ) -> None:
         self._base_dir: Final = base_dir
         self._access_log: Final = access_log
+        self._key_store: Final = key_store
         self._logger: AuditLogger | None = None
         self.sealing: Final = SealingLogs()  # for all questions
         self._opening = anyio.Lock()
@@ -96,7 +106,9 @@ class ViewLog:
         async with self._opening:
             if self._logger is None:
                 try:
-                    config = await anyio.to_thread.run_sync(view_log_config, self._base_dir, self._access_log)
+                    config = await anyio.to_thread.run_sync(
+                        view_log_config, self._base_dir, self._access_log, self._key_store
+                    )
                     logger = AuditLogger(config)
                     await logger.start()
                 except (AuditError, OSError) as error:

@@ -112,7 +112,8 @@ def viewer(
         public_url: The URL under which browsers reach the viewer, if a proxy is between; its host is served.
         limits: What the web may cost.
         tenant_label: The name in a record's context that says which tenant it is of.
-        key_store: Where the keys of sealed members are; they are shown in the clear then.
+        key_store: Where the keys of sealed members are; they are shown in the clear then, and who looks at what is
+            sealed with it, unless `access_log` is a whole configuration. It is closed after the viewer.
         identities: What encrypted archives are opened with.
         policy: Whose signatures count.
         retention: The policy of the services, of which the page of holds then shows what is due next.
@@ -124,7 +125,7 @@ def viewer(
     https = public is not None and public.scheme == "https"
     entrance = Entrance(sign_in, roles, https=https)
     place = access_log if access_log is None or isinstance(access_log, AuditConfig) else Path(access_log)
-    view_log = ViewLog(Path(base_dir), place)
+    view_log = ViewLog(Path(base_dir), place, key_store)
     trail = Trail(
         base_dir=Path(base_dir),
         view_log=view_log,
