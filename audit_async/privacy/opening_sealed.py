@@ -15,12 +15,13 @@ decides whether a record is genuine; the caller has checked its hash.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from time import monotonic
 from typing import Final, NamedTuple
 
 import msgspec
 
 from audit_async.privacy.data_keys import key_id_bytes, key_id_text
-from audit_async.privacy.key_store import Destroyed, KeyStore
+from audit_async.privacy.key_store import Changes, Destroyed, KeyStore
 from audit_async.privacy.sealed_text import (
     ERASED,
     FORGED,
@@ -57,6 +58,9 @@ _IN_DOUBT: Final = frozenset({SEALED, KEY_MISSING})
 
 #: Keys that are kept, each with its cipher: 3 KiB.
 _KEPT_KEYS: Final = 4096
+
+#: How often it is looked whether one of them was destroyed meanwhile, in seconds: other processes may take a second.
+_LOOK_EVERY_S: Final = 0.25
 
 #: Where a member is: `event` or `context`, then the names from there, a position in a list as a decimal number.
 Place = tuple[str, ...]
@@ -122,13 +126,19 @@ def _texts_like_sealed(event: dict[str, object], context: dict[str, object]) -> 
 
 
 class Opener:
-    """Opens the sealed members of records. Used by one thread at a time; blocks for the key store's disk."""
+    """Opens the sealed members of records. Used by one thread at a time; blocks for the key store's disk.
+
+    Keys are kept for the records that come, and no longer than a fraction of a second after they were destroyed: one
+    that delivers, or follows a log, runs for weeks.
+    """
 
     def __init__(self, store: KeyStore | None, *, only: Collection[bytes] | None = None) -> None:
         """Take the keys of `store`; without one everything stays `[sealed]`, and so do others than `only` these ids."""
         self._store: Final = store
         self._only: Final = None if only is None else frozenset(map(key_id_text, only))
         self._ciphers: Final[dict[str, Cipher | Destroyed | None]] = {}
+        self._destroyed: tuple[int, int, bytes | None] = (0, 0, None)  #: what the store said at the last look
+        self._look_at_s = 0.0
 
     @property
     def has_keys(self) -> bool:
@@ -203,25 +213,45 @@ class Opener:
 
     def _fetch(self, key_ids: Iterable[str]) -> None:
         """Take the keys with these ids out of the store, as far as they are not here."""
-        ciphers = self._ciphers
-        missing = {text for text in key_ids if text not in ciphers and (self._only is None or text in self._only)}
-        if self._store is None or not missing:
+        ciphers, store = self._ciphers, self._store
+        wanted = {text for text in key_ids if self._only is None or text in self._only}
+        if store is None or not wanted:
+            return
+        self._drop_destroyed(store)
+        missing = wanted - ciphers.keys()
+        if not missing:
             return
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - needs the extra privacy
 
         if len(ciphers) + len(missing) > _KEPT_KEYS:
             ciphers.clear()
-        _refuse_outdated(self._store)
+        _refuse_outdated(store.changes_since(0))
         by_id = {text: _bytes_of(text) for text in missing}
-        keys = self._store.keys([key_id for key_id in by_id.values() if key_id is not None])
+        keys = store.keys([key_id for key_id in by_id.values() if key_id is not None])
         for text, key_id in by_id.items():
             key = keys.get(key_id) if key_id is not None else None
             ciphers[text] = AESGCM(key) if isinstance(key, bytes) else key
 
+    def _drop_destroyed(self, store: KeyStore) -> None:
+        """Drop the kept keys if some were destroyed since the last look, which is not long ago.
 
-def _refuse_outdated(store: KeyStore) -> None:
+        An erasure that has only begun counts, and so does its end: what was fetched in between is dropped then.
+        """
+        now = monotonic()
+        if now < self._look_at_s:
+            return
+        changes = store.changes_since(self._destroyed[0])
+        _refuse_outdated(changes)
+        destroyed = changes.epoch, changes.forgotten_before, changes.erased_key
+        if destroyed != self._destroyed:
+            self._ciphers.clear()
+            self._destroyed = destroyed
+        self._look_at_s = now + _LOOK_EVERY_S
+
+
+def _refuse_outdated(changes: Changes) -> None:
     """Refuse a store that came back from a backup as long as it may open what was erased since."""
-    missing = store.changes_since(0).missing
+    missing = changes.missing
     if missing:
         raise KeyStoreOutdated(
             f"the key store is from a backup, and has keys again that {missing} later erasure(s) had destroyed, so "

@@ -7,13 +7,24 @@ from pathlib import Path
 
 import anyio
 import pytest
+from aiohttp import web
 
 from audit_async import AuditConfig, AuditLogger, Local
 from audit_async.config import Privacy
 from audit_async.delivery import DeliveryState
 from audit_async.events import ActorInfo, AuthFailure, AuthSuccess, DataDeleted
 from audit_async.events.base import AuthMethod
-from tests.delivery.delivering import deliver_once, http, lines_of_log, position_of, settings, write_events
+from audit_async.privacy import opening_sealed
+from tests.delivery.delivering import (
+    deliver_once,
+    delivering,
+    http,
+    lines_of_log,
+    position_of,
+    settings,
+    until,
+    write_events,
+)
 from tests.delivery.http_receiver import Receiver
 from tests.forwarding.stored_logs import sealing
 from tests.trails import read_events
@@ -135,12 +146,38 @@ async def test_a_new_session_that_seals_is_opened_as_well(tmp_path: Path) -> Non
     keys = {"key_store": str(privacy.key_store), "master_key": str(privacy.master_key)}
     async with receiver.listening() as url:
         given = settings(tmp_path, http(url, unseal=True), **keys)
-        from tests.delivery.delivering import delivering, until  # noqa: PLC0415 - for this test
-
         async with delivering(given):
             await until(lambda: any(b'"alice"' in line for line in receiver.accepted))
             await sealed_trail(tmp_path, success("bob"))
             await until(lambda: any(b'"bob"' in line for line in receiver.accepted))
+
+
+async def test_what_was_erased_before_it_was_delivered_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the deliverer has opened others with the same key, before the receiver failed."""
+    monkeypatch.setattr(opening_sealed, "_LOOK_EVERY_S", 0.0)
+    privacy = sealing(tmp_path)
+    config = AuditConfig(mode=Local(tmp_path / "audit"), service_id="orders", handle_signals=False, privacy=privacy)
+    receiver = Receiver()
+    keys = {"key_store": str(privacy.key_store), "master_key": str(privacy.master_key)}
+    async with (
+        receiver.listening() as url,
+        AuditLogger(config) as audit,
+        delivering(settings(tmp_path, http(url, unseal=True), **keys)),
+    ):
+        audit.emit(success("alice"))
+        await until(lambda: any(b'"alice"' in line for line in receiver.accepted))
+        receiver.answer = lambda _: web.Response(status=503)
+        refused = len(receiver.requests)
+        await audit.emit_durable(success("alice"))
+        await until(lambda: len(receiver.requests) > refused)
+        await audit.erase_subject("alice", reason="request", requested_by="dpo")
+        receiver.answer = None
+        await until(lambda: "audit.subject_erased" in types_of(receiver.accepted))
+    users = [json.loads(line)["event"].get("actor", {}).get("user_id") for line in receiver.accepted]
+    assert users.count("alice") == 1
+    assert sum(str(user).startswith("[erased 2") for user in users) == 1
 
 
 def test_the_key_store_is_closed_with_the_deliverer(tmp_path: Path) -> None:

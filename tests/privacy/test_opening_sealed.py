@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_async.privacy import Destroyed
+from audit_async.privacy import Destroyed, opening_sealed
 from audit_async.privacy.opening_sealed import Opener, sealed_members
 from audit_async.privacy.sealed_text import FORGED, KEY_MISSING, SEALED, context_place, escape_plain, event_place
+from tests.privacy.key_stores import ALICE, BOB, make_store, open_store, some_keys
 from tests.privacy.known_keys import LOG_ID, KnownKeys
 
 
@@ -123,6 +126,30 @@ def test_a_key_is_fetched_once() -> None:
     for _ in range(3):
         opener.open(LOG_ID, {"event_type": "t", "a": first, "b": second}, {})
     assert len(keys.asked) == 2
+
+
+def test_a_key_is_kept_no_longer_than_it_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens records for weeks notices an erasure by another process, also one that he saw begin."""
+    monkeypatch.setattr(opening_sealed, "_LOOK_EVERY_S", 0.0)
+    opened_here, elsewhere = open_store(make_store(tmp_path)), open_store(tmp_path / "keys")
+    with closing(opened_here), closing(elsewhere):
+        made = {subject: some_keys(elsewhere, subject, 1)[0] for subject in (ALICE, BOB)}
+        elsewhere.insert(list(made.values()))
+        seal = KnownKeys().seal_with
+        event: dict[str, object] = {"event_type": "t"}
+        for subject, key in made.items():
+            event[subject.id] = seal(key, subject.id, event_place("t", (subject.id,)), LOG_ID)
+        opener = Opener(opened_here)
+        plain = {"event_type": "t", "alice": "alice", "bob": "bob"}
+        assert opener.open(LOG_ID, event, {}).event == plain
+        begun = elsewhere.begin_erasure(ALICE, "1" * 32)
+        assert opener.open(LOG_ID, event, {}).event == plain  # its key is fetched again
+        elsewhere.destroy(begun.key_ids, erasure_id=begun.erasure_id)
+        erased = opener.open(LOG_ID, event, {}).event
+        assert str(erased["alice"]).startswith("[erased 2")
+        assert erased["bob"] == "bob"
+        elsewhere.forget(datetime.now(UTC).date() + timedelta(days=2))
+        assert str(opener.open(LOG_ID, event, {}).event["bob"]).startswith("[erased 2")
 
 
 @given(st.text())
