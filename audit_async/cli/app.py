@@ -19,15 +19,18 @@ from audit_async.cli.run import ExitStatus
 
 __all__ = ["command_line", "run"]
 
-# In the order of the help.
-READING: Final = (
-    "verify", "query", "tail", "show", "stats", "export", "partitions", "sql", "report", "subject-data", "events",
-    "check-copies",
-)  # fmt: skip
-UPKEEP: Final = (
-    "index", "backup", "restore", "retention", "hold", "erase", "forward", "deliver", "replay", "alerts", "engine",
-    "collect", "hosts", "bucket", "doctor", "config",
-)  # fmt: skip
+#: The commands by what somebody wants to do, in the order of the help.
+PANELS: Final = {
+    "Read and check": (
+        "verify", "query", "tail", "show", "stats", "sql", "serve", "report", "export", "partitions", "events",
+    ),
+    "Keep in order": ("doctor", "config", "index", "backup", "restore", "retention", "hold"),
+    "Prove to others": ("keys", "prove", "verify-proof", "monitor"),
+    "Personal data": ("keystore", "erase", "subject-data"),
+    "Deliver to other systems": ("deliver", "replay", "alerts", "check-copies"),
+    "Beyond one machine": ("forward", "collect", "hosts", "engine", "bucket"),
+}  # fmt: skip
+_NAMES: Final = tuple(name for names in PANELS.values() for name in names)
 #: Commands whose module has another name, since a package of the library has theirs.
 _OTHER_MODULES: Final = {"alerts": "alert_commands", "config": "config_check", "events": "event_catalogue"}
 
@@ -45,14 +48,25 @@ def command_line(only: str | None = None) -> typer.Typer:
         epilog="Exit status: 0 all is well, 1 something was found, 2 wrong usage, 3 something can't be read or done.",
     )
     app.callback()(_options)
-    names = (*READING, *UPKEEP, *extra_commands.NAMES)
-    for name in (only,) if only in names else names:
-        if name in extra_commands.NAMES:
-            extra_commands.register(app, name)
-        else:
-            module = _OTHER_MODULES.get(name, name.replace("-", "_"))
-            import_module(f"audit_async.cli.commands.{module}").register(app)
+    for panel, names in PANELS.items():
+        for name in names:
+            if only not in _NAMES or name == only:
+                _register(app, name, panel)
     return app
+
+
+def _register(app: typer.Typer, name: str, panel: str) -> None:
+    """Add a command to its panel of the help."""
+    before = len(app.registered_commands), len(app.registered_groups)
+    if name in extra_commands.NAMES:
+        extra_commands.register(app, name)
+    else:
+        module = _OTHER_MODULES.get(name, name.replace("-", "_"))
+        import_module(f"audit_async.cli.commands.{module}").register(app)
+    for command in app.registered_commands[before[0] :]:
+        command.rich_help_panel = panel
+    for group in app.registered_groups[before[1] :]:
+        group.rich_help_panel = panel
 
 
 def run(arguments: Sequence[str]) -> int:

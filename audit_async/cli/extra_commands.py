@@ -9,6 +9,8 @@ from typing import Final
 
 import typer
 
+from audit_async.cli.run import ExitStatus
+from audit_async.cli.terminal import Output
 from audit_async.cli.trusted import NEEDS_TLOG
 
 __all__ = ["NAMES", "register"]
@@ -25,9 +27,18 @@ _NEEDED: Final = {
     "keystore": _NEEDS_PRIVACY,
     "serve": _NEEDS_VIEWER,
 }
+#: What the help says of a command that can't be imported.
+_SUMMARIES: Final = {
+    "keys": "Make the key that a log signs with. Needs the extra tlog.",
+    "prove": "Write the evidence that a record is in a log. Needs the extra tlog.",
+    "verify-proof": "Check the evidence for records, without the log. Needs the extra tlog.",
+    "monitor": "Watch a published log from elsewhere. Needs the extra tlog.",
+    "keystore": "Make, check, back up and rotate a key store. Needs the extra privacy.",
+    "serve": "Show the trail in a browser. Needs the extra viewer.",
+}
 #: What the extra of a command installs, if that is more than `cryptography`.
 _INSTALLED: Final = {"serve": ("starlette", "jinja2", "uvicorn", "joserfc", "cryptography")}
-#: The commands, in the order of the help.
+#: The commands.
 NAMES: Final = tuple(_NEEDED)
 
 
@@ -47,12 +58,12 @@ def register(app: typer.Typer, name: str) -> None:
 
 
 def _add_refusing(app: typer.Typer, name: str, needed: str) -> None:
-    app.command(name, hidden=True, context_settings=_TAKES_ANYTHING)(_refusing(needed))
+    app.command(name, help=_SUMMARIES[name], context_settings=_TAKES_ANYTHING)(_refusing(needed))
 
 
 def _refusing(needed: str) -> Callable[[], None]:
     def refuse() -> None:
-        """Needs an extra."""
-        raise typer.BadParameter(needed)
+        Output(as_json=False).message(f"audit-async: {needed}")
+        raise typer.Exit(ExitStatus.USAGE)
 
     return refuse

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import groupby
 from typing import IO, Final, Literal, NamedTuple, NoReturn
 
 import msgspec
@@ -38,8 +39,10 @@ __all__ = ["Cell", "Column", "Meter", "Output", "byte_size", "count_of", "json_l
 
 #: How wide a table may be in a pipe, which has no width.
 _PIPE_WIDTH: Final = 160
-#: What is between two columns of a table; and the least width that a column is folded to for the others' sake.
+#: What is between two columns of a table, and of one that is too wide; and the least width that a column is folded to
+#: for the others' sake.
 _BETWEEN_COLUMNS: Final = 3
+_TIGHT: Final = 2
 _LEAST_FOLDED: Final = 12
 #: The same if several columns are folded.
 _LEAST_SHARED: Final = 4
@@ -212,8 +215,14 @@ class Output:
             max([_cells(column.title), *(row[number].cell_len for row in shown)])
             for number, column in enumerate(columns)
         ]
-        kept = self._columns_kept(columns, shown, widths)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+        between = _BETWEEN_COLUMNS
+        if sum(widths) + between * (len(columns) - 1) > self.width:
+            between = _TIGHT
+        kept = self._columns_kept(columns, shown, widths, between)
+        table = Table(
+            box=box.SIMPLE_HEAD, padding=(0, 1, 0, between - _TIGHT),
+            pad_edge=False, show_edge=False, header_style="bold",
+        )  # fmt: skip
         for column, is_kept in zip(columns, kept, strict=True):
             table.add_column(
                 _shown(column.title),
@@ -225,12 +234,31 @@ class Output:
             table.add_row(*cells)
         self._console.print(table)
 
+    def grouped_table(self, columns: Sequence[Column], rows: Iterable[Sequence[Cell | str]]) -> None:
+        """Write a table; if it is too wide, one for each name in the first column, below that name, without the column.
+
+        Rows of one name follow one another. A name is then never folded, however long it is.
+        """
+        rows = list(rows)
+        widths = [
+            max([_cells(column.title), *(_shown(row[number]).cell_len for row in rows)])
+            for number, column in enumerate(columns)
+        ]
+        if sum(widths) + _TIGHT * (len(columns) - 1) <= self.width:
+            self.table(columns, rows)
+            return
+        for number, (name, of_name) in enumerate(groupby(rows, key=lambda row: row[0])):
+            if number:
+                self.line()
+            self.line(Cell(name, "bold") if isinstance(name, str) else name)
+            self.table(columns[1:], [row[1:] for row in of_name])
+
     def _columns_kept(
-        self, columns: Sequence[Column], rows: Sequence[Sequence[Text]], widths: Sequence[int]
+        self, columns: Sequence[Column], rows: Sequence[Sequence[Text]], widths: Sequence[int], between: int
     ) -> list[bool]:
         """Return which columns are not folded: numbers, hashes, and if one column can make the room all others."""
         kept = [column.whole or column.right for column in columns]
-        gaps = _BETWEEN_COLUMNS * (len(columns) - 1)
+        gaps = between * (len(columns) - 1)
         room = self.width - sum(widths) - gaps
         able = [n for n, is_kept in enumerate(kept) if not is_kept and widths[n] + room >= _LEAST_FOLDED]
         if room < 0 and able:

@@ -65,11 +65,37 @@ def delivered(tmp_path: Path) -> list[bytes]:
     return path.read_bytes().splitlines() if path.exists() else []
 
 
+def test_check_names_the_secrets_that_are_missing(
+    tmp_path: Path, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secret that this process can't read is named with its sink; one that it can is not, nor ever its value."""
+    monkeypatch.delenv("NEWCOMERS_KEY", raising=False)
+    (tmp_path / "audit").mkdir()
+    http = 'name = "siem"\ntype = "http"\nurl = "https://siem.example/"\n'
+    secrets = f'token = "file:{tmp_path / "token"}"\nhmac_key = "env:NEWCOMERS_KEY"\n'
+    config = configure(tmp_path, http + secrets)
+    checked = audit("deliver", "--config", config, "--check")
+    assert checked.status == 0
+    assert "sink siem: hmac_key" in checked.err
+    assert "NEWCOMERS_KEY" in checked.err
+    assert "sink siem: token" in checked.err
+    (tmp_path / "token").touch(mode=0o600)
+    (tmp_path / "token").write_text("s3cret")
+    monkeypatch.setenv("NEWCOMERS_KEY", "s3cret")
+    checked = audit("deliver", "--config", config, "--check")
+    assert (checked.status, checked.err) == (0, "")
+    monkeypatch.delitem(sys.modules, "audit_async.tlog.signing_keys", raising=False)
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    without = audit("deliver", "--config", config, "--check")
+    assert (without.status, "pip install 'audit-async[cli,deliver]'" in without.err) == (2, True)
+
+
 def test_once_status_check_and_reconcile(tmp_path: Path, audit: Audit) -> None:
     """What is there is delivered; before and after the status says how far, and what the file has is compared."""
     directory = write(tmp_path)
     config = configure(tmp_path, file_sink(tmp_path))
-    assert audit("deliver", "--config", config, "--check").out.count("file") == 1
+    checked = audit("deliver", "--config", config, "--check")
+    assert (checked.out.count("file"), checked.err) == (1, "")
     [before] = audit("deliver", "--config", config, "--status", "--json").document["deliveries"]
     assert (before["state"], before["lag_records"], before["position_seq"]) == ("not running", 22, -1)
     once = audit("deliver", "--config", config, "--once")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -17,6 +18,8 @@ import pytest
 
 import audit_async
 from audit_async.cli import main
+from audit_async.cli.app import PANELS
+from audit_async.cli.extra_commands import NAMES
 from tests.cli.commands import COMMAND, Audit, run_in_pipes, run_on_terminal
 from tests.cli.made_trails import failure, make_trail
 from tests.cli.running_service import running_service
@@ -339,7 +342,25 @@ def test_help_and_version(audit: Audit) -> None:
     assert listed.status == 0
     for command in COMMANDS:
         assert command.split()[0] in listed.out
+    for panel in PANELS:
+        assert panel in listed.out
     assert audit("--version").out == f"audit-async {audit_async.__version__}\n"
+
+
+def test_commands_of_an_extra_are_in_the_help_without_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The help names them and their extra; they say in one line what to install, whatever comes after their name."""
+    there = importlib.util.find_spec
+    absent = {"cryptography", "starlette"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in absent else there(name))
+    assert main(["--help"]) == 0
+    listed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Show the trail in a browser. Needs the extra viewer." in listed
+    assert all(name in listed for name in NAMES)
+    for name in NAMES:
+        assert main([name, "x", "--out", "y"]) == 2
+        assert_one_line(capsys.readouterr().err, "pip install 'audit-async[cli,")
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

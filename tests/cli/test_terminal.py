@@ -217,6 +217,21 @@ def test_a_table_that_fits_is_not_folded(monkeypatch: pytest.MonkeyPatch, capsys
     assert max(map(len, narrow.splitlines())) <= 20
 
 
+def test_a_name_that_leaves_no_room_for_the_table_is_above_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names of a first column that does not fit are headings, each once and whole; one that fits stays a column."""
+    columns = [Column("sink"), Column("log"), Column("state"), Column("durable", right=True)]
+    long, short = "on-call-in-the-north-" * 3, "siem"
+    rows = [[name, log, "caught up", "12"] for name in (long, short) for log in ("orders/00", "orders/01")]
+    on_a_terminal(80, monkeypatch).grouped_table(columns, rows)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert (lines.count(long), lines.count(short)) == (1, 1)
+    assert [line.split()[0] for line in lines if "12" in line] == ["orders/00", "orders/01"] * 2
+    on_a_terminal(100, monkeypatch).grouped_table(columns, rows)
+    assert capsys.readouterr().out.count(f"{long}  ") == 2
+
+
 @pytest.mark.parametrize("width", [20, 30, 40, 50])
 def test_no_number_of_a_table_is_cut(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

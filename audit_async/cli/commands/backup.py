@@ -143,7 +143,8 @@ def _report(output: Output, done: list[LogBackup], failures: Failures) -> ExitSt
         rows = [
             [log.log, count_of(log.files, "file"), byte_size(log.bytes), count_of(log.kept, "file")] for log in done
         ]
-        output.table(columns, rows)
+        if rows or not failures.texts:
+            output.table(columns, rows)
     for name in damaged:
         output.message(f"audit-async: {name} is not what the manifest says; it was copied as it is", "red")
     failures.show(output)

@@ -28,6 +28,8 @@ from audit_async.delivery.position_file import Position, SinkDirectory
 from audit_async.delivery.reconciliation import Reconciled, reconcile
 from audit_async.delivery.replay_position import Replayed, ReplayStart, replay, sink_of
 from audit_async.delivery.status_file import read_status_file
+from audit_async.errors import ConfigError
+from audit_async.tlog.failures import KeyUnavailable
 
 __all__ = ["Config", "DirectoryOrConfigured", "register", "replay_start", "replayed"]
 
@@ -137,7 +139,10 @@ def deliver(
         settings = await anyio.to_thread.run_sync(read_deliver_settings, config)
         trail = base_dir_of(settings, directory)
         if works.check:
-            return _show_check(output, settings, trail)
+            _show_check(output, settings, trail)
+            for problem in await anyio.to_thread.run_sync(_secrets_missing, settings):
+                output.message(f"audit-async: {problem}", "yellow")
+            return ExitStatus.OK
         if works.status:
             return _show(output, await anyio.to_thread.run_sync(_statuses, settings, trail))
         if works.reconcile:
@@ -261,7 +266,7 @@ def _show(output: Output, found: list[tuple[DeliveryStatus, str]]) -> ExitStatus
     if output.as_json:
         output.document({"deliveries": [_as_json(status, state) for status, state in found], "at": time.time()})
     else:
-        output.table(
+        output.grouped_table(
             [Column("sink"), Column("log"), Column("state"), Column("durable", right=True),
              Column("position", right=True), Column("lag", right=True), Column("set aside", right=True)],
             [
@@ -296,7 +301,32 @@ def _as_json(one: DeliveryStatus, state: str) -> dict[str, object]:
     }
 
 
-def _show_check(output: Output, settings: DeliverSettings, trail: Path) -> ExitStatus:
+def _secrets_missing(settings: DeliverSettings) -> list[str]:
+    """Say which secrets can't be read here; the deliverer's unit may well have what this shell has not."""
+    sources = [
+        (sink.name, member, source)
+        for sink in settings.sinks
+        for member in ("url", "token", "hmac_key")
+        if (source := getattr(sink, member, None)) is not None
+        and (member != "url" or source.startswith(("env:", "credential:")))
+    ]
+    if not sources:
+        return []
+    try:
+        from audit_async.tlog.signing_keys import read_secret  # noqa: PLC0415 - needs an extra
+    except ModuleNotFoundError as error:
+        needed = f"it needs {error.name}; install it with: pip install 'audit-async[cli,deliver]'"
+        raise ConfigError(f"sink.{sources[0][0]}.type", needed) from error
+    missing = []
+    for sink, member, source in sources:
+        try:
+            read_secret(source.removeprefix("file:"))
+        except KeyUnavailable as error:
+            missing.append(f"sink {sink}: {member} can't be read by this process: {error}")
+    return missing
+
+
+def _show_check(output: Output, settings: DeliverSettings, trail: Path) -> None:
     sinks = [(sink.name, str(sink.__struct_config__.tag), sink.format) for sink in settings.sinks]
     if output.as_json:
         output.document(
@@ -307,7 +337,6 @@ def _show_check(output: Output, settings: DeliverSettings, trail: Path) -> ExitS
         )
     else:
         output.table([Column("sink"), Column("type"), Column("format")], sinks)
-    return ExitStatus.OK
 
 
 def _show_replayed(output: Output, sink: str, moved: list[Replayed]) -> ExitStatus:
@@ -324,7 +353,7 @@ def _show_reconciled(output: Output, found: list[Reconciled]) -> ExitStatus:
     if output.as_json:
         output.document({"sinks": found})
     else:
-        output.table(
+        output.grouped_table(
             [Column("sink"), Column("log"), Column("sent", right=True), Column("found", right=True), Column("result")],
             [
                 (one.sink, one.log or "all", f"{one.sent}", "" if one.found is None else f"{one.found}", _verdict(one))

@@ -231,4 +231,6 @@ def _report(output: Output, holds: list[LogHold], failures: Failures) -> None:
         rows.append([entry.log, state, *said, entry.recorded_in or ""])
     columns = ["log", "state", "since", "set by", "reason", "recorded in"]
     shown = len(columns) if any(entry.recorded_in for entry in holds) else len(columns) - 1
-    output.table([Column(title) for title in columns[:shown]], [row[:shown] for row in rows])
+    output.table(
+        [Column(title, whole=title in {"log", "since"}) for title in columns[:shown]], [row[:shown] for row in rows]
+    )

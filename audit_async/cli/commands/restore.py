@@ -139,7 +139,8 @@ def _report(output: Output, done: list[LogRestored], failures: Failures) -> Exit
         ]
         for log in done
     ]
-    output.table(columns, rows)
+    if rows or not failures.texts:
+        output.table(columns, rows)
     for log in done:
         if log.unread:
             text = f"{count_of(log.unread, 'encrypted archive')} restored unread, as the copy's manifest has them"
