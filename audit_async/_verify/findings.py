@@ -369,12 +369,12 @@ class Observation(Enum):
         "no expected head was given: whether newest records were cut off, or the whole chain was rewritten, can't be "
         "seen without one or a signature; keep the head of this report elsewhere",
     )
-    SIGNED = _note("signed", "{size} records are those that {signer} has signed{witnesses}")
+    SIGNED = _note("signed", "the hashes of {size} records are those that {signer} has signed{witnesses}")
     SIGNED_IN_PART = _note(
         "signed",
-        "{size} records are those that {signer} has signed{witnesses}, except that {unread} of them can't be read "
-        "here: of these the published hashes and the manifest's were compared, not the records, nor the checkpoints "
-        "that they record",
+        "the hashes of {size} records are those that {signer} has signed{witnesses}, except that {unread} of them "
+        "can't be read here: of these the published hashes and the manifest's were compared, not the records, nor the "
+        "checkpoints that they record",
     )
     NOT_SIGNED = _note(
         "not_signed", "the policy has no key for this log: whether it is the one that was signed was not checked"

@@ -80,10 +80,18 @@ class KeyOptions:
     master_key: MasterKey = None
 
     def privacy(self) -> Privacy | None:
-        """Return the settings of a log that seals with this store; None if there is none."""
+        """Return the settings of a log that seals with this store; None if there is none.
+
+        Raises `typer.BadParameter` for a store without a master key.
+        """
         if self.key_store is None:
             return None
-        return Privacy(key_store=str(self.key_store.absolute()), master_key=self.master_key)
+        return Privacy(key_store=str(self.key_store.absolute()), master_key=self._required_master_key())
+
+    def _required_master_key(self) -> str:
+        if self.master_key is None:
+            raise typer.BadParameter("--key-store needs --master-key, the source of the key that the store is under")
+        return self.master_key
 
     @contextmanager
     def opened(self, trail: Path) -> Iterator[SqliteKeyStore | None]:
@@ -94,13 +102,12 @@ class KeyOptions:
         if self.key_store is None:
             yield None
             return
-        if self.master_key is None:
-            raise typer.BadParameter("--key-store needs --master-key, the source of the key that the store is under")
+        master_key = self._required_master_key()
         try:
             from audit_async.privacy.sqlite_key_store import open_key_store  # noqa: PLC0415 - needs an extra
         except ModuleNotFoundError as error:
             raise Refused("--key-store needs cryptography; run: pip install 'audit-async[privacy]'") from error
-        store = open_key_store(self.key_store, self.master_key, trail=trail)
+        store = open_key_store(self.key_store, master_key, trail=trail)
         try:
             yield store
         finally:

@@ -158,6 +158,8 @@ class VerifierKey(NamedTuple):
         """Return the key that a vkey line gives; raises `Malformed`, also if its key id is not that of its key."""
         name, _, rest = vkey.partition("+")
         key_id, _, encoded = rest.partition("+")  # base64 may hold a plus, a name and an id may not
+        if not encoded:
+            raise Malformed("verifier key", "it is one line, NAME+ID+KEY, as audit-async keys show prints it")
         material = decode_base64(encoded, what="verifier key")
         if not material or material[0] not in {kind.value for kind in SignatureType}:
             kind = f"type {material[0]:#04x}" if material else "no type"

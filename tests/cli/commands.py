@@ -111,6 +111,12 @@ def run_all_on_terminal(commands: Sequence[str], *, columns: int = 100, **variab
     return [(int(status), output) for output, status in zip(ended[::2], ended[1::2], strict=True)]
 
 
+def _take_the_terminal() -> None:
+    """Make standard input the process's own terminal; a shell's background job would ignore its Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 def _on_terminal(
     command: list[str], columns: int, until: Callable[[bytes], bool] | None, variables: dict[str, str]
 ) -> tuple[int, bytes]:
@@ -118,7 +124,7 @@ def _on_terminal(
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     child = subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - its own terminal, for Ctrl-C
+        preexec_fn=_take_the_terminal,  # noqa: PLW1509 - nothing else makes it the terminal of Ctrl-C
         env=environment(TERM="xterm-256color", **variables),
     )  # fmt: skip
     os.close(theirs)

@@ -169,9 +169,11 @@ def test_what_is_missing_is_said(audit: Audit, service: Service) -> None:
         (("--subject", "alice", "--by", "R. Roe", *service.keys), "--reason"),
         (("--subject", "alice", "--reason", "x", "--by", " ", *service.keys), "--by"),
         (ASKED, "--key-store"),
+        ((*ASKED, *service.keys[:2]), "--key-store needs --master-key"),
     ):
         refused = audit("erase", service.base_dir, *arguments)
-        assert (refused.status, said in refused.err) == (2, True), refused.err
+        words = " ".join(refused.err.replace("│", " ").split())
+        assert (refused.status, said in words) == (2, True), refused.err
     assert log_ins(audit, service) == ["alice"]
     other = ("--subject", "alice", "--kind", "customer", "--reason", "x", "--by", "y")
     nobody = audit("erase", service.base_dir, *other, *service.keys)

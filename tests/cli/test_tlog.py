@@ -274,6 +274,8 @@ def test_whom_to_trust_must_be_said_once_and_well(log: SigningLog, tmp_path: Pat
         assert audit(*command, "--policy", tmp_path / "missing").status == 3
     for trust in trusts[1:]:
         assert audit("verify", log.base_dir, *trust).status == 2
+    nonsense = audit("verify", log.base_dir, "--vkey", "s3cret")
+    assert ("one line, NAME+ID+KEY" in nonsense.err, "s3cret" in nonsense.err) == (True, False)
     assert audit("verify", log.base_dir, "--checkpoint", policy).status == 2
     assert audit("verify-proof", tmp_path / "missing", proof, "--vkey", log.vkey).status == 3
 
@@ -286,7 +288,7 @@ def test_verify_with_a_key(log: SigningLog, tmp_path: Path, audit: Audit) -> Non
     ended = audit("verify", log.base_dir, "--vkey", log.vkey)
     assert (ended.status, ended.err) == (0, "")
     words = " ".join(ended.out.split())
-    assert f"{log.size} records are those that {ORIGIN} has signed" in words
+    assert f"the hashes of {log.size} records are those that {ORIGIN} has signed" in words
     assert "can't be seen; 0 are there, protected by the chain alone" in words
     assert "no expected head was given" not in words
     kept = tmp_path / "kept"

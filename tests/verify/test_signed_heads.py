@@ -72,7 +72,7 @@ def test_a_sound_log_leads_to_all_that_was_signed(log: SigningLog) -> None:
     """Nothing is found; the report says up to where records are signed, and no more that a head is needed."""
     report = log.report()
     assert kinds(report) == set()
-    assert f"{log.size} records are those that {ORIGIN} has signed" in notes(report)["signed"]
+    assert f"the hashes of {log.size} records are those that {ORIGIN} has signed" in notes(report)["signed"]
     assert "truncation_unseen" not in notes(report)
     behind = [note for note in report.notes if note.kind == "behind_checkpoint"]
     assert [note.seq for note in behind] == [log.size]
@@ -250,6 +250,14 @@ def test_records_that_a_checkpoint_covers(attack: str, log: SigningLog) -> None:
     found = log.report().findings
     assert any(finding.kind == "history" and "published checkpoint" in finding.reason for finding in found)
     assert all(note.kind not in {"signed", "behind_checkpoint"} for note in log.report().notes)
+
+
+def test_a_changed_record_is_not_called_signed(log: SigningLog) -> None:
+    """A record that was changed and kept its hash is a finding of the chain; only its hash is what was signed."""
+    log.segment.write_bytes(b"".join(renamed(log.lines, 2)))
+    report = log.report()
+    assert kinds(report) == {"record"}
+    assert notes(report)["signed"].startswith("the hashes of ")
 
 
 def test_a_chain_made_anew_holds_without_the_key(log: SigningLog) -> None:
