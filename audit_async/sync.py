@@ -68,7 +68,10 @@ class SyncAuditLogger:
         self.config: Final = config
         self._in_child: Final = in_child
         self._state: Literal["new", "open", "forked", "closed"] = "new"
-        self._lock = threading.Lock()
+        # Re-entrant: a signal handler may close the log, or emit in a child, while its thread holds it.
+        self._lock = threading.RLock()
+        self._is_opening = False
+        self._close_asked = False  #: by a signal handler that has interrupted the opening
         self._emit: Callable[[AuditEvent], Receipt] = self._logger.emit
         self._observers: Final[dict[CommitObserver, Callable[[], None]]] = {}  # with what ends each
         _all.add(self)
@@ -191,13 +194,13 @@ class SyncAuditLogger:
 
         Raises:
             LogLocked, LogCorrupted, ConfigError, WriteFailed: As `AuditLogger.start` does.
-            LogClosed: It was started before.
+            LogClosed: It was started before, or a signal handler has closed it meanwhile.
             RuntimeError: This thread runs an event loop; use an `AuditLogger` there.
         """
         if not blocks_event_loop and not isinstance(self.config.mode, Disabled):
             _refuse_in_event_loop()
         with self._lock:
-            if self._state != "new":
+            if self._state != "new" or self._is_opening:
                 raise LogClosed("this SyncAuditLogger was started before; it is opened once, make a new one")
             self._open()
 
@@ -205,13 +208,17 @@ class SyncAuditLogger:
         """Take no more events, make everything that was taken durable, and unlock the log. Blocks its thread.
 
         May be called again, and from several threads. In a forked child that has emitted nothing there is nothing to
-        close, and it opens no log any more.
+        close, and it opens no log any more. In a signal handler that interrupts the opening, or another closing, of the
+        same thread it returns at once, and that call does it.
 
         Raises:
             WriteFailed: Something could not be made durable; the message says how much.
             RuntimeError: This thread runs an event loop. The log stays open; close it after the loop has ended.
         """
         with self._lock:
+            if self._is_opening:
+                self._close_asked = True
+                return
             if self._state != "open":
                 self._state = "closed"
                 self._emit = self._logger.emit  # which refuses: it was never opened, is closed, or is the parent's
@@ -244,7 +251,21 @@ class SyncAuditLogger:
         self.close()
 
     def _open(self) -> None:
-        """Open the log on the shared loop; the caller has the lock."""
+        """Open the log on the shared loop, unless a signal handler closes it meanwhile; the caller has the lock."""
+        self._is_opening = True
+        try:
+            self._open_on_home_loop()
+        except BaseException:
+            if self._close_asked:
+                self._state = "closed"
+            raise
+        finally:
+            self._is_opening = False
+        if self._close_asked:
+            self.close()
+            raise LogClosed("the audit log was closed, by a signal handler, while it was opened")
+
+    def _open_on_home_loop(self) -> None:
         logger = self._logger
         if isinstance(self.config.mode, Disabled):
             self._state = "open"
@@ -300,6 +321,8 @@ class SyncAuditLogger:
         if self._in_child == "refuse":
             raise LogClosed("this process was forked from the one that opened the audit log; open another one here")
         with self._lock:
+            if self._is_opening:
+                raise LogClosed("the audit log of this process is being opened by the call that this one interrupts")
             if self._state == "forked":
                 self._open()
 
@@ -311,7 +334,8 @@ class SyncAuditLogger:
 
     def forked(self) -> None:
         """Leave the log to the parent that this process was forked from."""
-        self._lock = threading.Lock()  # another thread of the parent may have had it, as it opened or closed the log
+        self._lock = threading.RLock()  # another thread of the parent may have had it, as it opened or closed the log
+        self._is_opening = self._close_asked = False
         if self._state in {"open", "forked"} and not isinstance(self.config.mode, Disabled):
             self._state = "forked"
             self._emit = self._emit_in_child
@@ -406,7 +430,7 @@ def _answer_at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
 _all: Final[weakref.WeakSet[SyncAuditLogger]] = weakref.WeakSet()  # a fork concerns the closing ones, too
 _open: Final[set[SyncAuditLogger]] = set()  # strong references: what is open is closed at the end
 _the_home: _Home | None = None
-_home_lock = threading.Lock()
+_home_lock = threading.RLock()  # re-entrant, as each log's
 
 
 def _home() -> _Home:
@@ -441,7 +465,7 @@ def _finalize_in_child_processes() -> None:
 
 def _after_fork_in_child() -> None:
     global _the_home, _home_lock
-    _the_home, _home_lock = None, threading.Lock()
+    _the_home, _home_lock = None, threading.RLock()
     for log in list(_all):
         log.forked()
     _open.clear()
