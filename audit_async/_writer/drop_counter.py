@@ -24,7 +24,7 @@ class DropCounter:
     def __init__(self) -> None:
         self.by_type: Final[Counter[str]] = Counter()  #: all losses since the start, by event type
         # Re-entrant: a signal handler or a finalizer may emit, and be refused, while its thread holds the lock.
-        self._lock: Final = RLock()
+        self._lock = RLock()
         self.unrecorded: dict[str, _Unrecorded] = {}  #: by reason; empty if all losses are recorded
 
     @property
@@ -40,6 +40,10 @@ class DropCounter:
             lost = self.unrecorded.setdefault(reason, _Unrecorded(now))
             lost.by_type[event_type] += 1
             lost.until = now
+
+    def forked(self) -> None:
+        """Go on counting in a forked child, which may have been forked while another thread counted."""
+        self._lock = RLock()
 
     def take_unrecorded(self) -> list[AuditEventsDropped]:
         """Return the events that record what was lost since the last call, one a reason."""

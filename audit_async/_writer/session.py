@@ -486,6 +486,7 @@ class Session:
     def forked(self) -> None:
         """Give up the log in a forked child: it belongs to the parent."""
         self._intake.buffer.forked()
+        self._intake.drops.forked()
         self.store.abandon()
         if self.checkpoints is not None:
             self.checkpoints.forked()

@@ -92,6 +92,14 @@ class _SignalCourse:
         signal.signal(self.signum, self._before[-1])  # and kept, for whoever has remembered our handler
         self._given_back = True
 
+    def forked(self) -> None:
+        """Leave the logs, and a drain that is under way, to the parent."""
+        self.logs.clear()
+        self._lock = threading.RLock()  # the parent's may be held by a thread that is not here
+        self._asked = False
+        self._draining.clear()
+        self._due = None
+
     def _on_signal(self, _signum: int, frame: FrameType | None) -> None:
         """Begin to drain on the loop; without one, or at the second signal, let the signal take effect at once."""
         with self._lock:
@@ -212,4 +220,4 @@ def forget(log: Drainable) -> None:
 def forget_all() -> None:
     """Drain nothing any more, and let signals take effect at once: for a forked child, whose logs are its parent's."""
     for course in _courses.values():
-        course.logs.clear()
+        course.forked()

@@ -183,3 +183,48 @@ def test_a_child_that_is_forked_in_the_last_turn_of_a_start_takes_no_event(tmp_p
         "none",
     )
     assert ended == (0, "")
+
+
+def test_a_child_that_is_forked_while_a_thread_counts_a_loss_or_drains_is_not_blocked(tmp_path: Path) -> None:
+    """A lock of a thread that the child does not have is held there for ever: a loss counts, and SIGTERM ends it."""
+    ended = run(
+        tmp_path,
+        """
+        import signal
+        from audit_async._writer import signals
+        from audit_async.config import AuditConfig
+
+        config = AuditConfig(mode=Local(directory), service_id="orders", instance="00")
+        held, forked = threading.Event(), threading.Event()
+
+        def hold(*locks):
+            for lock in locks:
+                lock.acquire()
+            held.set()
+            forked.wait()
+            for lock in reversed(locks):
+                lock.release()
+
+        async def main():
+            async with AuditLogger(config) as audit:
+                course = signals._courses[signal.SIGTERM]
+                thread = threading.Thread(target=hold, args=(audit._intake.drops._lock, course._lock))
+                thread.start()
+                held.wait()
+                course._asked, course._due = True, signal.SIG_IGN  # a drain of the parent is nearly over
+                child = os.fork()
+                if child == 0:
+                    signal.alarm(30)
+                    audit.count_lost("http.request", "log_closed")
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    os._exit(1)
+                course._asked, course._due = False, None
+                forked.set()
+                thread.join()
+                assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
+
+        asyncio.run(main())
+        """,
+        "none",
+    )
+    assert ended == (0, "")
