@@ -20,6 +20,8 @@ import socket
 import sys
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -85,6 +87,7 @@ class Session:
         # took records with it whose audit_id somebody knows.
         self.acknowledgements: Final = Acknowledgements(self.home, os.urandom(8).hex(), store.head.seq)
         self._holds: Final = StatedHolds(store.opening.holds)
+        verification = self._make_verification()  # it has a thread, which the system may refuse
         self.writer: Final = Writer(
             store=store,
             thread=thread,
@@ -109,7 +112,7 @@ class Session:
             index_sealed=config.rotation.index_sealed,
             holds=self._holds,
             cover=self._cover,
-            verification=self._make_verification(),
+            verification=verification,
             key_store=None if keys is None else keys.store,
         )
         self.erasures: Final = None if keys is None else self._erasures_with(keys)
@@ -151,20 +154,22 @@ class Session:
         try:
             store = await _open_store(thread, config, base_dir)
             condition.where = f"audit log {store.directory}"
+            keys: OpenedKeys | None = None
             try:
-                keys = None if config.privacy is None else await _open_keys(thread, config, base_dir, store, intake)
+                if config.privacy is not None:
+                    keys = await _open_keys(thread, config, base_dir, store, intake)
+                session = cls(
+                    config,
+                    intake=intake,
+                    condition=condition,
+                    measurements=measurements,
+                    store=store,
+                    thread=thread,
+                    keys=keys,
+                )
             except BaseException:
-                await _wait_done(thread.call(store.close), 1.0)
+                await _wait_done(thread.call(_close_files, store, keys), 1.0)
                 raise
-            session = cls(
-                config,
-                intake=intake,
-                condition=condition,
-                measurements=measurements,
-                store=store,
-                thread=thread,
-                keys=keys,
-            )
             try:
                 if config.transparency is not None:
                     session.checkpoints = await session._open_checkpoints()
@@ -196,7 +201,7 @@ class Session:
             raise ConfigError("transparency", "needs the extra: pip install 'audit-async[tlog]'") from error
         config, store = self._config, self.store
         assert config.transparency is not None  # noqa: S101 - open has asked
-        return await self._thread.call(
+        open_tree = partial(
             CheckpointLog.open,
             config.transparency,
             Log(store.directory, config.service_id, store.directory.name, store.log_id),
@@ -206,6 +211,7 @@ class Session:
             sealed=lambda: len(store.sealed_segments),
             set_trouble=self._condition.set_trouble,
         )
+        return await _open_in(self._thread, open_tree, CheckpointLog.abandon)
 
     def _make_verification(self) -> VerificationTask | None:
         config = self._config
@@ -314,11 +320,7 @@ class Session:
 
     def close_files(self) -> None:
         """Unlock the log and leave its key store; in the disk thread."""
-        try:
-            if self.erasures is not None:
-                self.erasures.keys.commits.close()
-        finally:
-            self.store.close()
+        _close_files(self.store, None if self.erasures is None else self.erasures.keys)
 
     # The life of it, and its end.
 
@@ -493,36 +495,37 @@ class Session:
         self.upkeep.forked()
 
 
-async def _open_store(thread: DiskThread, config: AuditConfig, base_dir: Path) -> LogStore:
-    """Open and lock the log's directory; if the caller is cancelled meanwhile, it is closed again."""
-    opened: list[LogStore] = []
-
-    def open_store() -> None:
-        opened.append(
-            LogStore.open(
-                base_dir,
-                config.service_id,
-                config.instance,
-                rotation=config.rotation,
-                access=Access.of(config.mode) if isinstance(config.mode, Local) else PRIVATE,
-                allow_insecure_dir=config.allow_insecure_dir,
-            )
-        )
+async def _open_in(thread: DiskThread, open_it: Callable[[], _T], close: Callable[[_T], object]) -> _T:
+    """Open something in the disk thread, which goes on if the caller is cancelled: then it is closed again there."""
+    opened: list[_T] = []
 
     def close_again() -> None:
-        for store in opened:
-            store.close()
+        for it in opened:
+            close(it)
 
     try:
-        await thread.call(open_store)
+        await thread.call(lambda: opened.append(open_it()))
+    except asyncio.CancelledError:
+        thread.call(close_again)  # or a lock would be held for as long as the process lives
+        raise
+    return opened[0]
+
+
+async def _open_store(thread: DiskThread, config: AuditConfig, base_dir: Path) -> LogStore:
+    """Open and lock the log's directory."""
+    open_store = partial(
+        LogStore.open,
+        base_dir,
+        config.service_id,
+        config.instance,
+        rotation=config.rotation,
+        access=Access.of(config.mode) if isinstance(config.mode, Local) else PRIVATE,
+        allow_insecure_dir=config.allow_insecure_dir,
+    )
+    try:
+        return await _open_in(thread, open_store, LogStore.close)
     except OSError as error:
         raise WriteFailed(f"the audit log under {base_dir} could not be opened: {error}") from error
-    except asyncio.CancelledError:
-        # The disk thread goes on; without this the lock would be held for as long as the process lives.
-        thread.call(close_again)
-        raise
-    (store,) = opened
-    return store
 
 
 async def _open_keys(
@@ -535,14 +538,20 @@ async def _open_keys(
         raise ConfigError("privacy", "needs the extra: pip install 'audit-async[privacy]'") from error
     assert config.privacy is not None  # noqa: S101 - open has asked
     name = f"{config.service_id}/{store.directory.name}"
-    opening = thread.call(open_keys, config.privacy, base_dir, name, store.log_id, intake.encoder)
+    open_them = partial(open_keys, config.privacy, base_dir, name, store.log_id, intake.encoder)
     try:
-        return await opening
+        return await _open_in(thread, open_them, lambda keys: keys.commits.close())
     except OSError as error:
         raise WriteFailed(f"the key store of {store.directory} could not be opened: {error}") from error
-    except asyncio.CancelledError:  # the disk thread goes on
-        thread.call(lambda: opening.result().commits.close() if not opening.cancelled() else None)
-        raise
+
+
+def _close_files(store: LogStore, keys: OpenedKeys | None) -> None:
+    """Leave the key store, if there is one, and unlock the log."""
+    try:
+        if keys is not None:
+            keys.commits.close()
+    finally:
+        store.close()
 
 
 async def _wait_done(future: asyncio.Future[_T], timeout_s: float | None) -> bool:

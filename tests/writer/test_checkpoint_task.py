@@ -10,6 +10,7 @@ import threading
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -26,6 +27,7 @@ from audit_async import (
 from audit_async._chain import check_record
 from audit_async._query.lookup import RecordNotFound
 from audit_async._trail.record_hashes import RecordHashes
+from audit_async._writer.checkpoint_task import CheckpointLog
 from audit_async.config.transparency import ExternalKey
 from audit_async.events.lifecycle import AuditCheckpoint
 from audit_async.logger.open_session import checkpoints_of
@@ -541,3 +543,33 @@ async def test_cosignatures_for_a_checkpoint_from_before_the_tree_was_opened_aga
             checkpoints._tree.publish(first, checkpoints._durable_seq())
             assert published(config).checkpoint == first.checkpoint
             assert checkpoints.refused is None
+
+
+async def test_a_start_that_is_cancelled_as_the_tree_opens_leaves_it(
+    signing: Callable[..., AuditConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its thread nor its files are left, and the log can be started."""
+    opening, go_on = asyncio.Event(), threading.Event()
+    loop, open_tree = asyncio.get_running_loop(), CheckpointLog.open
+
+    def slowly(*args: Any, **kwargs: Any) -> CheckpointLog:
+        loop.call_soon_threadsafe(opening.set)
+        go_on.wait(60)
+        return open_tree(*args, **kwargs)
+
+    def tree_threads() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name.startswith("audit-async tree of lone/")]
+
+    monkeypatch.setattr(CheckpointLog, "open", slowly)
+    audit = AuditLogger(signing(service_id="lone"))
+    starting = asyncio.create_task(audit.start())
+    await opening.wait()
+    starting.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    with anyio.fail_after(60):
+        while tree_threads():
+            await anyio.sleep(0.01)
+        async with audit:
+            assert len(tree_threads()) == 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +23,7 @@ from audit_async._trail.log_files import find_logs
 from audit_async._writer.unsealed_logs import find_unsealed
 from audit_async.privacy import ErasureRefused, KeyStoreUnavailable, NewKey, Subject, key_id_bytes
 from audit_async.privacy.data_keys import day_number
-from audit_async.privacy.sqlite_key_store import SqliteKeyStore
+from audit_async.privacy.sqlite_key_store import SqliteKeyStore, open_key_store
 from audit_async.reader import AuditReader
 from tests.logs import ConfigFor, log_directory, segment_lines
 from tests.privacy.key_stores import ALICE, BOB, copies_in_files, open_store, some_keys, wrapped_bytes
@@ -305,6 +307,34 @@ async def test_what_is_found_only_while_closing_is_recorded_by_the_next_opening(
             (in_flight,) = recorded(other, event_type="audit.erased_in_flight")
             assert (in_flight["event"]["records"], in_flight["event"]["session_before"]) == (3, True)
     assert (await AuditReader(tmp_path / "audit").verify()).valid
+
+
+async def test_a_start_that_is_cancelled_as_the_key_store_opens_leaves_it(
+    config_for: ConfigFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or every erasure would wait for a log that nobody has, for as long as the process lives."""
+    opening, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slowly(*args: Any, **kwargs: Any) -> SqliteKeyStore:
+        loop.call_soon_threadsafe(opening.set)
+        go_on.wait(60)
+        return open_key_store(*args, **kwargs)
+
+    config = sealing(config_for, tmp_path)
+    async with AuditLogger(config) as audit:
+        monkeypatch.setattr("audit_async._writer.opened_keys.open_key_store", slowly)
+        billing = AuditLogger(sealing(config_for, tmp_path, service_id="billing"))
+        starting = asyncio.create_task(billing.start())
+        await opening.wait()
+        starting.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        report = await audit.erase_subject("alice", timeout_s=60, **WHY)
+        assert report.is_complete
+        async with billing:
+            assert billing.health().ok
 
 
 async def test_a_key_that_was_made_before_an_erasure_is_not_stored_after_it(

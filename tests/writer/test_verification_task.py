@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from audit_async import AuditConfig, AuditLogger, ConfigError, HealthStatus, Local, RetentionPolicy, RotationPolicy
@@ -300,3 +301,20 @@ anyio.run(main)
     records = b"".join(path.read_bytes() for path in (tmp_path / "orders" / "00").glob("*.audit"))
     (line,) = [line for line in records.splitlines() if b'"event_type":"audit.verification_failed"' in line]
     assert json.loads(line)["event"]["segments"] == [name]
+
+
+async def test_a_start_for_which_no_thread_is_left_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system refuses one more thread: the log is unlocked, and can be started as soon as there is one."""
+
+    def refuse(_name: str) -> None:
+        raise RuntimeError("can't start new thread")
+
+    audit = AuditLogger(msgspec.structs.replace(config(tmp_path), instance="00"))
+    with monkeypatch.context() as patch:
+        patch.setattr("audit_async._writer.verification_task.DiskThread", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            await audit.start()
+    async with audit:
+        assert audit.health().ok
