@@ -13,6 +13,7 @@ and `audit_async._writer.write_loop`.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import math
 import os
@@ -511,6 +512,15 @@ async def _open_in(thread: DiskThread, open_it: Callable[[], _T], close: Callabl
     return opened[0]
 
 
+#: What to do if a log's directory can't be opened.
+_ADVICE: Final = {
+    errno.EACCES: "; give the directory to the user that the process runs as, or choose another base_dir",
+    errno.EROFS: "; the file system is read-only: make it writable, or choose another base_dir",
+    errno.ENOSPC: "; the disk is full: make room, and start again",
+    errno.ENOTDIR: "; a part of the path is a file: choose another base_dir",
+}
+
+
 async def _open_store(thread: DiskThread, config: AuditConfig, base_dir: Path) -> LogStore:
     """Open and lock the log's directory."""
     open_store = partial(
@@ -525,7 +535,8 @@ async def _open_store(thread: DiskThread, config: AuditConfig, base_dir: Path) -
     try:
         return await _open_in(thread, open_store, LogStore.close)
     except OSError as error:
-        raise WriteFailed(f"the audit log under {base_dir} could not be opened: {error}") from error
+        advice = _ADVICE.get(error.errno or 0, "")
+        raise WriteFailed(f"the audit log under {base_dir} could not be opened: {error}{advice}") from error
 
 
 async def _open_keys(

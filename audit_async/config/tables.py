@@ -24,6 +24,7 @@ def build(cls: type[_G], table: Mapping[str, object]) -> _G:
     What is there as a finished object stays as it is, and so does what can't be read: the constructor refuses
     it.
     """
+    _refuse_misplaced(cls, table)
     refuse_unknown(table, names_of(cls), cls._path)
     values: dict[str, Any] = {}  # checked by the group itself
     for field in msgspec.structs.fields(cls):
@@ -37,6 +38,18 @@ def build(cls: type[_G], table: Mapping[str, object]) -> _G:
         else:
             values[field.name] = _read(given, field.type)
     return cls(**values)
+
+
+def _refuse_misplaced(cls: type[_G], table: Mapping[str, object]) -> None:
+    """Raise `ConfigError` for a setting that is one of a group's, and was written next to the groups."""
+    known = names_of(cls)
+    for name in (name for name in table if name not in known):
+        for field in msgspec.structs.fields(cls):
+            for group in groups_of(field.type):
+                if name in names_of(group):
+                    tag = group.__struct_config__.tag
+                    chosen = f' with type = "{tag}"' if tag is not None else ""
+                    raise ConfigError(f"{cls._path}{name}", f"it belongs in the table [{field.name}]{chosen}")
 
 
 def _build_group(name: str, groups: list[type[Group]], given: object) -> object:

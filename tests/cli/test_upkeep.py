@@ -123,6 +123,7 @@ def test_a_running_service_applies_it_itself(tmp_path: Path, audit: Audit) -> No
     assert ended.status == 3
     assert f"process {service.pid}" in ended.err
     assert "apply_retention()" in ended.err
+    assert "Nothing is due" not in ended.out  # that is not known of a log that was not looked at
 
 
 def test_only_the_owner_writes(trail: Path, audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:

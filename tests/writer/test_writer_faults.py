@@ -10,13 +10,14 @@ import errno
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from audit_async import AuditLogger, BufferFull, HealthStatus, LogLocked, WriteFailed
+from audit_async import AuditConfig, AuditLogger, BufferFull, HealthStatus, Local, LogLocked, WriteFailed
 from audit_async._store.log_store import LogStore
 from tests.logs import ConfigFor, Counted, failure, log_directory
 from tests.trails import check_trail, read_events
@@ -192,6 +193,14 @@ async def test_a_log_that_cannot_be_written_does_not_start(config_for: ConfigFor
     except LogLocked:
         pytest.fail("the failed start kept the lock")
     check_trail(log_directory(config_for(), "one"))
+
+
+async def test_a_directory_that_cant_be_made_says_what_to_do(tmp_path: Path) -> None:
+    """The error of a first start names the path, the reason and the setting to change."""
+    (tmp_path / "file").touch()
+    config = AuditConfig(mode=Local(tmp_path / "file" / "audit"), service_id="orders")
+    with pytest.raises(WriteFailed, match=r"file.*Not a directory.*choose another base_dir"):
+        await AuditLogger(config).start()
 
 
 @pytest.mark.parametrize("disk_comes_back", [True, False])

@@ -13,7 +13,7 @@ from audit_async.cli.crash_risk import at_risk
 from audit_async.cli.place import load_config
 from audit_async.cli.run import ExitStatus, perform
 from audit_async.cli.terminal import Cell, Column, Output
-from audit_async.config import AuditConfig, Disabled, Local
+from audit_async.config import AuditConfig, Disabled, Local, Redaction
 from audit_async.errors import ConfigError
 
 __all__ = ["register"]
@@ -71,6 +71,8 @@ def _check(output: Output, file: Path | None, environment: str | None) -> ExitSt
             output.line(Cell("wrong", "red"), f"  {error}")
         return ExitStatus.FINDINGS
     settings = _flat(msgspec.to_builtins(config))
+    if config.redaction.keys == Redaction().keys:
+        settings["redaction.keys"] = f"the {len(config.redaction.keys)} names that are built in"
     records = isinstance(config.mode, Local)
     risk = at_risk(config.flush_mode) if records else "everything: recording is switched off"
     if output.as_json:

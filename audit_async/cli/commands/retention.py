@@ -119,7 +119,9 @@ def _report(
         output.line()
         output.table(columns, rows)
     output.line()
-    if not rows:
+    if not rows and failures.texts:
+        output.line("Nothing is known to be due; not every log could be looked at.")
+    elif not rows:
         output.line("Nothing is due.")
     elif not applied:
         output.line(Cell("Nothing was changed.", "bold"), " Do it with --apply while the service is stopped.")
