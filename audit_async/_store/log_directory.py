@@ -209,8 +209,10 @@ class LogDirectory:
         self.sync()
 
     def close(self) -> None:
-        """Close the directory's descriptor."""
-        disk.close(self.fd)
+        """Close the directory's descriptor; may be called again, as a forked child does that copies a closed log."""
+        fd, self.fd = self.fd, -1  # its number may be another file's at once
+        if fd >= 0:
+            disk.close(fd)
 
 
 def open_subdirectory(name: str, *, dir_fd: int, at: Path, access: Access = PRIVATE) -> int:

@@ -15,6 +15,7 @@ from audit_async._durable import disk
 from audit_async._layout.hold_file import read_hold
 from audit_async._layout.manifest import read_manifest
 from audit_async._store.legal_hold import place_hold
+from audit_async._store.log_directory import LogDirectory
 from audit_async._store.log_store import LogStore
 from audit_async.errors import LogLocked
 from tests.store.chained import Chain, log_path, open_store, segments, stored_lines
@@ -291,3 +292,16 @@ def test_no_descriptor_is_closed_twice(
     assert [damaged.reason for damaged in committed.damaged] == ["removed, and its content changed"]
     assert committed.synced == chain.head
     store.close()
+
+
+def test_a_directory_that_is_closed_again_closes_no_other_file(tmp_path: Path) -> None:
+    """As in a child that is forked while its parent closes a log; the descriptor's number is another file's by then."""
+    directory = LogDirectory(tmp_path, "orders", "00", allow_insecure_dir=False)
+    number = directory.fd
+    directory.close()
+    others = [os.open(tmp_path, os.O_RDONLY)]
+    while others[-1] < number:
+        others.append(os.open(tmp_path, os.O_RDONLY))
+    directory.close()
+    for other in others:
+        os.close(other)
