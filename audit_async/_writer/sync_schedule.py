@@ -50,7 +50,7 @@ class SyncSchedule:
             self.deadline = now + self._interval_s
 
     def commit_begun(self) -> None:
-        """Note that all that is framed is on its way to the disk."""
+        """Note that all that is framed, none of it excepted, is on its way to the disk."""
         self._next_deadline = None
 
     def synced(self, synced_seq: int, framed_seq: int, now: float) -> None:

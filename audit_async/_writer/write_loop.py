@@ -237,7 +237,8 @@ class Writer:
         )
         if sync or (batches and not self._schedule.delays_writes):
             batch = batches.popleft() if batches and not retry else None
-            self._schedule.commit_begun()
+            if not batches:
+                self._schedule.commit_begun()
             commits.begin(batch, sync=sync)
             if self._watch is None:
                 self._watch = self._loop.call_later(_WATCH_S, self._look_at_commit, self._intake.drops.total)

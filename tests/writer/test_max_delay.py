@@ -27,6 +27,7 @@ from audit_async.events import ModelAccessed
 from audit_async.sync import SyncAuditLogger
 from tests.logs import ConfigFor, failure, log_directory, segment_lines
 from tests.trails import check_trail, read_events
+from tests.writer.hanging_disk import hanging_disk
 
 pytestmark = pytest.mark.anyio
 
@@ -248,6 +249,35 @@ async def test_the_delay_counts_from_the_oldest_that_waits() -> None:
     assert schedule.deadline is None
     schedule.framed(now=20.0)
     assert schedule.deadline == 22.0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # uvloop's clock can't be set forward
+async def test_what_one_commit_does_not_take_waits_no_second_time(
+    config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If more than one batch waits for a slow disk, the last one has waited for company as long as the first."""
+    loop, ahead_s = asyncio.get_running_loop(), 0.0
+    real_time = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real_time() + ahead_s)
+    config = config_for(flush_mode=Immediate(max_delay=LONGEST_S), buffer_bytes=64 << 20)
+    async with AuditLogger(config) as audit:
+        assert audit._session is not None
+        batches = audit._session.writer._framing.batches
+        with hanging_disk(monkeypatch) as release:
+            first = asyncio.create_task(audit.emit_durable(ordinary()))
+            receipts: list[Receipt] = []
+            with anyio.fail_after(LONGEST_S):
+                while len(batches) < 2:
+                    event = ModelAccessed(customer_id="c", model_ref="m" * 4000, access_type="read")
+                    receipts.append(audit.emit(event))
+                    await anyio.lowlevel.checkpoint()
+            assert not first.done()
+            ahead_s = 2 * LONGEST_S
+            release()
+            with anyio.fail_after(PATIENCE_S):
+                while not receipts[-1].is_durable:
+                    await anyio.sleep(0.01)
+            await first
 
 
 def test_a_thread_without_a_loop_waits_for_no_company(tmp_path: Path) -> None:
