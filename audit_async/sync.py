@@ -398,7 +398,7 @@ def _fit_uwsgi(server: Any) -> None:  # noqa: ANN401 - a module that uWSGI makes
 
 
 def _close_at_uwsgi_s_end() -> None:
-    _close_all()
+    close_open_logs()
     for before in _before_uwsgi_s_end:
         if callable(before):
             before()
@@ -441,7 +441,8 @@ def _home() -> _Home:
         return _the_home
 
 
-def _close_all() -> None:
+def close_open_logs() -> None:
+    """Close every log that is open in this process, as at its end; for processes that end without exit handlers."""
     while _open:
         log = next(iter(_open))
         try:
@@ -460,7 +461,7 @@ def _finalize_in_child_processes() -> None:
             continue
         parent = getattr(process, "parent_process", None)
         if parent is None or parent() is not None:  # billiard can't say; its finalizer does nothing twice
-            util.Finalize(None, _close_all, exitpriority=10)
+            util.Finalize(None, close_open_logs, exitpriority=10)
 
 
 def _after_fork_in_child() -> None:
@@ -471,6 +472,6 @@ def _after_fork_in_child() -> None:
     _open.clear()
 
 
-atexit.register(_close_all)
+atexit.register(close_open_logs)
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -33,7 +33,7 @@ from audit_async.context import Bound, ContextValue, bind_context, current_conte
 from audit_async.errors import AuditError, BufferFull, ConfigError, InvalidEvent, LogClosed
 from audit_async.events import ActorInfo, AuditResult, Failure, JobEnded, PartialSuccess, Success
 from audit_async.status import describe_error
-from audit_async.sync import SyncAuditLogger
+from audit_async.sync import SyncAuditLogger, close_open_logs
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -121,7 +121,7 @@ class AuditedTasks:
             (signals.task_revoked, self._revoke),
             (signals.worker_init, self._start),
             (signals.worker_process_init, self._start_in_pool),
-            (signals.worker_process_shutdown, self._close),
+            (signals.worker_process_shutdown, self._close_in_pool),
             (signals.worker_shutdown, self._close),
         )
         for signal, receiver in self._connected:
@@ -149,6 +149,12 @@ class AuditedTasks:
                 self._audit.close()
             except Exception as error:  # noqa: BLE001 - a worker that ends has nobody to tell
                 _log.error("the audit log could not be closed as a Celery process ended: %s", describe_error(error))
+
+    def _close_in_pool(self, **_: object) -> None:
+        # A pool's process ends without exit handlers and finalizers. The log may be another than was given here, such
+        # as Django's, which the first event of this process has opened.
+        self._close()
+        close_open_logs()
 
     # What travels.
 

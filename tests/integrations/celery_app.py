@@ -1,15 +1,17 @@
 """A Celery application whose tasks are in a trail: `python -m celery -A tests.integrations.celery_app worker`.
 
-Environment: CELERY_BROKER, CELERY_AUDIT (the trail's directory), CELERY_DONE (a file with a line a finished run).
+Environment: CELERY_BROKER, CELERY_AUDIT (the trail's directory), CELERY_DONE (a file with a line a finished run),
+CELERY_AMBIENT (Celery is given no log).
 """
 
 import os
 import time
+from contextlib import suppress
 
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
 
-from audit_async import AuditConfig, Local, set_audit
+from audit_async import AuditConfig, Local, LogClosed, set_audit
 from audit_async.integrations.celery import audit_tasks
 from audit_async.sync import SyncAuditLogger
 from tests.logs import Counted
@@ -22,8 +24,24 @@ app.conf.update(
     worker_hijack_root_logger=False,
 )
 audit = SyncAuditLogger(AuditConfig(mode=Local(os.environ.get("CELERY_AUDIT", "audit")), service_id="shop"))
-set_audit(audit)
-audited = audit_tasks(app, audit, arguments={"shop.refund": ("order_id",)}, durable="CELERY_DURABLE" in os.environ)
+#: As in a Django project: Celery is given no log, and the first event of a process opens one.
+IS_AMBIENT = "CELERY_AMBIENT" in os.environ
+
+
+def opened() -> SyncAuditLogger:
+    """Return the log of this process, open from the first call on."""
+    with suppress(LogClosed):  # it is open
+        audit.start()
+    return audit
+
+
+set_audit(opened if IS_AMBIENT else audit)
+audited = audit_tasks(
+    app,
+    None if IS_AMBIENT else audit,
+    arguments={"shop.refund": ("order_id",)},
+    durable="CELERY_DURABLE" in os.environ,
+)
 
 
 def done(line: str) -> None:

@@ -181,10 +181,16 @@ def test_runs_are_recorded_on_behalf_of_whoever_asked(broker: str, tmp_path: Pat
 
 
 @needs_redis
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_worker_that_is_asked_to_stop_loses_nothing(broker: str, tmp_path: Path, pool: str) -> None:
-    """SIGTERM under load: each run that has ended is recorded once, and every log is closed."""
-    shop = Shop(broker, tmp_path, "--concurrency", "3", "--pool", pool, "--max-tasks-per-child", "40")
+@pytest.mark.parametrize(
+    ("pool", "environment"),
+    [("prefork", {}), ("threads", {}), ("prefork", {"CELERY_AMBIENT": "1"})],
+    ids=["prefork", "threads", "a log of the application's own"],
+)
+def test_a_worker_that_is_asked_to_stop_loses_nothing(
+    broker: str, tmp_path: Path, pool: str, environment: dict[str, str]
+) -> None:
+    """SIGTERM under load: each run that has ended is recorded once, and every log is closed, whoever opened it."""
+    shop = Shop(broker, tmp_path, "--concurrency", "3", "--pool", pool, "--max-tasks-per-child", "40", **environment)
     for number in range(400):  # before the worker is there, so that it does not come to their end
         shop.send("shop.many", number)
     with shop.working() as worker:
