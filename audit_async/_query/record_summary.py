@@ -123,7 +123,7 @@ def details_of(event: dict[str, object]) -> tuple[str, ...]:
         else:
             own.append(f"{name}={_short(value)}")
     # What is asked for most comes first, since a terminal shows the beginning.
-    details = [*first, *own, *of_actor]
+    details = dict.fromkeys([*first, *own, *of_actor])  # the address of a request and of its actor are one
     return tuple(sorted(details, key=lambda text: 0 if text in first else 1 if text.startswith("ip=") else 2))
 
 

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_async._query.record_counts import Frequencies
+from audit_async._query.record_summary import details_of
 from audit_async.events.registry import known_types
 from tests.chain.test_chain import resealed
 from tests.cli.commands import COMMAND, OWN_SEQUENCES, Audit, environment, run_on_terminal
@@ -40,6 +41,18 @@ def chain(tmp_path: Path) -> Chain:
 def seqs(rows: list[dict[str, object]]) -> list[object]:
     """Return the sequence numbers of rows."""
     return [row["seq"] for row in rows]
+
+
+def test_an_address_is_shown_once() -> None:
+    """A request from where its actor is has one address; another address of the actor is shown as well."""
+    event: dict[str, object] = {
+        "event_type": "http.request",
+        "ip": "203.0.113.9",
+        "actor": {"user_id": "ann", "ip": "203.0.113.9"},
+    }
+    assert details_of(event) == ("ip=203.0.113.9",)
+    event["actor"] = {"user_id": "ann", "ip": "203.0.113.10"}
+    assert details_of(event) == ("ip=203.0.113.9", "ip=203.0.113.10")
 
 
 @pytest.mark.parametrize(
