@@ -95,6 +95,10 @@ class StreamOut(io.RawIOBase):
         return self._size, self._digest.hexdigest()
 
 
+#: What only writing raises, and Python then says of no file.
+_OF_WRITING: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
 @contextmanager
 def new_file(target: Path, *, overwrite: bool) -> Iterator[NewFile]:
     """Yield a file to write to, next to `target`; nothing is left of it at the end unless it was finished.
@@ -109,6 +113,10 @@ def new_file(target: Path, *, overwrite: bool) -> Iterator[NewFile]:
     try:
         with open(fd, "w+b") as file:
             yield NewFile(file, name, target, overwrite=overwrite)
+    except OSError as error:
+        if error.filename is None and error.errno in _OF_WRITING:
+            error.filename = str(target)
+        raise
     finally:
         with suppress(FileNotFoundError):
             disk.unlink(name, dir_fd=None)

@@ -305,7 +305,7 @@ def _crash(log: Log, session: LastSession, settings: AuditConfig | None, writer:
     if mode is None:
         yield warn(log.name, "a crash now", "what it would lose is not known; give --config")
     else:
-        yield ok(log.name, "a crash now", f"would lose {at_risk(mode)} ({source})")
+        yield ok(log.name, "a crash now", f"would lose {at_risk(mode)} ({source}); more while the disk refuses")
 
 
 def _parsed_mode(text: str) -> FlushMode | None:
