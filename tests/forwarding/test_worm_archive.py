@@ -178,6 +178,37 @@ async def test_archived_and_encrypted_segments_come_back_byte_for_byte(
     assert (await AuditReader(tmp_path / "new", identities=IDENTITIES).verify()).valid
 
 
+async def test_a_compressed_segment_is_stored_if_it_holds_what_was_sealed(
+    tmp_path: Path, archive: WormArchive, worm: BucketOfTest
+) -> None:
+    """A file that is cut, overwritten or another one stays out of a bucket that keeps it; repaired, it is stored."""
+    log = await write_log(tmp_path / "host")
+    original = digests(log)
+    await _archive_all(tmp_path / "host", RetentionPolicy(archive_after_days=0))
+    files = sorted(log.glob("archive/*.zst"))
+    cut, overwritten, exchanged = files[:3]
+    whole = {file: file.read_bytes() for file in files}
+    for file, content in ((cut, whole[cut][:-20]), (overwritten, b"\0" * 500), (exchanged, whole[cut])):
+        file.write_bytes(content)
+    pushed = await push(archive, log)
+    assert pushed.stored == len(files) - 3 > 0
+    assert pushed.findings == (
+        f"{cut.name}: it is not what was sealed; it was not stored",
+        f"{overwritten.name}: it can't be decompressed; it was not stored",
+        f"{exchanged.name}: it is not what was sealed; it was not stored",
+    )
+    for file, content in whole.items():
+        file.write_bytes(content)
+    assert (await push(archive, log)).is_complete
+    (receipts,) = log.glob("bucket-*.json")
+    receipts.unlink()
+    again = await push(archive, log)  # reads what is stored, and compares it
+    assert (again.stored, again.there, again.is_complete) == (0, len(sealed_in(log)), True)
+    (restored,) = await archive.restore(tmp_path / "new")
+    assert restored.findings == ()
+    assert digests(tmp_path / "new" / "orders" / "00") == {name: original[name] for name in sealed_in(log)}
+
+
 async def test_personal_data_in_the_clear_stays_out_unless_somebody_says_so(
     tmp_path: Path, archive: WormArchive, worm: BucketOfTest
 ) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 
+import anyio
 import pyarrow.parquet as pq
 import pytest
 
+from audit_async.tlog import TlogProof, verify_proof
+from tests.trail.signed import SigningLog
 from tests.trails import read_events
 from tests.viewer.trail_to_view import AUDITOR, browser_of, make_trail, viewed
 
@@ -56,3 +60,21 @@ async def test_the_proof_of_a_record_needs_a_log_that_signs(tmp_path: Path) -> N
         answer = await browser.get("/logs/orders/00/records/1/proof")
     assert answer.status_code == 409
     assert "publishes no checkpoint" in answer.text
+
+
+async def test_a_record_is_downloaded_with_a_proof_that_holds(tmp_path: Path) -> None:
+    """The two files that `audit-async prove` writes: the line as it is in the log, and its place in the signed tree."""
+    log = await anyio.to_thread.run_sync(SigningLog(tmp_path / "audit").session)
+    async with viewed(log.base_dir) as app, browser_of(app, AUDITOR) as browser:
+        answer = await browser.get("/logs/orders/00/records/3/proof")
+    assert answer.status_code == 200
+    line = log.lines[3]
+    audit_id = json.loads(line)["audit_id"]
+    assert answer.headers["content-disposition"] == f'attachment; filename="{audit_id}.zip"'
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as files:
+        assert sorted(files.namelist()) == [f"{audit_id}.json", f"{audit_id}.tlog-proof"]
+        assert files.read(f"{audit_id}.json").strip() == line.strip()
+        proof = TlogProof.parse(files.read(f"{audit_id}.tlog-proof"))
+    record_hash = bytes.fromhex(json.loads(log.lines[4])["prev_hash"])
+    proven = verify_proof(proof, index=3, record_hash=record_hash, policy=log.policy)
+    assert proven.checkpoint.size == log.size
