@@ -30,9 +30,9 @@ async def write_trail(base_dir: Path, events: int = 20, service: str = "orders",
     return base_dir / service / "00"
 
 
-async def write_events(base_dir: Path, *events: AuditEvent, service: str = "orders") -> Path:
+async def write_events(base_dir: Path, *events: AuditEvent, service: str = "orders", **limits: Any) -> Path:
     """Write a session with these events; return the log's directory."""
-    config = AuditConfig(mode=Local(base_dir), service_id=service, handle_signals=False)
+    config = AuditConfig(mode=Local(base_dir), service_id=service, handle_signals=False, **limits)
     async with AuditLogger(config) as audit:
         for event in events:
             audit.emit(event)
