@@ -28,6 +28,7 @@ class Provider:
         self.issuer = ""
         self.key = ECKey.generate_key("P-256", {"kid": "1", "use": "sig", "alg": "ES256"})
         self.claims: dict[str, Any] = {}  #: instead of what it would say
+        self.discovery: dict[str, Any] = {}  #: instead of what it would say of itself
         self.sign_with = self.key
         self.signs_with_public_key = False
         self.codes: dict[str, dict[str, str]] = {}
@@ -79,7 +80,7 @@ def running_provider() -> Iterator[Provider]:
             if parts.path == "/.well-known/openid-configuration":
                 names = {"authorization_endpoint": "authorize", "token_endpoint": "token", "jwks_uri": "keys"}
                 urls = {name: f"{provider.issuer}/{at}" for name, at in names.items()}
-                self._json({"issuer": provider.issuer} | urls)
+                self._json({"issuer": provider.issuer} | urls | provider.discovery)
             elif parts.path == "/keys":
                 self._json({"keys": [provider.key.as_dict(private=False)]})
             else:
@@ -106,7 +107,7 @@ def running_provider() -> Iterator[Provider]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         provider.issuer = f"http://127.0.0.1:{server.server_port}"
-        thread = Thread(target=server.serve_forever, daemon=True)
+        thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)  # how often it looks whether to end
         thread.start()
         try:
             yield provider

@@ -28,11 +28,11 @@ def provider() -> Iterator[Provider]:
         yield running
 
 
-def viewed_by_oidc(base_dir: Path, provider: Provider) -> Viewer:
+def viewed_by_oidc(base_dir: Path, provider: Provider, **given: Any) -> Viewer:
     """Return a viewer that knows olga, by her address."""
     roles = base_dir / "roles.toml"
     roles.write_text('[people."olga@example.org"]\nrole = "auditor"\n')
-    sign_in = OidcSignIn(provider.issuer, CLIENT, client_secret=SECRET, public_url=HOST)
+    sign_in = OidcSignIn(provider.issuer, CLIENT, client_secret=SECRET, public_url=HOST, **given)
     return viewer(base_dir, sign_in=sign_in, roles=Roles.from_file(roles), public_url=HOST)
 
 
@@ -146,3 +146,38 @@ def test_a_provider_that_is_not_reached_safely_is_refused() -> None:
         with pytest.raises(ConfigError, match="https") as caught:
             OidcSignIn(issuer, CLIENT, public_url=HOST)
         assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("discovery", "said"),
+    [
+        ({"issuer": "https://another.example"}, "calls itself otherwise"),
+        ({"token_endpoint": "http://provider.example/token"}, "https"),
+        ({"authorization_endpoint": "javascript:alert(1)"}, "https"),
+        ({"jwks_uri": None}, "can&#39;t be read"),
+    ],
+)
+async def test_a_provider_that_says_something_else_of_itself_is_not_used(
+    tmp_path: Path, provider: Provider, discovery: dict[str, Any], said: str
+) -> None:
+    """No browser is sent to it, and the page says why."""
+    await make_trail(tmp_path)
+    provider.discovery = discovery
+    async with viewed_by_oidc(tmp_path, provider) as app, browser_of(app) as browser:
+        answer = await browser.get("/sign-in/oidc")
+    assert (answer.status_code, "location" in answer.headers) == (503, False)
+    assert said in answer.text
+
+
+async def test_a_provider_that_changes_its_keys_is_asked_for_them_again(tmp_path: Path, provider: Provider) -> None:
+    """But not for each token that they don't fit: half a minute later."""
+    await make_trail(tmp_path)
+    now = [0.0]
+    async with viewed_by_oidc(tmp_path, provider, now=lambda: now[0]) as app:
+        found = []
+        for seconds in (0.0, 29.0, 31.0):
+            now[0] = seconds
+            async with browser_of(app) as browser:
+                found.append((await browser.get(await at_provider(browser))).status_code)
+            provider.key = provider.sign_with = ECKey.generate_key("P-256", {"kid": "1", "use": "sig", "alg": "ES256"})
+    assert found == [200, 403, 200]
