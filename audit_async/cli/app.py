@@ -6,6 +6,7 @@ is named is imported; the help, and a command line that names none, import all o
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -30,6 +31,8 @@ PANELS: Final = {
     "Deliver to other systems": ("deliver", "replay", "alerts", "check-copies"),
     "Beyond one machine": ("forward", "collect", "hosts", "engine", "bucket"),
 }  # fmt: skip
+#: Where the next example begins: `... --since 24h. In a pipe: audit-async ...`.
+_NEXT_EXAMPLE: Final = re.compile(r"\.\s+(?=[A-Z][^.:]*: (?:audit-async|SELECT) )")
 _NAMES: Final = tuple(name for names in PANELS.values() for name in names)
 #: Commands whose module has another name, since a package of the library has theirs.
 _OTHER_MODULES: Final = {"alerts": "alert_commands", "config": "config_check", "events": "event_catalogue"}
@@ -65,8 +68,19 @@ def _register(app: typer.Typer, name: str, panel: str) -> None:
         import_module(f"audit_async.cli.commands.{module}").register(app)
     for command in app.registered_commands[before[0] :]:
         command.rich_help_panel = panel
+        command.epilog = _examples(command.epilog)
     for group in app.registered_groups[before[1] :]:
         group.rich_help_panel = panel
+        for command in group.typer_instance.registered_commands if group.typer_instance is not None else ():
+            command.epilog = _examples(command.epilog)
+
+
+def _examples(epilog: str | None) -> str | None:
+    """Return the examples of a command's help, each on a line of its own and as code, whose asterisks stay."""
+    if epilog is None or "`" in epilog:
+        return epilog
+    examples = (re.sub(r"^([^:]+): (.+)$", r"\1: `\2`", example) for example in _NEXT_EXAMPLE.split(epilog))
+    return "\n\n".join(examples)
 
 
 def run(arguments: Sequence[str]) -> int:

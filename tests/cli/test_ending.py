@@ -336,6 +336,14 @@ def test_help_has_an_example(command: str, audit: Audit) -> None:
     assert "--json" in ended.out
 
 
+def test_examples_can_be_copied_from_the_help(audit: Audit) -> None:
+    """Each example begins a line, no sentence ends in its last word, and an asterisk is no markup."""
+    lines = [line.strip() for line in audit("export", "--help").out.splitlines()]
+    assert "In a pipe: audit-async export ./audit --format csv | gzip > all.csv.gz" in lines
+    helped = "".join(audit("partitions", "--help").out.split())
+    assert "count(*)FROMread_parquet('/srv/audit-parquet/*/*/*.parquet'" in helped
+
+
 def test_help_and_version(audit: Audit) -> None:
     """The help lists every command; the version is that of the package."""
     listed = audit("--help")

@@ -68,8 +68,10 @@ def register(app: typer.Typer) -> None:
     app.command(
         "erase",
         epilog="Example: audit-async erase ./audit --subject alice --reason 'request 4711' --by 'R. Roe' "
-        "--key-store /var/lib/audit-keys --master-key file:/etc/audit/master.key. If it has to wait: the same with "
-        "--request; then audit-async erase ./audit --waiting, and --approve ID --subject alice --by 'L. Law'",
+        "--key-store /var/lib/audit-keys --master-key file:/etc/audit/master.key. If it has to wait: "
+        "audit-async erase ./audit --request --subject alice --reason 'request 4711' --by 'R. Roe'. What waits: "
+        "audit-async erase ./audit --waiting. By somebody else: audit-async erase ./audit --approve ID --subject alice "
+        "--by 'L. Law'",
         short_help="Erase a person: destroy the keys that the person's data is sealed under.",
     )(erase)
 

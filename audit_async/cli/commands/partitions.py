@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "partitions",
-        epilog="Example: audit-async partitions /srv/audit /srv/audit-parquet, hourly; then in DuckDB: SELECT "
+        epilog="Example: audit-async partitions /srv/audit /srv/audit-parquet. Then in DuckDB: SELECT "
         "event_type, count(*) FROM read_parquet('/srv/audit-parquet/*/*/*.parquet', hive_partitioning=true) "
         "WHERE day >= '2026-11-01' GROUP BY 1",
         short_help="Bring a copy as Parquet files by service and day up to date, for DuckDB.",

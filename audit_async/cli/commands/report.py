@@ -50,7 +50,8 @@ def register(app: typer.Typer) -> None:
     app.command(
         "report",
         epilog="Example: audit-async report ./audit --framework pci_dss --since 2026-10-01 --until 2026-12-31 "
-        "--out pci-q4.html --as carol. Signed by the log's key: ... --config orders.toml. To check it: "
+        "--out pci-q4.html --as carol. Signed by the log's key: "
+        "audit-async report ./audit --framework soc2 --out soc2.html --as carol --config orders.toml. To check it: "
         "audit-async report --check pci-q4.html --vkey ...",
         short_help="Write a report for auditors: what the trail shows for each control, and what it can't.",
     )(report)
