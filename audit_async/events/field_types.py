@@ -68,7 +68,7 @@ def check_fields_precisely(event: Any, encode: Callable[[object], bytes]) -> Non
         wrong = _wrong(value, field.type, encode)
         if wrong is not None:
             place, expected = wrong
-            raise InvalidEvent(tag, f"{field.name}{place}", f"is not what the class declares: {expected}; emit that")
+            raise InvalidEvent(tag, f"{field.name}{place}", f"is not what the class declares: {expected}; give that")
 
 
 def _wrong(value: object, type_: object, encode: Callable[[object], bytes]) -> tuple[str, str] | None:
