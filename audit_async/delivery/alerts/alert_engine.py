@@ -187,8 +187,15 @@ class AlertEngine:
                 yield Looked(alerts, JournalEntry(log_id=log_id, state=state))
 
     def replay(self, entry: JournalEntry) -> None:
-        """Count again what a journal says was counted; what it raised was recorded then."""
+        """Count again what a journal says was counted; what it raised was recorded then.
+
+        An entry may be there several times, or be in the snapshot as well: of a batch that was sent again since the
+        snapshot could not be stored. It counts once.
+        """
+        known = self._logs.get(entry.log_id)
         self._logs[entry.log_id] = entry.state
+        if known is not None and known.seq >= entry.state.seq:
+            return
         for hit in entry.hits:
             prepared = self._rules.get(hit.rule)
             if prepared is not None and prepared.rule.silence_s is None:

@@ -111,9 +111,7 @@ class StateFiles:
         data = msgspec.json.encode(entry) + b"\n"
         try:
             if self._journal is None:
-                self._journal = disk.open_or_create_file(str(self._journal_path()), dir_fd=None)
-                self._sync_directory()
-                disk.truncate(self._journal, self._size)  # what a crash has left after the last whole entry
+                self._journal = self._opened_journal()
             disk.write_at(self._journal, data, self._size)
             disk.sync_data(self._journal)
         except OSError as error:
@@ -144,10 +142,10 @@ class StateFiles:
             finally:
                 disk.close(fd)
             disk.rename(unfinished, str(self._directory / _SNAPSHOT), dir_fd=None)
-            self._sync_directory()
+            # From here on it is what is loaded: what is stored next follows it, also if one of the next steps fails.
+            self._generation, self._size = snapshot.generation, 0
             self.close()
-            self._generation = snapshot.generation
-            self._size = 0
+            self._sync_directory()
             if before.exists():
                 disk.unlink(str(before), dir_fd=None)
         except OSError as error:
@@ -155,9 +153,20 @@ class StateFiles:
 
     def close(self) -> None:
         """Close the journal."""
-        if self._journal is not None:
-            disk.close(self._journal)
-            self._journal = None
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            disk.close(journal)
+
+    def _opened_journal(self) -> int:
+        """Open the journal without what a crash has left after its last whole entry; its name is durable on return."""
+        fd = disk.open_or_create_file(str(self._journal_path()), dir_fd=None)
+        try:
+            self._sync_directory()
+            disk.truncate(fd, self._size)
+        except OSError:
+            disk.close(fd)
+            raise
+        return fd
 
     def _journal_path(self) -> Path:
         return self._directory / _JOURNAL.format(generation=self._generation)

@@ -265,6 +265,19 @@ async def test_a_large_journal_becomes_a_snapshot(tmp_path: Path, monkeypatch: p
     assert [alert.seq for alert in recorder.events] == list(range(4, 100, 5))
 
 
+async def test_a_batch_that_comes_again_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a crash, if it was stored each time: there was no room for a snapshot, so it was not answered."""
+    monkeypatch.setattr("audit_async.delivery.alerts.alert_state._MAX_JOURNAL_BYTES", 1)
+    recorder = Recorder()
+    sink = sink_of(tmp_path, recorder)
+    in_its_place = tmp_path / "alerts.json.new"
+    in_its_place.mkdir()
+    assert {(await sink.send(batch(4))).outcome for _ in range(3)} == {Outcome.RETRY}
+    in_its_place.rmdir()
+    assert (await sink_of(tmp_path, recorder).send(batch(5))).outcome is Outcome.ACCEPTED
+    assert [(alert.seq, alert.count) for alert in recorder.events] == [(4, 5)]
+
+
 async def test_silence_is_found_without_a_record(tmp_path: Path) -> None:
     """A log that says nothing is found by the time that passes, once, also over a restart."""
     recorder = Recorder()
