@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import anyio
 import pytest
 
 from audit_async import BufferFull
 from audit_async.integrations.asgi import AuditMiddleware, Policy, Rule, Scope
 from tests.integrations.asgi_client import http_scope, open_trail
+from tests.integrations.test_web_losses import broken_hook
 from tests.logs import ConfigFor, Counted
 
 pytestmark = pytest.mark.anyio
 
 
-async def connect(app: Any, incoming: Iterable[dict[str, Any]], **members: object) -> list[dict[str, Any]]:
-    """Open a WebSocket, let these messages come, and return those that went out."""
+async def connect(
+    app: Any, incoming: Iterable[dict[str, Any]], *, send: Any = None, **members: object
+) -> list[dict[str, Any]]:
+    """Open a WebSocket, let these messages come, and return those that went out, unless `send` takes them."""
     scope = http_scope("/chat", headers=[("User-Agent", "browser/1.0")])
     scope.update(members)
     scope["type"] = "websocket"
@@ -27,10 +31,10 @@ async def connect(app: Any, incoming: Iterable[dict[str, Any]], **members: objec
     async def receive() -> Any:
         return waiting.pop(0)
 
-    async def send(message: Any) -> None:
+    async def keep(message: Any) -> None:
         sent.append(message)
 
-    await app(scope, receive, send)
+    await app(scope, receive, send or keep)
     return sent
 
 
@@ -169,3 +173,69 @@ async def test_fail_closed_turns_handshakes_down(config_for: ConfigFor, extensio
         assert sent[0].get("status") == (503 if extension else None)
         assert sent[-1]["type"] == ("websocket.http.response.body" if extension else "websocket.close")
         assert middleware.refused == 1
+
+
+@pytest.mark.parametrize("extension", [False, True])
+async def test_an_acceptance_that_cannot_be_recorded_is_withheld(config_for: ConfigFor, extension: bool) -> None:
+    """With `fail_closed` a handshake whose actor nobody knows is turned down, whatever the application says then."""
+    async with open_trail(config_for) as trail:
+        middleware = AuditMiddleware(chat, trail.audit, fail_closed=True, actor=broken_hook)
+        more: dict[str, object] = {"extensions": {"websocket.http.response": {}}} if extension else {}
+        sent = await connect(middleware, [text("höre"), LEAVE], **more)
+        kinds = ["websocket.http.response.start", "websocket.http.response.body"] if extension else ["websocket.close"]
+        assert [message["type"] for message in sent] == kinds
+        event = await trail.only()
+        assert event.get("status") == (503 if extension else None)
+        assert event["note"].startswith("the application accepted the handshake, which was turned down")
+        assert middleware.refused == 1
+
+
+async def test_a_client_that_is_gone_when_something_is_sent_has_disconnected(config_for: ConfigFor) -> None:
+    """Which servers raise OSError for: it is the client's end, and no failure of the application."""
+
+    async def send_after_the_end(scope: Scope, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "still there?"})
+
+    async def send(message: Any) -> None:
+        if message["type"] == "websocket.send":
+            raise BrokenPipeError
+
+    async with open_trail(config_for) as trail:
+        with pytest.raises(BrokenPipeError):
+            await connect(AuditMiddleware(send_after_the_end, trail.audit), [], send=send)
+        event = await trail.only()
+        assert (event["status"], event["outcome"], event["error"]) == (101, "client_disconnected", "BrokenPipeError")
+
+
+async def test_a_web_socket_that_is_cancelled_says_so(config_for: ConfigFor) -> None:
+    """As a server does with those that are open when it stops."""
+
+    async def wait(scope: Scope, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        waiting.cancel()
+        await anyio.sleep_forever()
+
+    async with open_trail(config_for) as trail:
+        with anyio.CancelScope() as waiting:
+            await connect(AuditMiddleware(wait, trail.audit), [])
+        event = await trail.only()
+        assert (event["status"], event["outcome"]) == (101, "cancelled")
+
+
+@pytest.mark.parametrize(("incoming", "outcome"), [([LEAVE], "client_disconnected"), ([], "no_response")])
+async def test_a_handshake_without_an_answer_says_whose_end_it_was(
+    config_for: ConfigFor, incoming: list[dict[str, Any]], outcome: str
+) -> None:
+    """The client may leave before it is answered, and an application may forget to."""
+
+    async def silent(scope: Scope, receive: Any, send: Any) -> None:
+        for _ in range(1 + len(incoming)):
+            await receive()
+
+    async with open_trail(config_for) as trail:
+        await connect(AuditMiddleware(silent, trail.audit), incoming)
+        event = await trail.only()
+        assert (event["outcome"], "status" in event) == (outcome, False)
