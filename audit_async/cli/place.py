@@ -85,7 +85,8 @@ class RecordAt:
         """Raise `typer.BadParameter` if what names the record is neither a sequence number nor an audit_id."""
         if self._seq() is None and not _AUDIT_ID.fullmatch(self.which):
             raise typer.BadParameter(
-                f"{self.which[:80]!a} is no sequence number and no audit_id such as 5f0c1e9b7a3d2c48-29"
+                f"{self.which[:80]!a} is no sequence number and no audit_id such as 5f0c1e9b7a3d2c48-29; "
+                "what names the record comes before the directory"
             )
 
     async def look_up(self, reader: AuditReader, access: Access, keys: KeyOptions | None = None) -> PlacedRecord:

@@ -112,6 +112,9 @@ def test_copies_are_compared_with_the_trail(audit: Audit, trail: Path, tmp_path:
     assert ended.status == 1
     assert "says something else than the record: event.ip" in ended.out
     assert audit("check-copies", export, trail, "--json").document["findings"][0]["members"] == ["event.ip"]
+    export.write_text("seq,log\n" * 500, encoding="utf-8")
+    ended = audit("check-copies", export, trail, "--format", "ocsf")
+    assert (ended.status, ended.out.count("\n"), "in the format ocsf" in ended.out) == (1, 2, True)
 
 
 def test_the_command_imports_modules(tmp_path: Path, audit: Audit) -> None:

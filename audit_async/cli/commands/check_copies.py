@@ -66,7 +66,7 @@ def compare(
         if as_json:
             output.document(result)
         else:
-            _show(output, result)
+            _show(output, result, form)
         return ExitStatus.FINDINGS if result.others else ExitStatus.OK
 
     perform(output, run)
@@ -77,7 +77,14 @@ def _lines(file: Path) -> Iterator[bytes]:
         yield from (line for line in lines if line.strip())
 
 
-def _show(output: Output, result: CopyCheck) -> None:
+def _show(output: Output, result: CopyCheck, form: str) -> None:
+    if result.copies > 1 and not result.genuine and all(one.kind == "unreadable" for one in result.findings):
+        output.line(
+            Cell(f"No line seen is a copy in the format {form}", "red"),
+            "; give a file with a JSON object in each line, and with --format the one that was delivered",
+        )
+        output.line(f"{result.copies} lines: none genuine")
+        return
     for finding in result.findings:
         members = f": {', '.join(finding.members)}" if finding.members else ""
         output.row(f"line {finding.line}  {finding.audit_id}  ", Cell(_KINDS[finding.kind], "red"), members)
