@@ -411,3 +411,30 @@ def test_a_session_that_nobody_closes_keeps_no_connection(tmp_path: Path) -> Non
         assert shop.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
         assert not transaction_events._records
         assert shop.new() == []
+
+
+def test_a_change_that_no_log_takes_is_counted_and_breaks_nothing(
+    shop: AuditedSessions, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is committed already, so the loss is logged, and in the counters of the log that was closed."""
+    shop.log.close()
+    with shop.sessions.begin() as session:
+        session.add(Item(name="cup"))
+    assert shop.log.stats().dropped_by_type == {"resource.created": 1}
+    assert "could not be recorded: LogClosed" in caplog.text
+    with shop.sessions() as session:
+        assert session.get(Item, 1) is not None
+
+
+def test_changes_without_any_log_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """As in a process that opens no log: how many, and why."""
+    engine = sqlite_engine()
+    sessions = sessionmaker(engine)
+    audit = audit_session(sessions, WATCHED, actor=ALICE)
+    try:
+        with sessions.begin() as session:
+            session.add_all([Item(name="cup"), Item(name="pot")])
+    finally:
+        audit.stop()
+        engine.dispose()
+    assert "2 changes of the database are not recorded: there is no open audit log" in caplog.text
