@@ -110,7 +110,10 @@ def variables_of(cls: type[Settings], prefix: str) -> dict[str, tuple[Place, obj
 def _note_unknown(name: str, prefix: str, settings: Mapping[str, object]) -> None:
     """Refuse a variable that looks like a misspelt setting; otherwise say in the log that it is none."""
     rests = [known.removeprefix(prefix) for known in settings]
-    close = difflib.get_close_matches(brief(name.removeprefix(prefix)), rests, n=1, cutoff=_MISSPELT)
+    rest = brief(name.removeprefix(prefix))
+    close = difflib.get_close_matches(rest, rests, n=1, cutoff=_MISSPELT)
+    if not close and "_" in rest:  # without its group: MIN_RETENTION_DAYS of RETENTION_MIN_RETENTION_DAYS
+        close = [known for known in rests if known.endswith(f"_{rest}")]
     if close:
         raise ConfigError(brief(name), f"no such variable; did you mean {prefix}{close[0]}?")
     _log.warning("the variable %s is no setting of audit-async and is ignored", brief(name))

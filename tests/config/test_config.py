@@ -645,6 +645,11 @@ def test_switches_are_read(text: str, value: bool) -> None:
         ({"AUDIT_SERVICE_ID": "\udcff"}, "service_id", "AUDIT_SERVICE_ID"),
         ({"AUDIT_FLUSH_CRITICAL_IMEDIATE": "1"}, "AUDIT_FLUSH_CRITICAL_IMEDIATE", "AUDIT_FLUSH_CRITICAL_IMMEDIATE?"),
         ({"AUDIT_SERVICE": "1"}, "AUDIT_SERVICE", "did you mean AUDIT_SERVICE_ID?"),
+        (
+            {"AUDIT_MIN_RETENTION_DAYS": "3650"},
+            "AUDIT_MIN_RETENTION_DAYS",
+            "did you mean AUDIT_RETENTION_MIN_RETENTION_DAYS?",
+        ),
         ({"AUDIT_ROTATION_DAILY": "maybe"}, "rotation.daily", "true or false"),
         ({"AUDIT_DRAIN_TIMEOUT": "nan"}, "drain_timeout", "AUDIT_DRAIN_TIMEOUT"),
         ({"AUDIT_RETENTION_DELETE_AFTER_DAYS": "7"}, "retention.delete_after_days", "2555"),
