@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from audit_async.tlog.merkle import consistency_proof
 from audit_async.tlog.notes import verify_note
 from audit_async.tlog.signing_keys import sign_checkpoint
 from audit_async.tlog.witness import WitnessClient, Witnesses
+from tests.ports import free_port
 from tests.tlog.trees import ORIGIN, Cosigner, mth, reader_of, records, signer
 from tests.tlog.witness_server import Answer, Witness, serving
 
@@ -179,8 +179,7 @@ async def test_what_does_not_name_a_witness(line: str) -> None:
 
 async def test_one_round_with_one_that_is_down_and_one_that_hangs(witness: Witness) -> None:
     """The round ends at its timeout with what was given; who gave nothing is reported, with the reason."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        down_at = closed.getsockname()[1]
+    down_at = free_port()
     with serving(Witness(Cosigner(2), signer().key)) as hanging:
         hanging.instead = hanging.hang
         down = WitnessClient(Cosigner(3).key, f"http://127.0.0.1:{down_at}")
