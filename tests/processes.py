@@ -20,7 +20,7 @@ MARK = "AUDIT_ASYNC_TEST_SESSION"
 #: What Python's multiprocessing keeps until its parent ends.
 _PYTHONS_OWN = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 #: A bound for processes that are ending at the moment.
-GRACE_S = 20.0
+GRACE_S = 60.0
 
 
 #: Bounds every wait, the ones for an answer included: a machine that has much to do is slow and not broken.

@@ -81,13 +81,13 @@ def test_a_file_system_that_can_not_sync_directories(tmp_path: Path) -> None:
 @contextmanager
 def attribute(path: Path, letter: str) -> Iterator[None]:
     """Set an attribute with chattr; skips the test if that is not permitted, or the file system has none."""
-    done = subprocess.run(["chattr", f"+{letter}", path], capture_output=True, text=True, check=False, timeout=10)
+    done = subprocess.run(["chattr", f"+{letter}", path], capture_output=True, text=True, check=False, timeout=60)
     if done.returncode != 0:
         pytest.skip(f"chattr +{letter} is not permitted here: {done.stderr.strip()}")
     try:
         yield
     finally:
-        subprocess.run(["chattr", f"-{letter}", path], check=True, timeout=10)
+        subprocess.run(["chattr", f"-{letter}", path], check=True, timeout=60)
 
 
 @pytest.mark.skipif(not os.access("/usr/bin/chattr", os.X_OK), reason="no chattr here")
