@@ -26,6 +26,15 @@ def free_port() -> int:
     return next(_PORTS)
 
 
+def free_ports(count: int) -> int:
+    """Return the first of so many such ports in a row."""
+    row = [free_port()]
+    while len(row) < count:
+        port = free_port()
+        row = [*row, port] if port == row[-1] + 1 else [port]
+    return row[0]
+
+
 def _ports() -> Iterator[int]:
     """Yield the free ports of one block after the other, each once."""
     while True:

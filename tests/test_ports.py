@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.ports import free_port
+from tests.ports import free_port, free_ports
 
 
 def test_no_other_process_gets_a_port_of_this_one() -> None:
@@ -28,3 +28,9 @@ def test_a_port_that_somebody_listens_on_is_passed_over() -> None:
     after_this_one = free_port() + 1
     with socket.create_server(("127.0.0.1", after_this_one)):
         assert free_port() != after_this_one
+
+
+def test_ports_in_a_row() -> None:
+    """For a service whose workers count on from a port; nobody gets one of them afterwards."""
+    first = free_ports(4)
+    assert not {free_port() for _ in range(20)} & set(range(first, first + 4))

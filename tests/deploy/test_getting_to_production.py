@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.cli.commands import environment
 from tests.deploy.recipes import DEPLOY
 from tests.deploy.runbooks import DOCS
-from tests.deploy.test_recipes import free_ports
+from tests.ports import free_ports
 from tests.trails import check_trail, logs_below, read_events
 
 PAGE = (DOCS / "getting-to-production.md").read_text(encoding="utf-8")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from tests.deploy.recipes import (
     why_not_confined,
 )
 from tests.integrations.servers import Server, Visitors, asking, serving
+from tests.ports import free_ports
 from tests.trails import check_trail, logs_below, read_events
 
 DRAIN_S = AuditConfig(mode=Local("audit"), service_id="orders").drain_timeout
@@ -45,21 +45,6 @@ def state(tmp_path: Path) -> Path:
     if reason := why_not_confined(path):
         pytest.skip(reason)
     return path
-
-
-def free_ports(count: int) -> int:
-    """Return the first of so many ports in a row that nobody listens on at the moment."""
-    while True:
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-        try:
-            for number in range(port, port + count):
-                with socket.socket() as tried:
-                    tried.bind(("127.0.0.1", number))
-        except (OSError, OverflowError):
-            continue
-        return port
 
 
 def on_any_port(command: list[str]) -> list[str]:
