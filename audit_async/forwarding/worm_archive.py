@@ -119,7 +119,7 @@ class WormArchive:
         Args:
             directory: The log's own directory, of a host or of a collector.
             retention_days: How long an object stays locked, from now on: `RetentionPolicy.min_retention_days`. It can
-                be lengthened later, and shortened by nobody.
+                be lengthened later, and never shortened.
             keep_plain_personal_data: Store segments with personal data in the clear as well. Nobody can erase it
                 before the time is over; without this such a segment stays out, and the result names it.
 
@@ -146,13 +146,18 @@ class WormArchive:
     async def status(self, directory: str | os.PathLike[str]) -> LogStatus:
         """Return what the bucket lacks of one log, by the names of what is there; nothing is stored or read.
 
+        Args:
+            directory: The log's own directory.
+
         Raises:
             SinkRefused: The bucket can't be listed.
             SinkUnavailable: It can't be reached.
+            TrailUnreadable: There is no log.
+            ConfigError: There are several.
             LogCorrupted: The manifest can't be understood.
             OSError: A file can't be read.
         """
-        return await _in_thread(partial(_status, self._bucket, find_logs(Path(directory))[0]))
+        return await _in_thread(partial(_status, self._bucket, _one_log(directory)))
 
     async def logs(self) -> list[LogInBucket]:
         """Return what is in the bucket, by log.
@@ -166,12 +171,18 @@ class WormArchive:
     async def hold(self, directory: str | os.PathLike[str], *, retention_days: int) -> HeldLog:
         """Put what is stored of one log on legal hold, if a hold is in force for the log; else do nothing.
 
+        Args:
+            directory: The log's own directory.
+            retention_days: How long the note about it is kept that is stored next to the log.
+
         Raises:
+            TrailUnreadable: There is no log.
+            ConfigError: There are several, or `retention_days` is out of range.
             SinkRefused: The bucket has nothing of it, or the credentials may not.
             SinkUnavailable: It can't be reached.
             LogCorrupted: It can't be said whether a hold is in force.
         """
-        retention, log = _retention(retention_days), find_logs(Path(directory))[0]
+        retention, log = _retention(retention_days), _one_log(directory)
         return await _in_thread(partial(hold_log, self._bucket, log, retention=retention))
 
     async def release(self, directory: str | os.PathLike[str], *, by: str, reason: str, retention_days: int) -> HeldLog:
@@ -184,14 +195,15 @@ class WormArchive:
             retention_days: How long that is kept.
 
         Raises:
-            ConfigError: `by` or `reason` is empty.
+            TrailUnreadable: There is no log.
+            ConfigError: There are several, `by` or `reason` is empty, or `retention_days` is out of range.
             SinkRefused: A hold is in force for the log, or the credentials may not.
             SinkUnavailable: The bucket can't be reached.
         """
         for field, text in (("by", by), ("reason", reason)):
             if not text.strip():
                 raise ConfigError(field, "must not be empty: it is what an auditor will read")
-        retention, log = _retention(retention_days), find_logs(Path(directory))[0]
+        retention, log = _retention(retention_days), _one_log(directory)
         return await _in_thread(partial(release_log, self._bucket, log, by=by, reason=reason, retention=retention))
 
     async def lengthen(self, directory: str | os.PathLike[str], *, retention_days: int) -> LengthenedLog:
@@ -202,11 +214,12 @@ class WormArchive:
             retention_days: The new `RetentionPolicy.min_retention_days`. What is locked for longer stays so.
 
         Raises:
-            ConfigError: `retention_days` is out of range.
+            TrailUnreadable: There is no log.
+            ConfigError: There are several, or `retention_days` is out of range.
             SinkRefused: The bucket has nothing of the log, or the credentials may not.
             SinkUnavailable: The bucket can't be reached; calling again goes on.
         """
-        retention, log = _retention(retention_days), find_logs(Path(directory))[0]
+        retention, log = _retention(retention_days), _one_log(directory)
         return await _in_thread(partial(lengthen_log, self._bucket, log, retention=retention))
 
     async def restore(
@@ -260,6 +273,14 @@ class WormArchive:
 
 async def _in_thread(call: Callable[[], _T]) -> _T:
     return await anyio.to_thread.run_sync(call)
+
+
+def _one_log(directory: str | os.PathLike[str]) -> Log:
+    """Return the log of a directory: of several the first would be taken for all of them."""
+    logs = find_logs(Path(directory))
+    if len(logs) > 1:
+        raise ConfigError("directory", f"{directory} holds {len(logs)} logs; give the directory of one")
+    return logs[0]
 
 
 def _retention(days: int) -> timedelta:

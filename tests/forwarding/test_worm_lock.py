@@ -10,7 +10,7 @@ from typing import Any
 import boto3
 import pytest
 
-from audit_async import ConfigError
+from audit_async import AuditConfig, AuditLogger, ConfigError, Local
 from audit_async.forwarding import CheckedSetting, SinkRefused, WormArchive
 from tests.forwarding.s3_server import BucketOfTest, S3Server, server_that_locks_nothing
 from tests.forwarding.stored_logs import push, write_log
@@ -144,6 +144,22 @@ def test_a_url_that_is_none_is_refused_without_being_repeated(url: str, reason: 
     with pytest.raises(ConfigError, match=reason) as caught:
         WormArchive(url)
     assert "hunter2" not in str(caught.value)
+
+
+async def test_a_directory_of_several_logs_is_refused(tmp_path: Path) -> None:
+    """The first log would be held, released or lengthened for all of them, and the others silently left out."""
+    for service in ("orders", "payments"):
+        async with AuditLogger(AuditConfig(mode=Local(tmp_path), service_id=service, handle_signals=False)):
+            pass
+    async with WormArchive("s3://bucket?endpoint=http://127.0.0.1:1&region=us-east-1") as archive:
+        for call in (
+            archive.status(tmp_path),
+            archive.hold(tmp_path, retention_days=30),
+            archive.release(tmp_path, by="dana", reason="the case is closed", retention_days=30),
+            archive.lengthen(tmp_path, retention_days=30),
+        ):
+            with pytest.raises(ConfigError, match="holds 2 logs; give the directory of one"):
+                await call
 
 
 async def test_a_retention_that_is_none_is_refused(worm: BucketOfTest, tmp_path: Path) -> None:
