@@ -129,7 +129,10 @@ class audit_context:  # noqa: N801 - used like a function, as contextlib's own a
 
 
 def bind_context(**bindings: ContextValue) -> Token[Bound | None]:
-    """Bind names and values from here on, as `audit_context` does; return what `unbind_context` takes."""
+    """Bind names and values from here on, as `audit_context` does; return what `unbind_context` takes.
+
+    Raises `InvalidEvent` for a name or value that can't be bound.
+    """
     return bind_checked({name: _checked(name, value) for name, value in bindings.items()})
 
 

@@ -1022,7 +1022,7 @@ class Seals:
     """What a log's manifest and checksum files say of its sealed segments, held against the lines of its chain."""
 
     def __init__(self, log: Path) -> None:
-        """Read the manifest, where there is one, and the checksum files."""
+        """Read the manifest, if there is one, and the checksum files."""
         entries = json.loads(file.read_bytes())["segments"] if (file := log / "manifest.json").exists() else []
         self.begins = {entry["first_seq"]: entry for entry in entries}
         self.ends = {entry["last_seq"]: entry for entry in entries}

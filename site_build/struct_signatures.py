@@ -1,7 +1,7 @@
 """A griffe extension: shows the constructor of a msgspec struct, which msgspec makes when the class is defined.
 
 Events and configurations are structs, so without it the reference would show none of their parameters. Keyword-only and
-inherited fields are told apart as msgspec does (https://jcristharif.com/msgspec/structs.html).
+inherited fields are distinguished as msgspec does (https://jcristharif.com/msgspec/structs.html).
 """
 
 from __future__ import annotations

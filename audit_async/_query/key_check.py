@@ -111,7 +111,7 @@ class MissingKeys(msgspec.Struct, frozen=True, kw_only=True):
     """What a key store lacks of the keys that one log names, without opening any.
 
     - `log`: the log.
-    - `keys`: how many ids the store neither knows nor has destroyed; at most 100,000 are told apart.
+    - `keys`: how many ids the store neither knows nor has destroyed; at most 100,000 are distinguished.
     - `records`: how many records are sealed under one of them.
     - `first_seq`: the first of these; None if there is none.
     - `stated_epoch`, `store_epoch`: the erasures that the log states, and those that the store knows: a store that

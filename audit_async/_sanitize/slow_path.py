@@ -26,7 +26,7 @@ from audit_async.events import AuditEvent, describe
 
 __all__ = ["OnUnsafe", "Seal", "holds_plain_values", "make_harmless"]
 
-#: What becomes of unsafe text: recorded in a harmless form, or refused.
+#: What is done with unsafe text: recorded in a harmless form, or refused.
 OnUnsafe = Literal["escape", "reject"]
 
 #: Seals what is personal in an event's plain data, and in the list of what was cut of it; called before it is fitted.

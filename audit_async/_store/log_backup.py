@@ -1,7 +1,7 @@
 """Copying a log while it is written, so that the copy is a valid trail of that moment.
 
 Copying in any other order is not safe: a manifest that is newer than a copied segment says that the segment was longer,
-which is what truncation looks like; the two can't be told apart. Hence the order:
+which is what truncation looks like; the two can't be distinguished. Hence the order:
 
 1. the small files of the signed tree into memory   a checkpoint needs only records that are copied after it
 2. `backup.lock`, shared                             retention waits, so nothing vanishes

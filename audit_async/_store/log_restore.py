@@ -1,9 +1,9 @@
 """Making a log of a copy that was not taken as a backup: the manifest is made again by reading every record.
 
 A copy that `cp`, `tar` or `rsync` has taken next to the writer may have a manifest that is newer than its segments.
-That can't be told from truncation, so opening refuses it, and only this, which is asked for, drops the manifest. What
-it makes is a valid trail of an earlier moment: the unbroken chain from the beginning. What comes after a gap is set
-aside in `torn/`, never removed. The new manifest says that it was rebuilt, and so does `verify`.
+That can't be distinguished from truncation, so opening refuses it, and only this, which is asked for, drops the
+manifest. What it makes is a valid trail of an earlier moment: the unbroken chain from the beginning. What comes after
+a gap is set aside in `torn/`, never removed. The new manifest says that it was rebuilt, and so does `verify`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from audit_async._layout.names import MANIFEST_FILE, SegmentName
 from audit_async._store.log_directory import LogDirectory
 from audit_async.errors import RetentionRefused
 
-#: What is added to a finding that a copy explains as well as an attack does: the two can't be told apart.
+#: What is added to a finding that a copy explains as well as an attack does: the two can't be distinguished.
 OR_A_COPY: Final = (
     ". If this is a copy that was taken while the log was written (with cp, tar or rsync), `audit-async restore "
     "--from-copy` makes a log of it; `audit-async backup` takes copies that need no repair"

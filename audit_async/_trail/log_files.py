@@ -371,7 +371,7 @@ def _directories_below(directory: Path, levels: int) -> Iterator[Path]:
 
 
 def _collected_logs(host: Path, base_dir: Path) -> Iterator[Log]:
-    """Yield the logs of one host at a collector; what tells them from those of others at `base_dir` is in the name."""
+    """Yield the logs of one host at a collector; what distinguishes them from others at `base_dir` is in the name."""
     place = "".join(f"{unquote(part)}/" for part in host.relative_to(base_dir).parts)
     for service in _directories_in(host, COLLECTED_NAME) or ():
         for directory in _directories_in(service, COLLECTED_NAME) or ():

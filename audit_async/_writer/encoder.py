@@ -83,7 +83,7 @@ class Encoder:
     def encode(self, event: AuditEvent) -> tuple[int, bytes]:
         """Return the kind of an event, and its harmless bytes with the context that is bound here.
 
-        What `AuditLogger.emit` does itself on the plain path, for callers that are in no such hurry. Raises
+        What `AuditLogger.emit` does itself on the plain path, for callers that need not be as fast. Raises
         `InvalidEvent`.
         """
         try:

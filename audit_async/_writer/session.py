@@ -4,9 +4,9 @@ The story of a session: the store is opened, locked and recovered in the disk th
 durable; only then does the intake take events, and the writer, the checkpoints and the daily retention run as tasks of
 the loop. Closing goes the other way: the other tasks end, the intake closes, the writer drains, a last checkpoint is
 signed, the store is unlocked. No wait of it is without a limit, and a cancellation takes effect only afterwards, so
-neither a disk that hangs nor a caller in a hurry leaves a log half closed.
+neither a disk that hangs nor a caller that stops waiting leaves a log half closed.
 
-What applications call is in `audit_async.logger`; what becomes of an event on its way, in `audit_async._writer.intake`
+What applications call is in `audit_async.logger`; what happens to an event on its way, in `audit_async._writer.intake`
 and `audit_async._writer.write_loop`.
 """
 

@@ -1,4 +1,4 @@
-"""The verification of an open log by itself, again and again: when it is due, and what becomes of what it finds.
+"""The verification of an open log by itself, again and again: when it is due, and what is done with its findings.
 
 The log is read by a process of its own (`audit_async._verify.background_pass`), so it costs the writer nothing but the
 start of that process. Nothing waits for it: neither a commit nor the end of the log.

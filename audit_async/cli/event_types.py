@@ -40,7 +40,7 @@ def recorded_type(name: str) -> str:
 async def check_types(reader: AuditReader, query: AuditQuery, output: Output, *, may_come: bool = False) -> None:
     """Check that each type of a query is known, or is in the trail; raises `InvalidQuery` if one is neither.
 
-    There is only a remark if the trail is too large to be searched for it, and with `may_come`, which is for following:
+    There is only a note if the trail is too large to be searched for it, and with `may_come`, which is for following:
     the type may be new.
     """
     known = known_types()

@@ -292,7 +292,7 @@ class Output:
             )
 
     def message(self, text: str, style: Style = "") -> None:
-        """Write a remark to standard error, so that it does not mix with the output."""
+        """Write a note to standard error, so that it does not mix with the output."""
         self._messages.print(_shown(Cell(text, style)), soft_wrap=not self._messages.is_terminal)
 
     def meter(self, title: str) -> AbstractContextManager[Meter]:

@@ -162,7 +162,7 @@ class SinkDelivery:
         if self._is_broken:  # also if what was sent afterwards has arrived
             self._at.go_back()
             all_sent = False
-        await anyio.to_thread.run_sync(lambda: self._at.store(settle=all_sent))
+        await anyio.to_thread.run_sync(lambda: self._at.store(all_arrived=all_sent))
 
     def notice(self, acknowledged: Head | None) -> None:
         """Take note of what is acknowledged, or that something has changed; in the event loop."""

@@ -119,10 +119,10 @@ class StoredPosition:
         """Note what the receiver refuses, durable on return: before the position passes it."""
         self._directory.set_aside(entries)
 
-    def store(self, *, settle: bool = False) -> None:
-        """Write the position, durable on return; with `settle` all that was sent has arrived."""
+    def store(self, *, all_arrived: bool = False) -> None:
+        """Write the position, durable on return; with `all_arrived` that of the newest record that was sent."""
         self._settle()
-        if settle:
+        if all_arrived:
             self.position = self._newest
             self._sent.clear()
         if self.position != self._stored and self._loaded:

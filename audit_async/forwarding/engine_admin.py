@@ -37,7 +37,7 @@ class CheckedSetting(Struct, frozen=True, kw_only=True):
     verdict: Literal["ok", "note", "wrong"]
     found: str
     wanted: str
-    fix: str = ""  #: what puts it right
+    fix: str = ""  #: what corrects it
 
 
 class Limits(Struct, frozen=True, kw_only=True):

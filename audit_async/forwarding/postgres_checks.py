@@ -1,7 +1,7 @@
 """What a PostgreSQL engine depends on, looked at one by one: settings, roles, rights, tables, functions, days.
 
 Each look is one query of the catalogs. What is wrong is named as an operator would search for it, with the statement
-that puts it right.
+that corrects it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ _FOR_COLLECTORS: Final = ("logs", "confirm", "heard_at")
 async def check_engine(
     connection: Connection, names: Names, as_owner: Callable[[], AbstractAsyncContextManager[None]]
 ) -> list[CheckedSetting]:
-    """Return each setting that was looked at, the wrong ones with what puts them right.
+    """Return each setting that was looked at, the wrong ones with what corrects them.
 
     Args:
         connection: of somebody who may read the catalogs.

@@ -54,7 +54,7 @@ class PostgresSink:
             not this machine has to prove its name by TLS, unless `sslmode` says otherwise.
         tenant: the tenant whose schema it is.
         timeout_s: seconds after which a call is given up and raises `SinkUnavailable`. What it asked for may have been
-            done all the same, as after any lost answer: the head tells.
+            done all the same, as after any lost answer: the head shows it.
         max_connections: how many calls may be under way.
 
     Raises:
@@ -106,7 +106,7 @@ class PostgresSink:
 
         Raises:
             HeadMoved: the head is another one, `actual`; nothing was stored.
-            SinkUnavailable: no answer; the batch may or may not be stored, which the head tells.
+            SinkUnavailable: no answer; whether the batch is stored is seen by the head.
             SinkFull: the server's disk or this host's allowance is used up.
             SinkRefused: this role has no right to the log, or the batch does not follow `after`.
             RecordTooLarge: the batch has more than 64 MiB.

@@ -67,7 +67,7 @@ FindingKind = Literal[
 
 
 class ShippingState(Enum):
-    """What becomes of a log's records at the moment."""
+    """What happens to a log's records at the moment."""
 
     STARTING = "starting"
     SHIPPING = "shipping"

@@ -81,9 +81,9 @@ class Sink(Protocol):
 
 @runtime_checkable
 class HearsHosts(Protocol):
-    """A sink that a host with nothing new can show itself to: so an idle host is told from a silent one.
+    """A sink that a host with nothing new can show itself to, which distinguishes an idle host from a silent one.
 
-    Where the engine forgets what is old, it also keeps the head of an idle log from being forgotten.
+    If the engine forgets what is old, it also keeps the head of an idle log from being forgotten.
     """
 
     async def repeat_head(self, log: LogIdentity) -> None:

@@ -1,4 +1,4 @@
-"""A bucket with S3 Object Lock: what it stores can be changed or deleted by nobody before its time.
+"""A bucket with S3 Object Lock: what it stores can't be changed or deleted before its time.
 
 Every object is stored in compliance mode with a retain-until date of its own. A lock belongs to one *version*: anybody
 who may write can add a later version under the same key, or a delete marker, so only the first version counts, and

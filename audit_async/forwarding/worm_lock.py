@@ -5,7 +5,7 @@ locked, and delete it all the same. So a tiny object is stored like a segment, a
 shorten its time, and to turn its lock into one that can be bypassed. Each has to be refused.
 
 A refusal may have two reasons: the lock, or that these credentials may delete nothing, as it should be for those that
-push. `check` tells them apart with a second object that is not locked; it has to be run by somebody who may delete.
+push. `check` distinguishes them with a second object that is not locked; it has to be run by somebody who may delete.
 """
 
 from __future__ import annotations

@@ -222,6 +222,7 @@ class AuditedTools:
         Raises:
             ToolDenied: It was not allowed to run.
             TimeoutError: The decision is not durable yet; it has not run.
+            ConfigError: The agent, the policy or the person who approves returned something else; it has not run.
             AuditError: The decision can't be recorded; it has not run. And whatever `run` raises.
         """
         made = self._made(tool, arguments, actor)

@@ -47,7 +47,7 @@ def embed_link(
 ) -> str:
     """Return a link to the records of a tenant, for the `src` of an `<iframe>`.
 
-    Whoever has the link sees the records until it expires, so make it when a page is shown, to whom may see them.
+    Whoever has the link sees the records until it expires, so make it when a page is shown to somebody who may.
 
     Args:
         url: Where the viewer is reached: `https://audit.example.org`, or with the path at which it is mounted.

@@ -198,7 +198,7 @@ class ScopedReader:
     # Asking.
 
     async def page(self, query: AuditQuery, cursor: str | None = None) -> Page:
-        """Return a page of the records that are wanted, as `AuditReader.page` does; damaged lines become a remark."""
+        """Return a page of the records that are wanted, as `AuditReader.page` does; damaged lines become a note."""
         query = self.narrowed_query(query)
         size = min(query.limit or _PAGE_RECORDS, self.trail.bounds.limits.page_records)
         query = msgspec.structs.replace(query, limit=size)

@@ -164,7 +164,7 @@ def test_a_break_that_is_noticed_late_is_gone_back_to(tmp_path: Path) -> None:
     at.load()
     at.move(Head(seq=5, hash="a"), delivered=6, set_aside=0)
     at.go_back()
-    at.store(settle=False)
+    at.store(all_arrived=False)
     assert (at.position.seq, at.sent) == (-1, None)
 
 

@@ -165,7 +165,7 @@ def deliver(
 
 
 def _require_owner(own_base: Path) -> None:
-    """Raise `Refused` if the own log's files would not belong to whom the base directory belongs to."""
+    """Raise `Refused` if the own log's files would not belong to the owner of the base directory."""
     if own_base.exists():
         require_owner(own_base)
 

@@ -100,7 +100,7 @@ def init(context: typer.Context, *, engine: EngineUrl, tenant: Tenant, as_json: 
 
 
 def check(context: typer.Context, *, engine: EngineUrl, tenant: Tenant, as_json: Json = False) -> None:
-    """Look at all that a trail depends on in the engine; each wrong thing is named, with what puts it right (status 1).
+    """Look at all that a trail depends on in the engine; each wrong thing is named, with what corrects it (status 1).
 
     Settings that lose data, an owner that can log in, rights of anybody that are not the engine's, changed functions,
     tables that are missing, days that were dropped. A note is worth knowing and no finding.

@@ -23,7 +23,7 @@ from audit_async.events.recorded import recorded_time
 __all__ = ["AlertEngine", "Looked", "ObservedRecord"]
 
 _CLOSED: Final = "audit.log_closed"
-#: A member's text that is longer is shortened, and told apart by its hash.
+#: A member's text that is longer is shortened, and distinguished by its hash.
 _MAX_MEMBER: Final = 128
 _SHOWN: Final = 96
 _ABSENT: Final = ""
@@ -111,8 +111,8 @@ class AlertEngine:
 
     Args:
         rules: The rules.
-        max_age: Records of a log that was never looked at before are not counted if they are older than this: a trail
-            of years has raised its alarms, or nobody was there.
+        max_age: Records of a log that was never looked at before are not counted if they are older than this, so
+            that a trail of several years does not raise alarms about its past.
     """
 
     def __init__(self, rules: Iterable[AlertRule], *, max_age: timedelta = timedelta(days=1)) -> None:

@@ -88,7 +88,7 @@ class AlertRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return [query_of(f"rule.{self.name}.match", table) for table in self.match]
 
     def digest(self) -> str:
-        """Return what tells two forms of a rule apart that decide differently."""
+        """Return a hash of what the rule decides by: two forms of a rule that decide differently have two."""
         # Without what is left at its default: with a key that a later release adds, a rule is still the same.
         defaults = AlertRule(name="x", reason="x", match=[{}])
         given = {

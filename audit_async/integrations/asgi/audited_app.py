@@ -103,7 +103,7 @@ class _LifeSpan:
         self._receive: Final = receive
         self._send: Final = send
         self._started = False  #: the server knows how the start went
-        self._last: Message | None = None  #: what the server is told once the log is closed
+        self._last: Message | None = None  #: what is sent to the server once the log is closed
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Let `app` live its life span; if it knows none, return at the server's shutdown.

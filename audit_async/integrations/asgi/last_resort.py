@@ -2,7 +2,7 @@
 
 Starlette and FastAPI answer an exception in their outermost layer, after it has passed every middleware of the
 application's own. So this adds one layer around theirs, which gives such an answer to the relay that saw the request:
-the answer has the request's id, and the record has the status that the client was told.
+the answer has the request's id, and the record has the status that was sent to the client.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What people do in the admin, by its own log: for models that are not registered, of whose changes nothing else tells.
+"""What people do in the admin, by its own log: for models that are not registered.
 
 The admin's log names the fields and no values, and so does the record. What is done to registered models is recorded
 with values as it is done, by the admin as by everybody else.

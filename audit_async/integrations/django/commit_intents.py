@@ -2,7 +2,7 @@
 
 Asked for by `AUDIT_COMMIT`. The order is the promise: the changes, then one `transaction.intended`, all on stable
 storage; then COMMIT; then `transaction.ended`. A process that is killed leaves an intent without an end, which the
-command `audit_resolve` settles by asking PostgreSQL what became of the transaction.
+command `audit_resolve` resolves by asking PostgreSQL what became of the transaction.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class KnownRow:
         self.before: Final = before  #: what holds again if that was rolled back
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Leave the outcome behind where the object goes, into a cache or another process."""
+        """Leave the outcome out of what is pickled, for a cache or another process."""
         return (KnownRow, (self.values,))
 
 

@@ -81,8 +81,8 @@ def audit_session(
         on_failure: With `intent`, if it can't be made durable: `refuse` rolls the transaction back and raises
             `IntentNotDurable`; `record_loss` commits all the same, and the log counts the loss.
         timeout_s: With `intent`, how many seconds a COMMIT waits for it.
-        marker: With `intent`, the table of `marker_table`, if a crash is to be settled in another database than
-            PostgreSQL; see `resolve_unfinished`.
+        marker: With `intent`, the table of `marker_table`, if what a crash leaves open is to be resolved in another
+            database than PostgreSQL; see `resolve_unfinished`.
 
     Returns:
         What `stop()` ends it with.

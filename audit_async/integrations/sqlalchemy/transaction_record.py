@@ -2,7 +2,7 @@
 
 The order is the promise. `after`: COMMIT, then the records; a process that is killed between the two has committed
 something that is not recorded. `intent`: the records of what is intended, durable; then COMMIT; then its outcome. A
-process that is killed leaves an intent without an outcome, which `crash_resolution` settles.
+process that is killed leaves an intent without an outcome, which `crash_resolution` resolves.
 """
 
 from __future__ import annotations
