@@ -338,7 +338,7 @@ def read_deliver_settings(path: str | os.PathLike[str]) -> DeliverSettings:
 
 def _build(table: dict[str, object]) -> DeliverSettings:
     given = table.pop("sink", [])
-    refuse_unknown(table, [name for name in DeliverSettings.__struct_fields__ if name != "sinks"], "")
+    refuse_unknown(table, ["sink" if name == "sinks" else name for name in DeliverSettings.__struct_fields__], "")
     if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
         raise ConfigError("sink", "it is not a list of tables; write [[sink]] for each sink")
     return build(DeliverSettings, {**table, "sinks": tuple(map(_sink, given))})

@@ -65,17 +65,21 @@ def delivered(tmp_path: Path) -> list[bytes]:
     return path.read_bytes().splitlines() if path.exists() else []
 
 
-def test_check_names_the_secrets_that_are_missing(
+def test_check_names_the_trail_and_the_secrets_that_are_missing(
     tmp_path: Path, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A secret that this process can't read is named with its sink; one that it can is not, nor ever its value."""
+    """What this process can't read is named, secrets with their sink; what it can is not, nor ever a secret's value."""
     monkeypatch.delenv("NEWCOMERS_KEY", raising=False)
-    (tmp_path / "audit").mkdir()
     http = 'name = "siem"\ntype = "http"\nurl = "https://siem.example/"\n'
     secrets = f'token = "file:{tmp_path / "token"}"\nhmac_key = "env:NEWCOMERS_KEY"\n'
     config = configure(tmp_path, http + secrets)
     checked = audit("deliver", "--config", config, "--check")
     assert checked.status == 0
+    assert f"base_dir: {tmp_path / 'audit'} can't be read" in checked.err
+    write(tmp_path)
+    checked = audit("deliver", "--config", config, "--check")
+    assert checked.status == 0
+    assert "base_dir" not in checked.err
     assert "sink siem: hmac_key" in checked.err
     assert "NEWCOMERS_KEY" in checked.err
     assert "sink siem: token" in checked.err

@@ -17,7 +17,7 @@ import typer
 from audit_async._layout.lock_file import read_acknowledged
 from audit_async.cli.arguments import Instance, Json, Service, parse_time
 from audit_async.cli.option_groups import with_option_groups
-from audit_async.cli.run import ExitStatus, perform
+from audit_async.cli.run import ExitStatus, describe, perform
 from audit_async.cli.terminal import Cell, Column, Output, Style
 from audit_async.cli.writing import require_owner
 from audit_async.delivery import Deliverer, DelivererRuns, DeliverSettings, DeliveryState, DeliveryStatus
@@ -28,7 +28,7 @@ from audit_async.delivery.position_file import Position, SinkDirectory
 from audit_async.delivery.reconciliation import Reconciled, reconcile
 from audit_async.delivery.replay_position import Replayed, ReplayStart, replay, sink_of
 from audit_async.delivery.status_file import read_status_file
-from audit_async.errors import ConfigError
+from audit_async.errors import AuditError, ConfigError
 from audit_async.tlog.failures import KeyUnavailable
 
 __all__ = ["Config", "DirectoryOrConfigured", "register", "replay_start", "replayed"]
@@ -140,7 +140,8 @@ def deliver(
         trail = base_dir_of(settings, directory)
         if works.check:
             _show_check(output, settings, trail)
-            for problem in await anyio.to_thread.run_sync(_secrets_missing, settings):
+            missing = await anyio.to_thread.run_sync(_trail_missing, trail)
+            for problem in [*missing, *await anyio.to_thread.run_sync(_secrets_missing, settings)]:
                 output.message(f"audit-async: {problem}", "yellow")
             return ExitStatus.OK
         if works.status:
@@ -299,6 +300,15 @@ def _as_json(one: DeliveryStatus, state: str) -> dict[str, object]:
         "set_aside": one.set_aside,
         "problem": one.problem,
     }
+
+
+def _trail_missing(trail: Path) -> list[str]:
+    """Say what is the matter with a directory that has no log: a deliverer would wait there for one, without a word."""
+    try:
+        logs_of(trail)
+    except (AuditError, OSError) as error:
+        return [f"base_dir: {describe(error)}; a deliverer waits there for a log"]
+    return []
 
 
 def _secrets_missing(settings: DeliverSettings) -> list[str]:
