@@ -169,6 +169,15 @@ def find_logs(
     return sorted(found, key=lambda log: (log.place, log.service_id, log.instance))
 
 
+def base_directory_of(directory: Path) -> Path:
+    """Return the base directory that a base, a service's or a log's directory is of; itself if it has no log yet."""
+    try:
+        log = find_logs(directory)[0]
+    except (AuditError, OSError):
+        return directory
+    return log.directory.parent.parent
+
+
 def require_known_format(log: Log) -> None:
     """Raise `TrailUnreadable` for a log of another format version: what its records say is for another release."""
     if log.format_version not in {None, FORMAT_VERSION}:

@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from audit_async._layout.lock_file import read_acknowledged
-from audit_async._trail.log_files import Log, TrailUnreadable, find_logs
+from audit_async._trail.log_files import Log, TrailUnreadable, base_directory_of, find_logs
 from audit_async.config import AuditConfig, Local, Privacy
 from audit_async.delivery.deliver_settings import AlertSettings, DeliverSettings, SinkSettings
 from audit_async.delivery.deliverable_record import OWN_SERVICE, DeliveredLog
@@ -362,7 +362,7 @@ async def deliverer_log(settings: DeliverSettings, trail: Path) -> AsyncIterator
         trail: The trail's directory.
     """
     own_log = settings.own_log
-    base_dir = Path(own_log) if own_log else await anyio.to_thread.run_sync(_base_directory, trail)
+    base_dir = Path(own_log) if own_log else await anyio.to_thread.run_sync(base_directory_of, trail)
     config = AuditConfig(
         mode=Local(base_dir), service_id=OWN_SERVICE, handle_signals=False, privacy=_privacy_of(settings)
     )
@@ -412,12 +412,3 @@ def base_dir_of(settings: DeliverSettings, base_dir: Path | None) -> Path:
 def logs_of(directory: Path, *, service: str | None = None) -> list[Log]:
     """Return the logs of a trail; raises `TrailUnreadable` if there is none."""
     return list(find_logs(directory, service=service))
-
-
-def _base_directory(directory: Path) -> Path:
-    """Return the base directory that a base, a service's or a log's directory is of."""
-    try:
-        log = find_logs(directory)[0]
-    except (AuditError, OSError):  # none yet
-        return directory
-    return log.directory.parent.parent

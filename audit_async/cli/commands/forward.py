@@ -16,7 +16,7 @@ import anyio.to_thread
 import typer
 
 from audit_async._layout.lock_file import read_acknowledged
-from audit_async._trail.log_files import Log, find_logs
+from audit_async._trail.log_files import Log, base_directory_of, find_logs
 from audit_async.cli.arguments import Directory, Instance, Json, Service
 from audit_async.cli.engine_url import refuse_password
 from audit_async.cli.log_exchange import exchange_log
@@ -24,7 +24,6 @@ from audit_async.cli.run import ExitStatus, Refused, perform
 from audit_async.cli.terminal import Cell, Column, Output, Style
 from audit_async.cli.writing import require_owner
 from audit_async.config import AuditConfig, Local
-from audit_async.errors import AuditError
 from audit_async.events import AuditLogReplaced
 from audit_async.forwarding import (
     Forwarder,
@@ -202,7 +201,7 @@ def forward(
         service=service,
         instance=instance,
         collector_keys=collector_key or (),
-        own_base_dir=own_log if own_log is not None else _base_of(directory),
+        own_base_dir=own_log if own_log is not None else base_directory_of(directory),
     )
 
     async def run() -> ExitStatus:
@@ -300,16 +299,6 @@ async def _replace(where: _Where, sink: Sink, output: Output, wanted: _Replaceme
         output.line(Cell("replaced", "green"), f"  {log.name}; the old log is now {log.service_id}/{event.directory}")
         output.line(f"  the engine has it up to {_seq(engine)}; the new log's id is {new}")
     return ExitStatus.OK
-
-
-def _base_of(directory: Path) -> Path:
-    """Return the base directory that a base, service or log directory is of."""
-    try:
-        log = find_logs(directory)[0]
-    except (AuditError, OSError):  # none yet
-        return directory
-    at = log.directory.parent.parent
-    return directory if directory.absolute() == at else at
 
 
 def _show(output: Output, statuses: list[ShippingStatus]) -> ExitStatus:
