@@ -24,7 +24,7 @@ def shown(given: object) -> str:
 
 def shown_url(url: str) -> str:
     """Return a wrong URL without what may be secret in it: the user and the password, the query and the fragment."""
-    scheme, slashes, rest = url.rpartition("://") if "://" in url else ("", "", url)
+    scheme, slashes, rest = url.partition("://") if "://" in url else ("", "", url)
     place = re.split(r"[?#]", rest.rpartition("@")[2], maxsplit=1)[0]
     return ascii(f"{scheme}{slashes}{place}"[:200])
 

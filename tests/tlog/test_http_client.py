@@ -120,9 +120,19 @@ def test_addresses() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["https://me:hunter2@a/b", "https://hun@ter2:hunter2@a/b", "https://a/b?key=hunter2", "https://a/b#hunter2",
-              "//me:hunter2@a/b", "me:hunter2@a/b", "https://me:hunter2@[::1"],
-)  # fmt: skip
+    "wrong",
+    [
+        "https://me:hunter2@a/b",
+        "https://me:hunter2@a/b?next=https://b",
+        "https://me:hunter2://x@a/b",
+        "https://hun@ter2:hunter2@a/b",
+        "https://a/b?key=hunter2",
+        "https://a/b#hunter2",
+        "//me:hunter2@a/b",
+        "me:hunter2@a/b",
+        "https://me:hunter2@[::1",
+    ],
+)
 def test_what_a_wrong_address_carries_is_not_repeated(wrong: str) -> None:
     """The message shows the host, so that the setting is found, and neither user, password, query nor fragment."""
     with pytest.raises(Malformed) as caught:
