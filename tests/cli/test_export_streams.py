@@ -168,8 +168,7 @@ async def test_to_a_stream_that_takes_parts_or_nothing(tmp_path: Path) -> None:
         await reader.export(cast("BinaryIO", Full()))
 
 
-@pytest.mark.parametrize("name", ["all.ndjson", "all.csv", "all.zip"])
-def test_a_file_that_cant_grow_is_named(name: str, tmp_path: Path) -> None:
+def test_a_file_that_cant_grow_is_named(tmp_path: Path) -> None:
     """Whatever ends the writing of an export, such as a full disk, the message names the file, and nothing is left."""
     make_trail(tmp_path / "t", [failure("x" * 900, n) for n in range(300)])
     (tmp_path / "out").mkdir()
@@ -178,8 +177,8 @@ def test_a_file_that_cant_grow_is_named(name: str, tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 13, 1 << 13)); sys.exit(main(sys.argv[1:]))"
     )
     # Without caches, which would be cut off as well.
-    command = [sys.executable, "-B", "-c", code, "export", str(tmp_path / "t"), str(tmp_path / "out" / name)]
+    command = [sys.executable, "-B", "-c", code, "export", str(tmp_path / "t"), str(tmp_path / "out" / "all.zip")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment())
     assert (ended.returncode, "File too large" in ended.stderr) == (3, True), ended.stderr
-    assert str(tmp_path / "out" / name) in ended.stderr.replace("\n", "")
+    assert str(tmp_path / "out" / "all.zip") in ended.stderr.replace("\n", "")
     assert list((tmp_path / "out").iterdir()) == []
