@@ -60,7 +60,7 @@ async def test_a_receiver_that_reads_nothing_is_tried_on_another_connection() ->
     listening = await asyncio.start_server(read_nothing, "127.0.0.1", 0)
     async with listening:
         url = f"tcp://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-        sink = StreamSyslogSink(SyslogSettings(name="s", url=url, timeout_s=0.3))
+        sink = StreamSyslogSink(SyslogSettings(name="s", url=url, timeout_s=2.0))
         for breaks in (1, 2):
             result = await sink.send(a_batch(30_000_000))
             assert (result.outcome, sink.breaks) == (Outcome.RETRY, breaks), result.reason

@@ -45,7 +45,7 @@ def run(tmp_path: Path, program: str) -> str:
     path = tmp_path / "program.py"
     path.write_text(COMMON + textwrap.dedent(program))
     command = [sys.executable, str(path), str(tmp_path / "audit")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

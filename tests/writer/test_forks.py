@@ -214,7 +214,7 @@ def test_a_child_that_is_forked_while_a_thread_counts_a_loss_or_drains_is_not_bl
                 course._asked, course._due = True, signal.SIG_IGN  # a drain of the parent is nearly over
                 child = os.fork()
                 if child == 0:
-                    signal.alarm(30)
+                    signal.alarm(120)
                     audit.count_lost("http.request", "log_closed")
                     os.kill(os.getpid(), signal.SIGTERM)
                     os._exit(1)
