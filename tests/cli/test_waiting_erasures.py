@@ -94,6 +94,32 @@ def test_two_persons_request_and_approve(audit: Audit, service: Service, erase: 
     assert audit("verify", service.base_dir).status == 0
 
 
+def test_each_step_says_to_people_what_came_of_it(audit: Audit, service: Service, erase: Steps) -> None:
+    """What waits and for what, who approved it, how many keys are destroyed, and where that is recorded."""
+
+    def said(*options: str) -> str:
+        ended = audit("erase", service.base_dir, *options, *service.keys)
+        assert ended.status == 0, ended.err
+        return " ".join(ended.out.split())
+
+    erase.rules("--two-person")
+    request_id = erase(*ASKED, "--request")["request"]["request_id"]
+    assert re.search(r"request .* UTC, and for an approval", said("--waiting"))
+    approved = said("--approve", request_id, "--subject", "alice", "--by", "L. Law")
+    assert re.fullmatch(
+        rf"approved recorded in orders/00 Nothing is erased yet. Request {request_id} waits until .* UTC, approved by "
+        r"L\. Law\.",
+        approved,
+    )
+    assert said("--due") == "executed 1 erasure, 1 key destroyed, recorded in orders/00"
+    assert said("--due") == "executed 0 erasures, 0 keys destroyed, recorded in orders/00"
+    assert said("--waiting") == "No erasure waits."
+    requested = said("--subject", "bob", "--reason", "his wish", "--by", "R. Roe", "--request")
+    assert re.match(r"requested recorded in orders/00 Nothing is erased yet\. Request \S+ waits until ", requested)
+    request_id = erase("--waiting")["waiting"][0]["request_id"]
+    assert said("--cancel", request_id, "--by", "L. Law", "--reason", "evidence") == "cancelled recorded in orders/00"
+
+
 def test_a_request_is_cancelled(audit: Audit, service: Service, erase: Steps) -> None:
     """And not executed; who did it, and why, is on record."""
     erase.rules("--delay", "P1W")
