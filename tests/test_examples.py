@@ -30,6 +30,7 @@ import pytest
 
 from examples.demo import DemoFailed, planned_visits, running_service
 from examples.sshd_import import MAX_LINE_BYTES, Clock, Importer, Unrecognised, lines_of, message_in
+from tests.integrations.servers import serving
 from tests.trails import VERIFY_TRAIL, check_trail, read_events, run_verify_trail
 
 PROJECT = Path(__file__).parents[1]
@@ -524,34 +525,18 @@ def test_events_of_ones_own_are_recorded(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.anyio
-async def test_the_fastapi_lifespan_records_both_kinds_of_handlers(tmp_path: Path) -> None:
+def test_the_fastapi_lifespan_records_both_kinds_of_handlers(tmp_path: Path) -> None:
     """Async and `def` handlers of a FastAPI application under a real server record; SIGTERM closes the log."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        uvicorn = ["-m", "uvicorn", "examples.fastapi_lifespan:app", "--log-level", "warning"]
-        process = await anyio.open_process(
-            [sys.executable, *uvicorn, "--fd", str(listener.fileno())],
-            pass_fds=[listener.fileno()],
-            cwd=PROJECT,
-            env={**os.environ, "AUDIT_DIR": str(tmp_path)},
-            stderr=None,
-        )
-    try:
-        # The socket listens already, so the first request waits until the server accepts it.
-        async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
-            assert (await http.post("/login/alice")).status_code == 200
-            assert (await http.get("/orders/17")).json() == {"order": "17"}
-        process.terminate()
-        with anyio.fail_after(60):
-            assert await process.wait() == -signal.SIGTERM
-    finally:
-        await process.aclose()
-    check_trail(tmp_path)
-    assert event_types(tmp_path) == ["auth.success", "authz.granted"]
-    assert read_events(tmp_path)[-1]["event"]["event_type"] == "audit.log_closed"
+    command = ["uvicorn", "examples.fastapi_lifespan:app", "--port", "0"]
+    audit = tmp_path / "audit"
+    with serving(tmp_path, command, environment={"AUDIT_DIR": str(audit)}) as server:
+        with server.asking() as http:
+            assert http.post("/login/alice").status_code == 200
+            assert http.get("/orders/17").json() == {"order": "17"}
+        assert server.stop(signal.SIGTERM) == -signal.SIGTERM, server.said()
+    check_trail(audit)
+    assert event_types(audit) == ["auth.success", "authz.granted"]
+    assert read_events(audit)[-1]["event"]["event_type"] == "audit.log_closed"
 
 
 @pytest.mark.anyio
@@ -598,6 +583,8 @@ async def test_the_application_shows_its_trail_to_its_own_users_alone(tmp_path: 
         with anyio.fail_after(60):
             assert await process.wait() == -signal.SIGTERM
     finally:
+        if process.returncode is None:
+            process.kill()
         await process.aclose()
     assert event_types(tmp_path / "shop") == [
         "auth.failure", *["auth.success"] * 3, *["resource.created"] * 2
@@ -643,12 +630,12 @@ async def test_the_demo_leaves_no_process_behind(target: str, sent: str, status:
         assert demo.stdout is not None
         assert demo.stderr is not None
         printed = b""
-        with anyio.fail_after(60):
-            while not (found := re.search(rb"process (\d+)\n", printed)):
-                printed += await demo.stdout.receive()
-        service = int(found[1])
-        os.kill(service if target == "service" else demo.pid, signal.Signals[sent])
         try:
+            with anyio.fail_after(60):
+                while not (found := re.search(rb"process (\d+)\n", printed)):
+                    printed += await demo.stdout.receive()
+            service = int(found[1])
+            os.kill(service if target == "service" else demo.pid, signal.Signals[sent])
             with anyio.fail_after(60):
                 assert await demo.wait() == status
         finally:

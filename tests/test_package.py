@@ -48,7 +48,9 @@ def test_a_name_that_is_not_offered_is_an_attribute_error() -> None:
 def test_the_package_alone_imports_nothing_of_its_rooms() -> None:
     """A process that verifies pays for what verifying needs, not for the writing half."""
     program = "import sys, audit_async._chain; print([name for name in sys.modules if name.startswith('audit_async')])"
-    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120
+    ).stdout
     assert "audit_async._chain" in loaded
     assert "audit_async.logger" not in loaded
 

@@ -25,11 +25,11 @@ POLICY = ["--min-retention-days", "365", "--archive-after-days", "30", "--delete
 
 @pytest.fixture
 def trail(tmp_path: Path) -> Path:
-    """A trail with a segment that is two years old, one of 100 days, and one of today."""
+    """A trail with a segment that is two years old, one of 100 days, and one of yesterday."""
     chain = Chain()
     store = open_store(tmp_path / "t")
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    for days in (730, 100, 0):
+    for days in (730, 100, 1):  # never today: shortly after midnight that would be the future
         chain.now_ns = int((today - timedelta(days=days)).timestamp()) * 10**9
         batch: Batch = chain.batch_of([failure("bob", n) for n in range(20)], step_ns=DAY_NS // 1000)
         store.commit(batch, sync=True)

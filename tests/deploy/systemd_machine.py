@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tests.deploy.recipes import DEPLOY
 from tests.integrations.servers import Visitors
+from tests.processes import PATIENCE_S
 
 _PROJECT = DEPLOY.parents[1]
 _SYSTEMD = next((path for path in ("/usr/lib/systemd/systemd", "/lib/systemd/systemd") if Path(path).exists()), None)
@@ -130,8 +131,10 @@ class VisitorsInside(Visitors):
 
     def wait_for_answers(self, count: int) -> None:
         """Return once so many requests were answered."""
+        deadline = time.monotonic() + PATIENCE_S
         while len(self.answered) < count:
             assert any(thread.is_alive() for thread in self._threads), self._machine.said()
+            assert time.monotonic() < deadline, self._machine.said()
             time.sleep(0.02)
 
     def _visit(self) -> None:
@@ -199,7 +202,7 @@ def _cgroup() -> Path | None:
 
 def _remove(cgroup: Path) -> None:
     """Remove a cgroup whose processes were killed, and those in it, once the kernel has seen their end."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while cgroup.exists():
         for directory in sorted((path for path in cgroup.rglob("*") if path.is_dir()), reverse=True):
             with suppress(OSError):
@@ -214,7 +217,7 @@ def _remove(cgroup: Path) -> None:
 def _first_process(unshare: subprocess.Popen[bytes], log: Path) -> int:
     """Return the pid of process 1 once systemd has taken the shell's place there."""
     children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         assert unshare.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()

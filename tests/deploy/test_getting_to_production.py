@@ -59,7 +59,7 @@ def test_the_page_is_walked(tmp_path: Path) -> None:
     script = f"trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\nPATH={programs}:$PATH\n{script}"
     with said.open("w") as output:
         ended = subprocess.run(
-            ["timeout", "300", "bash", "-e", "-u", "-o", "pipefail", "-c", script],
+            ["timeout", "600", "bash", "-e", "-u", "-o", "pipefail", "-c", script],
             cwd=tmp_path, stdout=output, stderr=output, check=False, env=environment(),
         )  # fmt: skip
     text = said.read_text()

@@ -132,11 +132,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "small"
     path.mkdir(mode=0o700)
     command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "tmpfs", str(path)]
-    mounting = subprocess.run(command, check=False, capture_output=True, text=True)
+    mounting = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     if mounting.returncode != 0:
         pytest.skip(f"no tmpfs can be mounted here: {mounting.stderr.strip()}")
     yield path
-    subprocess.run(["umount", "-l", str(path)], check=True, capture_output=True)
+    subprocess.run(["umount", "-l", str(path)], check=True, capture_output=True, timeout=60)
 
 
 def test_the_runbook_of_a_full_disk(small_disk: Path, tmp_path: Path) -> None:

@@ -117,7 +117,9 @@ def test_a_trail_of_a_later_format_is_refused_and_left_alone(tmp_path: Path) -> 
         assert not (await AuditReader(trail).verify()).valid
 
     anyio.run(open_and_read)
-    alone = subprocess.run([sys.executable, VERIFY_TRAIL, trail], capture_output=True, text=True, check=False)
+    alone = subprocess.run(
+        [sys.executable, VERIFY_TRAIL, trail], capture_output=True, text=True, check=False, timeout=60
+    )
     assert alone.returncode == 1
     assert "format version 2, and this verifier reads 1" in alone.stdout
     assert evidence_in(trail) == before

@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from tests.processes import started
 from tests.test_examples import PROJECT, run_example
 from tests.trails import check_trail, read_events
 
@@ -24,11 +26,11 @@ def task_ids(trail: Path, event_type: str) -> list[str]:
     return [record["event"]["task_id"] for record in read_events(trail) if record["event"]["event_type"] == event_type]
 
 
-def start_worker(trail: Path) -> subprocess.Popen[str]:
-    """Start the worker with pipes at both its ends."""
+def start_worker(trail: Path) -> AbstractContextManager[subprocess.Popen[str]]:
+    """Run the worker with pipes at both its ends."""
     command = [sys.executable, "-m", "examples.asyncio_worker", str(trail)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=PROJECT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    return started(command, cwd=PROJECT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def test_the_worker_finishes_what_it_has_taken_at_sigterm(trail: Path) -> None:

@@ -11,6 +11,8 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,8 @@ from audit_async import AuditConfig, AuditLogger, AuditReader, Local
 from audit_async.integrations.sqlalchemy import IntentNotDurable, Resolution, audit_session, resolve_unfinished
 from tests.forwarding.postgres_server import PostgresServer, programs
 from tests.integrations.orm_models import AuditedSessions, Base, Item, marker
+from tests.processes import PATIENCE_S, started, wait_until
 from tests.trails import check_trail, read_events
-
-_TIMEOUT_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +64,10 @@ def sqlite_url(tmp_path: Path) -> str:
     return url
 
 
-def run_program(how: str, directory: Path, url: str, relation: str) -> subprocess.Popen[str]:
-    """Start the program."""
+def run_program(how: str, directory: Path, url: str, relation: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    """Run the program."""
     command = [sys.executable, "-m", "tests.integrations.orm_program", how, str(directory), url, relation]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    return started(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
 
 
 def names_in(url: str) -> list[str]:
@@ -88,7 +89,7 @@ async def resolved(directory: Path, url: str) -> Resolution:
     reader = AuditReader(directory)
     engine = create_async_engine(url) if "psycopg" in url else create_engine(url)
     async with AuditLogger(AuditConfig(mode=Local(directory), service_id="shop")) as log:
-        deadline = time.monotonic() + _TIMEOUT_S
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             found = await resolve_unfinished(reader, log, engine, marker=marker if url.startswith("sqlite") else None)
             await log.flush()
@@ -110,8 +111,8 @@ async def test_a_kill_leaves_an_intent_that_the_database_resolves(
     is_sqlite = how.startswith("sqlite")
     url = request.getfixturevalue("sqlite_url" if is_sqlite else "postgres_url")
     directory = tmp_path / "log"
-    process = run_program(how.removeprefix("sqlite-"), directory, url, "intent")
-    process.communicate(timeout=_TIMEOUT_S)
+    with run_program(how.removeprefix("sqlite-"), directory, url, "intent") as process:
+        process.communicate(timeout=PATIENCE_S)
     assert process.returncode == -signal.SIGKILL
     is_committed = how.endswith("after")
 
@@ -131,8 +132,8 @@ def test_a_kill_in_the_relation_after_loses_what_is_committed_and_claims_nothing
     how: str, postgres_url: str, tmp_path: Path
 ) -> None:
     """As the documentation says: a kill between COMMIT and the record leaves a change that is not in the trail."""
-    process = run_program(how, tmp_path / "log", postgres_url, "after")
-    process.communicate(timeout=_TIMEOUT_S)
+    with run_program(how, tmp_path / "log", postgres_url, "after") as process:
+        process.communicate(timeout=PATIENCE_S)
     assert names_in(postgres_url) == (["killed"] if how == "after" else [])
     assert recorded(tmp_path / "log") == []
 
@@ -141,8 +142,8 @@ def test_a_kill_in_the_relation_after_loses_what_is_committed_and_claims_nothing
 async def test_a_prepared_transaction_is_unfinished_until_somebody_ends_it(postgres_url: str, tmp_path: Path) -> None:
     """Two-phase commit: the intent is durable before PREPARE, and the database says that it is still under way."""
     directory = tmp_path / "log"
-    process = run_program("prepared", directory, postgres_url, "intent")
-    process.communicate(timeout=_TIMEOUT_S)
+    with run_program("prepared", directory, postgres_url, "intent") as process:
+        process.communicate(timeout=PATIENCE_S)
     assert process.returncode == -signal.SIGKILL
     engine = create_engine(postgres_url)
     async with AuditLogger(AuditConfig(mode=Local(directory), service_id="shop")) as log:
@@ -231,11 +232,13 @@ def test_a_commit_whose_answer_is_lost_is_unknown_and_then_resolved(
         server.configure(synchronous_standby_names="nobody")
         server.reload()
         try:
-            ending = threading.Thread(target=_end_waiting_backend, args=(postgres_url,))
+            _wait_until_commits_wait(postgres_url)
+            end = partial(_waiting_backends, postgres_url, "pg_terminate_backend(pid)")
+            ending = threading.Thread(target=wait_until, args=(end,))
             ending.start()
             with pytest.raises(DBAPIError), shop.sessions.begin() as session:
                 session.add(Item(name="a"))
-            ending.join(_TIMEOUT_S)
+            ending.join(PATIENCE_S)
         finally:
             server.configure(synchronous_standby_names="")
             server.reload()
@@ -245,14 +248,34 @@ def test_a_commit_whose_answer_is_lost_is_unknown_and_then_resolved(
     assert names_in(postgres_url) == ["a"]
 
 
-def _end_waiting_backend(url: str) -> None:
+def _waiting_backends(url: str, what: str = "pid") -> list[Any]:
+    """Return `what` of each process of the server that waits for a standby to confirm a commit."""
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    deadline = time.monotonic() + _TIMEOUT_S
-    ended = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
     with engine.connect() as connection:
-        while not connection.scalars(ended).all() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        found = connection.scalars(text(f"SELECT {what} FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))  # noqa: S608
+        waiting = list(found)
     engine.dispose()
+    return waiting
+
+
+def _wait_until_commits_wait(url: str) -> None:
+    """Return once a commit waits for a standby; the server's processes know of its configuration one by one."""
+    is_over = threading.Event()
+
+    def commit() -> None:
+        engine = create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            while not is_over.is_set():
+                connection.exec_driver_sql("SELECT pg_logical_emit_message(true, 'a test', 'nothing')")
+        engine.dispose()
+
+    thread = threading.Thread(target=commit)
+    thread.start()
+    try:
+        wait_until(lambda: _waiting_backends(url))
+    finally:
+        is_over.set()
+        wait_until(lambda: _waiting_backends(url, "pg_cancel_backend(pid)") == [] and not thread.is_alive())
 
 
 @pytest.mark.parametrize(
@@ -264,11 +287,11 @@ def test_sigterm_under_load_loses_no_change(how: str, relation: str, postgres_ur
     With an intent that holds however the process ends; after COMMIT it needs a process that ends in its order.
     """
     directory = tmp_path / "log"
-    process = run_program(how, directory, postgres_url, relation)
-    assert process.stdout is not None
-    said = [process.stdout.readline() for _ in range(60)]
-    process.send_signal(signal.SIGTERM)
-    said += process.communicate(timeout=_TIMEOUT_S)[0].splitlines(keepends=True)
+    with run_program(how, directory, postgres_url, relation) as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(60)]
+        process.send_signal(signal.SIGTERM)
+        said += process.communicate(timeout=PATIENCE_S)[0].splitlines(keepends=True)
     told = {line[1:].strip() for line in said if line.startswith("!")}
     in_database = Counter(names_in(postgres_url))
     created = [

@@ -40,7 +40,7 @@ async def at_provider(browser: httpx.AsyncClient, path: str = "/sign-in/oidc") -
     """Begin to sign in, be signed in by the provider; return where it sends the browser, below the viewer."""
     begun = await browser.get(path)
     assert begun.status_code == 303
-    async with httpx.AsyncClient() as outside:
+    async with httpx.AsyncClient(timeout=60) as outside:
         answer = await outside.get(begun.headers["location"])
     assert answer.status_code == 302
     return answer.headers["location"].removeprefix(HOST)

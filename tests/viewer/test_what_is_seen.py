@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from contextlib import aclosing
 from pathlib import Path
@@ -80,9 +81,10 @@ async def test_a_search_ends_at_its_time_limit_and_the_others_go_on(tmp_path: Pa
 
     def endless(_: Asked) -> Generator[None, None, None]:
         while True:
+            time.sleep(0.001)
             yield None
 
-    app = viewed(tmp_path, limits=ViewLimits(search_s=1.5, searches=2))
+    app = viewed(tmp_path, limits=ViewLimits(search_s=4, searches=2))  # enough for the page, however busy
     async with app, browser_of(app, AUDITOR) as browser, anyio.create_task_group() as tasks:
         reader, ended = ScopedReader(app._trail, OF_ORDERS), []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -13,7 +13,7 @@ from urllib.parse import quote
 from selenium import webdriver
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.viewer.browser.served import PATIENCE_S
+from tests.processes import PATIENCE_S
 
 #: In every document before its own scripts: what the policy forbids is kept, and so is what a dialog would say.
 _WATCH = """
@@ -34,6 +34,13 @@ class Looking:
     def open(self, path: str) -> None:
         """Load a page, and wait for what it loads afterwards."""
         self.driver.get(self.root + path)
+        self.settle()
+
+    def follow(self, act: Callable[[], object]) -> None:
+        """Do what leads to another page, and wait until that has loaded all that it wants; this one has it already."""
+        self.driver.execute_script("window.isLeft = true")
+        act()
+        self.wait("return window.isLeft === undefined")
         self.settle()
 
     def settle(self) -> None:

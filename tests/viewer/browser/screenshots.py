@@ -10,7 +10,8 @@ from pathlib import Path
 from selenium import webdriver
 
 from audit_async.viewer.people import Person
-from tests.viewer.browser.served import PATIENCE_S, chromium, served
+from tests.processes import PATIENCE_S
+from tests.viewer.browser.served import chromium, served
 from tests.viewer.browser.shown_trail import make_shown_trail
 
 PAGES = {

@@ -20,9 +20,8 @@ from audit_async.viewer.people import Person
 from audit_async.viewer.request_limits import ViewLimits
 from audit_async.viewer.token_sign_in import TokenSignIn
 from audit_async.viewer.web_app import viewer
+from tests.processes import PATIENCE_S
 
-#: Waits are bounded by this, and end earlier.
-PATIENCE_S = 30.0
 _FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -85,6 +84,7 @@ def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
         driver.set_page_load_timeout(PATIENCE_S)
+        driver.set_script_timeout(PATIENCE_S)
         yield driver
     finally:
         driver.quit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -70,19 +71,16 @@ def test_contrast_is_enough_in_the_dark(path: str, looking: Looking) -> None:
 def test_a_search_is_narrowed_by_a_click_and_has_an_address(looking: Looking) -> None:
     """A name in the counts, a bar of the histogram and a chip each lead to an address that shows the same again."""
     looking.open("/records?service=orders")
-    looking.one(".facet a[href*='actor=mallory']").click()
-    looking.settle()
+    looking.follow(looking.one(".facet a[href*='actor=mallory']").click)
     assert set(looking.texts(".c-actor a")) == {"mallory"}
-    looking.one(".chart svg a").send_keys(Keys.ENTER)
-    looking.settle()
+    looking.follow(partial(looking.one(".chart svg a").send_keys, Keys.ENTER))
     assert "since=" in looking.path
     assert "until=" in looking.path
     rows = looking.texts("tbody tr")
     assert rows
     looking.open(looking.path)
     assert looking.texts("tbody tr") == rows
-    looking.one("[aria-label^='Remove the filter actor']").click()
-    looking.settle()
+    looking.follow(looking.one("[aria-label^='Remove the filter actor']").click)
     assert "actor" not in looking.path
     assert "since=" in looking.path
 
@@ -96,8 +94,7 @@ def test_pages_follow_each_other_without_a_gap(looking: Looking) -> None:
         following = looking.all("a[rel=next]")
         if not following:
             break
-        following[0].click()
-        looking.settle()
+        looking.follow(following[0].click)
     assert seen == [f"#{seq}" for seq in range(259, -1, -1)]
 
 
@@ -110,21 +107,18 @@ def test_keys_are_enough(looking: Looking) -> None:
     looking.one("body").send_keys("/")
     field = driver.switch_to.active_element
     assert field.get_attribute("name") == "text"
-    field.send_keys("bad_password", Keys.ENTER)
-    looking.wait("return location.search.includes('text=bad_password')")
-    looking.settle()
+    looking.follow(partial(field.send_keys, "bad_password", Keys.ENTER))
+    assert "text=bad_password" in looking.path
     looking.one("body").send_keys("j")
     assert driver.switch_to.active_element.text == "auth.failure"
     assert driver.execute_script("return document.activeElement.matches(':focus-visible')")
-    driver.switch_to.active_element.send_keys(Keys.ENTER)
-    looking.wait("return location.pathname.includes('/records/')")
+    looking.follow(partial(driver.switch_to.active_element.send_keys, Keys.ENTER))
+    assert "/records/" in looking.path
     before = looking.path
-    looking.one("body").send_keys("k")
-    looking.wait(f"return !location.href.endsWith({before!r})")
-    looking.one("body").send_keys("gh")
-    looking.wait("return location.pathname === '/holds'")
-    looking.one("body").send_keys("?")
-    looking.wait("return location.pathname === '/help'")
+    for keys, path in (("k", "/records/"), ("gh", "/holds"), ("?", "/help")):
+        looking.follow(partial(looking.one("body").send_keys, keys))
+        assert path in looking.path
+        assert looking.path != before
 
 
 def test_times_are_local_if_wanted(looking: Looking) -> None:
