@@ -12,6 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from audit_async import AuditConfig, AuditLogger, Local
 from audit_async.events import ActorInfo, AuthMethod, AuthSuccess
 from audit_async.viewer import Person, TokenSignIn
+from tests.processes import wait_until
 from tests.viewer.browser.looking import Looking
 from tests.viewer.browser.served import served
 from tests.viewer.trail_to_view import make_trail
@@ -147,8 +148,13 @@ def test_records_come_while_one_looks(looking: Looking, base_dir: Path) -> None:
             await audit.emit_durable(AuthSuccess(actor=actor, method=AuthMethod.PASSWORD, path="/login"))
 
     looking.wait("return document.querySelector('.live-state.on') !== null")
-    asyncio.run(record("late-<b>comer</b>"))
-    looking.wait("return document.querySelector('#rows').innerText.includes('late-<b>comer</b>')")
+
+    def has_come() -> object:
+        asyncio.run(record("late-<b>comer</b>"))  # again: what is written before the trail is followed does not come
+        shows = "return document.querySelector('#rows').innerText.includes('late-<b>comer</b>')"
+        return looking.driver.execute_script(shows)
+
+    wait_until(has_come)
     looking.one("[data-pause]").click()
     assert "Paused" in looking.text()
     assert looking.complaints() == []
