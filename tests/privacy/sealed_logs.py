@@ -12,6 +12,7 @@ from audit_async.config import Privacy
 from audit_async.events import AuthSuccess
 from audit_async.privacy import KeyStore
 from audit_async.privacy.opening_sealed import OpenedRecord, Opener
+from audit_async.privacy.sealed_text import parse_sealed
 from tests.logs import ConfigFor, log_directory, segment_lines
 from tests.privacy.key_stores import make_store, open_store
 
@@ -65,6 +66,14 @@ def key_ids_in(data: bytes) -> set[str]:
 def all_key_ids(config: AuditConfig) -> set[str]:
     """Return the ids of all keys that a log is sealed under."""
     return key_ids_in(b"".join(segment_lines(log_directory(config))))
+
+
+def nonces_in(lines: list[bytes]) -> list[tuple[str, bytes]]:
+    """Return the key id and the nonce of each sealed text in recorded lines."""
+    sealed = [
+        parse_sealed(text.decode()) for line in lines for text in line.split(b'"') if text.startswith(b"sealed:1:")
+    ]
+    return [(parts.key_id, parts.nonce) for parts in sealed if parts is not None]
 
 
 def stored_key_ids(store: KeyStore, ids: set[str]) -> set[str]:

@@ -29,6 +29,7 @@ from tests.privacy.key_stores import ALICE, make_store, open_store
 from tests.privacy.sealed_logs import (
     all_key_ids,
     key_ids_in,
+    nonces_in,
     opened,
     recorded,
     sealing,
@@ -75,6 +76,8 @@ async def test_what_is_personal_is_sealed_and_opens_again(config_for: ConfigFor,
     assert found[1].event["request_body"] == {"bytes": 9, "text": ["body-77"]}
     assert found[2].event["data"] == {"n": {"who": ["data-77"]}}
     assert recorded(config)[2]["event"]["data"].keys() == {"n"}
+    nonces = nonces_in(segment_lines(log_directory(config)))
+    assert len({nonce for _, nonce in nonces}) == len(nonces) == sum(len(one.members) for one in found)
     assert [one.event["resource"]["resource_id"] for one in found[3:]] == ["customer-77", "order-1"]  # type: ignore[index]
     assert recorded(config)[4]["event"]["resource"]["resource_id"] == "order-1"
     assert all(member.opened is not None for one in found for member in one.members)
@@ -306,7 +309,7 @@ async def test_a_key_that_a_refused_event_made_is_stored_if_another_needs_it(
 
 
 async def test_threads_seal_as_the_loop_does(config_for: ConfigFor, tmp_path: Path) -> None:
-    """Many threads that emit at once: each record opens, each subject has one key."""
+    """Many threads that emit at once: each record opens, each subject has one key, and no nonce is used twice."""
     config = sealing(config_for, tmp_path, flush_mode=Batched(size=100, interval=0.01))
     async with AuditLogger(config) as audit:
 
@@ -327,6 +330,8 @@ async def test_threads_seal_as_the_loop_does(config_for: ConfigFor, tmp_path: Pa
     assert len(found) == 1000
     assert all(member.opened is not None for one in found for member in one.members)
     assert len(all_key_ids(config)) == 20
+    nonces = nonces_in(segment_lines(log_directory(config)))
+    assert len(set(nonces)) == len(nonces) == 3000
 
 
 async def test_a_session_says_that_it_seals(config_for: ConfigFor, tmp_path: Path) -> None:
@@ -447,26 +452,19 @@ def test_no_nonce_is_used_twice_after_a_fork(tmp_path: Path, config_for: ConfigF
     """A parent and two children, 10,000 events each: no key is in two processes, no nonce twice under a key."""
     import subprocess  # noqa: PLC0415 - for this test alone
 
-    from audit_async.privacy.sealed_text import parse_sealed  # noqa: PLC0415
-
     sealing(config_for, tmp_path)
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     subprocess.run([sys.executable, "-c", FORKING, str(tmp_path)], check=True, timeout=300, env=environment)
-    seen: set[tuple[str, bytes]] = set()
-    total = 0
+    seen: list[tuple[str, bytes]] = []
     owners: dict[str, set[str]] = {}
     for instance in ("00", "01", "02"):
         config = sealing(config_for, tmp_path, instance=instance)
-        for line in segment_lines(log_directory(config, instance)):
-            for text in line.split(b'"'):
-                if text.startswith(b"sealed:1:"):
-                    parts = parse_sealed(text.decode())
-                    assert parts is not None
-                    seen.add((parts.key_id, parts.nonce))
-                    owners.setdefault(parts.key_id, set()).add(instance)
-                    total += 1
-    assert total >= 3 * 30_000
-    assert len(seen) == total
+        nonces = nonces_in(segment_lines(log_directory(config, instance)))
+        seen += nonces
+        for key_id, _ in nonces:
+            owners.setdefault(key_id, set()).add(instance)
+    assert len(seen) >= 3 * 30_000
+    assert len(set(seen)) == len(seen)
     assert all(len(instances) == 1 for instances in owners.values())
 
 
