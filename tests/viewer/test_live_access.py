@@ -25,6 +25,17 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
     return ("asyncio", {"use_uvloop": True})
 
 
+def asked(method: str, path: str, user: str, **headers: str) -> dict[str, Any]:
+    """Return what a server hands to the application for a request."""
+    headers = {"host": "127.0.0.1:8000", "x-test-user": user, **headers}
+    return {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "client": ("127.0.0.1", 5), "server": ("127.0.0.1", 8000),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("quiet", [False, True], ids=["records come", "nothing happens"])
 async def test_a_stream_ends_with_the_right_to_see_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: bool
@@ -48,12 +59,7 @@ async def test_a_stream_ends_with_the_right_to_see_it(
             while text not in sent:
                 await anyio.sleep(0.02)
 
-    scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
-        "path": "/records/stream", "raw_path": b"/records/stream", "query_string": b"", "root_path": "",
-        "headers": [(b"host", b"127.0.0.1:8000"), (b"x-test-user", b"guest")],
-        "client": ("127.0.0.1", 5), "server": ("127.0.0.1", 8000),
-    }  # fmt: skip
+    scope = asked("GET", "/records/stream", "guest")
     config = AuditConfig(mode=Local(tmp_path), service_id="shop", handle_signals=False)
     async with viewed(tmp_path) as app, AuditLogger(config) as audit:
 
@@ -103,3 +109,29 @@ async def test_an_auditors_verification_is_not_shown_to_an_operator(tmp_path: Pa
                     while "verdict" not in (page := await browser.get("/verification")).text:
                         await anyio.sleep(0.05)
                 assert ("audit-view/00" in page.text) == sees
+
+
+async def test_a_verification_whose_asker_is_gone_holds_up_no_other(tmp_path: Path) -> None:
+    """Its answer can't be sent, so it does not begin; the page says so, and the next one runs."""
+    await make_trail(tmp_path)
+    async with viewed(tmp_path) as app, browser_of(app, AUDITOR) as browser:
+        page = await browser.get("/verification")
+        token = page.text.partition('name="csrf_token" value="')[2].partition('"')[0]
+        cookies = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+        body = f"csrf_token={token}".encode()
+        form = {"content-type": "application/x-www-form-urlencoded", "content-length": str(len(body))}
+        scope = asked("POST", "/verification", AUDITOR.name, origin="http://127.0.0.1:8000", cookie=cookies, **form)
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        async def refuse(message: MutableMapping[str, Any]) -> None:
+            raise OSError(f"the client is gone: {message['type']}")
+
+        with pytest.raises(OSError, match="the client is gone"):
+            await app(scope, receive, refuse)
+        assert "whoever asked for it was gone" in (await browser.get("/verification")).text
+        await browser.post("/verification", data={"csrf_token": token}, headers={"Origin": "http://127.0.0.1:8000"})
+        with anyio.fail_after(60):
+            while "verdict" not in (await browser.get("/verification")).text:
+                await anyio.sleep(0.05)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from audit_async._trail.log_files import Log
 from audit_async.errors import AuditError
@@ -73,17 +74,16 @@ class VerificationPage:
         """Start a run, unless one is under way; lead to the page."""
         viewing = viewing_of(request)
         viewing.person.require("verify")
-        there = RedirectResponse(url_for(request, "/verification"), status_code=303)
+        page = url_for(request, "/verification")
         if any(run.is_running for run in self._runs.values()):
-            return there
+            return RedirectResponse(page, status_code=303)
         run = self._runs[_key(viewing)] = _Run(viewing.person.name, datetime.now(UTC), viewing.policy is not None)
         try:
             await viewing.reader.record_verification()
         except BaseException:
             run.failure, run.ended_at = "it could not be recorded who asked for it", datetime.now(UTC)
             raise
-        there.background = BackgroundTask(self._verify, run, _LogsOf(viewing), viewing.policy)
-        return there
+        return _Started(page, run, BackgroundTask(self._verify, run, _LogsOf(viewing), viewing.policy))
 
     async def _verify(self, run: _Run, reader: AuditReader, policy: Policy | None) -> None:
         def set_progress(progress: Progress) -> None:
@@ -95,8 +95,21 @@ class VerificationPage:
             run.failure = None
         except (AuditError, OSError) as error:
             run.failure = str(error)
+
+
+class _Started(RedirectResponse):
+    """The answer that leads to the page and then verifies; the run has ended when this has, also if nobody gets it."""
+
+    def __init__(self, page: str, run: _Run, verify: BackgroundTask) -> None:
+        super().__init__(page, status_code=303, background=verify)
+        self._run = run
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._run.failure = "it was not begun, since whoever asked for it was gone"
+        try:
+            await super().__call__(scope, receive, send)
         finally:
-            run.ended_at = datetime.now(UTC)
+            self._run.ended_at = datetime.now(UTC)
 
 
 class _LogsOf(AuditReader):
