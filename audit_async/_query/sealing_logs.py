@@ -27,7 +27,16 @@ class _Stated(NamedTuple):
 
     until: int = -1  #: the last that was read
     seals: bool = False
+    is_stated: bool = False  #: whether a session says of itself whether it seals
     has_callers_record: bool = False
+
+    @property
+    def is_decisive(self) -> bool:
+        """Whether older segments make no difference.
+
+        A segment may say nothing: its first record comes once the one before was sealed, and callers' may precede it.
+        """
+        return self.seals or (self.is_stated and self.has_callers_record)
 
 
 class SealingLogs:
@@ -50,7 +59,7 @@ class SealingLogs:
         try:
             for part in reversed(parts_of(log)):
                 stated = now[part.name] = _read_on(part, before.get(part.name, _Stated()))
-                if stated.seals or stated.has_callers_record:
+                if stated.is_decisive:
                     break
         except AuditError:
             return False
@@ -74,12 +83,19 @@ def _read_on(part: Part, before: _Stated) -> _Stated:
         before = _Stated()  # another file of this name: an older copy was restored
     if until == before.until or before.seals:
         return before
-    if _has_sealing(part, before.until):
-        return _Stated(until, seals=True)
-    return _Stated(until, has_callers_record=before.has_callers_record or _has_callers_record(part, before.until))
+    stated = _stated_sealing(part, before.until)
+    if stated:
+        return _Stated(until, seals=True, is_stated=True)
+    return _Stated(
+        until,
+        is_stated=before.is_stated or stated is not None,
+        has_callers_record=before.has_callers_record or _has_callers_record(part, before.until),
+    )
 
 
-def _has_sealing(part: Part, after: int) -> bool:
+def _stated_sealing(part: Part, after: int) -> bool | None:
+    """Return whether a session says that it seals, or all that it does not; None if none says anything."""
+    is_stated = None
     # A session that goes on from an older segment is stated by this one's first record.
     stated = Filter(AuditQuery(event_types=("audit.log_opened", "audit.segment_sealed")))
     # Read from the end unless most of it is known: a session that seals is in the newest records, if there is one.
@@ -88,7 +104,8 @@ def _has_sealing(part: Part, after: int) -> bool:
             event = read_said(found.line).event
             if event.get("privacy") is not None or event.get("erasure_epoch") is not None:
                 return True
-    return False
+            is_stated = False
+    return is_stated
 
 
 def _has_callers_record(part: Part, after: int) -> bool:

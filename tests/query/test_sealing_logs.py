@@ -76,16 +76,27 @@ def test_only_what_is_new_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     log.write(_PLAIN, *[_CALLERS] * 5_000)
     assert not asked(tmp_path, sealing)
     after: list[int] = []
-    has_sealing = sealing_logs._has_sealing
+    stated_sealing = sealing_logs._stated_sealing
 
-    def note(part: Part, seq: int) -> bool:
+    def note(part: Part, seq: int) -> bool | None:
         after.append(seq)
-        return has_sealing(part, seq)
+        return stated_sealing(part, seq)
 
-    monkeypatch.setattr(sealing_logs, "_has_sealing", note)
+    monkeypatch.setattr(sealing_logs, "_stated_sealing", note)
     assert not asked(tmp_path, sealing)
     assert after == []
     log.write(_CALLERS)
     assert not asked(tmp_path, sealing)
     assert after == [5_000]
+    log.close()
+
+
+def test_a_segment_that_states_nothing_is_of_the_session_before(tmp_path: Path) -> None:
+    """Callers' records may fill segments before it is recorded that the ones before were sealed, or that never is."""
+    log, sealing = WrittenLog(tmp_path, max_bytes=1500), SealingLogs()
+    log.write(_SEALING, *[_CALLERS] * 20)
+    assert len(log.sealed()) > 1
+    assert asked(tmp_path, sealing)
+    log.write(_PLAIN, *[_CALLERS] * 20)
+    assert not asked(tmp_path, sealing)
     log.close()
