@@ -226,8 +226,8 @@ class Buffer:
             self.wake_loop()
         receipt = self.stamp(encoded)
         cost = len(encoded) + RECORD_OVERHEAD
+        self.inbox.bytes += cost  # before: a signal handler that raises comes after the call
         self.inbox.entries.append((receipt, cost, urgent))
-        self.inbox.bytes += cost
         return receipt
 
     def wake_loop(self) -> None:
@@ -239,6 +239,9 @@ class Buffer:
         except RuntimeError as error:
             self.inbox.loop_woken = False
             raise LogClosed(_LOOP_CLOSED) from error
+        except BaseException:  # of a signal handler, as Celery's time limits are: nobody knows whether it was woken
+            self.inbox.loop_woken = False
+            raise
 
     def empty_inbox(self) -> None:
         """Move what other threads emitted into the open chunk, in order. In the loop's thread only."""

@@ -73,8 +73,8 @@ class Intake:
             if not inbox.loop_woken:
                 buffer.wake_loop()
             receipt = Receipt(buffer.next_number(), time_ns(), encoded, -1, "", buffer.acknowledgements)
+            inbox.bytes += cost  # before: a signal handler that raises comes after the call
             inbox.entries.append((receipt, cost, kind & buffer.urgent_kinds))
-            inbox.bytes += cost
         return receipt
 
     def emit_prepared(self, event_class: type[AuditEvent], encoded: bytes) -> bool:

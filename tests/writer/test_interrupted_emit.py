@@ -8,6 +8,7 @@ import signal
 import sys
 from threading import Thread
 from types import FrameType
+from typing import Any
 
 import anyio
 import pytest
@@ -121,3 +122,38 @@ def test_a_signal_handler_that_raises_loses_no_event_of_another_thread(
     records = [record for record in read_events(directory) if record["event"]["event_type"] == "test.counted"]
     assert [record["audit_id"] for record in records] == [receipt.audit_id for receipt in receipts]
     check_trail(directory)
+
+
+@pytest.mark.parametrize("is_woken", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("way", ["emit", "count_lost"])
+async def test_a_signal_handler_that_raises_leaves_no_loop_asleep(
+    config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch, way: str, is_woken: bool
+) -> None:
+    """As a time limit of Celery ends a thread's call while it wakes the log's loop; the next event wakes it again."""
+    loop = asyncio.get_running_loop()
+    call_soon_threadsafe = loop.call_soon_threadsafe
+
+    def interrupted(*called: Any, **given: Any) -> asyncio.Handle:
+        monkeypatch.setattr(loop, "call_soon_threadsafe", call_soon_threadsafe)
+        if is_woken:
+            call_soon_threadsafe(*called, **given)
+        raise _Stop
+
+    receipts: list[Receipt] = []
+
+    def emit_twice(audit: AuditLogger) -> None:
+        monkeypatch.setattr(loop, "call_soon_threadsafe", interrupted)
+        with pytest.raises(_Stop):
+            if way == "emit":
+                audit.emit(Counted(producer="interrupted", n=0))
+            else:
+                audit.count_lost("test.counted", "invalid_event")
+        receipts.append(audit.emit(Counted(producer="thread", n=1)))
+
+    async with AuditLogger(config_for()) as audit:
+        await anyio.to_thread.run_sync(emit_twice, audit)
+        with anyio.fail_after(60):
+            await receipts[0].durable()
+        await audit.flush()  # the loss is recorded after it
+        assert audit.stats().waiting == audit.stats().waiting_bytes == 0
+        await assert_recorded(audit, receipts)
