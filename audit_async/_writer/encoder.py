@@ -35,6 +35,7 @@ CRITICAL: Final = 1
 _FREE_FORM: Final = 2  # it has room for a float, or for anything
 _SEARCHED: Final = 4  # it has members in which secrets are searched for
 _SEALED: Final = 8  # the log seals: all events of it are of this kind, so those of other logs pay nothing
+_PERSONAL: Final = 16  # and something of them may be personal
 #: An event of such a kind is looked into, however harmless its bytes are.
 LOOKED_INTO: Final = _FREE_FORM | _SEARCHED | _SEALED
 
@@ -111,8 +112,7 @@ class Encoder:
             )
         kind = (CRITICAL if described.critical else 0) | (_FREE_FORM if described.free_form else 0)
         if self._config.privacy is not None:
-            kind |= _SEALED
-            self._plan_of(event)
+            kind |= _SEALED if self._plan_of(event).is_empty else _SEALED | _PERSONAL
         members = free_form_members(event.__class__) if self._config.redaction.enabled else ()
         if members:
             kind |= _SEARCHED
@@ -139,19 +139,18 @@ class Encoder:
             return self.harmless(event, None)
         if len(encoded) > self.plain_bytes or not encoded.isascii() or BACKSLASH in encoded or DEL in encoded:
             return self.harmless(event, encoded)
-        return self._sealed(event, encoded) if kind & _SEALED else encoded
+        if kind & _PERSONAL or (kind & _SEALED and encoded.find(_SEALED_WORD) >= 0):
+            return self._sealed(event, encoded)
+        return encoded
 
     def _sealed(self, event: AuditEvent, encoded: bytes) -> bytes:
         """Return the bytes of a harmless event with what is personal sealed: `_EventSeal` for events that are small."""
-        plan, sealer, looks_sealed = self._plans[event.__class__], self.sealer, _SEALED_WORD in encoded
-        if plan.is_empty and not looks_sealed:
-            return encoded
+        sealer, bound = self.sealer, bound_here()
         assert sealer is not None  # noqa: S101 - the log is open
-        bound = bound_here()
         data = decode_plain(encoded)
-        if looks_sealed:
+        if _SEALED_WORD in encoded:
             escape_members(data)
-        sealer.seal_event(plan, data, None, None if bound is None else bound.values)
+        sealer.seal_event(self._plans[event.__class__], data, None, None if bound is None else bound.values)
         sealed: bytes = encode_plain(data)
         if len(sealed) <= (self._config.max_event_bytes if bound is None else self._room()):
             return sealed

@@ -104,7 +104,11 @@ class Plan:
                     break
             else:
                 get = container.get
-                texts = [(name, place, value) for name, place in members if (value := get(name)) is not None]
+                texts: list[tuple[str, bytes, object]] = []
+                for name, place in members:  # no comprehension, which is a call
+                    value = get(name)
+                    if value is not None:
+                        texts.append((name, place, value))
                 if not texts:
                     continue
                 whose: _Whose = None
