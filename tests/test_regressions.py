@@ -12,17 +12,22 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pytest
 
 from audit_async import AuditConfig, AuditEvent, AuditLogger, Disabled, Immediate
 from audit_async._durable import disk
+from audit_async.config import Privacy
 from audit_async.context import audit_context
+from audit_async.events import SealVerified
 from audit_async.sync import SyncAuditLogger
 from bench import counting
 from bench.counting import BURST, SCENARIOS
 from bench.frame import config, critical_event, ordinary_event
+from tests.privacy.key_stores import make_store
+from tests.privacy.sealed_logs import success
 from tests.store.chained import memory_directory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems make other calls")
@@ -109,6 +114,31 @@ def test_an_emit_of_synchronous_code_is_two_python_functions(directory: Path) ->
         audit.emit(ordinary_event())  # learns the class
         calls = counting.calls_of_one(audit.emit, ordinary_event(), EVENTS)
     assert 2.0 <= calls <= 2.1  # each time that the loop has emptied the inbox, it is woken again
+
+
+#: `emit`, the look into the event and at the day; and what else is done once for an event that is sealed.
+LOOKED_INTO_CALLS, SEALED_CALLS = Bound(3.1, 3.0, "b357781"), Bound(10.1, 10.0, "668b52a")
+
+
+@pytest.mark.parametrize(
+    ("event", "members"),
+    [(SealVerified(shard_id="7", worker_id="w"), 0), (success(ip=None, display_name=None), 1), (success(), 3)],
+    ids=["nothing personal", "one member", "three members"],
+)
+def test_a_sealed_member_costs_one_function_more(directory: Path, event: AuditEvent, members: int) -> None:
+    """What is personal is found, and its keys and its random bytes are taken, once for all members of an event."""
+    with TemporaryDirectory(dir=directory) as place:
+        make_store(Path(place))
+        privacy = Privacy(key_store=f"{place}/keys", master_key=f"file:{place}/master.key")
+
+        async def count() -> float:
+            mode = SCENARIOS["batched"].mode
+            async with AuditLogger(config(Path(place) / "log", mode, privacy=privacy)) as audit:
+                audit.emit(event)  # learns the class, and makes the key
+                return counting.calls_of_one(audit.emit, event, EVENTS)
+
+        calls = asyncio.run(count()) - members
+    assert (SEALED_CALLS if members else LOOKED_INTO_CALLS).holds(calls), calls
 
 
 #: Python functions of this package, what they call that is not written in Python, and memory blocks, a request. Of the
