@@ -778,6 +778,7 @@ def check_bundle(folder: Path) -> Iterator[str]:
             if f"{part['log']}/{name}" not in listed & set(there):
                 yield f"{part['log']}/{name}: missing"
         yield from check_part(folder / part["log"], part, query)
+    query.say_undecided(folder)
 
 
 OF_EVERY_BUNDLE = {"MANIFEST.sha256", "README.txt", "bundle.json", "verify_trail.py"}
@@ -800,7 +801,7 @@ def check_part(log: Path, part: dict[str, Any], query: "Query") -> list[str]:
         is_exported = line == exported
         if is_exported:
             found, exported = found + 1, next(records, None)
-        if record and is_exported != query.asks_for(line):
+        if record and query.contradicts(line, is_exported):
             findings.append(f"{log}: seq {seq} was {'exported and not asked for' if is_exported else 'left out'}")
         due, prev = seq + 1, own
         if len(findings) >= 100:
@@ -820,22 +821,43 @@ def check_part(log: Path, part: dict[str, Any], query: "Query") -> list[str]:
 
 
 class Query:
-    """What the records of a bundle were asked for with; it decides as the export did."""
+    """What the records of a bundle were asked for with; it decides as the export did, as far as nothing is sealed."""
 
     def __init__(self, contents: dict[str, Any]) -> None:
         """Read `query` of bundle.json, and how its texts are recorded if they hold unsafe characters."""
         self.asked: dict[str, Any] = contents["query"]
         self.recorded_as: dict[str, str] = contents.get("recorded_as", {})
         self.critical_types: list[str] = contents.get("critical_types", [])
+        self.undecided = 0
         unknown = set(self.asked) - QUERY_MEMBERS
         if unknown:
             raise ValueError(f"bundle.json asks for what this verifier does not know: {sorted(unknown)}")
 
-    def asks_for(self, line: bytes) -> bool:
-        """Return whether a record of the chain was asked for."""
-        record = json.loads(line)
+    def contradicts(self, line: bytes, is_exported: bool) -> bool:
+        """Return whether a record was exported and not asked for, or left out; counts what a sealed member decides."""
+        asked = self.asks_for(line)
+        self.undecided += asked is None
+        return asked is not None and asked != is_exported
+
+    def say_undecided(self, folder: Path) -> None:
+        """Print of how many records nobody without the keys can say whether they were asked for."""
+        if self.undecided:
+            count = (
+                "1 record: whether it was" if self.undecided == 1 else f"{self.undecided} records: whether they were"
+            )
+            say(f"{folder}: {count} asked for, is sealed: not checked")
+
+    def asks_for(self, line: bytes) -> "bool | None":
+        """Return whether a record of the chain was asked for; None if a member decides that which is sealed."""
+        if self.is_met_by(json.loads(SEALED_TEXT.sub(b"{}", line))):
+            return True
+        fits_sealed = SEALED_TEXT.search(line) and self.is_met_by(json.loads(SEALED_TEXT.sub(rb'"\\ud800"', line)))
+        return None if fits_sealed else False
+
+    def is_met_by(self, record: dict[str, Any]) -> bool:
+        """Return whether a record is what was asked for, if `ANY_TEXT` in it is taken for the text that is wanted."""
         event, context, asked = record["event"], record.get("context", {}), self.asked
-        kind, after = event["event_type"], asked.get("after_seq", -1)
+        kind, after = str(event["event_type"]), asked.get("after_seq", -1)
         types, texts = asked.get("event_types", []), [event, context]
         return (
             record["seq"] > after
@@ -854,17 +876,18 @@ class Query:
     def is_among(self, wanted: "str | dict[str, str]", named: "Iterable[str | None]") -> bool:
         """Return whether a text, or its recorded form, is one of those; or one of those has a pattern."""
         if isinstance(wanted, str):
-            return not {wanted, self.recorded_as.get(wanted, wanted)}.isdisjoint(named)
+            return not {wanted, self.recorded_as.get(wanted, wanted), ANY_TEXT}.isdisjoint(named)
         pattern = wanted["pattern"]
         patterns = [as_fnmatch(pattern), as_fnmatch(self.recorded_as.get(pattern, pattern))]
-        return any(fnmatchcase(text, one) for text in named if text is not None for one in patterns)
+        return any(text == ANY_TEXT or fnmatchcase(text, one) for text in named if text is not None for one in patterns)
 
     def is_address(self, wanted: str, named: "Iterable[str | None]") -> bool:
         """Return whether one of those is the address, or in the network."""
         if "/" in wanted:
             network = ip_network(wanted, strict=False)
-            return any(text is not None and is_in_network(text, network) for text in named)
-        return not {wanted, self.recorded_as.get(wanted, wanted), *spellings_of_address(wanted)}.isdisjoint(named)
+            return any(text == ANY_TEXT or (text is not None and is_in_network(text, network)) for text in named)
+        spellings = {wanted, self.recorded_as.get(wanted, wanted), *spellings_of_address(wanted)}
+        return not {*spellings, ANY_TEXT}.isdisjoint(named)
 
     def are_at(self, path: str, wanted: "str | list[str]", event: object, context: object) -> bool:
         """Return whether each of these values is at a member's path."""
@@ -875,9 +898,12 @@ class Query:
 
     def holds(self, wanted: str, text: str) -> bool:
         """Return whether a text holds another, or its recorded form."""
-        return wanted in text or self.recorded_as.get(wanted, wanted) in text
+        return text == ANY_TEXT or wanted in text or self.recorded_as.get(wanted, wanted) in text
 
 
+# A member that is sealed, and what it is compared as: no text of a record or a query holds a surrogate.
+SEALED_TEXT = re.compile(rb'(?<!\\)"sealed:1:[A-Za-z0-9_-]{22}:[A-Za-z0-9_-]{80,}:[A-Za-z0-9_-]{43}"(?!:)')
+ANY_TEXT = "\ud800"
 QUERY_MEMBERS = {
     *("actor", "resource_id", "event_types", "start", "end", "critical", "context", "text", "after_seq", "limit"),
     *("ip", "path", "status", "outcome", "fields"),
@@ -983,7 +1009,7 @@ def values_at(value: object, names: list[str]) -> "Iterator[str | None]":
         elif isinstance(value, dict) and at < len(names):
             ends = ((".".join(names[at:end]), end) for end in range(at + 1, len(names) + 1))
             waiting.extend((value[name], end) for name, end in ends if name in value)
-        elif at == len(names) and not isinstance(value, dict):
+        elif value == ANY_TEXT or (at == len(names) and not isinstance(value, dict)):
             yield value if isinstance(value, str) else json.dumps(value)
 
 

@@ -252,7 +252,8 @@ How to check it
   2. In this folder:   sha256sum -c MANIFEST.sha256
   3. In this folder:   python3 -I verify_trail.py .
      It prints what was asked for: compare that with what you asked for. Every record of the chain that this matches
-     must be among the records, and no other.
+     must be among the records, and no other. It says of how many records that was not checked, because a member that
+     decides it is sealed; selective evidence can disclose such a member.
   4. Ask for the heads (seq and hash) that were kept outside the log, on paper or at a third party. A record in
      chain.ndjson with such a seq must have that hash.
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
+import sys
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -225,6 +228,18 @@ def actors_in(path: Path) -> list[str]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return [row["actor"] for row in csv.DictReader(file)]
     return [str(name) for name in pq.read_table(path).column("actor").to_pylist()]
+
+
+def test_a_bundle_about_a_sealed_person_verifies(audit: Audit, trail: Trail, tmp_path: Path) -> None:
+    """Its verifier has no keys: it accuses nobody of what it can't decide, and says of how many records that is."""
+    made = audit("export", trail.base_dir, tmp_path / "alice.zip", "--actor", "alice", "--as", "roe", *trail.keys)
+    assert made.status == 0
+    with zipfile.ZipFile(tmp_path / "alice.zip") as archive:
+        archive.extractall(tmp_path / "alice")
+    command = [sys.executable, "-I", "verify_trail.py", "."]
+    checked = subprocess.run(command, cwd=tmp_path / "alice", capture_output=True, text=True, timeout=120, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "1 record: whether it was asked for, is sealed: not checked" in checked.stdout
 
 
 def test_an_export_that_may_be_incomplete_says_so(audit: Audit, trail: Trail, tmp_path: Path) -> None:

@@ -307,6 +307,59 @@ def test_the_verifier_decides_as_the_query_does(
     assert not found
 
 
+SEALED = f"sealed:1:{'k' * 22}:{'b' * 80}:{'c' * 43}"
+#: Two persons' records, in which all that names them is sealed, in the event or its context.
+SEALED_RECORD = {
+    "seq": 3,
+    "timestamp": "2026-11-22T12:00:00.000000Z",
+    "event": {
+        "event_type": "http.request",
+        "actor": {"user_id": SEALED, "ip": SEALED},
+        "path": SEALED,
+        "query": {"q": [SEALED]},
+        "route": "/clear",
+        "status": 200,
+    },
+    "context": {"tenant": SEALED},
+}
+
+
+@pytest.mark.parametrize(
+    ("asked", "decided"),
+    [
+        ({"actor": "alice"}, None),
+        ({"actor": {"pattern": "al*"}}, None),
+        ({"ip": "203.0.113.9"}, None),
+        ({"ip": "203.0.113.0/24"}, None),
+        ({"path": "/users/alice"}, None),
+        ({"context": {"tenant": "acme"}}, None),
+        ({"fields": {"query.q": "x"}}, None),
+        ({"fields": {"query.q.0.below": "x"}}, None),
+        ({"fields": {"actor.user_id": ["null"]}}, None),
+        ({"text": "alice"}, None),
+        ({"text": SEALED[:20]}, None),
+        ({"actor": "alice", "status": "404"}, False),
+        ({"actor": "alice", "event_types": ["auth.*"]}, False),
+        ({"resource_id": "alice"}, False),
+        ({"path": "/clear"}, True),
+        ({"text": "clear"}, True),
+        ({"path": "/clear", "actor": "alice"}, None),
+    ],
+)
+def test_the_verifier_decides_nothing_that_is_sealed(asked: dict[str, object], decided: bool | None) -> None:
+    """What the export has opened the verifier can't; what is in the clear decides as ever."""
+    line = json.dumps(SEALED_RECORD, separators=(",", ":")).encode()
+    assert standalone.Query({"query": asked}).asks_for(line) is decided
+
+
+def test_a_text_that_quotes_a_sealed_one_is_a_text() -> None:
+    """Only a whole member counts as sealed: neither a text with one in it nor a member's name."""
+    event = {"event_type": "x.y", "actor": f'"{SEALED}', "subject": f'{SEALED}"', "a": f'"{SEALED}"', SEALED: "bob"}
+    line = json.dumps({"seq": 1, "timestamp": "", "event": event}, separators=(",", ":")).encode()
+    assert standalone.Query({"query": {"actor": "alice"}}).asks_for(line) is False
+    assert standalone.Query({"query": {"actor": f'"{SEALED}'}}).asks_for(line) is True
+
+
 def test_an_export_follows_no_link(trail: Path, tmp_path: Path) -> None:
     """A link in a small file's place gets nothing into a bundle; the error names the file."""
     secret = tmp_path / "secret"
