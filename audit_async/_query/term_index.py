@@ -171,6 +171,7 @@ class IndexTask(msgspec.Struct, frozen=True, kw_only=True):
     service_id: str
     instance: str
     log_id: str
+    place: str  #: of a log at a collector; its name begins with it
     sealed: SealedSegment
 
     @classmethod
@@ -184,13 +185,14 @@ class IndexTask(msgspec.Struct, frozen=True, kw_only=True):
                     service_id=log.service_id,
                     instance=log.instance,
                     log_id=log.log_id,
+                    place=log.place,
                     sealed=sealed,
                 )
 
     @property
     def part(self) -> Part:
         """The segment as `_trail` knows it."""
-        log = Log(Path(self.directory), self.service_id, self.instance, self.log_id)
+        log = Log(Path(self.directory), self.service_id, self.instance, self.log_id, place=self.place)
         sealed = self.sealed
         segment = SegmentFile(log, sealed.segment, sealed.first_seq, sealed.first_timestamp[:10], sealed)
         return Part(segment, sealed.last_seq + 1)

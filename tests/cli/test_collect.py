@@ -69,6 +69,27 @@ def test_collect_once_and_look(engine: Path, tmp_path: Path, audit: Audit) -> No
     assert audit("verify", root).status == 0
 
 
+def test_what_is_counted_and_checked_by_the_segment_is_said_of_the_hosts_log(
+    engine: Path, tmp_path: Path, audit: Audit
+) -> None:
+    """A log has one name at a collector, also in what other processes find out about its sealed segments."""
+    root = tmp_path / "root"
+    for host in ("web-1", "web-2.example.org"):
+        again(tmp_path, host, 400)  # fills a segment of 64 KiB, which is sealed
+    assert audit("collect", root, "--from", f"file://{engine}", "--tenant", "acme", "--once").status == 0
+    names = {str(row["log"]) for row in audit("query", root, "--json").rows}
+    assert len(names) == 2
+    assert list(root.rglob("*.sha256")) != []
+    logs = audit("stats", root, "--json").document["logs"]
+    assert {log["name"] for log in logs} == names
+    assert all(log["records"] > 30 for log in logs)
+    assert audit("index", root).status == 0
+    for index in root.rglob("*.index"):
+        index.write_bytes(b"damaged")
+    damaged = audit("verify", root, "--index", "--json").document
+    assert {str(one["log"]) for one in damaged["index"] if one["problem"]} == names
+
+
 def test_findings_are_shown_until_they_are_acknowledged(engine: Path, tmp_path: Path, audit: Audit) -> None:
     """And recorded, each with who has looked at it and why, in the collector's own log."""
     root = tmp_path / "root"
