@@ -50,8 +50,10 @@ async def verify_signed_trail(
     """Verify logs as `verify_trail` does, and compare each of them with the checkpoints that the policy accepts.
 
     A key's name says which log it is for: one that ends in `/<service>/<instance>` is for the log of that name, any
-    other for all logs without such a key. A log that has a key must publish what it has signed. That the policy knows
-    a log that is not here is a note. Whatever the scope, the hashes of all records are read.
+    other for all logs without such a key. At a collector the names are the host's, and a key that ends in
+    `/<host>/<service>/<instance>` is for the log of that host alone. A log that has a key must publish what it has
+    signed. That the policy knows a log that is not here is a note. Whatever the scope, the hashes of all records are
+    read.
 
     Args:
         logs: The logs.
@@ -70,7 +72,7 @@ async def verify_signed_trail(
         SourceFailed: A published log can't be reached.
     """
     known = _read_known(policy, known_checkpoints or {})
-    origins = _origins(policy, [log.name for log in logs])
+    origins = _origins(policy, logs)
     if published is not None and sum(map(bool, origins.values())) > 1:
         raise ConfigError("published", "belongs to one log; name the log by its service and instance")
 
@@ -168,17 +170,17 @@ def published_at(where: str | os.PathLike[str]) -> FileReader:
     return directory_source(where)
 
 
-def policy_for(policy: Policy, name: str, others: Callable[[], Iterable[str]]) -> Policy:
+def policy_for(policy: Policy, log: Log, others: Callable[[], Iterable[Log]]) -> Policy:
     """Return a policy with the log keys alone that are for one log, as `verify_signed_trail` chooses them.
 
     Args:
         policy: Whose signatures count.
-        name: The log's name.
-        others: Returns the names of all logs of the trail; asked only if there is no key for this log alone.
+        log: The log.
+        others: Returns all logs of the trail; asked only if there is no key for this log alone.
     """
-    own = _named_for(name, [entry.key.name for entry in policy.logs])
+    own = _named_for(log, [entry.key.name for entry in policy.logs])
     if not own:
-        own = _origins(policy, [name, *others()])[name]
+        own = _origins(policy, [log, *others()])[log.name]
     return policy._replace(logs=tuple([entry for entry in policy.logs if entry.key.name in own]))
 
 
@@ -198,17 +200,25 @@ def _read_known(policy: Policy, notes: Mapping[str, bytes]) -> list[tuple[Checkp
     return known
 
 
-def _origins(policy: Policy, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _origins(policy: Policy, logs: Sequence[Log]) -> dict[str, tuple[str, ...]]:
     """Return under which names each log may sign; see `verify_signed_trail`."""
     known = tuple(dict.fromkeys([entry.key.name for entry in policy.logs]))
-    named = {name: _named_for(name, known) for name in names}
+    named = {log.name: _named_for(log, known) for log in logs}
     taken = {origin for own in named.values() for origin in own}
     free = tuple([origin for origin in known if origin not in taken])
     return {name: own or free for name, own in named.items()}
 
 
-def _named_for(name: str, origins: Sequence[str]) -> tuple[str, ...]:
-    return tuple([origin for origin in origins if f"/{origin}".endswith(f"/{name}")])
+def _named_for(log: Log, origins: Sequence[str]) -> tuple[str, ...]:
+    """Return those origins that are named after a log; of a collected one, if any are, those that name its host."""
+    names, collected = [log.name], log.collected
+    if collected is not None:
+        slot = f"{collected.service}/{collected.instance}"
+        names = [f"{collected.host}/{slot}", slot]
+    for name in names:
+        if own := tuple([origin for origin in origins if f"/{origin}".endswith(f"/{name}")]):
+            return own
+    return ()
 
 
 def _merged(

@@ -20,7 +20,7 @@ from audit_async.reader import AuditReader
 from audit_async.tlog.merkle import RightEdge, leaf_hashes
 from audit_async.tlog.policy import Policy
 from audit_async.tlog.signing_keys import Signer, cosigner_key, load_signer
-from tests.forwarding.shipped_logs import batch_of, head_of, ship
+from tests.forwarding.shipped_logs import batch_of, head_of, ship, write_log
 from tests.logs import failure, segment_lines
 
 pytestmark = pytest.mark.anyio
@@ -51,12 +51,12 @@ def a_signer(directory: Path, name: str) -> Signer:
 
 
 async def write_signed(
-    base_dir: Path, key: Path, events: int, *, checkpoints: int = 2, service: str = "orders"
+    base_dir: Path, key: Path, events: int, *, checkpoints: int = 2, service: str = "orders", origin: str = ORIGIN
 ) -> Path:
     """Write a session of a log that signs; return its directory."""
     config = AuditConfig(
         mode=Local(base_dir), service_id=service, instance="00", handle_signals=False,
-        transparency=Transparency(key=str(key), origin=ORIGIN, interval=3600),
+        transparency=Transparency(key=str(key), origin=origin, interval=3600),
     )  # fmt: skip
     async with AuditLogger(config) as audit:
         for _ in range(checkpoints):
@@ -119,6 +119,30 @@ async def test_a_checkpoint_of_the_records_is_cosigned_and_verified(site: Site) 
     assert (await AuditReader(site.root).verify(policy=site.policy)).valid
     assert await site.collect() == []
     assert site.published() == later.note.encode()
+
+
+async def test_each_key_is_for_the_log_of_its_host(site: Site) -> None:
+    """Logs of two hosts with one name each need their own key, and a log next to them that signs nothing needs none."""
+    origins = {host: f"{host}/orders/00" for host in ("web-1", "web-2")}
+    keys = [str(a_signer(site.directory, origin).key) for origin in origins.values()]
+    for host, origin in origins.items():
+        key = site.directory / f"{origin.replace('/', '-')}.pem"
+        log = await write_signed(site.directory / host, key, 10, origin=origin)
+        await ship(log, site.sink, host=host)
+    await ship(await write_log(site.directory / "web-1", 3, service="audit-cli"), site.sink)
+    assert await site.collect(*keys) == []
+    policy = Policy.parse("".join([f"log {key}\n" for key in keys]).encode() + b"quorum none\n")
+    report = await AuditReader(site.root).verify(policy=policy)
+    assert report.valid, report.findings
+    assert ["audit-cli" in note.log for note in report.notes if note.kind == "not_signed"] == [True]
+    [first] = site.root.glob("acme/web-1/orders/*/tlog/checkpoint")
+    [second] = site.root.glob("acme/web-2/orders/*/tlog/checkpoint")
+    second.write_bytes(first.read_bytes())  # signed by a key of the policy, for another host's log
+    report = await AuditReader(site.root).verify(policy=policy)
+    assert {"web-2" in finding.log for finding in report.findings} == {True}
+    second.unlink()
+    report = await AuditReader(site.root).verify(policy=policy)
+    assert {"web-2" in finding.log for finding in report.findings} == {True}
 
 
 async def test_what_a_killed_collector_had_remembered_is_published_by_the_next_checkpoint(site: Site) -> None:

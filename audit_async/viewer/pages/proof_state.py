@@ -74,7 +74,7 @@ def policy_of_log(log: Log, policy: Policy | None, base_dir: Path) -> Policy | N
     """Return a policy with the log keys alone that are for this log, as verification chooses them; blocks."""
     if policy is None:
         return None
-    return policy_for(policy, log.name, lambda: [one.name for one in find_logs(base_dir)])
+    return policy_for(policy, log, lambda: find_logs(base_dir))
 
 
 def checkpoints_of(log: Log, policy: Policy | None) -> Checkpoints:
