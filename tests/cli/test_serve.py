@@ -107,6 +107,16 @@ def test_a_directory_without_logs_is_said_at_once(tmp_path: Path, audit: Audit) 
     assert audit("serve", tmp_path, "--port", "0").status == 3
 
 
+def test_a_log_of_who_looks_that_can_not_be_opened_is_said_in_a_sentence(tmp_path: Path, audit: Audit) -> None:
+    """The viewer does not start, and no traceback hides why."""
+    anyio.run(make_trail, tmp_path)
+    (tmp_path / "audit-view").write_bytes(b"in the way")
+    ended = audit("serve", tmp_path, "--port", "0", "--as", "alice")
+    assert ended.status == 3
+    assert "the log of who looks can't be opened" in ended.err
+    assert "serving" not in ended.out + ended.err
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

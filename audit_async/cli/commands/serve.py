@@ -317,10 +317,11 @@ def serve(
                 policy=trust.policy() if trust.is_given else None,
                 retention=showing.retention(),
             )
-            output.message(f"audit-async: serving {directory} at {listening.url(listener)}", "dim")
-            output.flush()
-            async with _indexing(reader, wanted=showing.index):
-                await _serve(app, listener, listening)
+            async with app:  # opens the log of who looks: what is wrong with it is said in a sentence
+                output.message(f"audit-async: serving {directory} at {listening.url(listener)}", "dim")
+                output.flush()
+                async with _indexing(reader, wanted=showing.index):
+                    await _serve(app, listener, listening)
         return ExitStatus.OK
 
     perform(output, run)
@@ -359,8 +360,6 @@ async def _serve(app: Viewer, listener: socket.socket, listening: Listening) -> 
         tasks.start_soon(end_at_a_signal)
         await server.serve(sockets=[listener])
         tasks.cancel_scope.cancel()
-    if not server.started:
-        raise Refused("the viewer can't start: the log of who looks can't be opened; see what it reported above")
 
 
 class _Server(uvicorn.Server):
