@@ -17,11 +17,14 @@ from audit_async._query.recorded_members import Said, actors_of, read_said_lines
 from audit_async._query.term_index import IndexTask, sealed_lines
 from audit_async._trail.worker_process import Advance
 from audit_async.events.registry import known_types
+from audit_async.privacy.sealed_text import is_sealed
 
 #: At most twice as many different names are counted at a time: 60 MB of them.
 _KEPT: Final = 150_000
 #: For an event that names no actor; no recorded name has parentheses around it.
 NO_ACTOR: Final = "(nobody)"
+#: The length of the beginning of a sealed text that ends with its key's id.
+_TO_KEY_ID: Final = len("sealed:1:") + 22
 
 
 class Frequencies:
@@ -67,6 +70,12 @@ def _count(counts: dict[str, int], names: Iterable[str]) -> None:
         counts[name] = counts.get(name, 0) + count
 
 
+def _actor_of(record: Said) -> str:
+    """Return who acts, as `sealed:1:<key id>` if that is sealed: each ciphertext of a person is another text."""
+    actor = next(actors_of(record.event), NO_ACTOR)
+    return actor[:_TO_KEY_ID] if is_sealed(actor) else actor
+
+
 class SegmentCounts(msgspec.Struct):
     """What was counted in one segment; it travels between processes as JSON."""
 
@@ -85,7 +94,7 @@ class SegmentCounts(msgspec.Struct):
         times = [record.timestamp for record in records]
         self.records += len(records)
         _count(self.types, [type_of(record.event) for record in records])
-        _count(self.actors, [next(actors_of(record.event), NO_ACTOR) for record in records])
+        _count(self.actors, [_actor_of(record) for record in records])
         for hour, count in Counter([time[11:13] for time in times]).items():
             self.hours[int(hour) % 24] += count
         self.first = min(self.first or times[0], *times)

@@ -230,6 +230,22 @@ def actors_in(path: Path) -> list[str]:
     return [str(name) for name in pq.read_table(path).column("actor").to_pylist()]
 
 
+def test_stats_count_a_sealed_person_by_the_key(audit: Audit, tmp_path: Path) -> None:
+    """Each ciphertext is another text: counted by these, everybody would come once, and the busiest be in no list."""
+    log = WrittenLog(tmp_path)
+    log.write({"event_type": "audit.log_opened", "privacy": 1})
+    keys = [key_id_text(bytes([n]) * 16) for n in range(2)]
+    for n in range(7):
+        key = keys[n < 4]
+        sealed = seal_text(AESGCM(bytes(32)), key, b"", b'"somebody"', os.urandom(RANDOM_BYTES))
+        log.write({"event_type": "auth.success", "actor": {"user_id": sealed}})
+    log.close()
+    expected = [{"name": f"sealed:1:{keys[1]}", "records": 4}, {"name": f"sealed:1:{keys[0]}", "records": 3}]
+    for options in ((), ("--type", "auth.*")):  # by the segment, and by the record
+        counted = audit("stats", tmp_path, "--json", *options).document["actors"]["top"]
+        assert [one for one in counted if one["name"] != "(nobody)"] == expected
+
+
 def test_a_bundle_about_a_sealed_person_verifies(audit: Audit, trail: Trail, tmp_path: Path) -> None:
     """Its verifier has no keys: it accuses nobody of what it can't decide, and says of how many records that is."""
     made = audit("export", trail.base_dir, tmp_path / "alice.zip", "--actor", "alice", "--as", "roe", *trail.keys)
