@@ -39,37 +39,58 @@ class _ProcessLog:
 
     def renew(self) -> None:
         """Begin again in a forked child, which may have been forked while another thread opened the log."""
-        self._lock = threading.Lock()
+        # Re-entrant: a signal handler, or what logs while the log is opened, may record in the thread that holds it.
+        self._lock = threading.RLock()
+        self._is_opening = False
         self._failed: Exception | None = None
         self._failed_s = 0.0
         self._lost: Counter[tuple[str, str]] = Counter()
 
     def opened(self) -> SyncAuditLogger:
-        """Return the log, after opening it; raises what opening it raised, for some seconds without trying again."""
+        """Return the log, after opening it; raises what opening it raised, for some seconds without trying again.
+
+        Raises `LogClosed` as well, if this call interrupts the one of its thread that opens the log.
+        """
         log = self.log
         if log is not None:
             return log
         with self._lock:
             if self.log is None:
+                if self._is_opening:
+                    raise LogClosed(
+                        "the audit log of this process is being opened by the call that this one interrupts"
+                    )
                 if self._failed is not None and monotonic() < self._failed_s + _RETRY_S:
                     raise self._failed
+                self._is_opening = True
                 try:
-                    log = SyncAuditLogger(log_config())
-                    log.start(blocks_event_loop=True)
-                except (AuditError, OSError) as error:
-                    self._failed, self._failed_s = error, monotonic()
-                    raise
-                self.log = log
-                for (event_type, reason), count in self._lost.items():
-                    for _ in range(count):
-                        log.count_lost(event_type, reason)
-                self._lost.clear()
+                    return self._open()
+                finally:
+                    self._is_opening = False
             return self.log
+
+    def _open(self) -> SyncAuditLogger:
+        """Open the log, and let it count what was lost before; the caller has the lock."""
+        try:
+            log = SyncAuditLogger(log_config())
+            log.start(blocks_event_loop=True)
+        except (AuditError, OSError) as error:
+            self._failed, self._failed_s = error, monotonic()
+            raise
+        self.log = log  # from here on nothing is added to what was lost before
+        for (event_type, reason), count in self._lost.items():
+            for _ in range(count):
+                log.count_lost(event_type, reason)
+        self._lost.clear()
+        return log
 
     def count_lost(self, event_type: str, reason: str) -> None:
         """Count an event that is in no trail, for the log of this process once it is open."""
         with self._lock:
-            self._lost[event_type, reason] += 1
+            if self.log is None:
+                self._lost[event_type, reason] += 1
+            else:  # it was opened meanwhile
+                self.log.count_lost(event_type, reason)
 
 
 _process: Final = _ProcessLog()
