@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from threading import Lock, Thread
+from threading import RLock, Thread
 from typing import IO, Final
 
 import anyio
@@ -104,7 +104,7 @@ class VerifyingProcess:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
-        self._lock: Final = Lock()
+        self._lock = RLock()
 
     def run(self, request: PassRequest) -> PassResult:
         """Verify in a process, and block until that has ended."""
@@ -156,7 +156,8 @@ class VerifyingProcess:
                 self._process.kill()
 
     def forked(self) -> None:
-        """Let go, in a forked child, of the parent's process; another thread may have held the lock."""
+        """Let go, in a forked child, of the parent's process."""
+        self._lock = RLock()  # the parent's may be held by a thread that is not here
         process, self._process = self._process, None
         if process is not None:
             for pipe in (process.stdin, process.stdout):

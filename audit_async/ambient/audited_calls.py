@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from threading import Lock
+from threading import RLock
 from types import new_class
 from typing import Any, ClassVar, Final, ParamSpec, TypeVar, cast
 
@@ -221,7 +222,7 @@ def _check_function(function: object) -> None:
         )
 
 
-_lock: Final = Lock()
+_lock = RLock()  # re-entrant: a signal handler may import a module, and so decorate, while its thread holds it
 _classes: Final[dict[str, type[AuditedCall]]] = {}
 
 
@@ -250,3 +251,13 @@ def _define(tag: str, *, critical: bool) -> type[AuditedCall]:
         "critical": critical,
     }
     return cast("type[AuditedCall]", new_class(name, (AuditedCall,), {"tag": tag}, lambda names: names.update(body)))
+
+
+def _renew_lock() -> None:
+    """Begin again in a forked child: a thread of the parent that is not here may have had the lock."""
+    global _lock  # noqa: PLW0603 - one a process
+    _lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_renew_lock)

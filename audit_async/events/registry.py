@@ -6,6 +6,7 @@ resolved before all classes of their module are defined.
 
 from __future__ import annotations
 
+import os
 from threading import RLock
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -137,3 +138,13 @@ def _parts(info: inspect.Type) -> list[inspect.Type]:
         parts.extend(part for part in getattr(info, attribute, ()) if isinstance(part, inspect.Type))
     parts.extend(field.type for field in getattr(info, "fields", ()) if isinstance(field, inspect.Field))
     return parts
+
+
+def _renew_lock() -> None:
+    """Begin again in a forked child: a thread of the parent that is not here may have had the lock."""
+    global _lock  # noqa: PLW0603 - one a process
+    _lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_renew_lock)
