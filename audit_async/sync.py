@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, NoReturn, Self, TypeVar
 
 import msgspec
 
@@ -75,6 +75,13 @@ class SyncAuditLogger:
         self._emit: Callable[[AuditEvent], Receipt] = self._logger.emit
         self._observers: Final[dict[CommitObserver, Callable[[], None]]] = {}  # with what ends each
         _all.add(self)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled, or copied: the log is open in this process and once."""
+        raise TypeError(
+            f"a {type(self).__name__} can't be pickled or copied, since its log belongs to one object of one process; "
+            "give the other process config, which can be pickled, and open a logger there"
+        )
 
     def __repr__(self) -> str:
         return f"<SyncAuditLogger {self._state} {self._logger!r}>"

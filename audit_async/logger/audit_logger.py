@@ -82,6 +82,13 @@ class AuditLogger(ErasureCalls):
         self._kinds: Final = self._encoder.kinds
         self._plain_cost: Final = self._encoder.plain_bytes + RECORD_OVERHEAD
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled, or copied: the log is open in this process and once."""
+        raise TypeError(
+            f"a {type(self).__name__} can't be pickled or copied, since its log belongs to one object of one process; "
+            "give the other process config, which can be pickled, and open a logger there"
+        )
+
     def __repr__(self) -> str:
         if not hasattr(self, "_session"):  # its configuration was refused
             return "<AuditLogger>"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
+import pickle
 import subprocess
 import sys
 import warnings
+from multiprocessing import get_context
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +18,7 @@ import pytest
 
 import audit_async
 from audit_async import AuditConfig, AuditEvent, AuditLogger, ConfigError, Disabled, Local, LogClosed, Position, Receipt
+from audit_async.sync import SyncAuditLogger
 from tests.logs import ConfigFor, Counted, failure, log_directory
 from tests.trails import read_events
 
@@ -162,6 +166,20 @@ def test_run_takes_a_function_or_a_coroutine() -> None:
         audit_async.run(main_of(), 8)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="an async function or a coroutine, not int"):
         audit_async.run(7)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("make", [AuditLogger, SyncAuditLogger])
+def test_a_logger_in_an_argument_of_another_process_is_refused(
+    config_for: ConfigFor, make: type[AuditLogger | SyncAuditLogger]
+) -> None:
+    """Starting a process with `spawn` says what to give instead of a logger, and so does a copy; a configuration is."""
+    audit = make(config_for())
+    process = get_context("spawn").Process(target=print, args=(audit,))
+    with pytest.raises(TypeError, match=rf"a {make.__name__} can't be pickled.*give the other process config"):
+        process.start()
+    with pytest.raises(TypeError, match="can't be pickled or copied"):
+        copy.copy(audit)
+    assert pickle.loads(pickle.dumps(audit.config)) == audit.config  # noqa: S301 - our own
 
 
 def test_another_librarys_loop_is_refused_with_what_to_do(config_for: ConfigFor) -> None:
