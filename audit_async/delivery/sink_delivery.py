@@ -53,6 +53,11 @@ _STATES: Final = {
 
 #: In place of a problem that was reported: it was seen once.
 _DOUBTED: Final = "doubted"
+#: What a person can do once retention has taken records that were not delivered.
+_REMEDY: Final = (
+    "retention does not wait for deliveries: let it keep records for longer than a receiver may be down, and set the "
+    "position with --replay-from"
+)
 _BROKE: Final = SendResult(outcome=Outcome.RETRY, reason="the connection broke; what may be lost with it is sent again")
 
 
@@ -254,7 +259,7 @@ class SinkDelivery:
             RecordsUnreadable: Another log is in the directory.
         """
         if self._tail is None:
-            tail = await anyio.to_thread.run_sync(lambda: LogTail(Path(self._log.directory)))
+            tail = await anyio.to_thread.run_sync(lambda: LogTail(Path(self._log.directory), remedy=_REMEDY))
             tail.max_batch_bytes = max(tail.max_batch_bytes, self._settings.max_bytes)
             self._require_same(tail.log)
             self._sent = self._at.sent

@@ -108,19 +108,26 @@ async def durable_tail(
         tail.close()
 
 
+_FOR_A_FORWARDER: Final = "retention with hold_unshipped=True neither deletes nor encrypts what is not shipped"
+
+
 class LogTail:
     """A position in a log, from which `read` returns what is acknowledged. Blocks; for one thread at a time.
 
     Args:
         directory: The log's directory.
         max_batch_bytes: How many bytes a batch has at most, unless it is a single record.
+        remedy: What a person can do if retention has taken the next records; a part of the message.
 
     Raises:
         TrailUnreadable: There is no log at `directory`, or it can't be read.
     """
 
-    def __init__(self, directory: Path, *, max_batch_bytes: int = MAX_BATCH_BYTES) -> None:
+    def __init__(
+        self, directory: Path, *, max_batch_bytes: int = MAX_BATCH_BYTES, remedy: str = _FOR_A_FORWARDER
+    ) -> None:
         self.log: Final = _log_at(directory)
+        self._remedy: Final = remedy  # what the message says if retention has taken the next records
         self.max_batch_bytes = max_batch_bytes
         self._at = START
         self._acknowledged = -1  # the last seq that is known to be acknowledged
@@ -251,13 +258,12 @@ class LogTail:
         except SegmentDeleted:
             state = "deleted" if segment.sealed is None else segment.sealed.state
             raise RecordsUnreadable(
-                f"{segment.path}: record {seq} is wanted, and its segment is {state}; retention with "
-                "hold_unshipped=True keeps what is not shipped"
+                f"{segment.path}: record {seq} is wanted, and its segment is {state}; {self._remedy}"
             ) from None
         except ArchiveEncrypted as error:
             raise RecordsUnreadable(
                 f"{segment.path}: record {seq} is wanted, and is in an encrypted archive, which is not read here; "
-                "retention with hold_unshipped=True encrypts nothing that is not shipped"
+                f"{self._remedy}"
             ) from error
         except (OSError, LogCorrupted) as error:
             raise RecordsUnreadable(f"{segment.path}: record {seq} is wanted: {error}") from error
