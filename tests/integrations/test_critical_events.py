@@ -9,20 +9,18 @@ from typing import Any
 
 import pytest
 
+import tests.integrations.django_site.databases  # noqa: F401 - sets the project up
 from audit_async import audited, use_audit
 from audit_async.config import Hybrid
 from audit_async.integrations.logging import AuditHandler
 from audit_async.integrations.wsgi import AuditMiddleware
 from audit_async.sync import SyncAuditLogger
-from tests.integrations.django_site import databases
 from tests.integrations.wsgi_client import ask, environment
 from tests.logs import ConfigFor, Counted, failure
 from tests.processes import wait_until
 
 # After the project is set up, which the import above does.
 from audit_async.integrations.django.process_log import record_event  # isort: skip
-
-assert databases
 
 
 @audited("test_critical.granted", critical=True)
