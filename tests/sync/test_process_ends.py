@@ -42,3 +42,28 @@ def test_what_was_emitted_is_recorded_once(how: str, tmp_path: Path) -> None:
     report = anyio.run(AuditReader(tmp_path).verify)
     assert report.valid
     assert "Traceback" not in ended.stderr or how in {"error", "int"}
+
+
+def test_a_program_that_replaces_itself_gets_its_log_back(tmp_path: Path) -> None:
+    """`exec` ends no interpreter, so the log is left as after a kill; what was acknowledged is there, in one chain."""
+    program = """
+import os, sys
+from audit_async import AuditConfig, Local
+from audit_async.sync import SyncAuditLogger
+from tests.sync.sync_program import failure
+
+directory, turn = sys.argv[1:]
+with SyncAuditLogger(AuditConfig(mode=Local(directory), service_id="shop")) as audit:
+    audit.emit_durable(failure(int(turn)), 120)
+    if turn == "0":
+        os.execv(sys.executable, [sys.executable, "-c", sys.orig_argv[2], directory, "1"])
+"""
+    command = [sys.executable, "-c", program, str(tmp_path), "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert ended.returncode == 0, ended.stderr
+    (log,) = (path.parent for path in tmp_path.rglob("log.json"))
+    events = [record["event"] for record in read_events(log)]
+    users = [event["attempted_user"] for event in events if event["event_type"] == "auth.failure"]
+    assert [user.partition("-")[2] for user in users] == ["0", "1"]
+    assert [event["event_type"] for event in events].count("audit.log_closed") == 1
+    assert anyio.run(AuditReader(tmp_path).verify).valid

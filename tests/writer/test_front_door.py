@@ -193,6 +193,20 @@ def test_another_librarys_loop_is_refused_with_what_to_do(config_for: ConfigFor)
         trio.run(audit.start)
 
 
+def test_a_loop_in_debug_mode(config_for: ConfigFor) -> None:
+    """It refuses calls from other threads that are not made for that: the log makes none."""
+
+    async def main() -> None:
+        async with AuditLogger(config_for()) as audit:
+            audit.emit(Counted(producer="p", n=1))
+            await asyncio.to_thread(lambda: audit.emit(Counted(producer="p", n=2)).wait(60))
+            await audit.emit_durable(Counted(producer="p", n=3))
+
+    asyncio.run(main(), debug=True)
+    events = [record["event"] for record in read_events(log_directory(config_for()))]
+    assert [event["n"] for event in events if "n" in event] == [1, 2, 3]
+
+
 # Nobody closed it.
 
 
