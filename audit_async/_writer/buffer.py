@@ -204,19 +204,23 @@ class Buffer:
         return Receipt(self.next_number(), time_ns(), encoded, -1, "", self.acknowledgements)
 
     def open_chunk(self) -> list[Receipt]:
-        """Send a new chunk to the writer, empty still; return the open one if there is one by now."""
+        """Send a new chunk to the writer, empty still; return the open one if there is one by now.
+
+        It is open once the writer has it and is woken, not before: a signal handler that raises may end this anywhere,
+        and no event may be in a chunk that nobody takes.
+        """
         assert self._outlet is not None  # noqa: S101 - it is there while the state is OPEN
         chunk: list[Receipt] = []
         # A signal handler or a finalizer may have emitted since the caller looked, and the writer takes one at a time.
         if self.chunk is not None:
             return self.chunk
-        self.chunk = chunk
         try:
             self._outlet.chunk(chunk)
         except RuntimeError as error:
-            self.chunk = None
             raise LogClosed(_LOOP_CLOSED) from error
-        return chunk
+        if self.chunk is None:  # or one has emitted during the call: the writer ignores the chunk that stays empty
+            self.chunk = chunk
+        return self.chunk
 
     # The way of an event from another thread.
 

@@ -53,8 +53,12 @@ class Framing:
         return bool(self._chunk) or self._next_chunk is not None
 
     def add(self, chunk: list[Receipt]) -> None:
-        """Take in a chunk that has arrived; it stays open until the one before is framed."""
-        self._next_chunk = chunk
+        """Take in a chunk that has arrived; it stays open until the one before is framed.
+
+        One that is not open never was, and is empty: a signal handler has interrupted `Buffer.open_chunk`.
+        """
+        if chunk is self._buffer.chunk:
+            self._next_chunk = chunk
 
     def frame_slice(self) -> bool:
         """Frame the next slice of what has arrived, if anything has; return whether it was a full one."""

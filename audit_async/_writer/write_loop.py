@@ -162,6 +162,7 @@ class Writer:
                         # Asked again: a signal handler or a finalizer may have emitted before `_idle` was set.
                         if not self._is_woken:
                             await idle
+                        self._idle = None
                         continue
                     full_slice = self._framing.frame_slice()
                     self._begin_commit()
@@ -185,9 +186,9 @@ class Writer:
         return self.phase is Phase.RUNNING or self.phase is Phase.DRAINING
 
     def _send(self, chunk: list[Receipt] | None) -> None:
-        """Send the task a chunk that the intake has opened, None for its end. In the loop's thread."""
+        """Send the task a chunk that the intake opens, None for its end. In the loop's thread."""
+        self._in_stream += 1  # before: a signal handler that raises may come after any call
         self._stream[0].send_nowait(chunk)
-        self._in_stream += 1
         self._wake()
 
     def _send_end(self) -> None:
@@ -199,7 +200,10 @@ class Writer:
         # `receive()`, which takes two turns of the loop and 10 us more of a lone commit's 270.
         while self._in_stream:
             self._in_stream -= 1
-            chunk = self._stream[1].receive_nowait()
+            try:
+                chunk = self._stream[1].receive_nowait()
+            except anyio.WouldBlock:  # one was counted and, as its sender was interrupted, not sent
+                continue
             if chunk is not None:
                 self._framing.add(chunk)
             elif self.phase is Phase.RUNNING:
@@ -208,9 +212,23 @@ class Writer:
     def _wake(self) -> None:
         """Have the task look what is due. In the loop's thread."""
         self._is_woken = True
-        idle, self._idle = self._idle, None
-        if idle is not None and not idle.done():
+        idle = self._idle
+        if idle is None or idle.done():
+            return
+        resumes = idle._callbacks  # noqa: SLF001 - they are gone after the call
+        try:
             idle.set_result(None)
+        except asyncio.InvalidStateError:  # a signal handler has emitted since, and woken it
+            return
+        except BaseException:  # of a signal handler, maybe before the loop knows that the task is to go on
+            for resume, context in resumes or ():
+                self._loop.call_soon(self._resume, idle, resume, context=context)
+            raise
+
+    def _resume(self, idle: asyncio.Future[None], resume: Callable[[asyncio.Future[None]], object]) -> None:
+        """Let the task go on that waits for `idle`, unless it did."""
+        if idle is self._idle:
+            resume(idle)
 
     # Committing.
 
@@ -362,7 +380,7 @@ class Writer:
         what it is doing. Raises `WriteFailed` if that takes too long.
         """
         deadline = time.monotonic() + timeout_s
-        self._intake.buffer.redirect(Outlet(self._framing.add, lambda: None))
+        self._intake.buffer.redirect(Outlet(lambda _chunk: None, lambda: None))
         self._intake.close(last_event)
         self._framing.frame_rest()
         batches, last_error = self._framing.batches, ""
