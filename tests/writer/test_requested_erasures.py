@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import signal
 import sys
@@ -13,8 +14,9 @@ import anyio
 import pytest
 
 from audit_async import AuditLogger, ConfigError
-from audit_async.config import Privacy
-from audit_async.privacy import ErasureRefused, ErasureRules
+from audit_async.config import Immediate, Privacy
+from audit_async.privacy import ErasureRefused, ErasureRules, KeyStoreUnavailable, SqliteKeyStore
+from audit_async.privacy.sqlite_requests import SqliteErasureRequests
 from audit_async.reader import AuditReader
 from tests.logs import ConfigFor, log_directory, segment_lines
 from tests.privacy.key_stores import ALICE, open_store
@@ -238,6 +240,95 @@ async def test_rules_are_recorded_kept_and_only_made_stricter(config_for: Config
         assert await billing.erasure_rules() == ErasureRules(delay_s=3 * 86_400)
     (_, _, tightened) = events(other, "rules_changed")
     assert (tightened["delay_s"], tightened.get("changed_by")) == (3 * 86_400, None)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_rules_are_in_force_only_after_their_record(
+    config_for: ConfigFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By settings as by a call; if the key store refuses them, the old ones hold, and no record says it was done."""
+    config = sealing(config_for, tmp_path, privacy={"erasure_delay": 7}, flush_mode=Immediate(max_delay=60.0))
+    recorded_before: list[list[int]] = []
+    set_rules = SqliteErasureRequests.set_rules
+
+    def noting(self: SqliteErasureRequests, rules: ErasureRules) -> None:
+        recorded_before.append([event["delay_s"] for event in events(config, "rules_changed")])
+        set_rules(self, rules)
+
+    def refusing(_self: SqliteErasureRequests, _rules: ErasureRules) -> None:
+        raise KeyStoreUnavailable(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SqliteErasureRequests, "set_rules", noting)
+    async with AuditLogger(config) as audit:
+        assert recorded_before == [[WEEK_S]]
+        with monkeypatch.context() as patch:
+            patch.setattr(SqliteErasureRequests, "set_rules", refusing)
+            with pytest.raises(KeyStoreUnavailable):
+                await audit.change_erasure_rules(ErasureRules(delay_s=2), reason="policy 8", changed_by="board")
+        assert await audit.erasure_rules() == ErasureRules(delay_s=WEEK_S)
+        await audit.change_erasure_rules(ErasureRules(delay_s=3), reason="policy 8", changed_by="board")
+        assert recorded_before[1:] == [[WEEK_S, 2, 3]]
+    changed = [(event["delay_s"], event.get("done")) for event in events(config, "rules_changed")]
+    assert changed == [(WEEK_S, None), (2, None), (3, None), (3, True)]
+
+
+#: Calls of the key store that fail: without being done, or after they were; which time, and how much was done before.
+FAULTS = [
+    ("undone", "request", 1, 0), ("done", "request", 1, 0), ("undone", "confirm", 1, 0), ("done", "confirm", 1, 0),
+    ("done", "approve", 1, 1), ("undone", "confirm", 2, 1), ("undone", "begin", 1, 2), ("done", "begin", 1, 2),
+    ("undone", "end_erasure", 1, 2), ("done", "cancel", 1, 4), ("undone", "confirm", 4, 4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+async def test_a_step_that_the_key_store_refuses_is_an_error_and_counts_once_it_is_recorded(
+    config_for: ConfigFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: tuple[str, str, int, int]
+) -> None:
+    """An I/O error at each step: the log goes on, and its next opening completes what was begun."""
+    kind, step, nth, done = fault
+    config = sealing(config_for, tmp_path)
+    failing: Any = SqliteErasureRequests if hasattr(SqliteErasureRequests, step) else SqliteKeyStore
+    real, calls = getattr(failing, step), 0
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls != nth:
+            return real(*args, **kwargs)
+        if kind == "done":
+            real(*args, **kwargs)
+        raise KeyStoreUnavailable(errno.EIO, "Input/output error")
+
+    steps: list[str] = []
+    async with AuditLogger(config) as audit:
+        await audit.emit_durable(success("alice"))
+        with monkeypatch.context() as patch:
+            patch.setattr(failing, step, call)
+            with pytest.raises(KeyStoreUnavailable, match="Input/output"):
+                request = await audit.request_erasure("alice", **ASKED)
+                steps.append("requested")
+                await audit.approve_erasure(request.request_id, "alice", approved_by="judge")
+                steps.append("approved")
+                await audit.execute_erasures()
+                steps.append("executed")
+                request = await audit.request_erasure("alice", **ASKED)
+                steps.append("requested")
+                await audit.cancel_erasure(request.request_id, reason="evidence", cancelled_by="judge")
+        assert steps == DONE[:done]
+        await audit.emit_durable(success("bob"))
+    async with AuditLogger(config) as audit:
+        await audit.execute_erasures()
+        assert await audit.waiting_erasures() == ()
+    asked = {event["request_id"] for event in events(config, "requested")}
+    ended = [event["request_id"] for event in events(config, "cancelled") + events(config, "started")]
+    assert len(asked) == (0 if (kind, step) == ("undone", "request") else 1 + (done > 2))
+    assert set(ended) == asked, "what was noted is recorded, and comes to an end"
+    store = open_store(tmp_path / "keys")
+    assert store.unfinished_erasures() == []
+    assert bool(store.find(ALICE)) == (not events(config, "started"))
+    store.close()
+    assert (await AuditReader(tmp_path / "audit").verify()).valid
 
 
 DYING = """
