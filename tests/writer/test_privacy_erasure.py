@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 import anyio
 import pytest
 
-from audit_async import AuditLogger, Batched, ConfigError, RotationPolicy, audit_context
+from audit_async import AuditLogger, Batched, ConfigError, Immediate, RotationPolicy, audit_context
 from audit_async._layout.hold_file import Hold
 from audit_async._query.sealing_logs import seals
 from audit_async._trail.log_files import find_logs
@@ -597,6 +597,44 @@ async def test_keys_are_forgotten_by_age(config_for: ConfigFor, tmp_path: Path) 
         {"event_type": "audit.keys_forgotten", "before": before},
         {"event_type": "audit.keys_forgotten", "before": before, "days": 1, "keys": 3},
     ]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_nothing_is_destroyed_or_ended_before_its_record_is_written(
+    config_for: ConfigFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records wait for no company, though all others do, and the key store is called after them."""
+    config = sealing(
+        config_for,
+        tmp_path,
+        privacy={"forget_after_days": 30, "forget_before_retention": True},
+        flush_mode=Immediate(max_delay=60.0),
+    )
+    written: dict[str, int] = {}
+    record_of = {
+        "destroy": "audit.erasure_started",
+        "end_erasure": "audit.subject_erased",
+        "forget": "audit.keys_forgotten",
+    }
+
+    def note(step: str) -> None:
+        real = getattr(SqliteKeyStore, step)
+
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            written[step] = len(recorded(config, event_type=record_of[step]))
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(SqliteKeyStore, step, noting)
+
+    for step in record_of:
+        note(step)
+    async with AuditLogger(config) as audit:
+        audit.emit(success("alice"))
+        await audit.erase_subject("alice", **WHY)
+        erasures = audit._session.erasures  # type: ignore[union-attr]
+        assert erasures is not None
+        await erasures.forget()
+    assert written == dict.fromkeys(record_of, 1)
 
 
 async def test_many_keys_take_several_records(config_for: ConfigFor, tmp_path: Path) -> None:
