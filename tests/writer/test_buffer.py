@@ -56,7 +56,9 @@ async def test_a_full_buffer_refuses_and_the_refusal_is_recorded(config_for: Con
             with pytest.raises(BufferFull, match=r"90 of 100 events"):
                 audit.emit(counted(-1))
         assert audit.stats().dropped_by_type == {"test.counted": 2}
-        await audit.flush()
+        await audit.flush()  # which makes room,
+        await audit.flush()  # so the refusals are on record before the next event, and before the end
+        assert read_events(log_directory(config))[-1]["event"]["event_type"] == "audit.events_dropped"
         await audit.emit_durable(counted(90))
     records = read_events(log_directory(config))
     (dropped,) = (r["event"] for r in records if r["event"]["event_type"] == "audit.events_dropped")
