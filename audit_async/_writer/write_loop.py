@@ -221,8 +221,11 @@ class Writer:
         except asyncio.InvalidStateError:  # a signal handler has emitted since, and woken it
             return
         except BaseException:  # of a signal handler, maybe before the loop knows that the task is to go on
-            for resume, context in resumes or ():
-                self._loop.call_soon(self._resume, idle, resume, context=context)
+            if not idle.done():
+                self._loop.call_soon(self._wake)
+            else:
+                for resume, context in resumes or ():
+                    self._loop.call_soon(self._resume, idle, resume, context=context)
             raise
 
     def _resume(self, idle: asyncio.Future[None], resume: Callable[[asyncio.Future[None]], object]) -> None:
