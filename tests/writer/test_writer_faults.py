@@ -19,6 +19,8 @@ import pytest
 
 from audit_async import AuditConfig, AuditLogger, BufferFull, HealthStatus, Local, LogLocked, WriteFailed
 from audit_async._store.log_store import LogStore
+from audit_async._writer.writer_health import WriterHealth
+from audit_async.status import Condition
 from tests.logs import ConfigFor, Counted, failure, log_directory
 from tests.trails import check_trail, read_events
 
@@ -285,3 +287,20 @@ async def test_space_that_runs_low_is_reported_before_it_is_gone(
         assert audit.health().status is HealthStatus.OK
     warnings = [r for r in caplog.records if r.name == "audit_async" and r.levelno == logging.WARNING]
     assert len(warnings) == 2, "one for each change of state"
+
+
+@pytest.mark.parametrize(
+    ("age_s", "refused", "status"),
+    [
+        (4.9, 0, HealthStatus.OK),
+        (5.0, 0, HealthStatus.STALLED),
+        (0.9, 3, HealthStatus.OK),
+        (1.0, 3, HealthStatus.STALLED),
+    ],
+)
+def test_a_disk_that_does_not_answer_is_said_in_time(age_s: float, refused: int, status: HealthStatus) -> None:
+    """After five seconds; after one if events are refused meanwhile."""
+    condition = Condition(HealthStatus.OK)
+    WriterHealth(condition, "/var/lib/audit", 0).under_way(age_s, refused)
+    assert condition.status is status
+    assert ("events were refused" in (condition.reason or "")) == (status is HealthStatus.STALLED and refused > 0)
