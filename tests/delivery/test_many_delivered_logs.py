@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import anyio
@@ -113,9 +114,9 @@ async def test_a_start_with_nothing_new_opens_no_segment(tmp_path: Path, monkeyp
     size = (tmp_path / "out.ndjson").stat().st_size
     opened: list[Path] = []
 
-    def counted(directory: Path) -> LogTail:
+    def counted(directory: Path, **given: Any) -> LogTail:
         opened.append(directory)
-        return LogTail(directory)
+        return LogTail(directory, **given)
 
     monkeypatch.setattr("audit_async.delivery.sink_delivery.LogTail", counted)
     async with delivering(given) as running:
