@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "audit_async"
 
 #: The rooms from the bottom to the top; a room imports from its own row and from the rows before it.
 ROWS = (
-    ("_version", "_first_use", "errors"),
+    ("_version", "_first_use", "_fork_lock", "errors"),
     ("status", "context", "events", "config"),
     ("_durable",),
     ("_redact",),

@@ -9,12 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from threading import RLock
 from types import new_class
 from typing import Any, ClassVar, Final, ParamSpec, TypeVar, cast
 
+from audit_async._fork_lock import ForkLock
 from audit_async._sanitize.foreign_values import exception_name, plain
 from audit_async.ambient.ambient_actor import current_actor
 from audit_async.ambient.ambient_log import AnyLogger, get_audit
@@ -222,13 +221,13 @@ def _check_function(function: object) -> None:
         )
 
 
-_lock = RLock()  # re-entrant: a signal handler may import a module, and so decorate, while its thread holds it
+_lock: Final = ForkLock()
 _classes: Final[dict[str, type[AuditedCall]]] = {}
 
 
 def _event_class(tag: str, *, critical: bool) -> type[AuditedCall]:
     """Return the class of the events of this type; several functions may have the same."""
-    with _lock:
+    with _lock.current:
         known = _classes.get(tag)
         if known is None:
             other = class_of(tag)
@@ -251,13 +250,3 @@ def _define(tag: str, *, critical: bool) -> type[AuditedCall]:
         "critical": critical,
     }
     return cast("type[AuditedCall]", new_class(name, (AuditedCall,), {"tag": tag}, lambda names: names.update(body)))
-
-
-def _renew_lock() -> None:
-    """Begin again in a forked child: a thread of the parent that is not here may have had the lock."""
-    global _lock  # noqa: PLW0603 - one a process
-    _lock = RLock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_renew_lock)

@@ -8,15 +8,14 @@ mistake. So a class whose tag is missing, malformed, reserved or taken does not 
 from __future__ import annotations
 
 import gc
-import os
 import re
 import sys
-from threading import RLock
 from typing import Any, Final
 from weakref import WeakSet, WeakValueDictionary
 
 import msgspec
 
+from audit_async._fork_lock import ForkLock
 from audit_async.errors import InvalidEvent
 from audit_async.events.personal import personal_members
 
@@ -32,7 +31,7 @@ _BASE: Final = "or, if it is a base for other events and never emitted itself, d
 _RESERVED: Final = ("event_type", "reduced")
 
 # Classes are defined in any thread, by imports.
-_lock = RLock()
+_lock: Final = ForkLock()
 _classes: Final[WeakValueDictionary[str, type]] = WeakValueDictionary()
 _abstract: Final[WeakSet[type]] = WeakSet()
 _recordable: Final[WeakSet[type]] = WeakSet()
@@ -61,7 +60,7 @@ def check_definition(cls: type[Any], *, abstract: bool) -> None:
         raise
     except Exception:  # noqa: BLE001, S110 - an annotation that can't be resolved yet; `describe` looks again
         pass
-    with _lock:
+    with _lock.current:
         if abstract:
             _abstract.add(cls)
         else:
@@ -142,13 +141,3 @@ def _file_of(cls: type[Any]) -> str | None:
     module = sys.modules.get(cls.__module__)
     file = getattr(module, "__file__", None)
     return file if isinstance(file, str) else None
-
-
-def _renew_lock() -> None:
-    """Begin again in a forked child: a thread of the parent that is not here may have had the lock."""
-    global _lock  # noqa: PLW0603 - one a process
-    _lock = RLock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_renew_lock)

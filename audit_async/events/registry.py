@@ -6,13 +6,12 @@ resolved before all classes of their module are defined.
 
 from __future__ import annotations
 
-import os
-from threading import RLock
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from msgspec import inspect
 
+from audit_async._fork_lock import ForkLock
 from audit_async.errors import InvalidEvent
 from audit_async.events.base import AuditEvent, Reduced
 from audit_async.events.class_rules import LIFECYCLE_MODULE, class_of, is_abstract, is_recordable
@@ -52,7 +51,7 @@ def describe(cls: type[AuditEvent]) -> EventKind:
     kind = _kinds.get(cls)
     if kind is None:
         kind = _learn(cls)
-        with _lock:
+        with _lock.current:
             _kinds[cls] = kind
     return kind
 
@@ -72,7 +71,7 @@ def known_types() -> dict[str, type[AuditEvent]]:
     return types
 
 
-_lock = RLock()
+_lock: Final = ForkLock()
 _kinds: WeakKeyDictionary[type[AuditEvent], EventKind] = WeakKeyDictionary()
 
 
@@ -138,13 +137,3 @@ def _parts(info: inspect.Type) -> list[inspect.Type]:
         parts.extend(part for part in getattr(info, attribute, ()) if isinstance(part, inspect.Type))
     parts.extend(field.type for field in getattr(info, "fields", ()) if isinstance(field, inspect.Field))
     return parts
-
-
-def _renew_lock() -> None:
-    """Begin again in a forked child: a thread of the parent that is not here may have had the lock."""
-    global _lock  # noqa: PLW0603 - one a process
-    _lock = RLock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_renew_lock)

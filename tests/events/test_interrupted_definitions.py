@@ -43,7 +43,7 @@ def test_a_child_that_is_forked_while_a_thread_defines_events_defines_its_own() 
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with registry._lock, class_rules._lock, audited_calls._lock:
+        with registry._lock.current, class_rules._lock.current, audited_calls._lock.current:
             held.set()
             over.wait(180)
 
