@@ -16,13 +16,14 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from audit_async._export.record_export import Evidence, ExportFormat, ExportReport
+from audit_async._export.record_export import Evidence, ExportFailed, ExportFormat, ExportReport
 from audit_async._layout.age_files import Identities
 from audit_async._query.answers import Page, page_of
 from audit_async._query.audit_query import AuditQuery
 from audit_async._query.cursor import decode_cursor, encode_cursor
 from audit_async._query.lookup import PlacedRecord, RecordNotFound, look_up
 from audit_async._query.matching import Filter
+from audit_async._query.recorded_members import as_text
 from audit_async._query.search import Search
 from audit_async._query.segment_scan import Damage, Found
 from audit_async._sanitize.readable_text import count_of
@@ -193,7 +194,8 @@ class ScopedReader:
 
     def is_shown(self, record: Record) -> bool:
         """Return whether a record of a log that may be seen may be seen itself; a tenant's without a label may not."""
-        return self.person.tenant is None or record.context.get(self.trail.tenant_label) == self.person.tenant
+        # As a search reads it: the tenant 7 may be recorded as a number.
+        return self.person.tenant is None or as_text(record.context.get(self.trail.tenant_label)) == self.person.tenant
 
     # Asking.
 
@@ -318,9 +320,7 @@ class ScopedReader:
         return {**asked, "viewer": self.person.role, **({"embed": True} if self.person.is_embed else {})}
 
     def _remark_undecided(self, records: int) -> None:
-        self.remarks.append(
-            f"Not searched: {count_of(records, 'record')} in which what was asked for is sealed, and has no key here."
-        )
+        self.remarks.append(f"Not searched: {_undecided(records)}.")
 
     def _remark(self, question: Question) -> None:
         damage = question.damage
@@ -389,6 +389,10 @@ class ScopedReader:
 
         That it is asked for is durable before, and what has left, `audit.exported`, before the block is over. A bundle
         for a tenant is selective evidence, since the chain around a record is also others'.
+
+        Raises:
+            ExportFailed: Records may be missing, since what was asked for is sealed in them. A file can't say that of
+                itself, as a page does.
         """
         self.person.require("download")
         query, limits = self.narrowed_query(query), self.trail.bounds.limits
@@ -405,6 +409,8 @@ class ScopedReader:
                     )
             except TimeoutError:
                 raise SearchTookTooLong(f"the download was ended after {limits.download_s:g} s; ask for less") from None
+            if report.undecided:
+                raise ExportFailed(f"{_undecided(report.undecided)}, and may be missing from the file")
             made.append(report)
 
         async with self.trail.bounds.downloads.one(self.person.slot):
@@ -412,6 +418,10 @@ class ScopedReader:
             yield export
             for report in made:
                 await self.trail.view_log.record_export(self.person.name, report)
+
+
+def _undecided(records: int) -> str:
+    return f"{count_of(records, 'record')} in which what was asked for is sealed, and has no key here"
 
 
 def _with_names(page: Page, query: AuditQuery, names: Mapping[str, str]) -> Page:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
+from contextlib import aclosing
 from pathlib import Path
 
+import anyio
 import pytest
 
+from audit_async import AuditConfig, AuditLogger, Local, audit_context
 from audit_async.errors import ConfigError
-from audit_async.viewer import EmbedLinks, embed_link
+from audit_async.viewer import EmbedLinks, Person, embed_link
+from audit_async.viewer.scoped_reader import ScopedReader
+from tests.logs import failure
 from tests.viewer.trail_to_view import AUDITOR, HOST, accesses, browser_of, make_trail, viewed
 
 pytestmark = pytest.mark.anyio
@@ -38,6 +43,24 @@ async def test_a_link_shows_the_records_of_its_tenant_alone(tmp_path: Path) -> N
     assert "frame-ancestors 'none'" in plain.headers["content-security-policy"]
     assert accesses(tmp_path)[0]["actor"] == "customer 7"
     assert accesses(tmp_path)[0]["query"]["embed"] is True
+
+
+async def test_a_tenant_that_is_recorded_as_a_number_sees_its_records(tmp_path: Path) -> None:
+    """Everywhere that a search finds them: on their own pages, and as they come."""
+    config = AuditConfig(mode=Local(tmp_path), service_id="orders", handle_signals=False)
+    async with AuditLogger(config) as audit:
+        for tenant in (7, 77, True, None):
+            with audit_context(tenant=tenant):
+                audit.emit(failure())
+    base = link("7").removesuffix("/records")
+    async with viewed(tmp_path, embed=LINKS) as app, browser_of(app) as browser:
+        assert (await browser.get(f"{base}/records")).text.count("/logs/orders/00/records/1") > 0
+        answers = [await browser.get(f"{base}/logs/orders/00/records/{seq}") for seq in (1, 2, 3, 4)]
+        assert [answer.status_code for answer in answers] == [200, 404, 404, 404]
+        ada = Person(name="ada", role="reader", tenant="7")
+        async with aclosing(ScopedReader(app._trail, ada).follow(last=5)) as records:
+            with anyio.fail_after(60):
+                assert (await anext(records)).seq == 1
 
 
 def altered() -> dict[str, str]:

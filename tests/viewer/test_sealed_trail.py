@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -16,6 +17,8 @@ from audit_async.viewer import Viewer
 from tests.forwarding.stored_logs import sealing
 from tests.privacy.key_stores import open_store
 from tests.privacy.sealed_logs import success
+from tests.trails import read_events
+from tests.viewer.test_hostile_readers import asked
 from tests.viewer.trail_to_view import AUDITOR, accesses, browser_of, viewed
 
 pytestmark = pytest.mark.anyio
@@ -117,6 +120,45 @@ async def test_what_leaves_as_a_file_stays_sealed(tmp_path: Path, name: str) -> 
     assert b"sealed:1:" in content
     assert b"zoltan" not in content.lower()
     assert b"203.0.113.9" not in content
+
+
+@pytest.mark.parametrize("name", ["ndjson", "bundle"])
+async def test_a_file_from_which_records_may_be_missing_is_none(tmp_path: Path, name: str) -> None:
+    """A page says how many it could not search; a file can't, and would be taken for all that there is of a person."""
+    await make_trail(tmp_path)
+    async with viewed(tmp_path / "audit") as app, browser_of(app, AUDITOR) as browser:
+        answer = await browser.get(f"/download/{name}", params={"actor": "zoltan"})
+        assert answer.status_code == 409
+        if name == "ndjson":  # in a bundle of nothing that is said
+            assert "2 records in which what was asked for is sealed" in answer.text
+        assert (await browser.get(f"/download/{name}", params={"type": "auth.*"})).status_code == 200
+    exports = [event for event in view_events(tmp_path) if event["event_type"] == "audit.exported"]
+    assert [event["format"] for event in exports] == [name]
+
+
+async def test_a_download_breaks_off_if_records_may_be_missing(tmp_path: Path) -> None:
+    """It has begun by then, since some of what was asked for was recorded before the log sealed."""
+    plain = AuditConfig(mode=Local(tmp_path / "audit"), service_id="orders", handle_signals=False)
+    async with AuditLogger(plain) as audit:
+        audit.emit(success("zoltan"))
+    await make_trail(tmp_path)
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    async with viewed(tmp_path / "audit") as app:
+        with pytest.raises(RuntimeError, match="response already started"):
+            await asked(app, "/download/ndjson?actor=zoltan", send, user=AUDITOR.name)
+    bodies = [message for message in sent if message["type"] == "http.response.body"]
+    assert b"zoltan" in b"".join(message["body"] for message in bodies)
+    assert all(message["more_body"] for message in bodies)
+    assert not [event for event in view_events(tmp_path) if event["event_type"] == "audit.exported"]
+
+
+def view_events(tmp_path: Path) -> list[dict[str, Any]]:
+    """Return the events of the log of who looked."""
+    return [record["event"] for record in read_events(tmp_path / "audit" / "audit-view")]
 
 
 async def test_a_viewer_that_runs_shows_nothing_more_of_who_is_erased(tmp_path: Path) -> None:
