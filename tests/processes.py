@@ -7,6 +7,7 @@ ended, is found, too. A child that was forked and not executed has its parent's 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -55,6 +56,17 @@ def wait_until(
         assert process is None or process.poll() is None, log and log.read_text()
         assert time.monotonic() < deadline, log and log.read_text()
         time.sleep(0.02)
+
+
+def pause(pid: int) -> None:
+    """Stop a process, and return once none of its threads runs: a signal is only on its way when `kill` returns."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all(_is_stopped(thread) for thread in Path(f"/proc/{pid}/task").glob("*")))
+
+
+def _is_stopped(thread: Path) -> bool:
+    stat = _read(thread / "stat")  # its name, in parentheses, may hold anything; nothing is there of one that has ended
+    return not stat or stat[stat.rindex(b")") :].split()[1] in {b"T", b"t", b"Z", b"X"}
 
 
 class Process(NamedTuple):

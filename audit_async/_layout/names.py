@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from audit_async._durable import whole_files
+
 LOG_FILE: Final = "log.json"
 LOCK_FILE: Final = "lock"
 MANIFEST_FILE: Final = "manifest.json"
@@ -35,8 +37,7 @@ ENCRYPTED: Final = ".zst.age"
 INDEX: Final = "index"
 INDEX_ENDING: Final = ".index"
 OLD_INDEX_FILE: Final = "index.sqlite3"
-#: The ending of a file that is being made; it is renamed when it is whole and synced.
-UNFINISHED: Final = ".unfinished"
+UNFINISHED: Final = whole_files.UNFINISHED
 
 _SEGMENT: Final = re.compile(r"([0-9]{12,18})-([0-9]{4}-[0-9]{2}-[0-9]{2})\.audit", re.ASCII)
 CONFIGURABLE_NAME: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)

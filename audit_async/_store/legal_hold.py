@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -12,10 +11,11 @@ from typing import Final
 import msgspec
 
 from audit_async._durable import disk
+from audit_async._durable.whole_files import replace_shared_file
 from audit_async._layout.access_modes import Access, local_like
 from audit_async._layout.chain_holds import ChainHolds
 from audit_async._layout.hold_file import Hold, read_hold
-from audit_async._layout.names import HOLD_FILE, UNFINISHED
+from audit_async._layout.names import HOLD_FILE
 from audit_async._store.log_directory import LogDirectory
 from audit_async._store.set_aside import set_file_aside
 from audit_async.errors import LogCorrupted, RetentionRefused
@@ -148,27 +148,16 @@ def place_hold(directory: Path, *, reason: str, set_by: str, now: datetime) -> H
     """Put a hold in force for the log in `directory` without its lock, durably: a running writer respects it at once.
 
     One that is in force stays as it is, and is returned. Nothing is recorded: the running writer does it at its
-    next run of retention, or else the next opening. The file is
-    written under a name of this process's own, synced, renamed, and the directory synced, so a reader sees the whole
-    hold or none. Two that come at the same instant both succeed, and one of them is in force.
+    next run of retention, or else the next opening. A reader
+    sees the whole hold or none. Two that come at the same instant both succeed, and one of them is in force.
     """
     if (hold := read_hold(directory)) is not None:
         return hold
     hold = _new_hold(reason, set_by, now)
     log_fd = disk.open_directory(str(directory))
     try:
-        unfinished = f"{HOLD_FILE}.{os.getpid()}{UNFINISHED}"
-        with suppress(FileNotFoundError):
-            disk.unlink(unfinished, dir_fd=log_fd)
-        fd = disk.create_file(unfinished, dir_fd=log_fd)
-        try:
-            Access.of(local_like(directory, directory)).apply_to_file(fd)
-            disk.write_at(fd, msgspec.json.encode(hold) + b"\n", 0)
-            disk.sync_data(fd)
-        finally:
-            disk.close(fd)
-        disk.rename(unfinished, HOLD_FILE, dir_fd=log_fd)
-        disk.sync_directory(log_fd)
+        access = Access.of(local_like(directory, directory))
+        replace_shared_file(log_fd, HOLD_FILE, msgspec.json.encode(hold) + b"\n", prepare=access.apply_to_file)
     finally:
         disk.close(log_fd)
     return hold

@@ -208,8 +208,9 @@ class LogCopier:
         try:
             there = set(os.listdir(target_fd))
             for file in sorted(os.listdir(from_fd)):
-                is_file = S_ISREG(os.stat(file, dir_fd=from_fd, follow_symlinks=False).st_mode)
-                if is_file and not file.endswith(UNFINISHED) and file not in there:
+                if file.endswith(UNFINISHED) or file in there:
+                    continue
+                if S_ISREG(os.stat(file, dir_fd=from_fd, follow_symlinks=False).st_mode):
                     self._copy_file(from_fd, file, target_fd)
             disk.sync_directory(target_fd)
         finally:

@@ -37,8 +37,11 @@ def repair(directory: LogDirectory, found: Survey) -> tuple[TornTail, ...]:
     Raises `OSError`; opening may be tried again.
     """
     torn = tuple(_set_aside(directory, tail, found.manifest.segments) for tail in found.tails)
-    for name in [*found.empty, *found.unfinished]:
+    for name in found.empty:
         disk.unlink(name, dir_fd=directory.fd)
+    for name in found.unfinished:
+        with suppress(FileNotFoundError):  # another process was placing a hold, say, and has given it its name since
+            disk.unlink(name, dir_fd=directory.fd)
     for segment in found.unsealed:
         fd = open_regular(str(segment.name), dir_fd=directory.fd, writable=segment is found.unsealed[-1])
         try:
@@ -83,15 +86,20 @@ def _apply_access_below(directory_fd: int, access: Access) -> None:
     if _differs(os.fstat(directory_fd), access.directory_mode, access.gid):
         access.apply_to_directory(directory_fd)
     for name in os.listdir(directory_fd):
-        status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-        is_sealed = not status.st_mode & 0o200
-        mode = access.sealed_mode if is_sealed else access.file_mode
-        if S_ISREG(status.st_mode) and _differs(status, mode, access.gid):
-            fd = open_regular(name, dir_fd=directory_fd)
-            try:
-                access.apply_to_file(fd, sealed=is_sealed)
-            finally:
-                disk.close(fd)
+        with suppress(FileNotFoundError):  # of another process, such as one that stores segments in a bucket
+            _apply_access_to(name, directory_fd, access)
+
+
+def _apply_access_to(name: str, directory_fd: int, access: Access) -> None:
+    status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    is_sealed = not status.st_mode & 0o200
+    mode = access.sealed_mode if is_sealed else access.file_mode
+    if S_ISREG(status.st_mode) and _differs(status, mode, access.gid):
+        fd = open_regular(name, dir_fd=directory_fd)
+        try:
+            access.apply_to_file(fd, sealed=is_sealed)
+        finally:
+            disk.close(fd)
 
 
 def _differs(status: os.stat_result, mode: int, gid: int | None) -> bool:

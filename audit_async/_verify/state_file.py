@@ -17,8 +17,8 @@ from typing import Final
 import msgspec
 
 from audit_async._durable import disk
+from audit_async._durable.whole_files import remove_left_over, replace_shared_file
 from audit_async._layout.access_modes import why_insecure
-from audit_async._layout.names import UNFINISHED
 from audit_async._layout.regular_files import open_regular
 from audit_async._trail.log_files import Log
 from audit_async._verify.verified_before import Verified, VerifiedLog
@@ -118,18 +118,11 @@ class StateFile:
         raw = msgspec.json.encode(logs, order="deterministic")
         digest = sha256(raw).hexdigest()
         content = msgspec.json.encode(_Content(_KIND, _VERSION, digest, msgspec.Raw(raw))) + b"\n"
-        unfinished = f".{self.path.name}.{os.getpid()}{UNFINISHED}"
         try:
             directory = disk.open_directory(str(self.path.parent), follow=True)
             try:
-                fd = disk.create_file(unfinished, dir_fd=directory)
-                try:
-                    disk.write_at(fd, content, 0)
-                    disk.sync_data(fd)
-                finally:
-                    disk.close(fd)
-                disk.rename(unfinished, self.path.name, dir_fd=directory)
-                disk.sync_directory(directory)
+                replace_shared_file(directory, self.path.name, content)
+                remove_left_over(directory, self.path.name)
             finally:
                 disk.close(directory)
         except OSError as error:

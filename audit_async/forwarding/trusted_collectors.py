@@ -9,9 +9,10 @@ from typing import Final
 
 import anyio.to_thread
 
-from audit_async._durable.whole_files import replace_file
+from audit_async._durable import disk
+from audit_async._durable.whole_files import replace_shared_file
 from audit_async._layout.confirmed_file import Confirmed, encode_confirmed, read_confirmed
-from audit_async._layout.names import CONFIRMED_FILE, UNFINISHED
+from audit_async._layout.names import CONFIRMED_FILE
 from audit_async.errors import LogCorrupted
 from audit_async.forwarding.batches import Head
 from audit_async.forwarding.confirmations import (
@@ -106,15 +107,18 @@ class TrustedCollectors:
                 before = None
             if before == confirmed or (before is None and not copies):
                 return
-            path = self._directory / CONFIRMED_FILE
-            # The service may run as another user than the forwarder.
-            replace_file(
-                path,
-                encode_confirmed(confirmed),
-                unfinished=Path(f"{path}{UNFINISHED}"),
-                mode=_READABLE,
-                durable=False,
-            )
+            directory = disk.open_directory(str(self._directory))
+            try:
+                replace_shared_file(
+                    directory,
+                    CONFIRMED_FILE,
+                    encode_confirmed(confirmed),
+                    # The service may run as another user than the forwarder.
+                    prepare=lambda fd: disk.change_mode(fd, _READABLE),
+                    durable=False,
+                )
+            finally:
+                disk.close(directory)
         except OSError as error:  # a forwarder that may only read; retention with hold_unshipped then keeps everything
             if not self._complained:
                 _logger.warning("%s: what collectors have confirmed can't be kept for retention: %s", self._log, error)

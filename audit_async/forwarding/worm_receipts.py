@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from audit_async._durable import disk
+from audit_async._durable.whole_files import replace_shared_file
 from audit_async._layout.access_modes import Access, local_like
 from audit_async._layout.bucket_receipts import Receipts, read_receipts, receipts_file
-from audit_async._layout.names import UNFINISHED
 from audit_async.errors import LogCorrupted
 
 __all__ = ["receipts_for", "write_receipts"]
@@ -31,21 +29,15 @@ def receipts_for(directory: Path, *, bucket: str, log_id: str) -> Receipts:
 
 
 def write_receipts(directory: Path, receipts: Receipts) -> None:
-    """Write a log's receipts, whole or not at all; on return they are durable."""
+    """Write a log's receipts, whole or not at all; on return they are durable.
+
+    Several may push one log, such as a host and its collector, or two archives of one process: the last one's stay.
+    """
     name = receipts_file(receipts.bucket)
-    unfinished = f"{name}.{os.getpid()}{UNFINISHED}"
+    content = msgspec.json.format(msgspec.json.encode(receipts), indent=1) + b"\n"
     log_fd = disk.open_directory(str(directory))
     try:
-        with suppress(FileNotFoundError):
-            disk.unlink(unfinished, dir_fd=log_fd)
-        fd = disk.create_file(unfinished, dir_fd=log_fd)
-        try:
-            Access.of(local_like(directory, directory)).apply_to_file(fd)
-            disk.write_at(fd, msgspec.json.format(msgspec.json.encode(receipts), indent=1) + b"\n", 0)
-            disk.sync_data(fd)
-        finally:
-            disk.close(fd)
-        disk.rename(unfinished, name, dir_fd=log_fd)
-        disk.sync_directory(log_fd)
+        access = Access.of(local_like(directory, directory))
+        replace_shared_file(log_fd, name, content, prepare=access.apply_to_file)
     finally:
         disk.close(log_fd)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import date, datetime
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -76,7 +78,7 @@ def key_store_status(path: str | os.PathLike[str]) -> KeyStoreStatus:
             view, days = main.view(), main.days()
             try:
                 sessions = lagging_sessions(directory.sessions(), _EVERY_EPOCH)
-                size_bytes = sum(entry.stat().st_size for entry in os.scandir(directory.path) if entry.is_file())
+                size_bytes = _size_of(directory.path)
             except OSError as error:
                 raise unavailable(error, directory.path) from error
             return KeyStoreStatus(
@@ -102,3 +104,12 @@ def key_store_status(path: str | os.PathLike[str]) -> KeyStoreStatus:
     finally:
         main.file.close()
         directory.close()
+
+
+def _size_of(directory: Path) -> int:
+    size = 0
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # SQLite's journals come and go
+                size += entry.stat().st_size if entry.is_file() else 0
+    return size

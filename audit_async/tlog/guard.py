@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from audit_async._durable import disk
+from audit_async._durable.whole_files import UNFINISHED
 from audit_async.errors import ConfigError, RetentionRefused
 from audit_async.tlog.checkpoint import Checkpoint
 from audit_async.tlog.failures import Malformed, TilesDamaged
-from audit_async.tlog.published_files import UNFINISHED
 
 #: The directory in the log's own that holds the tree.
 TREE_DIRECTORY: Final = "tlog"

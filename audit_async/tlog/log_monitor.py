@@ -14,13 +14,13 @@ from typing import Final, NamedTuple
 import msgspec
 
 from audit_async._durable import disk
+from audit_async._durable.whole_files import remove_left_over, replace_shared_file
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint, VerifiedCheckpoint
 from audit_async.tlog.failures import InvalidProof, LogForked, LogRolledBack, Malformed, SourceFailed, TilesDamaged
 from audit_async.tlog.http_client import Endpoint, request
 from audit_async.tlog.merkle import complete_root, consistency_proof, leaf_hashes, verify_consistency
 from audit_async.tlog.notes import MAX_NOTE_BYTES
 from audit_async.tlog.policy import Policy
-from audit_async.tlog.published_files import UNFINISHED
 from audit_async.tlog.signed_tree import CHECKPOINT_FILE
 from audit_async.tlog.tiles import TILE_HEIGHT, TILE_WIDTH, FileReader, Tile, TileReader
 
@@ -205,15 +205,7 @@ def save_seen(path: str | os.PathLike[str], seen: Seen) -> None:
     target = Path(os.path.abspath(path))
     directory = disk.open_directory(str(target.parent), follow=True)
     try:
-        unfinished = target.name + UNFINISHED
-        fd = disk.open_or_create_file(unfinished, dir_fd=directory)
-        try:
-            disk.truncate(fd, 0)
-            disk.write_at(fd, msgspec.json.encode(seen) + b"\n", 0)
-            disk.sync_data(fd)
-        finally:
-            disk.close(fd)
-        disk.rename(unfinished, target.name, dir_fd=directory)
-        disk.sync_directory(directory)
+        replace_shared_file(directory, target.name, msgspec.json.encode(seen) + b"\n")
+        remove_left_over(directory, target.name)
     finally:
         disk.close(directory)

@@ -28,12 +28,11 @@ from pathlib import Path
 from typing import Final
 
 from audit_async._durable import disk
+from audit_async._durable.whole_files import UNFINISHED
 from audit_async._layout.access_modes import PRIVATE, Access, local_like
 from audit_async.errors import ConfigError
 from audit_async.tlog.failures import TilesDamaged
 from audit_async.tlog.tiles import TILE_WIDTH, Tile
-
-UNFINISHED: Final = ".unfinished"
 
 _PUBLIC_FILE: Final = 0o644
 _PUBLIC_DIRECTORY: Final = 0o755

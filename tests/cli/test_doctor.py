@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,10 @@ import anyio
 import pytest
 
 from audit_async import AuditConfig, AuditLogger
-from audit_async.cli.diagnosis import host_checks
+from audit_async._layout.names import INDEX_ENDING
+from audit_async._trail import log_files
+from audit_async._trail.log_files import Log, SegmentFile
+from audit_async.cli.diagnosis import host_checks, log_checks
 from audit_async.errors import LogCorrupted
 from tests.cli.commands import Audit, environment
 from tests.cli.made_trails import failure, make_trail
@@ -106,6 +111,51 @@ def test_what_crashes_left(trail: Path, audit: Audit) -> None:
     found = checks(audit, trail)
     assert found["torn records"][0][0] == found["leftovers"][0][0] == found["last session"][0][0] == "warn"
     assert "13 bytes" in found["last session"][0][1]
+
+
+def test_what_vanishes_while_it_looks(trail: Path, audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service writes next to it: a file that is renamed or deleted after the listing is no finding."""
+    real = os.scandir
+    looked = set()
+
+    @contextmanager
+    def scandir(path: Path) -> Iterator[list[os.DirEntry[str]]]:
+        made = Path(path) / f"made{INDEX_ENDING}"
+        if made.parent.name in {"00", "index"}:
+            made.write_bytes(b"")
+            looked.add(made.parent.name)
+        with real(path) as entries:
+            found = list(entries)
+        made.unlink(missing_ok=True)
+        yield found
+
+    assert audit("index", trail).status == 0
+    before = checks(audit, trail)
+    monkeypatch.setattr(os, "scandir", scandir)
+    after = checks(audit, trail)
+    assert looked == {"00", "index"}
+    for name in ("permissions", "index", "segments"):
+        assert after[name] == before[name]
+
+
+def test_a_segment_that_is_deleted_while_it_looks(trail: Path, audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest that was read said that it is there, and is out of date."""
+    segment = min(log_of(trail).glob("*.audit"))
+    manifest = log_of(trail) / "manifest.json"
+    before = manifest.read_text()
+    segments = log_files.list_segments(Log(log_of(trail), "orders", "00", ""))
+    manifest.write_text(before.replace('"state": "live"', '"state": "deleted"', 1))
+    segment.unlink()
+    answers = [segments]
+
+    def list_segments(log: Log) -> list[SegmentFile]:
+        return answers.pop() if answers else log_files.list_segments(log)
+
+    monkeypatch.setattr(f"{log_checks.__name__}.list_segments", list_segments)
+    assert {status for status, _ in checks(audit, trail)["segments"]} == {"ok"}
+    assert not answers
+    manifest.write_text(before)  # and if the manifest still says so it is missing
+    assert ("fail", f"{segment.name} is missing; run verify") in checks(audit, trail)["segments"]
 
 
 @pytest.mark.parametrize("behind", [b'{"seq":40,"au\n', b"\x00\xff\n\n{}\n", b'{"level":"info"}\n{"seq":40,"au'])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,25 @@ def test_the_status_says_what_keeps_keys_and_who_uses_them(made: Path, tmp_path:
     assert status["epoch"] == 1
     session.close()
     store.close()
+
+
+def test_a_journal_that_vanishes_while_the_status_is_taken(
+    made: Path, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's journals come and go: one that is gone after the listing is no error."""
+    real = os.scandir
+
+    @contextmanager
+    def scandir(path: Path) -> Iterator[list[os.DirEntry[str]]]:
+        journal = Path(path) / "2026-11.sqlite3-journal"
+        journal.write_bytes(b"")
+        with real(path) as entries:
+            found = list(entries)
+        journal.unlink()
+        yield found
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert audit("keystore", "status", made, "--json").document["status"]["size_bytes"] > 0
 
 
 def test_a_wrong_key_and_a_missing_store_end_with_status_3(made: Path, tmp_path: Path, audit: Audit) -> None:

@@ -25,6 +25,7 @@ from nats.aio.client import Client
 
 from audit_async.forwarding.nats_names import confirmations_of, descriptions_of, stream_of
 from tests.ports import free_port
+from tests.processes import pause
 
 _WAIT_S: Final = 60
 #: May do everything; hosts of tests get users of their own.
@@ -70,7 +71,7 @@ class NatsNode:
     def paused(self) -> Iterator[None]:
         """Stop it meanwhile: its connections stay open and nothing is answered."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        pause(self._process.pid)
         try:
             yield
         finally:

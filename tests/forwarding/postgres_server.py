@@ -23,6 +23,7 @@ import psycopg
 from psycopg import sql
 
 from tests.ports import free_port
+from tests.processes import pause
 
 _WAIT_S: Final = 60
 #: A test's server does not wait for a disk that is busy with other tests, unless the test is about that.
@@ -116,7 +117,7 @@ class PostgresServer:
         """End the whole server as a power cut ends it, without a word: kill -9 of every process of it."""
         assert self._process is not None
         # The postmaster first, stopped, so that it neither restarts nor ends its children in an orderly way.
-        os.kill(self._process.pid, signal.SIGSTOP)
+        pause(self._process.pid)
         for child in self._children():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from audit_async._durable import disk
+from audit_async._layout.access_modes import PRIVATE, Access
 from audit_async._layout.manifest import read_manifest
 from audit_async._store.log_store import LogStore
 from audit_async._store.set_aside import TornTail
+from audit_async.config import RotationPolicy
 from audit_async.errors import LogCorrupted
-from tests.store.chained import Chain, log_path, open_store, segments, stored_lines
+from tests.store.chained import SERVICE, Chain, log_path, open_store, segments, stored_lines
 
 REAL = {"write_at": disk.write_at, "sync_data": disk.sync_data}
 
@@ -287,6 +289,30 @@ def test_damage_that_no_crash_explains_is_refused(
     assert caught.value.reason
     assert "xxx" not in str(caught.value)
     assert snapshot(log) == before
+
+
+@pytest.mark.parametrize("access", [PRIVATE, Access(0o750, 0o640)])
+def test_what_others_rename_while_it_is_opened(
+    tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch, access: Access
+) -> None:
+    """A hold is placed, or a receipt written, by a process that has no lock: the new file is there and then is not."""
+    write_log(tmp_path, chain, 3)
+    log, real = log_path(tmp_path), os.listdir
+    listed = []
+
+    def listdir(where: int | str) -> list[str]:
+        names = real(where)
+        if isinstance(where, int) and "log.json" in names:
+            listed.append(where)
+            names.append("hold.json.0123456789abcdef.unfinished")  # what was there a moment ago
+        return names
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    store = LogStore.open(tmp_path, SERVICE, "00", rotation=RotationPolicy(), access=access)
+    store.commit(chain.batch(), sync=True)
+    store.close()
+    assert listed
+    assert log.joinpath("log.json").stat().st_mode & 0o777 == access.file_mode
 
 
 @pytest.mark.parametrize(

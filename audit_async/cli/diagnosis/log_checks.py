@@ -19,6 +19,7 @@ from audit_async._layout.confirmed_file import confirmed_seq
 from audit_async._layout.hold_file import read_hold
 from audit_async._layout.holds_in_force import find_holds
 from audit_async._layout.lock_file import pid_in
+from audit_async._layout.manifest import SealedSegment
 from audit_async._layout.names import (
     ARCHIVE,
     INDEX,
@@ -109,7 +110,10 @@ def _modes(log: Log, settings: AuditConfig | None) -> list[Check]:
     wrong = [reason for path in (log.directory.parent, log.directory) if (reason := insecure(path)) is not None]
     with os.scandir(log.directory) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            status = entry.stat(follow_symlinks=False)
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # it was being made, or was removed
+                continue
             if stat.S_ISLNK(status.st_mode):
                 wrong.append(f"{entry.name} is a symbolic link")
             elif status.st_uid != owner:
@@ -168,19 +172,14 @@ def _lock(log: Log, writer: int | None) -> Iterator[Check]:
 
 
 def _segments(log: Log, segments: list[SegmentFile], writer: int | None) -> Iterator[Check]:
-    present = set(os.listdir(log.directory))
     for segment in segments:
         entry = segment.sealed
         if entry is None:
             continue
         if entry.state in {"damaged", "lost"}:
             yield fail(log.name, "segments", f"{segment.name} is {entry.state}; it was reported in the chain")
-        elif entry.state == "live" and segment.name not in present:
-            yield fail(log.name, "segments", f"{segment.name} is missing; run verify")
-        elif entry.state == "live" and os.stat(log.directory / segment.name).st_size != entry.bytes:
-            yield fail(log.name, "segments", f"{segment.name} does not have the {entry.bytes} bytes that were sealed")
-        elif entry.state == "archived" and not (log.directory / ARCHIVE / entry.archive_file).exists():
-            yield fail(log.name, "segments", f"{ARCHIVE}/{entry.archive_file} is missing; run verify")
+        elif (wrong := _wrong_with(log, segment.name, entry)) is not None and _is_listed(log, entry):
+            yield fail(log.name, "segments", wrong)
         path = log.directory / (f"{ARCHIVE}/{entry.archive_file}" if entry.state == "archived" else segment.name)
         if path.exists() and not os.access(path, os.R_OK):
             yield refused(log.name, "segments", PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)))
@@ -189,8 +188,29 @@ def _segments(log: Log, segments: list[SegmentFile], writer: int | None) -> Iter
         yield warn(log.name, "segments", f"{len(unsealed)} are not sealed yet; opening the log seals all but the last")
     states = [segment.sealed.state for segment in segments if segment.sealed is not None]
     counted = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)] + [f"{len(unsealed)} open"]
-    total = sum(os.stat(log.directory / name).st_size for name in present if name.endswith(".audit"))
+    total = 0
+    for segment in segments:
+        with suppress(FileNotFoundError):  # archived or deleted, now or long ago
+            total += os.stat(log.directory / segment.name).st_size
     yield ok(log.name, "segments", f"{', '.join(counted)}; {byte_size(total)}")
+
+
+def _wrong_with(log: Log, name: str, entry: SealedSegment) -> str | None:
+    """Return what is wrong with a sealed segment's file; None if it is there and has the size that was sealed."""
+    if entry.state == "live":
+        try:
+            size = os.stat(log.directory / name).st_size
+        except FileNotFoundError:
+            return f"{name} is missing; run verify"
+        return None if size == entry.bytes else f"{name} does not have the {entry.bytes} bytes that were sealed"
+    if entry.state == "archived" and not (log.directory / ARCHIVE / entry.archive_file).exists():
+        return f"{ARCHIVE}/{entry.archive_file} is missing; run verify"
+    return None
+
+
+def _is_listed(log: Log, entry: SealedSegment) -> bool:
+    """Return whether the manifest still says this of a segment: retention may have archived or deleted it since."""
+    return any(segment.sealed == entry for segment in list_segments(log))
 
 
 def _leftovers(log: Log, writer: int | None) -> Iterator[Check]:
@@ -214,14 +234,16 @@ def _index(log: Log) -> Iterator[Check]:
     """Look at the cache in the log's directory, if there is one."""
     try:
         with os.scandir(log.directory / INDEX) as entries:
-            sizes = [
-                found.stat(follow_symlinks=False).st_size for found in entries if found.name.endswith(INDEX_ENDING)
-            ]
+            found = [entry for entry in entries if entry.name.endswith(INDEX_ENDING)]
     except FileNotFoundError:
         return
     except OSError as error:
         yield warn(log.name, "index", f"{INDEX}/ can't be read: {why_unreadable(error)}; queries work without it")
         return
+    sizes = []
+    for entry in found:
+        with suppress(FileNotFoundError):  # deleted with its segment
+            sizes.append(entry.stat(follow_symlinks=False).st_size)
     if not sizes:
         return
     size = f"{byte_size(sum(sizes))} for {len(sizes)} segments"
