@@ -73,6 +73,10 @@ class ChainHolds:
         time = self.lifted.get(hold.id)
         return time is not None and (bool(hold.id) or hold.since <= time)
 
+    def sealed(self) -> frozenset[str]:
+        """Return the ids of the holds whose reason and name are sealed in the chain; before `add_stated` opens them."""
+        return frozenset(id_ for id_, hold in self.in_force.items() if SEALED_TEXT in {hold.reason, hold.set_by})
+
     def _set(self, hold: Hold) -> None:
         self.lifted.pop(hold.id, None)
         self.in_force.setdefault(hold.id, _without_sealed(hold))

@@ -58,6 +58,7 @@ class Opening(NamedTuple):
     damaged: tuple[DamagedSegment, ...]  #: damage that the session before this one could not record
     holds: tuple[Hold, ...]  #: the legal holds that are in force and in the chain
     unrecorded_holds: tuple[Hold, ...]  #: those that are in force and not in the chain, to be recorded
+    sealed_holds: frozenset[str]  #: the ids of those whose reason and name the chain has sealed
 
 
 class LogStore:
@@ -159,10 +160,11 @@ class LogStore:
             make_backup_lock(directory)
             apply_access(directory)
             in_chain = tuple(found.holds.in_force)
+            sealed_holds = found.holds.sealed()
             holds = LegalHolds(directory, found.holds)
-            unrecorded_holds: tuple[Hold, ...] = ()
+            new_holds: tuple[Hold, ...] = ()
             with suppress(OSError):  # a file that can't be read is a hold: retention asks again, and refuses
-                unrecorded_holds = holds.check(datetime.now(UTC))
+                new_holds = holds.check(datetime.now(UTC))
             stated = tuple(hold for hold_id, hold in found.holds.in_force.items() if hold_id in in_chain)
             unrecorded = tuple(
                 entry for entry in found.manifest.segments if not entry.recorded and entry.segment not in found.recorded
@@ -171,7 +173,7 @@ class LogStore:
             return cls(
                 directory,
                 lock,
-                Opening(found.head, torn, unrecorded, damaged_at_opening(unrecorded), stated, unrecorded_holds),
+                Opening(found.head, torn, unrecorded, damaged_at_opening(unrecorded), stated, new_holds, sealed_holds),
                 identity=identity,
                 manifest=found.manifest,
                 holds=holds,

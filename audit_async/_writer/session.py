@@ -87,7 +87,9 @@ class Session:
         # 64 bits of the OS's randomness an opening: no audit_id is ever given twice, also not after a crash that
         # took records with it whose audit_id somebody knows.
         self.acknowledgements: Final = Acknowledgements(self.home, os.urandom(8).hex(), store.head.seq)
-        self._holds: Final = StatedHolds(store.opening.holds)
+        self._holds: Final = StatedHolds(
+            store.opening.holds, closed=store.opening.sealed_holds if config.privacy is None else ()
+        )
         verification = self._make_verification()  # it has a thread, which the system may refuse
         self.writer: Final = Writer(
             store=store,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from audit_async._layout.chain_holds import MOST_STATED_CHARS
+import msgspec
+
+from audit_async._layout.chain_holds import MOST_STATED_CHARS, SEALED_TEXT
 from audit_async._layout.hold_file import Hold
 from audit_async.events import AuditHoldLifted, AuditHoldSet
 from audit_async.events.lifecycle import HoldInForce
@@ -17,8 +19,15 @@ class StatedHolds:
     repeats the holds (`stated`) can neither leave out one that was set before it nor repeat one that was lifted.
     """
 
-    def __init__(self, holds: Iterable[Hold]) -> None:
-        self._holds = {hold.id: hold for hold in holds}
+    def __init__(self, holds: Iterable[Hold], *, closed: Collection[str] = ()) -> None:
+        """Begin with what the chain says.
+
+        Args:
+            holds: The holds in force, with the texts of `hold.json`.
+            closed: The ids of those whose texts the chain has sealed, if this session can't seal them again: what it
+                repeats in the clear could be erased no more.
+        """
+        self._holds = {hold.id: _without_texts(hold) if hold.id in closed else hold for hold in holds}
 
     def stated(self) -> list[HoldInForce]:
         """Return all holds in force, for `audit.log_opened` and `audit.segment_sealed`."""
@@ -41,3 +50,7 @@ class StatedHolds:
         """Return the record that ends a hold."""
         self._holds.pop(hold.id, None)
         return AuditHoldLifted(reason=reason, lifted_by=lifted_by, hold_id=hold.id or None)
+
+
+def _without_texts(hold: Hold) -> Hold:
+    return msgspec.structs.replace(hold, reason=SEALED_TEXT, set_by=SEALED_TEXT)

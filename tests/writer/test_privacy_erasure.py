@@ -25,7 +25,7 @@ from audit_async.privacy import ErasureRefused, KeyStoreUnavailable, NewKey, Sub
 from audit_async.privacy.data_keys import day_number
 from audit_async.privacy.sqlite_key_store import SqliteKeyStore, open_key_store
 from audit_async.reader import AuditReader
-from tests.logs import ConfigFor, log_directory, segment_lines
+from tests.logs import ConfigFor, failure, log_directory, segment_lines
 from tests.privacy.key_stores import ALICE, BOB, copies_in_files, open_store, some_keys, wrapped_bytes
 from tests.privacy.sealed_logs import all_key_ids, key_ids_in, opened, recorded, sealing, success
 
@@ -243,6 +243,28 @@ async def test_who_set_a_hold_and_why_is_sealed(config_for: ConfigFor, tmp_path:
     assert not path.exists()
     assert not any(word in b"".join(segment_lines(log_directory(config))) for word in (b"alice", b"judge"))
     assert (await AuditReader(tmp_path / "audit").verify()).valid
+
+
+async def test_a_session_that_does_not_seal_repeats_no_hold_in_the_clear(config_for: ConfigFor, tmp_path: Path) -> None:
+    """As a command without the key store opens its own log; the hold itself stays, and its texts in `hold.json`."""
+    config = sealing(config_for, tmp_path)
+    async with AuditLogger(config) as audit:
+        hold = await audit.set_hold(reason="against alice", set_by="judge")
+    for _ in range(2):
+        async with AuditLogger(config_for(rotation=RotationPolicy(max_bytes=4096))) as audit:
+            assert await audit.hold() == hold
+            for number in range(20):
+                await audit.emit_durable(failure(number))
+            assert (await audit.apply_retention()).hold == hold
+    assert len(recorded(config, event_type="audit.segment_sealed")) > 2
+    assert not any(word in b"".join(segment_lines(log_directory(config))) for word in (b"alice", b"judge"))
+    assert (await AuditReader(tmp_path / "audit").verify()).valid
+    async with AuditLogger(config) as audit:
+        assert await audit.hold() == hold
+    states = [record["event"]["holds"] for record in recorded(config, event_type="audit.log_opened")]
+    assert [[stated["reason"][:8] for stated in holds] for holds in states] == [
+        [], ["[sealed]"], ["[sealed]"], ["sealed:1"],
+    ]  # fmt: skip
 
 
 async def test_a_hold_from_before_the_start_counts(config_for: ConfigFor, tmp_path: Path) -> None:
