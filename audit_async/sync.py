@@ -31,6 +31,7 @@ from audit_async.config import AuditConfig, Disabled
 from audit_async.errors import AuditError, ConfigError, LogClosed
 from audit_async.events import AuditEvent
 from audit_async.logger import AuditLogger
+from audit_async.logger.blocking_calls import BlockingCalls
 from audit_async.status import CommitObserver, Health, LoggerStats, Position, describe_error
 
 __all__ = ["SyncAuditLogger"]
@@ -42,7 +43,7 @@ _T = TypeVar("_T")
 _MARGIN_S: Final = 5.0
 
 
-class SyncAuditLogger:
+class SyncAuditLogger(BlockingCalls):
     """One audit log for synchronous code: `with SyncAuditLogger(config) as audit: audit.emit(event)`.
 
     Promises what `AuditLogger` promises. It is closed by `close`, by the end of `with` and of the interpreter, and

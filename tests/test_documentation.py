@@ -324,7 +324,9 @@ def test_the_reference_has_each_public_module() -> None:
     pages = {path.stem for path in (DOCS / "api").glob("*.md")} - {"index"}
     assert pages == set(PUBLIC)
     for name in PUBLIC:
-        assert (DOCS / "api" / f"{name}.md").read_text(encoding="utf-8") == f"# `{name}`\n\n::: {name}\n"
+        # Some of the calls of a logger are methods of a base class that is an implementation detail.
+        options = "    options:\n      inherited_members: true\n" if name.endswith((".logger", ".sync")) else ""
+        assert (DOCS / "api" / f"{name}.md").read_text(encoding="utf-8") == f"# `{name}`\n\n::: {name}\n{options}"
     overview = (DOCS / "api" / "index.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| \[`([\w.]+)`\]\(\1\.md\) \|", overview, flags=re.MULTILINE)) == set(PUBLIC)
 

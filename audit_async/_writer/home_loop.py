@@ -41,7 +41,10 @@ def call_and_block(
     `TimeoutError`, and `RuntimeError` in a thread that runs an event loop, which would stand still.
     """
     if asyncio._get_running_loop() is not None:  # noqa: SLF001 - None instead of an error
-        raise RuntimeError("this would block the event loop that runs here; await it with an AuditLogger instead")
+        raise RuntimeError(
+            "this would block the event loop that runs here; await it with an AuditLogger, or call it in a thread "
+            "(asyncio.to_thread)"
+        )
     check_runs()
     until = None if timeout_s is None else monotonic() + timeout_s
     there = call()

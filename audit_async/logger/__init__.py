@@ -7,6 +7,8 @@ Everything that applications need is imported from this package; its modules are
 | module | subject |
 | --- | --- |
 | `audit_logger` | `AuditLogger`: what can be recorded and asked for, and what each call promises |
+| `erasure_calls` | a part of it: erasures that wait for a time, or for a second person |
+| `blocking_calls` | a part of `SyncAuditLogger`: the same calls for threads without an event loop |
 | `open_session` | what only an open log can do, and the errors if it is not open or not configured for it |
 | `log_reports` | what a log says of itself: counters and health |
 | `config_mistakes` | what to pass to `AuditLogger` instead of what was passed |

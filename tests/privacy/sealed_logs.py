@@ -36,23 +36,23 @@ def success(user_id: str = "alice", **members: Any) -> AuthSuccess:
     return AuthSuccess(actor=ActorInfo(**actor), method=AuthMethod.MFA, path="/login")
 
 
-def recorded(config: AuditConfig, *, event_type: str = "") -> list[dict[str, Any]]:
+def recorded(config: AuditConfig, *, event_type: str = "", instance: str = "00") -> list[dict[str, Any]]:
     """Return the records of a log that a caller has emitted, or those of one type, as they are."""
-    records = [json.loads(line) for line in segment_lines(log_directory(config))]
+    records = [json.loads(line) for line in segment_lines(log_directory(config, instance))]
     if event_type:
         return [record for record in records if record["event"]["event_type"] == event_type]
     return [record for record in records if not record["event"]["event_type"].startswith("audit.")]
 
 
-def opened(config: AuditConfig, tmp_path: Path, *, event_type: str = "") -> list[OpenedRecord]:
+def opened(config: AuditConfig, tmp_path: Path, *, event_type: str = "", instance: str = "00") -> list[OpenedRecord]:
     """Return the same records with what the key store opens of them."""
-    log_id = json.loads((log_directory(config) / "log.json").read_bytes())["log_id"]
+    log_id = json.loads((log_directory(config, instance) / "log.json").read_bytes())["log_id"]
     store = open_store(tmp_path / "keys")
     try:
         opener = Opener(store)
         return [
             opener.open(log_id, record["event"], record.get("context", {}))
-            for record in recorded(config, event_type=event_type)
+            for record in recorded(config, event_type=event_type, instance=instance)
         ]
     finally:
         store.close()

@@ -128,7 +128,7 @@ from audit_async.reader import AuditQuery, AuditReader, Evidence, ExportReport, 
 from audit_async.reports import Report, WrittenReport, check_report, make_report, write_report
 from audit_async.sync import SyncAuditLogger
 from audit_async.testing import AuditTrail
-from audit_async.tlog import VerifiedCheckpoint
+from audit_async.tlog import SignedCheckpoint, TlogProof, VerifiedCheckpoint
 from audit_async.viewer import (
     AccessNotRecorded,
     EmbedLinks,
@@ -227,6 +227,33 @@ async def write(event: AuditEvent) -> None:
         except BufferFull as error:
             failed: AuditError = error
             print(failed)  # noqa: T201 - what a user does
+
+
+def write_blocking(event: AuditEvent) -> None:
+    """The same without an event loop."""
+    with SyncAuditLogger(configure()) as audit:
+        assert_type(audit, SyncAuditLogger)
+        receipt = audit.emit(event)
+        assert_type(receipt.wait(timeout_s=5), Position)
+        assert_type(audit.emit_durable(event, timeout_s=5), Position)
+        assert_type(audit.record_access("carol", {"actor": "bob"}, 3), Receipt)
+        assert_type(audit.record_export("carol", format="csv", records=3, sha256="", unsealed=False), Receipt)
+        assert_type(audit.prove(receipt, timeout_s=5), TlogProof)
+        assert_type(audit.checkpoint(), SignedCheckpoint)
+        assert_type(audit.apply_retention(dry_run=True), RetentionReport)
+        assert_type(audit.set_hold(reason="case 4711", set_by="legal@example.com"), Hold)
+        assert_type(audit.hold(), Hold | None)
+        assert_type(audit.lift_hold(reason="settled", lifted_by="legal@example.com"), None)
+        assert_type(audit.erase_subject("alice", reason="art. 17", requested_by="dpo"), ErasureReport)
+        request = audit.request_erasure("alice", reason="art. 17", requested_by="dpo")
+        assert_type(request, ErasureRequest)
+        assert_type(audit.approve_erasure(request.request_id, "alice", approved_by="head"), ErasureRequest)
+        assert_type(audit.cancel_erasure(request.request_id, reason="evidence", cancelled_by="head"), None)
+        assert_type(audit.waiting_erasures(), tuple[ErasureRequest, ...])
+        assert_type(audit.execute_erasures(), tuple[ErasureReport, ...])
+        assert_type(audit.erasure_rules(), ErasureRules)
+        audit.change_erasure_rules(ErasureRules(delay_s=86_400), reason="policy 7", changed_by="dpo")
+        audit.erase_subject("alice")  # type: ignore[call-arg]
 
 
 def contexts() -> None:
