@@ -273,6 +273,13 @@ def unlock(fd: int) -> None:
     fcntl.flock(fd, fcntl.LOCK_UN)
 
 
+def close_lock(fd: int) -> None:
+    """Unlock and close the descriptor of a lock: a child that was forked meanwhile would hold it all its life."""
+    with suppress(OSError):  # closing it unlocks, too, if no other process has a copy
+        unlock(fd)
+    close(fd)
+
+
 def close(fd: int) -> None:
     """Close a descriptor; an error of `close` was reported by a sync before, or concerns what was never promised."""
     with suppress(OSError):

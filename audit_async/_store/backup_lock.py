@@ -6,22 +6,26 @@ A backup holds it shared while it copies, retention alone while it takes one ste
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from audit_async._durable import disk
+from audit_async._durable.lock_waits import lock_within
 from audit_async._layout.names import BACKUP_LOCK
 from audit_async._store.log_directory import LogDirectory
-from audit_async.errors import RetentionRefused
+from audit_async.errors import AuditError, RetentionRefused
 
 _WAIT_S: Final = 30.0
-_PAUSE_S: Final = 0.02
 
 
 class BackupRunning(RetentionRefused):
     """A backup of the log is being taken, so nothing is archived or deleted now."""
+
+
+class RetentionTakesLong(AuditError):
+    """A step of retention does not end, so no backup can be begun."""
 
 
 def make_backup_lock(directory: LogDirectory) -> None:
@@ -46,15 +50,17 @@ def without_backup(directory: LogDirectory) -> Iterator[None]:
             ) from None
         yield
     finally:
-        disk.close(fd)
+        disk.close_lock(fd)
 
 
 @contextmanager
-def holding_back_retention(directory_fd: int) -> Iterator[bool]:
+def holding_back_retention(directory: Path, directory_fd: int) -> Iterator[bool]:
     """Keep retention from taking a step while the block runs; waits for the step that is being taken.
 
     Yields False if there is no lock, or this process may not read it: then the copy has to be begun again if a file
     vanishes. It is never made here, since a file of root's would keep the service from its own retention.
+
+    Raises `RetentionTakesLong`.
     """
     try:
         fd = disk.open_file(BACKUP_LOCK, dir_fd=directory_fd)
@@ -62,15 +68,11 @@ def holding_back_retention(directory_fd: int) -> Iterator[bool]:
         yield False
         return
     try:
-        deadline = time.monotonic() + _WAIT_S
-        while True:
-            try:
-                disk.lock(fd, shared=True)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_PAUSE_S)
+        if not lock_within(fd, _WAIT_S, shared=True):
+            raise RetentionTakesLong(
+                f"another process has held {directory / BACKUP_LOCK} for {_WAIT_S:g} s, for a step of retention that "
+                "takes no such time; look whether it was stopped or its disk hangs, and take the backup again"
+            )
         yield True
     finally:
-        disk.close(fd)
+        disk.close_lock(fd)

@@ -82,7 +82,8 @@ class LogCopier:
     def copy(self) -> Copied:
         """Take the copy; returns once all of it is durable.
 
-        Raises `LogCorrupted` if the source is damaged so that no copy of it would open, `OSError`.
+        Raises `LogCorrupted` if the source is damaged so that no copy of it would open, `RetentionTakesLong`, and
+        `OSError`.
         """
         source_fd = disk.open_directory(str(self.source))
         try:
@@ -90,7 +91,7 @@ class LogCopier:
                 self._damaged.clear()
                 tree = dict(self._tree_files())
                 try:
-                    with holding_back_retention(source_fd):
+                    with holding_back_retention(self.source, source_fd):
                         self._copy_log(source_fd, tree)
                     survey(self.target, self._log_id())
                 except (LogChanging, LogCorrupted):

@@ -164,7 +164,7 @@ class SinkDirectory:
     def unlock(self) -> None:
         """Let others have it."""
         if self._lock is not None:
-            disk.close(self._lock)
+            disk.close_lock(self._lock)
             self._lock = None
 
     def read(self, log_id: str) -> Position | None:

@@ -198,7 +198,7 @@ def locked_root(root: Path) -> Iterator[None]:
         disk.write_at(fd, b"%d\n" % os.getpid(), 0)
         yield
     finally:
-        disk.close(fd)
+        disk.close_lock(fd)
 
 
 def read_status(root: Path) -> CollectorStatus | None:

@@ -288,7 +288,7 @@ class DirectorySink:
                 call(directory)
                 return True
             finally:
-                disk.close(fd)
+                disk.close_lock(fd)
 
         try:
             with anyio.fail_after(self._timeout_s):

@@ -17,13 +17,13 @@ import errno
 import os
 import re
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from audit_async._durable import disk
+from audit_async._durable.lock_waits import lock_within
 from audit_async.privacy.data_keys import date_of
 from audit_async.privacy.store_failures import KeyStoreMissing, KeyStoreRefused, KeyStoreUnavailable
 
@@ -31,8 +31,6 @@ MAIN: Final = "main.db"
 _SESSIONS: Final = "sessions"
 _LOCK: Final = "lock"
 _MONTH: Final = re.compile(r"keys-([0-9]{4}-[0-9]{2})\.db", re.ASCII)
-_FIRST_WAIT_S: Final = 0.0002
-_LONGEST_WAIT_S: Final = 0.005
 
 
 class StoreDirectory:
@@ -251,17 +249,5 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 def _wait_for(fd: int, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    wait_s = _FIRST_WAIT_S
-    while True:
-        try:
-            disk.lock(fd)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise OSError(
-                    errno.EAGAIN, f"another process has held the key store's lock for {timeout_s:.0f} s"
-                ) from None
-        else:
-            return
-        time.sleep(wait_s)
-        wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+    if not lock_within(fd, timeout_s):
+        raise OSError(errno.EAGAIN, f"another process has held the key store's lock for {timeout_s:.0f} s")

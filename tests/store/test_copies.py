@@ -17,9 +17,9 @@ from audit_async import AuditLogger
 from audit_async._chain import Head
 from audit_async._durable import disk
 from audit_async._layout.manifest import SealedSegment, read_manifest, read_manifest_file
-from audit_async._store import log_backup
+from audit_async._store import backup_lock, log_backup
 from audit_async._store.archiving import compress_segment
-from audit_async._store.backup_lock import BackupRunning, holding_back_retention
+from audit_async._store.backup_lock import BackupRunning, RetentionTakesLong, holding_back_retention
 from audit_async._store.log_backup import LogCopier
 from audit_async._store.log_directory import LogDirectory
 from audit_async._store.log_restore import rebuild
@@ -326,7 +326,7 @@ def test_retention_waits_for_a_backup(tmp_path: Path) -> None:
     first = next(entry for entry in log.store.sealed_segments if entry.state == "live")
     archive = compress_segment(log.directory, first)
     fd = os.open(log.directory, os.O_RDONLY)
-    with holding_back_retention(fd) as held:
+    with holding_back_retention(log.directory, fd) as held:
         assert held
         with pytest.raises(BackupRunning, match="backup"):
             log.store.archive_segments([archive])
@@ -337,6 +337,39 @@ def test_retention_waits_for_a_backup(tmp_path: Path) -> None:
     os.close(fd)
     log.store.archive_segments([archive])
     assert next(e for e in read_manifest(log.directory) if e.segment == first.segment).state == "archived"
+    log.store.close()
+
+
+def test_a_backup_says_what_keeps_it_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was stopped in the middle of a step of retention is named by its lock, not by an error number."""
+    log = RunningLog(tmp_path / "live", 1)
+    monkeypatch.setattr(backup_lock, "_WAIT_S", 0.01)
+    fd = os.open(log.directory / "backup.lock", os.O_RDONLY)
+    disk.lock(fd)
+    with pytest.raises(RetentionTakesLong, match=r"has held .*/backup\.lock for 0\.01 s.* take the backup again"):
+        back_up(log.directory, tmp_path / "backup")
+    os.close(fd)
+    back_up(log.directory, tmp_path / "backup")
+    log.store.close()
+
+
+def test_a_child_that_is_forked_meanwhile_holds_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a copy of the descriptor all its life, and keeps neither backups nor retention from beginning."""
+    log = RunningLog(tmp_path / "live", 1)
+    monkeypatch.setattr(backup_lock, "_WAIT_S", 0.01)
+    lock, copies = disk.lock, []
+
+    def forked(fd: int, *, shared: bool = False) -> None:
+        lock(fd, shared=shared)
+        copies.append(os.dup(fd))  # what a fork leaves in the child
+
+    monkeypatch.setattr(disk, "lock", forked)
+    log.store.refuse_during_backup()
+    back_up(log.directory, tmp_path / "backup")
+    log.store.refuse_during_backup()
+    assert len(copies) >= 3
+    for fd in copies:
+        os.close(fd)
     log.store.close()
 
 
@@ -413,7 +446,7 @@ async def test_a_logger_says_that_a_backup_is_being_taken(config_for: ConfigFor)
             await audit.emit_durable(Counted(producer="p", n=n))
         assert audit.directory is not None
         fd = os.open(audit.directory, os.O_RDONLY)
-        with holding_back_retention(fd):
+        with holding_back_retention(audit.directory, fd):
             with pytest.raises(RetentionRefused, match="backup"):
                 await audit.apply_retention()
             assert (await audit.apply_retention(dry_run=True)).steps
