@@ -11,15 +11,19 @@ from typing import Final
 import msgspec
 
 from audit_async._durable import disk
+from audit_async._durable.lock_waits import one_at_a_time
 from audit_async._durable.whole_files import replace_shared_file
 from audit_async._layout.access_modes import Access, local_like
 from audit_async._layout.chain_holds import ChainHolds
 from audit_async._layout.hold_file import Hold, read_hold
+from audit_async._layout.holds_in_force import find_holds
 from audit_async._layout.names import HOLD_FILE
 from audit_async._store.log_directory import LogDirectory
 from audit_async._store.set_aside import set_file_aside
 from audit_async.errors import LogCorrupted, RetentionRefused
 
+#: How long it is waited for another process that places a hold; one that was stopped must not keep a log from opening.
+_WAIT_S: Final = 5.0
 #: Who sets the hold that an unreadable file stands for.
 _LIBRARY: Final = "audit-async"
 
@@ -117,20 +121,25 @@ class LegalHolds:
             self._write(self.in_force()[0])
 
     def _replace_file(self) -> None:
-        """Let the file state a hold that is in force, or be gone if none is; durably."""
+        """Let the file state a hold that is in force, or be gone if none is; durably.
+
+        Others place holds at any moment, so it is done alone: what they have placed between the reading and the
+        replacing or removing would be lost.
+        """
         directory = self._directory
-        try:
-            stated = read_hold(directory.path)
-        except LogCorrupted:
-            set_file_aside(directory, HOLD_FILE)
-            stated = None
-        if stated is not None and not self._chain.has_lifted(stated):
-            self._chain.add_stated(stated)  # placed by somebody just now
-        elif self._chain.in_force:
-            self._write(self.in_force()[0])
-        elif stated is not None:
-            disk.unlink(HOLD_FILE, dir_fd=directory.fd)
-        directory.sync()
+        with one_at_a_time(directory.fd, _WAIT_S) as is_alone:
+            try:
+                stated = read_hold(directory.path)
+            except LogCorrupted:
+                set_file_aside(directory, HOLD_FILE)
+                stated = None
+            if stated is not None and not self._chain.has_lifted(stated):
+                self._chain.add_stated(stated)  # placed by somebody just now
+            elif self._chain.in_force:
+                self._write(self.in_force()[0])
+            elif stated is not None and is_alone:  # otherwise the next `check` removes it
+                disk.unlink(HOLD_FILE, dir_fd=directory.fd)
+            directory.sync()
 
     def _write(self, hold: Hold) -> None:
         self._directory.replace(HOLD_FILE, msgspec.json.encode(hold) + b"\n")
@@ -148,19 +157,35 @@ def place_hold(directory: Path, *, reason: str, set_by: str, now: datetime) -> H
     """Put a hold in force for the log in `directory` without its lock, durably: a running writer respects it at once.
 
     One that is in force stays as it is, and is returned. Nothing is recorded: the running writer does it at its
-    next run of retention, or else the next opening. A reader
-    sees the whole hold or none. Two that come at the same instant both succeed, and one of them is in force.
+    next run of retention, or else the next opening. A reader sees the whole hold or none. Of two that come at the
+    same instant the second finds the hold of the first.
     """
-    if (hold := read_hold(directory)) is not None:
-        return hold
-    hold = _new_hold(reason, set_by, now)
     log_fd = disk.open_directory(str(directory))
     try:
-        access = Access.of(local_like(directory, directory))
-        replace_shared_file(log_fd, HOLD_FILE, msgspec.json.encode(hold) + b"\n", prepare=access.apply_to_file)
+        with one_at_a_time(log_fd, _WAIT_S):
+            hold = _hold_in_force(directory)
+            if hold is None:
+                hold = _new_hold(reason, set_by, now)
+                access = Access.of(local_like(directory, directory))
+                content = msgspec.json.encode(hold) + b"\n"
+                replace_shared_file(log_fd, HOLD_FILE, content, prepare=access.apply_to_file)
     finally:
         disk.close(log_fd)
     return hold
+
+
+def _hold_in_force(directory: Path) -> Hold | None:
+    """Return the hold that the file states, unless the chain has lifted it and the writer is about to remove the file.
+
+    Raises `LogCorrupted` and `OSError` as `read_hold` does.
+    """
+    hold = read_hold(directory)
+    if hold is None:
+        return None
+    try:
+        return hold if any(one.id == hold.id for one in find_holds(directory)) else None
+    except (LogCorrupted, OSError):
+        return hold
 
 
 def _new_hold(reason: str, set_by: str, now: datetime) -> Hold:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from audit_async import AuditConfig, AuditLogger
+from audit_async._durable import disk
 from audit_async._layout.chain_holds import ChainHolds
-from audit_async._layout.hold_file import read_hold
+from audit_async._layout.hold_file import Hold, read_hold
 from audit_async._layout.holds_in_force import find_holds
-from audit_async._store.legal_hold import place_hold
+from audit_async._store.legal_hold import LegalHolds, place_hold
 from audit_async.config import RetentionPolicy, RotationPolicy
 from audit_async.errors import RetentionRefused
 from audit_async.events import AuthFailure
@@ -253,3 +255,55 @@ def test_text_of_a_user_states_no_hold() -> None:
         holds.read(line)
     assert not holds.in_force
     assert not holds.is_complete
+
+
+@pytest.mark.parametrize("call", ["unlink", "rename"])
+async def test_a_hold_that_is_placed_while_the_file_changes_is_in_force(
+    config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Another process places one after the writer has read hold.json, and before it removes or replaces that."""
+    settings, change = config(config_for), getattr(disk, call)
+    placed: list[Hold] = []
+
+    def place() -> None:
+        placed.append(place_hold(directory(settings), reason="case 4712", set_by="court", now=datetime.now(UTC)))
+
+    other = threading.Thread(target=place)
+
+    def interrupted(*args: object, **keywords: object) -> None:
+        if "hold.json" in args and other.ident is None:
+            other.start()
+            other.join(0.3)  # it gets no further if it waits for us, as it has to
+        change(*args, **keywords)
+
+    async with AuditLogger(settings) as audit:
+        if call == "unlink":
+            await audit.set_hold(reason="case 4711", set_by="legal")
+        monkeypatch.setattr(disk, call, interrupted)
+        if call == "unlink":
+            await audit.lift_hold(reason="closed", lifted_by="legal")
+        else:
+            await audit.set_hold(reason="case 4711", set_by="legal")
+        other.join(60)
+        assert placed[0] in find_holds(directory(settings))
+        assert await audit.hold() is not None
+
+
+async def test_a_lifted_hold_is_not_taken_for_one_in_force(
+    config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is there until the writer removes it: who places a hold in between gets one of his own."""
+    settings, now = config(config_for), datetime.now(UTC)
+    placed: list[Hold] = []
+
+    def interrupted(holds: LegalHolds, lifted: Iterable[Hold], at: datetime) -> None:
+        placed.append(place_hold(directory(settings), reason="case 4712", set_by="court", now=now))
+        lift(holds, lifted, at)
+
+    lift = LegalHolds.lift
+    monkeypatch.setattr(LegalHolds, "lift", interrupted)
+    async with AuditLogger(settings) as audit:
+        await audit.set_hold(reason="case 4711", set_by="legal")
+        await audit.lift_hold(reason="closed", lifted_by="legal")
+        assert [hold.reason for hold in placed] == ["case 4712"]
+        assert find_holds(directory(settings)) == tuple(placed)
