@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from audit_async.cli.key_options import KeyOptions
-from audit_async.cli.writing import OWN_SERVICE, base_directory, require_owner
+from audit_async.cli.writing import OWN_SERVICE, own_base_directory, require_owner
 from audit_async.config import AuditConfig, Local
 from audit_async.logger import AuditLogger
 from audit_async.reader import AuditReader
@@ -38,7 +38,8 @@ class Access:
             "--access-log",
             metavar="DIR",
             readable=False,
-            help="With --as: the base directory of the log that records the access; the trail's own by default.",
+            help="With --as: the base directory of the log that records the access; the trail's own by default. A "
+            "collector's directory takes none, so name one.",
         ),
     ] = None
 
@@ -51,7 +52,8 @@ class Access:
         their own. With the key store of `keys` the record is sealed like the trail; without it a trail that seals has
         no names of those who were asked about recorded.
 
-        Raises `typer.BadParameter` for an empty name, and for an `access_log` without a name.
+        Raises `typer.BadParameter` for an empty name, and for an `access_log` without a name; `Refused` if the trail is
+        a collector's and there is no `access_log`.
         """
         if self.as_name is None:
             if self.access_log is not None:
@@ -62,7 +64,9 @@ class Access:
             return
         if not self.as_name.strip():
             raise typer.BadParameter("--as is empty: it is the name that an auditor will read")
-        base_dir = self.access_log if self.access_log is not None else base_directory(reader.logs()[0])
+        base_dir = self.access_log
+        if base_dir is None:
+            base_dir = own_base_directory(reader.logs()[0], "name a directory for the record with --access-log DIR")
         if base_dir.exists():
             require_owner(base_dir)
         privacy = keys.privacy() if keys is not None else None

@@ -14,7 +14,7 @@ from audit_async._trail.log_files import Log
 from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.run import ExitStatus
 from audit_async.cli.terminal import Cell, Column, Output, count_of
-from audit_async.cli.writing import OWN_SERVICE, base_directory, config_for, require_owner
+from audit_async.cli.writing import OWN_SERVICE, base_directory, config_for, own_base_directory, require_owner
 from audit_async.config import AuditConfig, Local
 from audit_async.errors import LogLocked
 from audit_async.logger import AuditLogger
@@ -134,11 +134,11 @@ async def in_free_log(
 def _configurations(logs: list[Log], keys: KeyOptions) -> Iterator[tuple[AuditConfig, str]]:
     """Yield the logs that may record it, each with its name: those that seal, then the command line's own."""
     privacy = keys.privacy()
+    base_dir = own_base_directory(logs[0], "erase on the host that has the key store, and the log itself")
     for log in logs:
         if log.service_id != OWN_SERVICE and seals(log):
             require_owner(log.directory)
             yield msgspec.structs.replace(config_for(log), privacy=privacy), log.name
-    base_dir = base_directory(logs[0])
     require_owner(base_dir)
     yield AuditConfig(mode=Local(base_dir), service_id=OWN_SERVICE, privacy=privacy), OWN_SERVICE
 

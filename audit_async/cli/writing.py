@@ -13,7 +13,7 @@ from audit_async._trail.log_files import Log
 from audit_async.cli.run import Refused
 from audit_async.config import AuditConfig, Local
 
-__all__ = ["OWN_SERVICE", "base_directory", "config_for", "require_owner"]
+__all__ = ["OWN_SERVICE", "base_directory", "config_for", "own_base_directory", "require_owner"]
 
 #: The service in whose log the command line records what it does to and reads from the logs of others.
 OWN_SERVICE = "audit-cli"
@@ -22,6 +22,16 @@ OWN_SERVICE = "audit-cli"
 def base_directory(log: Log) -> Path:
     """Return the base directory that a log is in."""
     return log.directory.parent.parent
+
+
+def own_base_directory(log: Log, what_to_do: str) -> Path:
+    """Return the base directory of a log, for a log of the command line's own next to it.
+
+    Raises `Refused`, with what to do instead, if it is a collector's: what is there is a host's, and was received.
+    """
+    if log.collected is not None:
+        raise Refused(f"{log.name} is a collector's copy, and its directory takes no log of this host: {what_to_do}")
+    return base_directory(log)
 
 
 def config_for(log: Log, settings: AuditConfig | None = None) -> AuditConfig:

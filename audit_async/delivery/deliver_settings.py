@@ -285,7 +285,7 @@ class DeliverSettings(Settings, frozen=True, kw_only=True):
         state_dir: The directory of the positions, which only one deliverer may use; made if it is not there.
         sinks: The sinks, at least one.
         base_dir: The base directory of the trail, a service's directory in it, or a log's.
-        own_log: The base directory of the deliverer's own log; the trail's own by default.
+        own_log: The base directory of the deliverer's own log; the trail's own by default, unless it is a collector's.
         key_store: The key store's directory, for sinks with `unseal`.
         master_key: The source of its master key.
         host: What this machine is called; its host name if left out.

@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -360,14 +360,28 @@ async def deliverer_log(settings: DeliverSettings, trail: Path) -> AsyncIterator
     Args:
         settings: Which base directory it is in, the trail's own by default, and which key store it seals with.
         trail: The trail's directory.
+
+    Raises:
+        ConfigError: The trail is a collector's, and no other place is named.
     """
     own_log = settings.own_log
-    base_dir = Path(own_log) if own_log else await anyio.to_thread.run_sync(base_directory_of, trail)
+    base_dir = Path(own_log) if own_log else await anyio.to_thread.run_sync(_place_at, trail)
     config = AuditConfig(
         mode=Local(base_dir), service_id=OWN_SERVICE, handle_signals=False, privacy=_privacy_of(settings)
     )
     async with AuditLogger(config) as audit:
         yield audit
+
+
+def _place_at(trail: Path) -> Path:
+    """Return the base directory of a trail, which takes no log of this host if it is a collector's; blocks."""
+    with suppress(TrailUnreadable, OSError):  # there is no log yet
+        if any(log.collected is not None for log in find_logs(trail)):
+            reason = (
+                "missing: a collector's directory takes no log of this host; name a base directory for the deliverer's"
+            )
+            raise ConfigError("own_log", reason)
+    return base_directory_of(trail)
 
 
 def _privacy_of(settings: DeliverSettings) -> Privacy | None:

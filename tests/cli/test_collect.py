@@ -212,3 +212,37 @@ def test_doctor_and_retention_say_what_waits_for_collectors(tmp_path: Path, audi
     assert check["status"] == "warn"
     assert "confirmed nothing in 2 places" in check["text"]
     assert audit("retention", "--config", config, "--json").document["logs"][0]["steps"] == []
+
+
+def test_no_command_adds_to_what_a_collector_has(engine: Path, tmp_path: Path, audit: Audit) -> None:
+    """A log of who read, or of a hold, would be there as if a host had sent it; each command says what to do."""
+    root = tmp_path / "root"
+    again(tmp_path, "web-1", 400)
+    assert audit("collect", root, "--from", f"file://{engine}", "--tenant", "acme", "--once").status == 0
+    key = tmp_path / "master.key"
+    store = ("--key-store", tmp_path / "keys", "--master-key", f"file:{key}")
+    assert audit("keystore", "init", store[1], *store[2:], "--make-key").status == 0
+    before = sorted(root.rglob("*"))
+    who, why = ("--as", "R. Roe"), ("--reason", "case 4711")
+    for arguments, advice in {
+        ("query", root, *who): "--access-log DIR",
+        ("export", root, tmp_path / "x.csv", *who): "--access-log DIR",
+        ("report", root, "--framework", "gdpr", "--out", tmp_path / "x.html", *who): "--access-log DIR",
+        ("hold", "set", root, *who, *why): "on the host",
+        ("erase", root, "--subject", "alice", "--by", "R. Roe", *why, *store): "on the host",
+    }.items():
+        refused = audit(*arguments)
+        assert refused.status == 3, (arguments, refused.out)
+        assert advice in refused.err
+    config = tmp_path / "deliver.toml"
+    sink = f'[[sink]]\nname = "out"\ntype = "file"\npath = "{tmp_path}/out"\n'
+    config.write_text(f'base_dir = "{root}"\nstate_dir = "{tmp_path}/state"\n{sink}')
+    assert "own_log" in audit("deliver", "--config", config, "--once").err
+    planned = audit("retention", root, "--archive-after-days", "0")
+    assert "--apply is for the host" in planned.out
+    assert audit("query", root, *who, "--access-log", tmp_path / "readers").status == 0
+    assert (
+        audit("query", tmp_path / "readers", "--type", "audit.log_accessed", "--json").rows[0]["event"]["actor"]
+        == "R. Roe"
+    )
+    assert sorted(root.rglob("*")) == before

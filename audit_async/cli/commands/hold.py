@@ -27,7 +27,7 @@ from audit_async.cli.key_options import KeyOptions
 from audit_async.cli.option_groups import with_option_groups
 from audit_async.cli.run import ExitStatus, Refused, perform
 from audit_async.cli.terminal import Cell, Column, Output
-from audit_async.cli.writing import OWN_SERVICE, base_directory, config_for, require_owner
+from audit_async.cli.writing import OWN_SERVICE, base_directory, config_for, own_base_directory, require_owner
 from audit_async.config import AuditConfig, Local
 from audit_async.errors import AuditError, LogLocked
 from audit_async.events import AuditEvent, Personal
@@ -96,7 +96,7 @@ def set_hold(
     output = Output(as_json=as_json)
 
     async def of_one(log: Log) -> LogHold:
-        require_owner(log.directory)
+        _require_own(log)
         there: Hold | None = None
         with suppress(AuditError, OSError):  # a damaged log gets its hold all the same
             there = _hold_of(log)
@@ -124,6 +124,14 @@ def set_hold(
 def _hold_of(log: Log) -> Hold | None:
     """Return the hold that is in force, by its file or by the chain; the oldest if there are several."""
     return next(iter(find_holds(log.directory)), None)
+
+
+def _require_own(log: Log) -> None:
+    """Raise `Refused` for a log of another user, or of another host."""
+    own_base_directory(
+        log, "nothing of it is archived or deleted; set and lift a hold on the host, and it arrives here"
+    )
+    require_owner(log.directory)
 
 
 def _require_said(by: str, reason: str) -> None:
@@ -173,7 +181,7 @@ def lift_hold(
     async def of_one(log: Log) -> LogHold:
         if _hold_of(log) is None:
             return LogHold(log=log.name, hold=None)
-        require_owner(log.directory)
+        _require_own(log)
         try:
             async with AuditLogger(_config_for(log, keys)) as audit:
                 await audit.lift_hold(reason=reason, lifted_by=by)

@@ -69,8 +69,10 @@ def retention(
         async def of_one(log: Log) -> LogRetention:
             return await _applied(log, settings, policy) if apply else planned_retention(log, policy)
 
-        done, failures = await for_each_log(at.logs(settings), of_one)
-        return _report(output, policy, done, failures, applied=apply)
+        logs = at.logs(settings)
+        done, failures = await for_each_log(logs, of_one)
+        collected = any(log.collected is not None for log in logs)
+        return _report(output, policy, done, failures, applied=apply, collected=collected)
 
     perform(output, run)
 
@@ -97,7 +99,13 @@ async def _applied(log: Log, settings: AuditConfig | None, policy: RetentionPoli
 
 
 def _report(
-    output: Output, policy: RetentionPolicy, done: Sequence[LogRetention], failures: Failures, *, applied: bool
+    output: Output,
+    policy: RetentionPolicy,
+    done: Sequence[LogRetention],
+    failures: Failures,
+    *,
+    applied: bool,
+    collected: bool,
 ) -> ExitStatus:
     failed = any(step.error is not None for log in done for step in log.steps)
     status = failures.status(ExitStatus.FINDINGS if failed else ExitStatus.OK)
@@ -124,7 +132,10 @@ def _report(
     elif not rows:
         output.line("Nothing is due.")
     elif not applied:
-        output.line(Cell("Nothing was changed.", "bold"), " Do it with --apply while the service is stopped.")
+        advice = "Do it with --apply while the service is stopped."
+        if collected:
+            advice = "Nothing of what a collector has is archived or deleted: --apply is for the host."
+        output.line(Cell("Nothing was changed.", "bold"), f" {advice}")
     return status
 
 
