@@ -16,6 +16,7 @@ import os
 import sys
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
@@ -73,6 +74,7 @@ class SyncAuditLogger(BlockingCalls):
         self._lock = threading.RLock()
         self._is_opening = False
         self._close_asked = False  #: by a signal handler that has interrupted the opening
+        self._uncounted: Counter[tuple[str, str]] = Counter()  #: what a child has lost before its log was open
         self._emit: Callable[[AuditEvent], Receipt] = self._logger.emit
         self._observers: Final[dict[CommitObserver, Callable[[], None]]] = {}  # with what ends each
         _all.add(self)
@@ -143,7 +145,8 @@ class SyncAuditLogger(BlockingCalls):
     def count_lost(self, event_type: str, reason: str) -> None:
         """Count an event that could not be emitted, so that its loss does not go unnoticed; from any thread.
 
-        For code that makes events of something else, as the integrations do, and fails at it.
+        For code that makes events of something else, as the integrations do, and fails at it. In a forked child whose
+        log can't be opened now, it is counted as soon as the log is open.
 
         Args:
             event_type: The type of the event that is missing.
@@ -153,9 +156,23 @@ class SyncAuditLogger(BlockingCalls):
             try:
                 self._open_in_child()  # the log that counts for this process
             except (AuditError, OSError) as error:
-                _log.error("an event of a forked process is lost uncounted: %s", describe_error(error))
+                self._count_once_open(event_type, reason, error)
                 return
         self._logger.count_lost(event_type, reason)
+
+    def _count_once_open(self, event_type: str, reason: str, error: Exception) -> None:
+        """Keep what a child has lost until its log is open, and report it, since that may never be."""
+        if self._in_child == "refuse":
+            _log.error("an event of a forked process is lost uncounted: %s", describe_error(error))
+            return
+        with self._lock:
+            if self._state == "forked":
+                self._uncounted[event_type, reason] += 1
+            else:  # another thread has opened it meanwhile
+                self._logger.count_lost(event_type, reason)
+        _log.error(
+            "an event of a forked process is lost, and counted only once its log is open: %s", describe_error(error)
+        )
 
     # State.
 
@@ -288,6 +305,13 @@ class SyncAuditLogger(BlockingCalls):
         home.open(logger.start)
         self._emit = logger._intake.emit_elsewhere  # noqa: SLF001 - one call less than `logger.emit`, which asks where it is
         self._state = "open"
+        for (
+            event_type,
+            reason,
+        ), count in self._uncounted.items():  # nothing is added any more: the log counts by itself
+            for _ in range(count):
+                logger.count_lost(event_type, reason)
+        self._uncounted.clear()
         _open.add(self)
         _finalize_in_child_processes()
         session = logger._session  # noqa: SLF001 - the two are one thing
@@ -344,6 +368,7 @@ class SyncAuditLogger(BlockingCalls):
         """Leave the log to the parent that this process was forked from."""
         self._lock = threading.RLock()  # another thread of the parent may have had it, as it opened or closed the log
         self._is_opening = self._close_asked = False
+        self._uncounted = Counter()  # the parent counts its own
         if self._state in {"open", "forked"} and not isinstance(self.config.mode, Disabled):
             self._state = "forked"
             self._emit = self._emit_in_child

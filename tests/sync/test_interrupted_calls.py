@@ -116,3 +116,35 @@ def test_a_handler_that_emits_while_a_child_opens_its_log(tmp_path: Path) -> Non
     assert run(tmp_path, program).split() == ["LogClosed"]
     assert recorded(tmp_path / "audit/orders/00") == ["audit.log_opened", "audit.log_closed"]
     assert recorded(tmp_path / "audit/orders/01") == ["audit.log_opened", "child", "child again", "audit.log_closed"]
+
+
+def test_a_loss_of_a_child_whose_log_is_not_open_yet_is_counted(tmp_path: Path) -> None:
+    """One that a handler counts while the log is opened, and one while it can't be opened: both are in its chain."""
+    program = """
+        import logging
+        logging.disable()  # each loss is reported as well
+        audit.start()
+        child = os.fork()
+        if child == 0:
+            os.rename(sys.argv[1], sys.argv[1] + ".away")
+            open(sys.argv[1], "x").close()
+            audit.count_lost("no.directory", "emit_failed")
+            os.unlink(sys.argv[1])
+            os.rename(sys.argv[1] + ".away", sys.argv[1])
+
+            def during():
+                audit.count_lost("in.handler", "emit_failed")
+
+            audit.observe_commits(interrupt)
+            audit.emit(event("child"))
+            assert audit.health().dropped == 2
+            audit.close()
+            os._exit(0 if handled else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        audit.close()
+    """
+    run(tmp_path, program)
+    check_trail(tmp_path / "audit/orders/01")
+    events = [record["event"] for record in read_events(tmp_path / "audit/orders/01")]
+    dropped = [event["by_type"] for event in events if event["event_type"] == "audit.events_dropped"]
+    assert sorted(kind for by_type in dropped for kind in by_type.items()) == [("in.handler", 1), ("no.directory", 1)]
