@@ -49,6 +49,8 @@ AUDIT: dict[str, Any] = {
     "mode": {"type": "local", "base_dir": str(BASE_DIR / "audit")},
     "flush_mode": {"type": "batched", "size": 5000, "interval": 60.0},
 }
+if "SITE_PRIVACY" in os.environ:
+    AUDIT["privacy"] = json.loads(os.environ["SITE_PRIVACY"])
 AUDIT_COMMIT = json.loads(os.environ.get("SITE_COMMIT", "null"))
 _SQLITE = {"ENGINE": "django.db.backends.sqlite3", "OPTIONS": {"timeout": 30}}
 DATABASES: dict[str, dict[str, Any]] = {
