@@ -8,7 +8,8 @@ can replace the file puts back an older one of ours, together with the older log
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Final
 import msgspec
 
 from audit_async._durable import disk
+from audit_async._durable.lock_waits import one_at_a_time
 from audit_async._durable.whole_files import remove_left_over, replace_shared_file
 from audit_async._layout.access_modes import why_insecure
 from audit_async._layout.regular_files import open_regular
@@ -30,6 +32,8 @@ _KIND: Final = "audit-async verification state"
 _VERSION: Final = 1
 #: 10,000 logs of 20,000 segments in all take some 20 MB.
 _MOST_BYTES: Final = 1 << 30
+#: How long another verification is waited for that writes its own; one that was stopped is passed by then.
+_WAIT_S: Final = 10.0
 
 
 class _Content(msgspec.Struct):
@@ -128,6 +132,19 @@ class StateFile:
         except OSError as error:
             raise ConfigError("state", f"{self.path} can't be written: {error.strerror}") from error
 
+    @contextmanager
+    def changed_alone(self) -> Iterator[None]:
+        """Run a block that reads the file and writes it, without another one in between; raises `ConfigError`."""
+        try:
+            directory = disk.open_directory(str(self.path.parent), follow=True)
+        except OSError as error:
+            raise ConfigError("state", f"{self.path} can't be written: {error.strerror}") from error
+        try:
+            with one_at_a_time(directory, _WAIT_S):
+                yield
+        finally:
+            disk.close(directory)
+
     def _refuse_unless_safe(self, path: Path, status: os.stat_result) -> None:
         if (why := why_insecure(path, status)) is not None:
             raise ConfigError("state", f"{path}: {why}")
@@ -182,9 +199,25 @@ class KeptState:
         return True
 
     def write(self, verified: Verified, report: VerifyReport) -> None:
-        """Keep what was verified of each log in which nothing was found; raises `ConfigError`."""
+        """Keep what was verified of each log in which nothing was found; raises `ConfigError`.
+
+        What another verification has kept since `read` stays: of other logs, and of the same one if it got further.
+        """
         doubtful = {piece.log for piece in report.unreadable} | {log.log for log in report.logs if log.findings}
         new = {log.log: verified.logs[log.log] for log in report.logs if log.log in verified.logs}
-        logs = self._before | {name: known for name, known in new.items() if name not in doubtful}
-        if logs != self._before:
-            self._file.write(logs)
+        with self._file.changed_alone():
+            there = self._file.read()
+            logs = there | {
+                name: known
+                for name, known in new.items()
+                if name not in doubtful and _is_newer(known, there.get(name), self._before.get(name))
+            }
+            if logs != there:
+                self._file.write(logs)
+
+
+def _is_newer(new: VerifiedLog, there: VerifiedLog | None, before: VerifiedLog | None) -> bool:
+    """Return whether `new` goes on from what is there, or is of the same log and at least as far."""
+    if there is None or there == before:
+        return True
+    return new.log_id == there.log_id and new.head.seq >= there.head.seq

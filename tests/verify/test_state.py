@@ -16,6 +16,7 @@ import pytest
 
 from audit_async._layout.manifest import read_manifest
 from audit_async._trail.log_files import find_logs
+from audit_async._verify.state_file import KeptState
 from audit_async._verify.verification import verify_trail
 from audit_async._verify.verified_before import Verified, stamps_of
 from audit_async._verify.verify_report import VerifyReport
@@ -290,6 +291,32 @@ def test_sessions_across_the_head(log: LivedLog, state: Path) -> None:
     report = verify(log, state)
     assert "unclean_end" in note_kinds(report)
     assert "unclean_end" not in note_kinds(verify(log, state))
+
+
+def test_what_another_verification_keeps_meanwhile_stays(
+    log: LivedLog, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that overlap, as by cron, lose nothing of each other: neither other logs nor a later head of the same one."""
+    second = LivedLog(tmp_path / "other").session().directory.rename(log.directory.with_name("01"))
+    identity = second / "log.json"
+    identity.write_bytes(identity.read_bytes().replace(b'"00"', b'"01"'))
+    write = KeptState.write
+
+    def overtaken(kept: KeptState, verified: Verified, report: VerifyReport) -> None:
+        monkeypatch.setattr(KeptState, "write", write)
+        assert verify(second, state).valid
+        log.session()
+        verify(log.directory, state)
+        write(kept, verified, report)
+
+    monkeypatch.setattr(KeptState, "write", overtaken)
+    before = verify(log.directory, state).logs[0].head
+    kept = json.loads(state.read_bytes())["logs"]
+    assert kept.keys() == {"orders/00", "orders/01"}
+    now = verify(log.directory, state).logs[0].head
+    assert before is not None
+    assert now is not None
+    assert kept["orders/00"]["head"][0] == now.seq > before.seq
 
 
 def test_several_logs_each_by_itself(log: LivedLog, state: Path) -> None:
