@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from audit_async._durable import disk
+from audit_async._durable.lock_waits import one_at_a_time
 from audit_async._durable.whole_files import remove_left_over, replace_shared_file
 from audit_async.tlog.checkpoint import Checkpoint, SignedCheckpoint, VerifiedCheckpoint
 from audit_async.tlog.failures import InvalidProof, LogForked, LogRolledBack, Malformed, SourceFailed, TilesDamaged
@@ -26,6 +27,8 @@ from audit_async.tlog.tiles import TILE_HEIGHT, TILE_WIDTH, FileReader, Tile, Ti
 
 _LARGEST_FILE: Final = 1 << 24
 _STATE_VERSION: Final = 1
+#: How long another look is waited for that keeps what it has seen; one that was stopped is passed by then.
+_WAIT_S: Final = 10.0
 
 
 # -- reading a published log -----------------------------------------------------------------------------------------
@@ -201,11 +204,40 @@ def load_seen(path: str | os.PathLike[str]) -> Seen | None:
 
 
 def save_seen(path: str | os.PathLike[str], seen: Seen) -> None:
-    """Keep a monitor's state in a file, durably, whole or not at all; raises `OSError`."""
+    """Keep a monitor's state in a file, durably, whole or not at all.
+
+    A larger checkpoint of the same log stays: another look, which began later or was faster, has kept it since.
+
+    Args:
+        path: The file.
+        seen: What is to be remembered.
+
+    Raises:
+        LogForked: Another look has kept another tree of the same size; the two notes are the evidence.
+        TilesDamaged: What is in the file is no state.
+        OSError: It can't be written.
+    """
     target = Path(os.path.abspath(path))
     directory = disk.open_directory(str(target.parent), follow=True)
     try:
-        replace_shared_file(directory, target.name, msgspec.json.encode(seen) + b"\n")
-        remove_left_over(directory, target.name)
+        with one_at_a_time(directory, _WAIT_S):
+            there = load_seen(target)
+            if there is not None and _is_kept(there, seen):
+                return
+            replace_shared_file(directory, target.name, msgspec.json.encode(seen) + b"\n")
+            remove_left_over(directory, target.name)
     finally:
         disk.close(directory)
+
+
+def _is_kept(there: Seen, seen: Seen) -> bool:
+    """Return whether what is there is a larger checkpoint of the same log; raises `LogForked`."""
+    old, new = there.checkpoint, seen.checkpoint
+    if old.origin != new.origin:
+        return False
+    if old.size == new.size and old.root != new.root:
+        raise LogForked(
+            f"{old.origin} shows two different trees of {old.size} records",
+            evidence=(there.note.encode(), seen.note.encode()),
+        )
+    return old.size > new.size

@@ -13,11 +13,15 @@ import pytest
 from audit_async._durable import disk
 from audit_async._durable.whole_files import append_lines, remove_left_over, replace_file, replace_shared_file
 from audit_async._layout.bucket_receipts import Receipts
+from audit_async._store import legal_hold
 from audit_async._store.legal_hold import place_hold
 from audit_async._verify.state_file import StateFile
 from audit_async.delivery.position_file import SetAside, SinkDirectory
 from audit_async.forwarding.worm_receipts import receipts_for, write_receipts
+from audit_async.tlog import log_monitor
+from audit_async.tlog.checkpoint import Checkpoint
 from audit_async.tlog.log_monitor import Seen, save_seen
+from tests.tlog.trees import ORIGIN, mth, records, sign
 
 
 @pytest.mark.parametrize("torn", [b"", b"{", b"x" * 200_000, b"\0" * 10])
@@ -79,14 +83,20 @@ def _state(directory: Path) -> None:
 
 
 def _seen(directory: Path) -> None:
-    save_seen(directory / "seen", Seen(version=1, note=""))
+    note = sign(Checkpoint(ORIGIN, 1, mth(records(1)))).encode().decode()
+    save_seen(directory / "seen", Seen(version=1, note=note))
 
 
 @pytest.mark.parametrize("write", [_hold, _receipts, _state, _seen])
 def test_two_that_replace_a_file_at_once_both_succeed(
     write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two threads, or two containers whose process is 1: neither takes the other's file for its own."""
+    """Two threads, or two containers whose process is 1: neither takes the other's file for its own.
+
+    Also if there is no lock that keeps them apart, or its holder was stopped.
+    """
+    for module in (legal_hold, log_monitor):
+        monkeypatch.setattr(module, "_WAIT_S", 0.01)
     at_its_sync(monkeypatch, lambda: write(tmp_path))
     write(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".unfinished")] == []

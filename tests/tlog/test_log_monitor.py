@@ -186,6 +186,23 @@ def test_state_is_kept(tmp_path: Path) -> None:
             load_seen(state)
 
 
+def test_two_looks_at_once_keep_the_larger_checkpoint(tmp_path: Path) -> None:
+    """The slower one does not make the monitor forget what the other has seen; two trees of one size are a fork."""
+    state = tmp_path / "seen.json"
+    seen: list[Seen] = []
+    for size, salt in ((10, ""), (20, ""), (20, "rewritten")):
+        publish_all(tmp_path / str(len(seen)), records(size, salt=salt))
+        seen.append(look(tmp_path / str(len(seen)), None))
+    slower, faster, forked = seen
+    save_seen(state, faster)
+    save_seen(state, slower)
+    assert load_seen(state) == faster
+    with pytest.raises(LogForked) as caught:
+        save_seen(state, forked)
+    assert caught.value.evidence == (faster.note.encode(), forked.note.encode())
+    assert load_seen(state) == faster
+
+
 # -- over HTTP --------------------------------------------------------------------------------------------------------
 
 

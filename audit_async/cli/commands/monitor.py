@@ -141,14 +141,14 @@ def _look(read_file: FileReader, policy: Policy, state: Path, *, entries: bool) 
     now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     try:
         observation = observe(read_file, policy, seen, entries=entries)
+        if observation.seen != seen:
+            save_seen(state, observation.seen)
     except InconsistentLog as error:
         kept = [str(path) for path in _keep(error.evidence, state)]
         outcome: Outcome = "rollback" if isinstance(error, LogRolledBack) else "fork"
         return Look(time=now, outcome=outcome, reason=str(error), evidence=kept)
     except (InvalidSignature, QuorumNotMet, TilesDamaged, Malformed, SourceFailed) as error:
         return Look(time=now, outcome=_outcome_of(error), reason=str(error))
-    if observation.seen != seen:
-        save_seen(state, observation.seen)
     return _good(now, observation, seen)
 
 
