@@ -16,7 +16,9 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import Final, Literal
 from urllib.parse import unquote
 
@@ -24,6 +26,8 @@ import nkeys
 from msgspec import Struct, json
 
 from audit_async._durable import disk
+from audit_async._durable.lock_waits import lock_within
+from audit_async._durable.whole_files import remove_left_over, replace_shared_file
 from audit_async.errors import ConfigError
 from audit_async.forwarding.identities import escaped
 from audit_async.forwarding.nats_connection import inbox_of, public_key_of
@@ -35,6 +39,8 @@ __all__ = ["API_PREFIX", "Accounts", "Member", "new_key"]
 API_PREFIX: Final = "audit_api"
 _API: Final = "$JS.API"
 _MEMBER: Final = re.compile(r"# (admin|system|host|collector) (\S+) (U[A-Z2-7]{55})")
+#: How long another process is waited for that changes the file: it is no longer than one write.
+_WAIT_S: Final = 30.0
 _READABLE: Final = 0o644  # the servers read it, and there is no secret in it
 
 
@@ -58,6 +64,7 @@ class Accounts:
         self.path: Final = path
         self._tenant: Final = tenant
         self._title: Final = f"# Accounts of tenant {escaped(tenant)} for nats-server."
+        self._changing: Final = RLock()
         self.members: list[Member] = []
 
     def load(self) -> bool:
@@ -75,25 +82,38 @@ class Accounts:
         if text.partition("\n")[0] != self._title:
             raise ConfigError("accounts", f"{self.path} does not hold the accounts of tenant {self._tenant!a}")
         found = (_MEMBER.fullmatch(line) for line in text.splitlines())
-        self.members = [
+        members = [
             Member(kind=match[1], name=unquote(match[2]), nkey=match[3])  # type: ignore[arg-type]  # as in the pattern
             for match in found
             if match is not None
         ]
-        return text == self.text()
+        with self._changing:  # the members that another thread is changing are not these
+            self.members = members
+            return text == self.text()
 
     @contextlib.contextmanager
     def changed(self) -> Iterator[None]:
-        """Read the members, let them be changed, and write them; one process at a time."""
-        lock = disk.open_or_create_file(f"{self.path}.lock", dir_fd=None)
-        try:
-            disk.lock(lock)
-            if self.path.exists():
-                self.load()
-            yield
-            self._write()
-        finally:
-            disk.close(lock)
+        """Read the members, let them be changed, and write them; one thread of one process at a time. Blocks.
+
+        Raises:
+            ConfigError: another process has been changing them for too long, or the file is not that of this tenant.
+            OSError: it can't be written.
+        """
+        with self._changing:
+            lock = disk.open_or_create_file(f"{self.path}.lock", dir_fd=None)
+            try:
+                if not lock_within(lock, _WAIT_S):
+                    raise ConfigError(
+                        "accounts",
+                        f"another process has been changing {self.path} for {_WAIT_S:g} s, and nothing was changed "
+                        "here; look what has opened the file of this name with .lock at its end, and try again",
+                    )
+                if self.path.exists():
+                    self.load()
+                yield
+                self._write()
+            finally:
+                disk.close_lock(lock)
 
     def put(self, member: Member) -> None:
         """Add a member, in the place of one of the same kind and name."""
@@ -184,23 +204,14 @@ class Accounts:
 
     def _write(self) -> None:
         """Replace the file as a whole: a server that reads it meanwhile has the old one or the new one."""
-        directory = str(self.path.absolute().parent)
-        temporary = f"{self.path.absolute()}.{os.getpid()}"
-        with contextlib.suppress(FileNotFoundError):
-            disk.unlink(temporary, dir_fd=None)  # of a process that was killed
-        fd = disk.create_file(temporary, dir_fd=None)
+        path = self.path.absolute()
+        directory = disk.open_directory(str(path.parent), follow=True)
         try:
-            disk.write_at(fd, self.text().encode(), 0)
-            disk.change_mode(fd, _READABLE)
-            disk.sync_data(fd)
+            readable = partial(disk.change_mode, mode=_READABLE)
+            replace_shared_file(directory, path.name, self.text().encode(), prepare=readable)
+            remove_left_over(directory, path.name)
         finally:
-            disk.close(fd)
-        disk.rename(temporary, str(self.path.absolute()), dir_fd=None)
-        parent = disk.open_directory(directory, follow=True)
-        try:
-            disk.sync_directory(parent)
-        finally:
-            disk.close(parent)
+            disk.close(directory)
 
 
 def _imported(subject: str) -> str:

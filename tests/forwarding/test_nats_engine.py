@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import anyio.to_thread
@@ -17,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import json, structs
 
 from audit_async.errors import ConfigError
-from audit_async.forwarding import Limits, NatsSink, SinkRefused, SinkUnavailable, open_engine
+from audit_async.forwarding import Limits, NatsSink, SinkRefused, SinkUnavailable, nats_accounts, open_engine
+from audit_async.forwarding.nats_accounts import Accounts, Member
 from audit_async.forwarding.nats_checks import ServerAnswer, StreamDescription, check_servers, check_stream
 from audit_async.forwarding.nats_connection import NatsServers
 from audit_async.forwarding.nats_engine import NatsEngine
@@ -200,6 +202,49 @@ async def test_servers_that_nobody_may_ask_are_a_finding(engine: NatsEngineOfTes
     """Without a key of the system account, nobody knows whether they sync."""
     url = engine.admin_url.replace(f"&system={engine.directory}/system.nk", "")
     assert wrong(await open_engine(url, tenant="acme").check()) == ["servers"]
+
+
+@pytest.mark.parametrize("other", ["another process", "another task", "a task that only looks"])
+def test_two_administrators_at_once(tmp_path: Path, other: str) -> None:
+    """What one grants or revokes is in the file after the other has written it, whichever is last."""
+    nkey = f"U{'A' * 55}"
+    accounts = Accounts(tmp_path / "accounts.conf", "acme")
+    theirs = Accounts(accounts.path, "acme") if other == "another process" else accounts
+    with accounts.changed():
+        accounts.put(Member(kind="host", name="revoked", nkey=nkey))
+
+    def change() -> None:
+        if other == "a task that only looks":
+            theirs.load()
+            return
+        with theirs.changed():
+            theirs.put(Member(kind="host", name="b", nkey=nkey))
+            theirs.remove("host", "revoked")
+
+    thread = Thread(target=change)
+    with accounts.changed():
+        accounts.put(Member(kind="host", name="a", nkey=nkey))
+        thread.start()
+        thread.join(0.2)  # it gets no further if it waits for us, as it has to
+    thread.join(60)
+    accounts.load()
+    expected = {"a", "revoked"} if other == "a task that only looks" else {"a", "b"}
+    assert {member.name for member in accounts.members} == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["accounts.conf", "accounts.conf.lock"]
+
+
+def test_an_administrator_that_was_stopped_is_named_by_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes second learns which file it is about and that nothing was changed, and not an error number."""
+    monkeypatch.setattr(nats_accounts, "_WAIT_S", 0.01)
+    accounts = [Accounts(tmp_path / "accounts.conf", "acme") for _ in range(2)]
+    with (
+        accounts[0].changed(),
+        pytest.raises(ConfigError, match=r"been changing .*accounts\.conf for 0\.01 s, and nothing was changed"),
+        accounts[1].changed(),
+    ):
+        pass
 
 
 async def test_accounts_that_were_changed_by_hand_are_a_finding(engine: NatsEngineOfTest) -> None:
