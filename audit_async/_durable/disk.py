@@ -259,6 +259,10 @@ def read_at(fd: int, size: int, offset: int) -> bytes:
     return os.pread(fd, size, offset)
 
 
+#: The process that has locked a descriptor.
+_locked_by: Final[dict[int, int]] = {}
+
+
 def lock(fd: int, *, shared: bool = False) -> None:
     """Lock a file for this open descriptor, alone or `shared`; `BlockingIOError` if another has it.
 
@@ -266,6 +270,7 @@ def lock(fd: int, *, shared: bool = False) -> None:
     (https://man7.org/linux/man-pages/man2/flock.2.html).
     """
     fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    _locked_by[fd] = os.getpid()
 
 
 def unlock(fd: int) -> None:
@@ -274,9 +279,13 @@ def unlock(fd: int) -> None:
 
 
 def close_lock(fd: int) -> None:
-    """Unlock and close the descriptor of a lock: a child that was forked meanwhile would hold it all its life."""
-    with suppress(OSError):  # closing it unlocks, too, if no other process has a copy
-        unlock(fd)
+    """Unlock and close the descriptor of a lock: a child that was forked meanwhile would hold it all its life.
+
+    In that child only its copy is closed, as when it ends and Python closes what its parent was in the middle of.
+    """
+    if _locked_by.pop(fd, None) == os.getpid():
+        with suppress(OSError):  # closing it unlocks, too, if no other process has a copy
+            unlock(fd)
     close(fd)
 
 

@@ -11,6 +11,7 @@ from threading import Thread
 import pytest
 
 from audit_async._durable import disk
+from audit_async._durable.lock_waits import one_at_a_time
 from audit_async._durable.whole_files import append_lines, remove_left_over, replace_file, replace_shared_file
 from audit_async._layout.bucket_receipts import Receipts
 from audit_async._store import legal_hold
@@ -184,3 +185,19 @@ def test_what_was_set_aside_is_readable_after_a_torn_write(tmp_path: Path) -> No
     sink.set_aside([entry])
     assert sink.all_set_aside() == [entry, entry]
     sink.unlock()
+
+
+def test_a_forked_child_leaves_its_parents_lock(tmp_path: Path) -> None:
+    """Also one that ends in the middle of what its parent does alone: what it unwinds is not its own."""
+    pid = -1
+    with one_at_a_time(tmp_path, 0) as is_alone:
+        assert is_alone
+        pid = os.fork()
+        if pid:
+            assert os.waitpid(pid, 0)[1] == 0
+            with one_at_a_time(tmp_path, 0) as is_free:
+                assert not is_free
+    if not pid:
+        os._exit(0)
+    with one_at_a_time(tmp_path, 0) as is_free:
+        assert is_free
