@@ -194,8 +194,9 @@ def _outcome_of(event: dict[str, object]) -> str | None:
         status if status.__class__ is int else None,
     )
     try:
-        if key in _outcomes:
-            return _outcomes[key]
+        return _outcomes[key]  # one step: another thread may empty it at any moment
+    except KeyError:
+        pass
     except TypeError:  # a list or an object
         return _first_outcome(key)
     if len(_outcomes) >= _MOST_SHAPES:

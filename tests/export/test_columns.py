@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from audit_async import AuditConfig, AuditLogger, Local
-from audit_async._export import formats
+from audit_async._export import columns, formats
 from audit_async._export.columns import COLUMNS, columns_of
 from audit_async._export.record_blocks import RecordBlock, blocks_of
 from audit_async._query.audit_query import AuditQuery
@@ -224,3 +224,19 @@ async def test_record_batches_without_pyarrow(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ExportFailed, match="pip install"):
         async for _ in AuditReader(tmp_path / "t").record_batches():
             pass
+
+
+class _EmptiedMeanwhile(dict[tuple[object, ...], str | None]):
+    """A cache that another thread finds full, and empties, whenever somebody has looked into it."""
+
+    def __contains__(self, key: object) -> bool:
+        found = super().__contains__(key)
+        self.clear()
+        return found
+
+
+def test_a_cache_that_another_thread_empties(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two exports in one process share what was found out about outcomes; neither fails because of the other."""
+    monkeypatch.setattr(columns, "_outcomes", _EmptiedMeanwhile())
+    for _ in range(2):
+        assert columns._outcome_of({"event_type": "auth.success", "outcome": "success"}) == "success"
