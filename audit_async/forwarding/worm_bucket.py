@@ -368,7 +368,9 @@ def _raise(error: ClientError, what: str) -> NoReturn:
     code = error.response.get("Error", {}).get("Code", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     kind: type[SinkError] = SinkUnavailable if status >= 500 or code in _PASSING else SinkRefused
-    if code in {"PreconditionFailed", "ConditionalRequestConflict", "412"}:
+    if code == "ConditionalRequestConflict":  # it is not there, and may never be: the other request may still fail
+        raise SinkUnavailable(f"{what}: another process stores it at this moment; push again") from error
+    if code in {"PreconditionFailed", "412"}:
         raise FileExistsError(f"{what}: an object of that key is there") from error
     if code in _NO_SUCH:
         raise FileNotFoundError(f"{what}: there is no such object") from error

@@ -305,6 +305,26 @@ async def test_two_pushes_at_a_time_store_everything_once(
     assert done[0].head == done[1].head is not None
 
 
+async def test_an_object_that_another_push_is_storing_is_none_that_has_vanished(
+    tmp_path: Path, archive: WormArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 answers 409 as long as it can't be said who comes first; nothing is there yet, and nothing is accused."""
+    log = await write_log(tmp_path)
+    store = archive._bucket.client.put_object
+
+    def conflict(**asked: Any) -> Any:
+        if asked["Key"].endswith(".audit"):
+            answer = {"Error": {"Code": "ConditionalRequestConflict"}, "ResponseMetadata": {"HTTPStatusCode": 409}}
+            raise ClientError(answer, "PutObject")  # type: ignore[arg-type]  # the members that are read
+        return store(**asked)
+
+    monkeypatch.setattr(archive._bucket.client, "put_object", conflict)
+    with pytest.raises(SinkUnavailable, match=r"\.audit: another process stores it at this moment; push again"):
+        await push(archive, log)
+    monkeypatch.undo()
+    assert (await push(archive, log)).findings == ()
+
+
 async def test_a_log_that_was_rewritten_does_not_replace_what_is_stored(
     tmp_path: Path, archive: WormArchive, worm: BucketOfTest
 ) -> None:
