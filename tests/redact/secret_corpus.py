@@ -46,7 +46,8 @@ def _pem(label: str, lines: int = 6) -> str:
     return f"-----BEGIN {label}-----\n{body}\n-----END {label}-----"
 
 
-def _card(prefix: str, length: int) -> str:
+def card_number(prefix: str, length: int) -> str:
+    """Return a card's number with a prefix, a length and the last digit that is right."""
     digits = prefix + _some(string.digits, length - len(prefix) - 1)
     doubled = [int(digit) * (2 if at % 2 == 0 else 1) for at, digit in enumerate(reversed(digits))]
     return digits + str(-sum(number - 9 if number > 9 else number for number in doubled) % 10)
@@ -180,10 +181,10 @@ def _made_secrets() -> list[Secret]:
         ("37", 15, (4, 6, 5)), ("6011", 16, (4, 4, 4, 4)), ("3528", 16, (4, 4, 4, 4)), ("36", 14, (4, 6, 4)),
         ("62", 19, (4, 4, 4, 4, 3)),
     ):  # fmt: skip
-        card = _card(prefix, length)
+        card = card_number(prefix, length)
         add("card", card)
         add("card", _grouped(card, " ", *sizes), "paid with {} exp 12/29")
-        add("card", _grouped(_card(prefix, length), "-", *sizes), "card:{}.")
+        add("card", _grouped(card_number(prefix, length), "-", *sizes), "card:{}.")
     return found
 
 

@@ -649,6 +649,20 @@ def test_a_body_that_was_cut_shows_no_beginning_of_a_secret(secret: Secret) -> N
 @pytest.mark.parametrize(
     "secret", [s for s in SECRETS if s.kind in {"jwt", "cloud", "card"}], ids=lambda s: s.secret[:6]
 )
+def test_a_text_that_is_too_long_shows_no_beginning_of_a_secret(secret: Secret) -> None:
+    """The rest of it is not searched, so the limit may be in the middle of a secret; also in the text of a member."""
+    text = f"for {secret.text} and more"
+    begin = text.index(secret.secret)
+    for length in (begin + 5, begin + len(secret.secret) // 2, begin + len(secret.secret) - 1):
+        cutting = Redactor(max_chars=length)
+        for shown in (cutting.redact_text(text), str(cutting.redact({"note": text}))):
+            assert secret.secret[: min(9, length - begin)] not in shown
+            assert "[redacted:too_l" in shown  # too_long, or too_large
+
+
+@pytest.mark.parametrize(
+    "secret", [s for s in SECRETS if s.kind in {"jwt", "cloud", "card"}], ids=lambda s: s.secret[:6]
+)
 def test_a_form_of_parts_that_was_cut_shows_no_beginning_of_a_secret(secret: Secret) -> None:
     """The same for multipart bodies, of which a field of a harmless name comes last; the fields before it are whole."""
     body = (
