@@ -291,12 +291,9 @@ def new_index_file(path: Path, mode: int) -> Iterator[BinaryIO]:
         mode: its permissions.
     """
     directory = disk.open_directory(str(path.parent))
-    unfinished = f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}{UNFINISHED}"
     try:
-        fd = disk.create_file(unfinished, dir_fd=directory)
+        unfinished, fd = _create_locked(path.name, directory)
         try:
-            with suppress(OSError):  # a file system without locks
-                disk.lock(fd)
             with os.fdopen(os.dup(fd), "r+b") as file:
                 yield file
             disk.change_mode(fd, mode)
@@ -312,30 +309,58 @@ def new_index_file(path: Path, mode: int) -> Iterator[BinaryIO]:
         disk.close(directory)
 
 
-def is_left_over(path: Path) -> bool:
-    """Return whether a file was left by a builder that was killed: the process in its name is gone, and its lock."""
+def _create_locked(name: str, directory: int) -> tuple[str, int]:
+    """Create a file of a name that no other takes, and lock it; return its name and its descriptor.
+
+    Between the two it looks left over, so it is made again if somebody has removed it then.
+    """
+    while True:
+        unfinished = f"{name}.{os.getpid()}.{os.urandom(4).hex()}{UNFINISHED}"
+        fd = disk.create_file(unfinished, dir_fd=directory)
+        try:
+            disk.lock(fd)
+            if os.fstat(fd).st_nlink:
+                return unfinished, fd
+        except BlockingIOError:
+            pass  # whoever has the lock removes it
+        except OSError:  # a file system without locks
+            return unfinished, fd
+        disk.close(fd)
+
+
+def remove_left_over(path: Path) -> None:
+    """Remove an index file that was left by a builder which was killed; nothing else, nor what is being written.
+
+    The lock says it. A process id would not: in a container that of a builder before may be that of a living process.
+    """
     if not path.name.endswith(UNFINISHED):
-        return False
-    try:
-        os.kill(int(path.name.removesuffix(UNFINISHED).split(".")[-2]), 0)
-    except PermissionError:
-        return False
-    except (ProcessLookupError, ValueError, IndexError, OverflowError):
-        return not _is_locked(path)
-    return False
+        return
+    with suppress(OSError):
+        fd = disk.open_file(str(path), writable=True)
+        try:
+            if _is_abandoned(path, fd):
+                disk.unlink(str(path), dir_fd=None)
+        finally:
+            disk.close(fd)
 
 
-def _is_locked(path: Path) -> bool:
-    try:
-        fd = disk.open_file(str(path))
-    except OSError:
-        return False
+def _is_abandoned(path: Path, fd: int) -> bool:
+    """Lock a builder's file, and return whether nobody else has; without locks, whether its process is gone."""
     try:
         disk.lock(fd)
     except BlockingIOError:
-        return True
-    except OSError:
         return False
-    finally:
-        disk.close(fd)
-    return False
+    except OSError:
+        return not _is_alive(path.name)
+    return True
+
+
+def _is_alive(name: str) -> bool:
+    """Return whether there is a process with the id in the name of a builder's file."""
+    try:
+        os.kill(int(name.removesuffix(UNFINISHED).split(".")[-2]), 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, ValueError, IndexError, OverflowError):
+        return False
+    return True

@@ -32,8 +32,8 @@ from audit_async._query.index_file import (
     IndexWriter,
     IndexWrong,
     SegmentIndex,
-    is_left_over,
     new_index_file,
+    remove_left_over,
 )
 from audit_async._query.matching import Filter
 from audit_async._query.segment_scan import Damage, open_part
@@ -365,7 +365,7 @@ def _remove_others(log: Log, directory: Path) -> None:
             if entry.state not in _GONE and not entry.is_encrypted
         }
         for name in names:
-            is_index = name.endswith(INDEX_ENDING) and name.removesuffix(INDEX_ENDING) not in kept
-            if is_index or is_left_over(directory / name):
+            if name.endswith(INDEX_ENDING) and name.removesuffix(INDEX_ENDING) not in kept:
                 with suppress(OSError):
                     disk.unlink(str(directory / name), dir_fd=None)
+            remove_left_over(directory / name)

@@ -394,11 +394,12 @@ def test_a_builder_that_is_behind_leaves_newer_files(tmp_path: Path, log: Writte
 
 
 def test_a_file_that_is_being_written_is_no_left_over(tmp_path: Path, log: WrittenLog) -> None:
-    """What a builder in another container writes is locked, though its process id means nothing here."""
+    """What a builder writes is locked, and what a killed one has left is not, whatever process has its id by now.
+
+    In containers ids are few, and the first process is always 1: that of a builder before may be our own.
+    """
     build(tmp_path)
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    unfinished = index_of(log) / f"{log.sealed()[0]}.index.{ended.pid}.abcd{UNFINISHED}"
+    unfinished = index_of(log) / f"{log.sealed()[0]}.index.{os.getpid()}.abcd{UNFINISHED}"
     fd = disk.create_file(str(unfinished), dir_fd=None)
     disk.lock(fd)
     build(tmp_path)
@@ -406,6 +407,29 @@ def test_a_file_that_is_being_written_is_no_left_over(tmp_path: Path, log: Writt
     disk.close(fd)
     build(tmp_path)
     assert not unfinished.exists()
+
+
+@pytest.mark.parametrize("when", ["before the lock", "during the removal"])
+def test_a_file_that_was_taken_for_a_left_over_is_made_again(
+    tmp_path: Path, log: WrittenLog, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """It looks like one between its making and its lock; another builder may remove it then."""
+    lock = disk.lock
+    removing: list[int] = []
+
+    def lock_too_late(fd: int, **how: bool) -> None:
+        if not removing:
+            path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+            removing.append(disk.open_file(str(path), writable=True))
+            if when == "during the removal":
+                lock(removing[0])
+            path.unlink()
+        lock(fd, **how)
+
+    monkeypatch.setattr(disk, "lock", lock_too_late)
+    assert [made.problem for made in build(tmp_path)] == [None] * len(log.sealed())
+    os.close(removing[0])
+    assert sorted(path.name for path in index_of(log).iterdir()) == [f"{name}.index" for name in log.sealed()]
 
 
 def test_a_file_without_a_kind_of_terms_is_used_for_the_others(
