@@ -87,6 +87,7 @@ def restore_log(
 
     Raises:
         FileExistsError: The log is there already; it is never overwritten.
+        LogLocked: It is being restored, or written, by another process.
         LogCorrupted: What the bucket has is no log that can be read.
         SinkRefused: log.json is missing, or the server refuses.
         SinkUnavailable: The bucket can't be reached; remove what was restored of this log, and restore it again.
@@ -99,14 +100,11 @@ def restore_log(
     heads = heads_of(bucket, stored)
     directory = _open(target, identity, heads, taken)
     try:
-        if any(SegmentName.parse(name) is not None or name in {LOG_FILE, MANIFEST_FILE} for name in directory.names()):
-            raise FileExistsError(
-                f"{directory.path} is there already, and a log is never overwritten; stop its service and move it "
-                "away. What an interrupted restore has left has no log.json, and may be removed"
-            )
+        _refuse_other_log(directory)  # before the lock, so that a log whose service runs is refused with these words
         taken.add(directory.path)
         lock = WriterLock(directory)
         try:
+            _refuse_other_log(directory)  # another restore, or a service, may have made it meanwhile
             entries = _entries(heads, stored)
             size = _Fetch(bucket, directory, stored, entries).run()
             Manifest(stored.log_id).write(directory, _as_restored(entries, stored))
@@ -128,6 +126,15 @@ def restore_log(
         unread=rebuilt.unread,
         findings=(*stored.findings, *(f"{name}: after a gap, so set aside" for name in rebuilt.set_aside)),
     )
+
+
+def _refuse_other_log(directory: LogDirectory) -> None:
+    """Raise `FileExistsError` if a log is there."""
+    if any(SegmentName.parse(name) is not None or name in {LOG_FILE, MANIFEST_FILE} for name in directory.names()):
+        raise FileExistsError(
+            f"{directory.path} is there already, and a log is never overwritten; stop its service and move it away. "
+            "What an interrupted restore has left has no log.json, and may be removed"
+        )
 
 
 def _identity(content: bytes, log_id: str) -> Identity:

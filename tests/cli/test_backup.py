@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from audit_async import AuditLogger
 from audit_async._layout.manifest import read_manifest_file
+from audit_async._store.log_directory import LogDirectory
+from audit_async._store.writer_lock import WriterLock
+from audit_async._trail.log_files import find_logs
+from audit_async.cli.commands import backup, restore
+from audit_async.cli.run import Refused
 from audit_async.config import AuditConfig, Local, RetentionPolicy, RotationPolicy
 from audit_async.events import AuthFailure
 from tests.cli.commands import Audit
 from tests.cli.running_service import running_service
+from tests.trails import check_trail
 
 
 def write(base_dir: Path, count: int = 30) -> None:
@@ -94,3 +103,52 @@ def test_another_log_is_never_mixed_in(tmp_path: Path, audit: Audit) -> None:
     itself = audit("backup", tmp_path / "t", tmp_path / "t")
     assert itself.status == 3
     assert "the log itself" in itself.err
+
+
+def live_lines(base_dir: Path) -> list[bytes]:
+    """Return the records in the segments that are not archived."""
+    return [line for path in sorted(base_dir.rglob("*.audit")) for line in path.read_bytes().splitlines()]
+
+
+def before_the_lock(monkeypatch: pytest.MonkeyPatch, module: object, meanwhile: Callable[[], object]) -> None:
+    """Let something happen between the look at a place and its lock."""
+
+    def lock(directory: LogDirectory) -> WriterLock:
+        monkeypatch.undo()
+        meanwhile()
+        return WriterLock(directory)
+
+    monkeypatch.setattr(module, "WriterLock", lock)
+
+
+def test_two_backups_of_logs_of_one_name_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hosts copy to one place at once: the second is refused, and the copy of the first is whole."""
+    for name in ("one", "two"):
+        write(tmp_path / name, 3)
+    (one,), (two,) = find_logs(tmp_path / "one"), find_logs(tmp_path / "two")
+    before_the_lock(monkeypatch, backup, lambda: backup.copy_log(two, tmp_path / "b"))
+    with pytest.raises(Refused, match="another log"):
+        backup.copy_log(one, tmp_path / "b")
+    (copy,) = find_logs(tmp_path / "b")
+    assert copy.log_id == two.log_id
+    check_trail(copy.directory)
+
+
+@pytest.mark.parametrize("from_copy", [False, True])
+def test_two_restores_at_once_overwrite_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from_copy: bool
+) -> None:
+    """The service may have written on by the time at which the second gets the lock."""
+    write(tmp_path / "t", 3)
+    (log,) = find_logs(tmp_path / "t")
+    backup.copy_log(log, tmp_path / "b")
+    (copy,) = find_logs(tmp_path / "b")
+
+    def restore_and_write() -> None:
+        restore._restored(copy, tmp_path / "r", from_copy=False)
+        write(tmp_path / "r", 3)
+
+    before_the_lock(monkeypatch, restore, restore_and_write)
+    with pytest.raises(Refused, match="is there already"):
+        restore._restored(copy, tmp_path / "r", from_copy=from_copy)
+    assert len(live_lines(tmp_path / "r")) > len(live_lines(tmp_path / "b"))

@@ -21,6 +21,8 @@ from audit_async import AuditReader, RetentionPolicy, tlog
 from audit_async._layout import bucket_receipts
 from audit_async._layout.confirmed_file import Confirmed, ConfirmedCopy, confirmed_seq, encode_confirmed
 from audit_async._layout.manifest import read_manifest
+from audit_async._store.log_directory import LogDirectory
+from audit_async._store.writer_lock import WriterLock
 from audit_async.forwarding import (
     DirectorySink,
     Forwarder,
@@ -29,6 +31,7 @@ from audit_async.forwarding import (
     SinkUnavailable,
     WormArchive,
     worm_bucket,
+    worm_restore,
 )
 from audit_async.forwarding.collector import Collector
 from audit_async.forwarding.worm_bucket import FileDigest
@@ -323,6 +326,24 @@ async def test_an_object_that_another_push_is_storing_is_none_that_has_vanished(
         await push(archive, log)
     monkeypatch.undo()
     assert (await push(archive, log)).findings == ()
+
+
+async def test_a_log_that_is_made_during_a_restore_is_not_overwritten(
+    tmp_path: Path, archive: WormArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another restore, or by a service that was started too early."""
+    log = await write_log(tmp_path)
+    await push(archive, log)
+
+    def lock(directory: LogDirectory) -> WriterLock:
+        shutil.copytree(log, directory.path, dirs_exist_ok=True)
+        return WriterLock(directory)
+
+    monkeypatch.setattr(worm_restore, "WriterLock", lock)
+    with pytest.raises(FileExistsError, match="is there already"):
+        await archive.restore(tmp_path / "new")
+    (made,) = (tmp_path / "new").rglob("manifest.json")
+    assert made.read_bytes() == (log / "manifest.json").read_bytes()
 
 
 async def test_a_log_that_was_rewritten_does_not_replace_what_is_stored(

@@ -88,6 +88,7 @@ def copy_log(log: Log, target: Path) -> LogBackup:
         except LogLocked as error:
             raise Refused(f"{directory.path} is being written, so it is no place for a copy: {error}") from error
         try:
+            refuse_another_log(directory, log)  # another backup, of a log of the same name, may have made it meanwhile
             copied = LogCopier(log.directory, directory).copy()
         finally:
             lock.close()
@@ -111,20 +112,25 @@ def open_target(log: Log, target: Path) -> LogDirectory:
     try:
         if directory.path.samefile(log.directory):
             raise Refused(f"{directory.path} is the log itself; give another directory to copy to")
-        try:
-            there = directory.identify(may_create=False).log_id
-        except LogCorrupted:
-            if any(name.endswith((".audit", ".json")) for name in directory.names()):
-                raise
-        else:
-            if there != log.log_id:
-                raise Refused(
-                    f"{directory.path} holds a copy of another log (log_id {there}); give another directory to copy to"
-                )
+        refuse_another_log(directory, log)
     except BaseException:
         directory.close()
         raise
     return directory
+
+
+def refuse_another_log(directory: LogDirectory, log: Log) -> None:
+    """Raise `Refused` if a directory holds another log than this one, `LogCorrupted` if that can't be said."""
+    try:
+        there = directory.identify(may_create=False).log_id
+    except LogCorrupted:
+        if any(name.endswith((".audit", ".json")) for name in directory.names()):
+            raise
+    else:
+        if there != log.log_id:
+            raise Refused(
+                f"{directory.path} holds a copy of another log (log_id {there}); give another directory to copy to"
+            )
 
 
 def _open_collected(collected: Collected, target: Path) -> LogDirectory:

@@ -10,6 +10,7 @@ import typer
 
 from audit_async._layout.names import SegmentName
 from audit_async._store.log_backup import LogCopier
+from audit_async._store.log_directory import LogDirectory
 from audit_async._store.log_restore import rebuild
 from audit_async._store.writer_lock import WriterLock
 from audit_async._trail.log_files import Log
@@ -89,13 +90,10 @@ def restore(
 def _restored(log: Log, target: Path, *, from_copy: bool) -> LogRestored:
     directory = open_target(log, target)
     try:
-        there = [name for name in directory.names() if SegmentName.parse(name) is not None or name.endswith(".json")]
-        if there:
-            raise Refused(
-                f"{directory.path} is there already, and a log is never overwritten; stop its service and move it away"
-            )
+        _refuse_overwriting(directory)  # so that a log whose service runs is refused with these words
         lock = WriterLock(directory)
         try:
+            _refuse_overwriting(directory)  # another restore, or a service, may have made it meanwhile
             copier = LogCopier(log.directory, directory)
             if not from_copy:
                 try:
@@ -122,6 +120,13 @@ def _restored(log: Log, target: Path, *, from_copy: bool) -> LogRestored:
             lock.close()
     finally:
         directory.close()
+
+
+def _refuse_overwriting(directory: LogDirectory) -> None:
+    if any(SegmentName.parse(name) is not None or name.endswith(".json") for name in directory.names()):
+        raise Refused(
+            f"{directory.path} is there already, and a log is never overwritten; stop its service and move it away"
+        )
 
 
 def _report(output: Output, done: list[LogRestored], failures: Failures) -> ExitStatus:
