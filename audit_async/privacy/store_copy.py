@@ -43,22 +43,23 @@ def copy_key_store(path: str | os.PathLike[str], target: str | os.PathLike[str])
     Raises:
         KeyStoreMissing: There is no store.
         KeyStoreRefused: The target has files, or one of the two can't be trusted with keys.
-        KeyStoreUnavailable: The store can't be read, or the copy can't be written.
+        KeyStoreUnavailable: The store can't be read, or the copy can't be written: another one is being made there.
     """
     source = StoreDirectory(path)
     main = MainFile(source.file(MAIN, required=True))
     copy = create_directory(target)
     try:
-        if copy.file(MAIN).exists() or copy.months():
-            raise KeyStoreRefused(f"{copy.path} has a key store already; name a new directory")
-        epoch = main.view().epoch
-        sizes = [_copied(source.month_file(month), copy, f"keys-{month}.db") for month in source.months()]
-        sizes.append(_copied(source.file(MAIN), copy, _HALF))
-        half = MainFile(copy.path / _HALF)
-        half.lower_epoch(epoch)
-        half.set_backed_up()
-        half.file.close()
-        copy.publish(_HALF, MAIN)
+        with copy.locked():  # of two at once the second would mix its files with those of the first
+            if copy.file(MAIN).exists() or copy.months():
+                raise KeyStoreRefused(f"{copy.path} has a key store already; name a new directory")
+            epoch = main.view().epoch
+            sizes = [_copied(source.month_file(month), copy, f"keys-{month}.db") for month in source.months()]
+            sizes.append(_copied(source.file(MAIN), copy, _HALF))
+            half = MainFile(copy.path / _HALF)
+            half.lower_epoch(epoch)
+            half.set_backed_up()
+            half.file.close()
+            copy.publish(_HALF, MAIN)
         if source.was_used:  # a copy is itself copied in a drill, which is to change nothing in it
             _note(source, main)
     finally:

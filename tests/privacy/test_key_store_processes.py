@@ -266,6 +266,37 @@ class TestCopies:
         with pytest.raises(KeyStoreRefused, match="name a new directory"):
             copy_key_store(path, tmp_path / "copy")
 
+    def test_two_copies_to_one_place_are_not_mixed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of different moments their files would not fit together; the second is refused once the first is whole."""
+        path = make_store(tmp_path)
+        store = open_store(path)
+        store.open_session("orders/00").insert(some_keys(store, ALICE, 2))
+        from audit_async.privacy import store_copy  # noqa: PLC0415 - to come in between
+
+        copied = store_copy._copied
+        refused: list[str] = []
+
+        def copy_as_well() -> None:
+            try:
+                copy_key_store(path, tmp_path / "copy")
+            except KeyStoreRefused as error:
+                refused.append(str(error))
+
+        other = threading.Thread(target=copy_as_well)
+
+        def with_another(*of: object) -> int:
+            if other.ident is None:
+                other.start()
+                other.join(0.2)  # it gets no further if it waits for us, as it has to
+            return copied(*of)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(store_copy, "_copied", with_another)
+        copy_key_store(path, tmp_path / "copy")
+        other.join(60)
+        assert [text for text in refused if "name a new directory" in text]
+        open_key_store(tmp_path / "copy", f"file:{tmp_path / 'master.key'}").close()
+        store.close()
+
     def test_a_copy_that_an_erasure_overtakes_says_the_older_epoch(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
