@@ -14,6 +14,7 @@ Each other file but the lock is replaced as a whole, so readers need no lock. No
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ import msgspec
 from msgspec import Struct
 
 from audit_async._durable import disk
+from audit_async._durable.lock_waits import one_at_a_time
 from audit_async._durable.whole_files import append_lines, replace_file, sync_names
 from audit_async._layout.names import COLLECTOR_FILE
 from audit_async._layout.regular_files import MOST_MANIFEST_BYTES, read_bounded
@@ -60,6 +62,8 @@ _LOCK: Final = "collector.lock"
 _STATUS: Final = "status.json"
 _FINDINGS: Final = "findings.jsonl"
 _ACKNOWLEDGED: Final = "acknowledged.json"
+#: How long another process is waited for that changes a file of the root: it is no longer than one write.
+_WAIT_S: Final = 10.0
 
 #: - `bad_batch`: records that are not those that are due, or not what the batch declares
 #: - `fork`: the engine has another history than what was collected
@@ -163,7 +167,11 @@ def prepare_root(root: Path) -> None:
         OSError: it can't be made.
     """
     disk.make_directories(str(root))
-    if not (root / COLLECTOR_FILE).is_file():
+    if (root / COLLECTOR_FILE).is_file():
+        return
+    with _changing(root, COLLECTOR_FILE):
+        if (root / COLLECTOR_FILE).is_file():  # made meanwhile
+            return
         others = [name for name in os.listdir(root) if not name.startswith(".") and name != _LOCK]
         if others:
             raise ConfigError(
@@ -239,12 +247,17 @@ def acknowledge(root: Path, findings: Iterable[Finding], *, by: str, reason: str
         findings: what was looked at.
         by: who did.
         reason: what it was.
+
+    Raises:
+        LogCorrupted: what was noted before can't be read.
+        OSError: nothing was noted: the system refuses, or another process has been noting something for too long.
     """
     now = datetime.now(UTC)
     new = [Acknowledgement(log=one.log, kind=one.kind, seq=one.seq, by=by, at=now, reason=reason) for one in findings]
     if new:
-        everything = [*_acknowledged(root), *new]
-        _replace(root, _ACKNOWLEDGED, msgspec.json.format(msgspec.json.encode(everything), indent=1) + b"\n")
+        with _changing(root, _ACKNOWLEDGED):  # or the note of another operator would be lost
+            everything = [*_acknowledged(root), *new]
+            _replace(root, _ACKNOWLEDGED, msgspec.json.format(msgspec.json.encode(everything), indent=1) + b"\n")
     return new
 
 
@@ -266,6 +279,16 @@ def _decoded(root: Path, name: str, content: bytes, kind: type[T], *, by_line: b
         return decoder.decode(b"[" + content.rstrip().replace(b"\n", b",") + b"]" if by_line else content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LogCorrupted(name, None, None, f"the file in {root} is not what the collector writes") from error
+
+
+@contextmanager
+def _changing(root: Path, name: str) -> Iterator[None]:
+    """Read and replace a file that several processes change, one at a time; raises `OSError`."""
+    with one_at_a_time(root, _WAIT_S) as is_alone:
+        if not is_alone:
+            reason = f"another process has been changing it for {_WAIT_S:g} s; look whether it was stopped"
+            raise OSError(errno.EAGAIN, reason, str(root / name))
+        yield
 
 
 def _replace(root: Path, name: str, content: bytes, *, durable: bool = True) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
+from threading import Thread
 
 import msgspec
 import pytest
 
 from audit_async import tlog
+from audit_async._durable import disk
 from audit_async.errors import ConfigError
 from audit_async.forwarding import DirectorySink, LogIdentity, check_confirmations
 from audit_async.forwarding.collector import Collector, Shard
@@ -19,6 +22,7 @@ from audit_async.forwarding.collector_root import (
     CollectorRunning,
     Finding,
     acknowledge,
+    append_finding,
     open_findings,
     prepare_root,
     read_findings,
@@ -168,6 +172,42 @@ async def test_a_batch_that_does_not_fit_affects_its_log_alone(tmp_path: Path, s
     assert files_of(root / identity_of(good, "good").path()) == files_of(good)
     acknowledge(root, open_findings(root), by="ops", reason="restored the engine")
     assert open_findings(root) == []
+
+
+@pytest.mark.parametrize("what", ["a root", "an acknowledgement"])
+def test_two_that_write_to_a_root_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Two operators note what they have looked at, or two restores make the root: neither breaks the other's."""
+    root, now = tmp_path / "root", datetime.now(UTC)
+    findings = [Finding(log="acme/a/b/c", kind="gap", seq=seq, reason="x", seen_at=now) for seq in range(2)]
+    failed: list[OSError] = []
+    if what == "an acknowledgement":
+        prepare_root(root)
+        for finding in findings:
+            append_finding(root, finding)
+
+    def write(finding: Finding) -> None:
+        try:
+            if what == "a root":
+                prepare_root(root)
+            else:
+                acknowledge(root, [finding], by="ops", reason="seen")
+        except OSError as error:
+            failed.append(error)
+
+    sync, other = disk.sync_data, Thread(target=write, args=(findings[1],))
+
+    def interrupted(fd: int) -> None:
+        if other.ident is None:
+            other.start()
+            other.join(0.2)  # it gets no further if it waits for us, as it has to
+        sync(fd)
+
+    monkeypatch.setattr(disk, "sync_data", interrupted)
+    write(findings[0])
+    other.join(60)
+    assert failed == []
+    assert open_findings(root) == []
+    assert [path.name for path in root.iterdir() if "unfinished" in path.name] == []
 
 
 def forge(engine: Path, log: LogIdentity, lines: list[bytes], first_seq: int) -> None:
