@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from audit_async._durable import disk
+from audit_async._durable.lock_waits import lock_within
 from audit_async._durable.whole_files import append_lines, replace_file
 from audit_async._layout.names import UNFINISHED
 from audit_async._layout.regular_files import read_bounded
@@ -35,6 +36,8 @@ __all__ = [
 _LOCK: Final = "lock"
 _SET_ASIDE: Final = "set-aside.ndjson"
 _SUFFIX: Final = ".json"
+#: `is_locked` of another process has the lock for an instant.
+_WAIT_S: Final = 0.5
 
 
 class DelivererRuns(AuditError):
@@ -139,12 +142,15 @@ class SinkDirectory:
         except OSError as error:
             raise StateUnusable(f"{self.path} can't be used: {error.strerror}; make it writable") from error
         try:
-            disk.lock(fd)
-        except BlockingIOError:
+            is_free = lock_within(fd, _WAIT_S)
+        except OSError as error:
+            disk.close(fd)
+            raise StateUnusable(f"{self.path} can't be locked: {error.strerror}; put it on a local disk") from error
+        if not is_free:
             disk.close(fd)
             raise DelivererRuns(
                 f"sink {self.name}: another deliverer runs with the state directory {self.path.parent}; stop it first"
-            ) from None
+            )
         self._lock = fd
 
     def is_locked(self) -> bool:

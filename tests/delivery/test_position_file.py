@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from audit_async.delivery.position_file import Position, SetAside, SinkDirectory, StateUnusable
+from audit_async._durable import disk
+from audit_async.delivery.position_file import DelivererRuns, Position, SetAside, SinkDirectory, StateUnusable
 
 
 @pytest.fixture
@@ -45,3 +46,24 @@ def test_damaged_notes_of_refused_records_are_said(sink: SinkDirectory) -> None:
         file.write(b"{}\n")
     with pytest.raises(StateUnusable, match=r"set-aside\.ndjson can't be read: it is damaged"):
         sink.all_set_aside()
+
+
+def test_who_only_looks_whether_a_deliverer_runs_keeps_none_from_starting(
+    sink: SinkDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`deliver status` has the lock for an instant, which is not another deliverer."""
+    lock = disk.lock
+    refused: list[int] = []
+
+    def taken_for_an_instant(fd: int, *, shared: bool = False) -> None:
+        if not refused:
+            refused.append(fd)
+            raise BlockingIOError
+        lock(fd, shared=shared)
+
+    monkeypatch.setattr(disk, "lock", taken_for_an_instant)
+    sink.lock()
+    assert refused
+    with pytest.raises(DelivererRuns, match="another deliverer runs"):
+        SinkDirectory(sink.path.parent, sink.name).lock()
+    sink.unlock()
