@@ -92,6 +92,20 @@ def test_a_copy_that_is_no_backup_is_restored_when_asked(tmp_path: Path, audit: 
     assert "rebuilt" in [note["kind"] for note in verified.document["notes"]]
 
 
+def test_what_is_damaged_is_copied_and_named(tmp_path: Path, audit: Audit) -> None:
+    """A copy of it is better than none, and the status says that it is not what the manifest has."""
+    write(tmp_path / "t", 12)
+    damaged = min((tmp_path / "t" / "orders" / "00").glob("*.audit"))
+    content = damaged.read_bytes()
+    damaged.chmod(0o600)
+    damaged.write_bytes(content[:-2] + b"X\n")
+    ended = audit("backup", tmp_path / "t", tmp_path / "b", "--json")
+    (log,) = ended.document["logs"]
+    assert (ended.status, log["damaged"]) == (1, [damaged.name])
+    assert f"{damaged.name} is not what the manifest says" in ended.err
+    assert (tmp_path / "b" / "orders" / "00" / damaged.name).read_bytes() == damaged.read_bytes()
+
+
 def test_another_log_is_never_mixed_in(tmp_path: Path, audit: Audit) -> None:
     """A place that holds another log, or the log itself, is refused."""
     write(tmp_path / "t", 3)

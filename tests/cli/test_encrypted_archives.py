@@ -51,6 +51,16 @@ def test_without_the_identity_less_is_never_said_to_be_all(
     assert opened.status == 0, opened.err
 
 
+def test_partitions_without_the_identity_are_not_said_to_be_all(audit: Audit, base_dir: Path, identity: Path) -> None:
+    """Those that can be made are; with the identity the rest follows."""
+    closed = audit("partitions", base_dir, base_dir.parent / "copy")
+    assert (closed.status, "--identity" in closed.err) == (3, True), closed
+    opened = audit("partitions", base_dir, base_dir.parent / "copy", "--identity", identity, "--json")
+    assert (opened.status, opened.document["encrypted"]) == (0, 0)
+    assert opened.document["kept"] > 0
+    assert opened.document["written"] > 0
+
+
 def test_stats_count_what_is_encrypted(audit: Audit, base_dir: Path, identity: Path) -> None:
     """With the identity the same numbers as a query counts."""
     counted = audit("stats", base_dir, "--json", "--identity", identity).document

@@ -13,9 +13,11 @@ from typing import Any
 import anyio
 import pytest
 
-from audit_async import ActorInfo, AuditConfig, AuditLogger, Local
+from audit_async import ActorInfo, AuditConfig, AuditLogger, AuthMethod, Local
+from audit_async._writer.erasures import Erasures
 from audit_async.config import Privacy
 from audit_async.events import AuthSuccess
+from audit_async.sync import SyncAuditLogger
 from tests.cli.commands import Audit
 from tests.cli.test_sealed_members import files_with
 from tests.privacy.key_stores import make_store
@@ -75,6 +77,17 @@ class Service:
             yield process
             process.stdin.close()
             assert process.wait(timeout=60) == 0
+
+
+@contextmanager
+def a_service_that_does_not_confirm(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run a service that has a key of Alice and never looks whether it was destroyed; nobody waits for it."""
+    wait = Erasures._wait_for_others
+    monkeypatch.setattr("audit_async._writer.erasures._LOOK_EVERY_S", 600.0)
+    monkeypatch.setattr(Erasures, "_wait_for_others", lambda self, epoch, _: wait(self, epoch, 0.0))
+    with SyncAuditLogger(service.config()) as running:
+        running.emit(AuthSuccess(actor=ActorInfo(user_id="alice"), method=AuthMethod.PASSWORD, path="/")).wait()
+        yield
 
 
 def log_in(process: subprocess.Popen[str]) -> None:
@@ -160,6 +173,15 @@ def test_next_to_a_running_service(audit: Audit, service: Service) -> None:
     erased, new = log_ins(audit, service)
     assert (erased[:10], new) == ("[erased 20", "alice")
     assert files_with(service.base_dir, b"alice") == []
+
+
+def test_a_process_that_did_not_confirm_is_named(
+    audit: Audit, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have a destroyed key in memory, so the status is not that of an erasure that is complete."""
+    with a_service_that_does_not_confirm(service, monkeypatch):
+        done = audit("erase", service.base_dir, *ASKED, *service.keys, "--json")
+        assert (done.status, done.document["waiting_for"]) == (3, ["orders/00"])
 
 
 def test_what_is_missing_is_said(audit: Audit, service: Service) -> None:

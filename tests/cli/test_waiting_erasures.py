@@ -11,7 +11,7 @@ import pytest
 from audit_async import AuditConfig
 from audit_async.config import Privacy
 from tests.cli.commands import Audit
-from tests.cli.test_erase import ASKED, Service, log_ins
+from tests.cli.test_erase import ASKED, Service, a_service_that_does_not_confirm, log_ins
 from tests.cli.test_sealed_members import files_with
 
 
@@ -92,6 +92,18 @@ def test_two_persons_request_and_approve(audit: Audit, service: Service, erase: 
         assert files_with(service.base_dir, word) == []
         assert files_with(service.store, word) == []
     assert audit("verify", service.base_dir).status == 0
+
+
+def test_a_process_that_did_not_confirm_what_was_due_is_named(
+    service: Service, erase: Steps, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the status of an erasure that is not complete, as for one that does not wait."""
+    erase.rules("--two-person")
+    with a_service_that_does_not_confirm(service, monkeypatch):
+        request_id = erase(*ASKED, "--request")["request"]["request_id"]
+        erase("--approve", request_id, "--subject", "alice", "--by", "L. Law")
+        done = audit("erase", service.base_dir, "--due", *service.keys, "--json")
+        assert (done.status, done.document["erasures"], done.document["waiting_for"]) == (3, 1, ["orders/00"])
 
 
 def test_each_step_says_to_people_what_came_of_it(audit: Audit, service: Service, erase: Steps) -> None:
