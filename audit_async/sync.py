@@ -49,7 +49,8 @@ class SyncAuditLogger(BlockingCalls):
 
     Promises what `AuditLogger` promises. It is closed by `close`, by the end of `with` and of the interpreter, and
     drained if SIGTERM or SIGINT ends the process (`AuditConfig.handle_signals`; it has to be started in the main thread
-    for that). What `os._exit` or SIGKILL interrupt is not: then the flush mode says what can be lost.
+    for that). After a KeyboardInterrupt that is caught it goes on. What `os._exit` or SIGKILL interrupt is not drained:
+    then the flush mode says what can be lost.
 
     Prefork servers may start it before they fork: a forked child has a log of its own, in the next instance slot, which
     is opened when it emits for the first time. So leave `instance` out of the configuration.

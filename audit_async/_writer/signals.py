@@ -4,7 +4,9 @@ One handler per signal serves all loggers of the process. It changes nothing abo
 only what happens before:
 
 - if nobody else handles the signal (SIGTERM's default, Python's own KeyboardInterrupt), the logs are closed in order,
-  `audit.log_closed` included, and the signal has the effect that it would have had: exit status 143, KeyboardInterrupt;
+  `audit.log_closed` included, and the signal has the effect that it would have had: exit status 143, KeyboardInterrupt.
+  A log of another thread's loop stays open for KeyboardInterrupt, which the program may catch: everything emitted so
+  far is made durable, and the log is closed as the program ends;
 - if another handler was there (uvicorn, gunicorn, asyncio.Runner, the application), everything emitted so far is made
   durable and that handler is called; the logs stay open for the requests that are still running, and are closed by
   their context managers as the application ends;
@@ -135,9 +137,13 @@ class _SignalCourse:
         # Decided once: whatever handler is set meanwhile, a process whose logs were closed has to end.
         before = self._before[-1]
         ends_here = before == signal.SIG_DFL or before is signal.default_int_handler
+        # A KeyboardInterrupt ends the loop of the main thread, and none else: what is recorded after it, by whoever
+        # catches it and on the way out, needs the logs of the others.
+        is_elsewhere = threading.current_thread() is not threading.main_thread()
+        closes = before == signal.SIG_DFL or (ends_here and not is_elsewhere)
         try:
             for log in [log for log, its_loop in self.logs.items() if its_loop is loop]:
-                await (log.close_for_signal() if ends_here else log.flush_for_signal())
+                await (log.close_for_signal() if closes else log.flush_for_signal())
         finally:
             with self._lock:
                 self._draining.discard(loop)

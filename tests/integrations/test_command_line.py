@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pwd
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,34 @@ def test_a_command_of_typer(config_for: ConfigFor) -> None:
     counted = [record["event"] for record in read_events(log_directory(config))]
     assert [event["producer"] for event in counted if event["event_type"] == "test.counted"] == [ME] * 3
     assert "hunter2" not in str(found)
+
+
+def test_a_command_that_ctrl_c_ends(tmp_path: Path) -> None:
+    """In a real process, whose log is drained for the signal: what the command records on its way out is there, too."""
+    program = """
+import os, signal, sys, time
+from pathlib import Path
+from audit_async import AuditConfig, Local, get_audit
+from audit_async.integrations.command_line import audited_command
+from tests.logs import Counted
+
+@audited_command(AuditConfig(mode=Local(Path(sys.argv[1])), service_id="admin"))
+def copy():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(120)
+    finally:
+        get_audit().emit(Counted(producer="clean-up", n=1))
+
+copy()
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert ended.returncode == -signal.SIGINT, ended.stderr
+    events = [record["event"] for record in read_events(tmp_path / "admin/00")]
+    types = [event["event_type"] for event in events]
+    assert types == ["audit.log_opened", "test.counted", "command.ended", "audit.log_closed"]
+    assert (events[2]["exit_status"], events[2]["error"]) == (130, "KeyboardInterrupt")
 
 
 def test_a_plain_command(config_for: ConfigFor) -> None:

@@ -140,6 +140,16 @@ def by_signal(signum: int) -> Callable[[SyncAuditLogger, str], None]:
     return run
 
 
+def catch_interrupts(audit: SyncAuditLogger, _: str) -> None:
+    """Go on after each Ctrl-C, as a shell does."""
+    for _turn in range(2):
+        record(audit)
+        try:
+            end_by_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            record(audit, 5)
+
+
 def exit_now(audit: SyncAuditLogger, _: str) -> None:
     """End by sys.exit."""
     record(audit)
@@ -152,6 +162,7 @@ WAYS: dict[str, Callable[[SyncAuditLogger, str], None]] = {
     "error": raise_error,
     "term": by_signal(signal.SIGTERM),
     "int": by_signal(signal.SIGINT),
+    "caught": catch_interrupts,
     "handled": handled,
     "threads": emit_in_threads,
     "os-fork": fork_and_exit,
