@@ -21,6 +21,7 @@ from urllib.parse import quote
 import anyio.to_thread
 
 from audit_async._durable import disk
+from audit_async._durable.lock_waits import lock_within
 from audit_async._export.record_export import ExportFailed, ExportReport, export
 from audit_async._query.audit_query import AuditQuery
 from audit_async._trail.log_files import Log, SegmentDeleted, SegmentFile, list_segments
@@ -29,6 +30,8 @@ from audit_async.events.plain_data import PlainData
 __all__ = ["PartitionReport", "write_partitions"]
 
 _OPEN: Final = "open"
+#: How long the end of another run is waited for.
+_WAIT_S: Final = 1.0
 _NAME: Final = re.compile(r"(?P<log>.+)-(?P<first>[0-9]{12,})-(?P<last>[0-9]{12,}|open)\.parquet")
 
 
@@ -58,7 +61,7 @@ class _Wanted(NamedTuple):
 async def write_partitions(
     logs: Sequence[Log], directory: Path, *, progress: Callable[[int], None] | None = None
 ) -> PartitionReport:
-    """Bring a directory of Parquet files up to date with logs. One process at a time for one directory.
+    """Bring a directory of Parquet files up to date with logs; one run at a time for one directory.
 
     Each file is complete and on stable storage before it gets its name, and readable only for its owner (mode 0600).
 
@@ -68,7 +71,7 @@ async def write_partitions(
         progress: Called with the number of records that were written so far.
 
     Raises:
-        ExportFailed: pyarrow is missing, or the directory can't be made.
+        ExportFailed: pyarrow is missing, the directory can't be made, or another run brings it up to date.
         LogCorrupted: A record is damaged; the other files are as they were.
         OSError: A file can't be read or written.
     """
@@ -76,6 +79,33 @@ async def write_partitions(
         await anyio.to_thread.run_sync(disk.make_directories, str(directory))
     except (FileExistsError, NotADirectoryError) as error:
         raise ExportFailed(f"{directory} is no directory; give one, or a name that is free") from error
+    lock = await anyio.to_thread.run_sync(_locked, directory)
+    try:
+        return await _bring_up_to_date(logs, directory, progress)
+    finally:
+        disk.close_lock(lock)
+
+
+def _locked(directory: Path) -> int:
+    """Lock a directory, and return its descriptor; raises `ExportFailed`.
+
+    Of two runs at once the slower one could give the file of a segment that is sealed by now its name as an open one,
+    next to that of the sealed one: its records would be there twice.
+    """
+    fd = disk.open_directory(str(directory), follow=True)
+    try:
+        is_free = lock_within(fd, _WAIT_S)
+    except OSError:  # a file system without locks
+        is_free = True
+    if not is_free:
+        disk.close(fd)
+        raise ExportFailed(f"another run is bringing {directory} up to date; wait for its end, and run this again")
+    return fd
+
+
+async def _bring_up_to_date(
+    logs: Sequence[Log], directory: Path, progress: Callable[[int], None] | None
+) -> PartitionReport:
     counts: Counter[str] = Counter()
     for log in logs:
         segments = await anyio.to_thread.run_sync(list_segments, log)

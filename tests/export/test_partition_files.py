@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 from pyarrow import parquet
 
 from audit_async import AuditConfig, AuditLogger, Local
+from audit_async._export import partition_files
+from audit_async._export.record_export import ExportReport, export
 from audit_async._store.archiving import compress_segment
 from audit_async._trail.log_files import find_logs, list_segments
 from audit_async.config import RotationPolicy
@@ -149,3 +152,25 @@ async def test_a_copy_that_can_not_be_made(tmp_path: Path) -> None:
     assert rows(copy) == recorded(orders)
     tables = [parquet.read_table(path) for path in left.parent.glob("*/*.parquet")]
     assert sum(table.num_rows for table in tables) == len(segment_lines(orders))
+
+
+async def test_two_runs_at_once_leave_no_record_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As cron starts them: the second is refused, in words, while the first is at work."""
+    directory = await write(tmp_path / "trail", 40)
+    refused: list[bool] = []
+
+    async def overtaken(*of: Any, **how: Any) -> ExportReport:
+        if not refused:
+            refused.append(True)
+            made = await export(*of, **how)
+            await write(tmp_path / "trail", 200)  # the segment is sealed meanwhile
+            with pytest.raises(ExportFailed, match=r"another run is bringing .*copy up to date; wait for its end"):
+                await run(tmp_path / "trail", tmp_path / "copy")
+            return made
+        return await export(*of, **how)
+
+    monkeypatch.setattr(partition_files, "_WAIT_S", 0.01)
+    monkeypatch.setattr(partition_files, "export", overtaken)
+    await run(tmp_path / "trail", tmp_path / "copy")
+    await run(tmp_path / "trail", tmp_path / "copy")
+    assert rows(tmp_path / "copy") == recorded(directory)
