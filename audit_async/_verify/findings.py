@@ -321,12 +321,21 @@ class Observation(Enum):
     UNCLEAN_END = _note(
         "unclean_end", "the session that begins here has no audit.log_closed: it was not shut down in order"
     )
+    NO_END = _note(
+        "unclean_end",
+        "the session that begins here has no audit.log_closed: it was not shut down in order, or a process that can't "
+        "be seen from here, in another container or on another host, is writing the log",
+    )
     IN_USE = _note("in_use", "process {pid} is writing the log: its newest records are still to come")
     DROPPED = _note("dropped", "{count} events were refused because the buffer was full")
     RECOVERED = _note("recovered", "after a crash {count} bytes were set aside ({reason})")
     SEGMENT_CHANGED = _note("damaged", "{name} was changed under the writer: {reason}")
     CLOCK_SET_BACK = _note("clock", "the clock was set back by {seconds:.3f} s before this record")
-    TORN_TAIL = _note("torn_tail", "{name} ends torn at byte {at} ({reason}); the next opening repairs it")
+    TORN_TAIL = _note(
+        "torn_tail",
+        "{name} ends torn at byte {at} ({reason}); the next opening repairs it, unless a process that can't be seen "
+        "from here is writing it at this moment",
+    )
     VOID_COPIES = _note(
         "void_copies", "{name} ends with copies of later records, from byte {at} on: a sync failed there"
     )

@@ -192,8 +192,8 @@ class _Judgement:
         writer = self._survey.writer
         if writer is not None:
             observed.add(Observation.IN_USE, pid=writer)
-        elif self._is_end_read:
-            self._note_unclean(self._open_since)
+        elif self._is_end_read and self._open_since is not None:
+            observed.add(Observation.NO_END, seq=self._open_since)
 
     @property
     def _is_end_read(self) -> bool:

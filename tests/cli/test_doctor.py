@@ -19,7 +19,7 @@ import pytest
 
 from audit_async import AuditConfig, AuditLogger
 from audit_async._layout.names import INDEX_ENDING
-from audit_async._trail import log_files
+from audit_async._trail import log_files, running_writer
 from audit_async._trail.log_files import Log, SegmentFile
 from audit_async.cli.diagnosis import host_checks, log_checks
 from audit_async.errors import LogCorrupted
@@ -111,6 +111,25 @@ def test_what_crashes_left(trail: Path, audit: Audit) -> None:
     found = checks(audit, trail)
     assert found["torn records"][0][0] == found["leftovers"][0][0] == found["last session"][0][0] == "warn"
     assert "13 bytes" in found["last session"][0][1]
+
+
+def test_a_service_in_another_container_is_not_called_dead(
+    trail: Path, audit: Audit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """From a sidecar its process can't be seen: nothing is said of it that was not."""
+    (tmp_path / "locks").write_text("")  # what /proc/locks shows there
+    monkeypatch.setattr(running_writer, "_LOCKS", tmp_path / "locks")
+    segment = max(log_of(trail).glob("*.audit"))
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join(lines[:-1]))  # without audit.log_closed
+    found = checks(audit, trail)
+    assert "held by no process that can be seen from here; last taken by process" in found["lock"][0][1]
+    unless = "unless a process in another container or on another host is writing the log"
+    assert found["last session"] == [
+        ("warn", f"did not end in order: whatever was not durable then is lost, {unless}"),
+    ]
+    segment.write_bytes(b"".join([*lines[:-1], lines[-1][:9]]))
+    assert unless in checks(audit, trail)["last session"][0][1]
 
 
 def test_what_vanishes_while_it_looks(trail: Path, audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from audit_async import AuditConfig, AuditLogger, BufferFull, Local
+from audit_async._trail import running_writer
 from audit_async._verify.verify_report import VerifyReport
 from audit_async._verify.verify_scope import LastRecords
 from audit_async.events.base import encode
@@ -37,6 +39,21 @@ def test_a_session_without_an_orderly_end_is_told(tmp_path: Path) -> None:
     assert report.valid
     assert [note.seq for note in report.notes if note.kind == "unclean_end"] == [0, second]
     assert report.logs[0].sessions == 3
+
+
+def test_a_writer_in_another_container_is_not_called_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process can be seen from a sidecar: the last session may go on, one that another has followed does not."""
+    log = LivedLog(tmp_path / "audit").session(2, closed=False).session(2, closed=False)
+    (tmp_path / "locks").write_text("")  # what /proc/locks shows there
+    monkeypatch.setattr(running_writer, "_LOCKS", tmp_path / "locks")
+    with contextlib.closing(open_store(log.base_dir)):
+        with max(log.directory.glob("*.audit")).open("ab") as file:
+            file.write(b'{"seq":')
+        report = log.report()
+    first, last = [note.text for note in report.notes if note.kind == "unclean_end"]
+    assert "another container" not in first
+    assert "not shut down in order, or a process that can't be seen from here, in another container" in last
+    assert "unless a process that can't be seen from here is writing it" in note(report, "torn_tail")[1]
 
 
 def test_what_the_log_tells_of_itself_is_told(tmp_path: Path) -> None:

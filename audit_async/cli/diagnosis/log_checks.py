@@ -48,6 +48,8 @@ __all__ = ["examine"]
 SEGMENT_ENDING: Final = ".audit"
 #: An emit's time stamp and this process's clock are of one host; more than this is no rounding.
 _FUTURE: Final = timedelta(seconds=5)
+#: What is said of a log without an end: nothing shows from here what processes elsewhere have open.
+_UNLESS_WRITTEN: Final = "unless a process in another container or on another host is writing the log"
 
 
 def examine(log: Log, settings: AuditConfig | None) -> list[Check]:
@@ -168,7 +170,8 @@ def _lock(log: Log, writer: int | None) -> Iterator[Check]:
     if pid is None and content.strip():
         yield fail(log.name, "lock", "the file holds no process number: it is not what the library writes")
         return
-    yield ok(log.name, "lock", f"free; last taken by process {pid}" if pid is not None else "free")
+    last = f"; last taken by process {pid}" if pid is not None else ""
+    yield ok(log.name, "lock", f"held by no process that can be seen from here{last}")
 
 
 def _segments(log: Log, segments: list[SegmentFile], writer: int | None) -> Iterator[Check]:
@@ -314,11 +317,12 @@ def _crash(log: Log, session: LastSession, settings: AuditConfig | None, writer:
             yield fail(log.name, "last session", text)
         elif session.torn_bytes:
             text = f"a crash left {session.torn_bytes} bytes of a line; opening the log puts them aside and records it"
-            yield warn(log.name, "last session", text)
+            yield warn(log.name, "last session", f"{text}, {_UNLESS_WRITTEN}")
         elif session.closed:
             yield ok(log.name, "last session", "closed in order; nothing is open, so a crash loses nothing now")
         else:
-            yield warn(log.name, "last session", "did not end in order: whatever was not durable then is lost")
+            text = f"did not end in order: whatever was not durable then is lost, {_UNLESS_WRITTEN}"
+            yield warn(log.name, "last session", text)
         return
     mode = settings.flush_mode if settings is not None else None
     source = "as configured"
