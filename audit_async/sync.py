@@ -306,10 +306,8 @@ class SyncAuditLogger(BlockingCalls):
         home.open(logger.start)
         self._emit = logger._intake.emit_elsewhere  # noqa: SLF001 - one call less than `logger.emit`, which asks where it is
         self._state = "open"
-        for (
-            event_type,
-            reason,
-        ), count in self._uncounted.items():  # nothing is added any more: the log counts by itself
+        # Nothing is added any more: from here on the log counts by itself.
+        for (event_type, reason), count in self._uncounted.items():
             for _ in range(count):
                 logger.count_lost(event_type, reason)
         self._uncounted.clear()

@@ -434,7 +434,11 @@ def test_the_first_process_of_a_container_ends_without_a_loop_that_could_drain(t
         "signal.signal(signum, signal.SIG_IGN)",
         "signal.signal(signum, lambda *_: None)",
         "asyncio.get_running_loop().add_signal_handler(signum, lambda: None)",
-        "signal.signal(signum, lambda *_: None); await AuditLogger(config).start()",
+        # Of another service: the slot of the first would be free once that is closed.
+        (
+            "signal.signal(signum, lambda *_: None); "
+            "await AuditLogger(AuditConfig(mode=Local(directory), service_id='other')).start()"
+        ),
     ],
 )
 def test_what_is_done_to_the_signal_during_the_drain_does_not_keep_the_process(tmp_path: Path, meanwhile: str) -> None:
