@@ -96,12 +96,22 @@ class AuditInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
         """How many calls were answered UNAVAILABLE because they could not have been recorded."""
         return self._admission.refused
 
-    async def intercept_service(
+    def intercept_service(
         self,
         continuation: Callable[[Any], Awaitable[Any]],
         handler_call_details: Any,  # noqa: ANN401 - grpc's
-    ) -> Any:  # noqa: ANN401 - grpc's
-        """Wrap the handler of a call; the server calls this."""
+    ) -> Awaitable[Any]:
+        """Wrap the handler of a call; the server calls this.
+
+        Raises:
+            ConfigError: The server is a `grpc.server`, which would take the answer for a handler; its thread that
+                serves all calls would end.
+        """
+        if asyncio._get_running_loop() is None:  # noqa: SLF001 - None instead of an error
+            raise ConfigError("interceptors", "AuditInterceptor is for grpc.aio.server(), not for grpc.server()")
+        return self._intercepted(continuation, handler_call_details)
+
+    async def _intercepted(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:  # noqa: ANN401 - grpc's
         handler, method = await continuation(handler_call_details), str(handler_call_details.method)
         if method.startswith(self._skip):
             return handler

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -237,3 +238,23 @@ def test_wrong_arguments_are_refused() -> None:
         AuditInterceptor(lambda: None, actor="dana")  # type: ignore[arg-type]  # on purpose
     with pytest.raises(ConfigError, match=r"^metadata: "):
         AuditInterceptor(lambda: None, metadata="x-team")
+
+
+def test_a_server_with_threads_says_that_it_is_not_supported(caplog: pytest.LogCaptureFixture) -> None:
+    """Its calls fail, each with the reason in the log; the thread that serves all of them goes on."""
+    handler = grpc.method_handlers_generic_handler(
+        "Shop", {"Refund": grpc.unary_unary_rpc_method_handler(lambda request, _: request)}
+    )
+    server = grpc.server(ThreadPoolExecutor(1), interceptors=[AuditInterceptor(lambda: None)])
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            for _ in range(2):
+                with pytest.raises(grpc.RpcError) as refused:
+                    channel.unary_unary("/Shop/Refund")(b"17", timeout=60, wait_for_ready=True)
+                assert refused.value.code() is grpc.StatusCode.UNKNOWN
+    finally:
+        server.stop(0).wait(60)
+    assert "grpc.aio.server" in caplog.text
