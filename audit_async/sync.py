@@ -227,7 +227,8 @@ class SyncAuditLogger(BlockingCalls):
             _refuse_in_event_loop()
         with self._lock:
             if self._state != "new" or self._is_opening:
-                raise LogClosed("this SyncAuditLogger was started before; it is opened once, make a new one")
+                before = "closed" if self._state == "closed" else "started"
+                raise LogClosed(f"this SyncAuditLogger was {before} before; it is opened once, make a new one")
             self._open()
 
     def close(self) -> None:

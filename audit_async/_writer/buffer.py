@@ -168,7 +168,8 @@ class Buffer:
                 return
             case State.NOT_STARTED:
                 raise LogClosed(
-                    "the audit log is not started: enter `async with AuditLogger(config)` or await start() first"
+                    "the audit log is not started: enter `async with AuditLogger(config)`, in synchronous code `with "
+                    "SyncAuditLogger(config)`, or call its start() first"
                 )
             case State.FORKED:
                 raise LogClosed(
@@ -179,10 +180,10 @@ class Buffer:
                 failure = self.acknowledgements.failure if self.acknowledgements else None
                 raise WriteFailed(
                     "the audit log's writer has stopped and takes no more events; health() says why. Fix the cause "
-                    "and start a new AuditLogger"
+                    "and start a new one"
                 ) from failure
             case State.CLOSED:
-                raise LogClosed("the audit log is closed and takes no more events: open a new AuditLogger")
+                raise LogClosed("the audit log is closed and takes no more events: open a new one")
 
     # The way of an event in the loop's thread; `AuditLogger.emit` does the same by itself.
 

@@ -61,12 +61,12 @@ def test_it_is_opened_once_and_takes_nothing_afterwards(config_for: ConfigFor) -
     """Before the start, after the end, at a second start; a second log in the same slot is refused."""
     config = config_for()
     audit = SyncAuditLogger(config)
-    with pytest.raises(LogClosed):
+    with pytest.raises(LogClosed, match=r"with SyncAuditLogger\(config\)"):
         audit.emit(EVENT)
     with pytest.raises(LogClosed):
         audit.flush()
     audit.start()
-    with pytest.raises(LogClosed):
+    with pytest.raises(LogClosed, match="was started before"):
         audit.start()
     if config.instance is not None:
         with pytest.raises(LogLocked):
@@ -76,7 +76,7 @@ def test_it_is_opened_once_and_takes_nothing_afterwards(config_for: ConfigFor) -
     for call in (lambda: audit.emit(EVENT), lambda: audit.emit_durable(EVENT), audit.flush):
         with pytest.raises(LogClosed):
             call()
-    with pytest.raises(LogClosed):
+    with pytest.raises(LogClosed, match="was closed before"):
         audit.start()
 
 
