@@ -103,8 +103,8 @@ class LegalHolds:
         hold = holds[0] if holds else _new_hold(reason, set_by, now)
         self._chain.in_force[hold.id] = hold
         self._chain.lifted.pop(hold.id, None)
-        self._recorded.add(hold.id)
         self._replace_file()
+        self._recorded.add(hold.id)  # by the caller, who is handed it; if the file fails, the next `check` returns it
         return hold
 
     def lift(self, holds: Iterable[Hold], now: datetime) -> None:

@@ -103,6 +103,26 @@ async def test_no_hand_at_the_file_lifts_a_hold(
     check_trail(directory(settings))
 
 
+async def test_a_hold_whose_file_could_not_be_written_is_recorded_once_it_can(config_for: ConfigFor) -> None:
+    """It is in force from then on, though its call has failed; so it is in the chain as well, and after a restart."""
+    settings = config(config_for)
+    async with AuditLogger(settings) as audit:
+        await record(audit)
+        in_the_way = directory(settings) / "hold.json.unfinished"
+        in_the_way.mkdir()
+        with pytest.raises(OSError):  # noqa: PT011 - which one depends on the system
+            await audit.set_hold(reason="case 4711", set_by="legal")
+        in_the_way.rmdir()
+        hold = await audit.hold()
+        assert hold is not None
+        assert (await audit.apply_retention()).steps == ()
+        assert [event["hold_id"] for event in events(settings, "audit.hold_set")] == [hold.id]
+        assert read_hold(directory(settings)) == hold
+    async with AuditLogger(settings) as audit:
+        assert await audit.hold() == hold
+    check_trail(directory(settings))
+
+
 async def test_each_opening_and_each_seal_repeat_the_holds(config_for: ConfigFor) -> None:
     """`audit.log_opened` and `audit.segment_sealed` state all holds in force, so the end of the chain knows them."""
     settings = config(config_for)
