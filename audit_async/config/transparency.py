@@ -59,8 +59,9 @@ class Transparency(Struct, metaclass=SettingsClass, frozen=True, kw_only=True):
         origin: The log's name in its checkpoints, for ever; None is `<host>/<service_id>/<instance>`.
         interval: A checkpoint at least this many seconds after a new record.
         every: Also after this many new records.
-        publish_dir: A directory for checkpoint, tiles and bundles, readable by all, for a static web server to publish;
-            None is `tlog/` in the log's directory, readable by its owner.
+        publish_dir: A directory for checkpoint, tiles and bundles, readable by all, for a static web server to publish.
+            It is this log's alone: each worker of a service has a log of its own, and needs one of its own. None is
+            `tlog/` in the log's directory, readable by its owner.
         witnesses: Who is asked for cosignatures, each as `"<vkey> <url>"`; those of the policy that have a URL are
             asked too.
         policy: The path of a tlog-policy file that says which cosignatures make a checkpoint valid.

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Final
 
 from audit_async._durable import disk
+from audit_async._durable.lock_waits import lock_within
 from audit_async._durable.whole_files import UNFINISHED
 from audit_async._layout.access_modes import PRIVATE, Access, local_like
 from audit_async.errors import ConfigError
@@ -42,6 +43,8 @@ _FEW: Final = 16
 _MOST_STAGED: Final = 4096
 _MOST_OPEN_DIRECTORIES: Final = 32
 _LARGEST_FILE: Final = 1 << 24
+#: How long a process that is ending is waited for, whose log is published there.
+_WAIT_S: Final = 2.0
 
 
 class PublishedFiles:
@@ -55,7 +58,7 @@ class PublishedFiles:
             public: Whether everybody may read what is in it.
 
         Raises:
-            ConfigError: The path can't be such a directory.
+            ConfigError: The path can't be such a directory, or another log is being published there.
             OSError: The system refuses.
         """
         self.path: Final = Path(os.path.abspath(path))
@@ -65,7 +68,10 @@ class PublishedFiles:
         self._staged: list[tuple[str, str, int]] = []  # directory, name, descriptor or -1
         self._unsynced_directories: set[str] = set()
         self._open_directories: dict[str, int] = {}
+        self._pid: Final = os.getpid()
         self._root = self._open_root()  # -1 once closed
+        if public:
+            self._keep_others_out()
 
     def _open_root(self) -> int:
         try:
@@ -87,6 +93,20 @@ class PublishedFiles:
         finally:
             disk.close(parent)
         return root
+
+    def _keep_others_out(self) -> None:
+        """Lock the directory until `close`: the logs of a service's workers would write over each other's tiles."""
+        try:
+            is_free = lock_within(self._root, _WAIT_S)
+        except OSError:  # a file system without locks
+            return
+        if not is_free:
+            self.close()
+            raise ConfigError(
+                "transparency.publish_dir",
+                f"another log is being published in {self.path}; give each log, also those of the workers of one "
+                "service, a publish_dir of its own",
+            )
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -187,7 +207,9 @@ class PublishedFiles:
         self._open_directories.clear()
         # Its number may be another file's at once: a late `read` must fail, not read from there.
         root, self._root = self._root, -1
-        if root >= 0:
+        if root >= 0 and os.getpid() == self._pid:
+            disk.close_lock(root)
+        elif root >= 0:  # in a forked child, which has only a copy
             disk.close(root)
 
     # -- directories -----------------------------------------------------------------------------------------------

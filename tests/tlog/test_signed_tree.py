@@ -382,3 +382,42 @@ def test_after_any_failing_call_the_log_is_opened_again_and_goes_on(
         publisher.close()
         at += 1
     assert at > 25
+
+
+def test_two_logs_are_never_published_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers that start at once find no checkpoint there, and would write over each other's tiles."""
+    monkeypatch.setattr(publishing, "_WAIT_S", 0.01)
+    first = open_publisher(tmp_path / "00", records(3), publish_dir=tmp_path / "www")
+    with pytest.raises(ConfigError, match=r"publish_dir.*another log is being published in .*www; give each log"):
+        open_publisher(tmp_path / "01", records(3), publish_dir=tmp_path / "www")
+    first.close()
+    publish_all(tmp_path / "00", records(3), publish_dir=tmp_path / "www")
+
+
+def test_a_forked_child_neither_keeps_nor_ends_the_right_to_publish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a copy of the descriptor: until it closes that, as its first step, and after its parent has."""
+    monkeypatch.setattr(publishing, "_WAIT_S", 0.01)
+    first = open_publisher(tmp_path / "00", records(3), publish_dir=tmp_path / "www")
+    end, until_closed = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(until_closed)
+        os.read(end, 1)
+        os._exit(0)  # without having closed anything
+    closing = os.fork()
+    if closing == 0:
+        os.close(until_closed)
+        first.close()
+        os._exit(0)
+    try:
+        assert os.waitpid(closing, 0)[1] == 0
+        with pytest.raises(ConfigError, match="another log is being published"):
+            open_publisher(tmp_path / "01", records(3), publish_dir=tmp_path / "www")
+        first.close()
+        publish_all(tmp_path / "00", records(3), publish_dir=tmp_path / "www")
+    finally:
+        os.close(until_closed)
+        assert os.waitpid(child, 0)[1] == 0
+        os.close(end)
