@@ -236,6 +236,20 @@ def test_it_runs_until_a_signal_and_answers_for_monitoring(tmp_path: Path) -> No
     assert read_events(tmp_path / OWN)[-1]["event"]["event_type"] == "audit.log_closed"
 
 
+def test_a_delivery_that_stands_still_is_no_success(tmp_path: Path, audit: Audit) -> None:
+    """Status 1 if a person has to act, 3 if the receiver can't be reached; as the command ends, and in --status."""
+    [segment] = write(tmp_path).glob("*.audit")
+    http = f'name = "siem"\ntype = "http"\nurl = "http://127.0.0.1:{free_port()}/"\nservices = ["orders"]\n'
+    config = configure(tmp_path, http)
+    assert audit("deliver", "--config", config, "--once").status == 3
+    assert audit("deliver", "--config", config, "--status").status == 3
+    config = configure(tmp_path, file_sink(tmp_path))
+    segment.write_bytes(segment.read_bytes().replace(b"mallory", b"mallorx", 1))
+    ended = audit("deliver", "--config", config, "--once")
+    assert (ended.status, "unreadable" in ended.out) == (1, True), ended
+    assert audit("deliver", "--config", config, "--status").status == 1
+
+
 def test_the_status_has_the_logs_that_a_sink_reads(tmp_path: Path, audit: Audit) -> None:
     """Alerts are not looked for in the deliverer's own log, so nothing of it can ever be due there."""
     write(tmp_path)

@@ -26,6 +26,7 @@ from audit_async.errors import LogCorrupted
 from tests.cli.commands import Audit, environment
 from tests.cli.made_trails import failure, make_trail
 from tests.cli.running_service import running_service
+from tests.ports import free_port
 from tests.store.chained import Chain, open_store
 from tests.store.failing_disk import mounted
 
@@ -55,6 +56,18 @@ def checks(audit: Audit, trail: Path, *options: str | Path) -> dict[str, list[tu
     assert document["healthy"] is not fails
     assert ended.status == (1 if fails else 0)
     return found
+
+
+def test_what_could_not_be_looked_at_has_a_status_of_its_own(
+    trail: Path, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither healthy nor wrong, as far as it is known: a bucket that does not answer."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+    bucket = f"s3://audit?endpoint=http://127.0.0.1:{free_port()}&region=us-east-1"
+    ended = audit("doctor", trail, "--bucket", bucket, "--json")
+    assert (ended.status, ended.document["healthy"]) == (3, False)
+    assert [check["subject"] for check in ended.document["checks"] if check["unreadable"]] == ["bucket"]
 
 
 def test_a_healthy_trail(trail: Path, audit: Audit) -> None:

@@ -163,6 +163,22 @@ async def test_a_description_is_not_replaced_by_force(engine: Engine) -> None:
         assert await host.description(log) == b"what log.json says"
 
 
+@pytest.mark.parametrize(("said", "instead"), [(b'"stream":"', b'"stream":"OTHER_'), (b"}", b',"duplicate":true}')])
+async def test_an_acknowledgement_of_something_else_is_none(engine: Engine, said: bytes, instead: bytes) -> None:
+    """Of another stream, or of a message that the stream has already: the batch is not known to be stored."""
+    async with engine.sink("web-1") as host:
+        ask = host._servers.request
+
+        async def request(subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None) -> Msg:
+            answer = await ask(subject, payload, headers)
+            answer.data = answer.data.replace(said, instead)
+            return answer
+
+        host._servers.request = request  # type: ignore[method-assign]  # what the sink sends goes by here
+        with pytest.raises(SinkRefused, match="answered, not"):
+            await host.append(a_log(host="web-1"), a_batch(None), after=None)
+
+
 class LaggingReplica:
     """Answers direct gets as a replica that lags: with what it has answered before, so many times."""
 

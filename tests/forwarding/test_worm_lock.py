@@ -103,7 +103,7 @@ async def test_what_is_locked_for_too_short_or_in_a_weaker_mode_is_a_finding(
     """An object that somebody has stored before, with the right content and another lock, does not count."""
     log = await write_log(tmp_path)
     content = (log / "log.json").read_bytes()
-    first, second = sorted(log.glob("*.audit"))[:2]
+    first, second, third = sorted(log.glob("*.audit"))[:3]
     be(monkeypatch, "pusher")
     async with WormArchive(worm.url()) as archive:
         key = f"web-1/{archive_log_id(content)}/segments"
@@ -112,7 +112,12 @@ async def test_what_is_locked_for_too_short_or_in_a_weaker_mode_is_a_finding(
             Bucket=worm.name, Key=f"{key}/{second.name}", Body=second.read_bytes(), ObjectLockMode="COMPLIANCE",
             ObjectLockRetainUntilDate=datetime.now(UTC) + timedelta(days=3),
         )  # fmt: skip
+        worm.admin.put_object(
+            Bucket=worm.name, Key=f"{key}/{third.name}", Body=third.read_bytes(), ObjectLockMode="GOVERNANCE",
+            ObjectLockRetainUntilDate=datetime.now(UTC) + timedelta(days=3000),
+        )  # fmt: skip
         pushed = await push(archive, log)
+    assert any(third.name in text and "governance mode, and can be deleted" in text for text in pushed.findings)
     assert any(first.name in text and "not locked" in text for text in pushed.findings)
     assert any(second.name in text and "less than the 30 days" in text for text in pushed.findings)
     assert pushed.head is None
