@@ -205,6 +205,11 @@ class PostgresEngine:
     async def _trim_day(self, connection: Connection, day: date, seqs: dict[int, int], *, dry_run: bool) -> Trimmed:
         schema, partition = quoted(self._names.schema), quoted(f"batches_{day:%Y%m%d}")
         await connection.execute("SET LOCAL lock_timeout = '5s'")
+        trimmed = await connection.execute(
+            f"SELECT trimmed_at IS NOT NULL FROM {schema}.days WHERE day = %s FOR UPDATE", (day,)
+        )
+        if trimmed == [(True,)]:
+            return Trimmed(day=str(day), batches=0, dropped=False, reason="another run has dropped it meanwhile")
         [(there,)] = await connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{schema}.{partition}",))
         if not there:
             reason = "its partition is missing; see: audit-async engine check"

@@ -6,6 +6,7 @@ import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,7 +14,7 @@ from psycopg import sql
 
 from audit_async.errors import ConfigError
 from audit_async.forwarding import HeadMoved, LogIdentity, PostgresSink, SinkRefused, SinkUnavailable
-from audit_async.forwarding.engine_admin import Limits, open_engine
+from audit_async.forwarding.engine_admin import Limits, Trimmed, open_engine
 from audit_async.forwarding.postgres_engine import PostgresEngine
 from audit_async.forwarding.postgres_schema import function_bodies, names_of
 from tests.forwarding.logs_to_ship import a_batch, a_log, batches
@@ -401,6 +402,24 @@ async def test_a_day_that_is_missing_is_not_taken_for_trimmed(engine: EngineOfTe
     assert "missing" in missing.reason
     assert empty.dropped
     assert await engine.wrong() == {"missing partition"}
+
+
+async def test_two_that_trim_at_once(engine: EngineOfTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As cron starts them: what the other has dropped is said to be, and not called missing."""
+    engine.run("SELECT SCHEMA.make_day('2026-01-01')", "SELECT SCHEMA.make_day('2026-01-02')")
+    trim_day = PostgresEngine._trim_day
+    first: list[Trimmed] = []
+
+    async def overtaken(*of: Any, **how: Any) -> Trimmed:
+        monkeypatch.undo()
+        first.extend(await engine.engine.trim(keep_days=30, confirmed=_stated))
+        return await trim_day(*of, **how)
+
+    monkeypatch.setattr(PostgresEngine, "_trim_day", overtaken)
+    second = await engine.engine.trim(keep_days=30, confirmed=_stated)
+    assert [(one.dropped, one.reason) for one in first] == [(True, "")] * 2
+    assert [(one.dropped, one.reason) for one in second] == [(False, "another run has dropped it meanwhile")] * 2
+    assert await engine.wrong() == set()
 
 
 async def test_a_day_is_made_when_it_comes(engine: EngineOfTest) -> None:
