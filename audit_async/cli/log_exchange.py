@@ -13,6 +13,7 @@ from audit_async._trail.log_files import Log, read_identity
 from audit_async.cli.run import Refused
 from audit_async.cli.writing import base_directory, config_for, require_owner
 from audit_async.config import Local
+from audit_async.errors import LogCorrupted
 from audit_async.events import AuditLogReplaced
 from audit_async.logger import AuditLogger
 from audit_async.logger.forwarding_records import record_own
@@ -35,7 +36,7 @@ async def exchange_log(log: Log, event: AuditLogReplaced, *, before: Callable[[]
 
     Raises:
         LogLocked: A process writes the log.
-        Refused: The directory belongs to another user, or was moved.
+        Refused: The directory belongs to another user, or the log was put aside before, perhaps just now.
         OSError: The system refuses; the log is where it was.
     """
     require_owner(log.directory)
@@ -53,6 +54,11 @@ async def exchange_log(log: Log, event: AuditLogReplaced, *, before: Callable[[]
             taken.close()
             directory.close()
 
+        try:
+            _require_same(log)
+        except BaseException:
+            release()
+            raise
         return release
 
     def move() -> None:
@@ -72,3 +78,13 @@ async def exchange_log(log: Log, event: AuditLogReplaced, *, before: Callable[[]
     async with AuditLogger(config) as audit:
         await record_own(audit, event).durable()
         return await anyio.to_thread.run_sync(lambda: read_identity(log.directory).log_id)
+
+
+def _require_same(log: Log) -> None:
+    """Raise `Refused` unless the log is still in its directory, which is locked: another process may have moved it."""
+    try:
+        there = read_identity(log.directory).log_id
+    except (FileNotFoundError, LogCorrupted):
+        there = None
+    if there != log.log_id:
+        raise Refused(f"another process has put {log.name} aside meanwhile; look at {log.directory} before you go on")

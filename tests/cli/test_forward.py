@@ -20,7 +20,12 @@ from typing import Any
 import pytest
 
 from audit_async import AuditConfig, AuditLogger, Local
+from audit_async._store.writer_lock import take_directory
+from audit_async._trail.log_files import find_logs
+from audit_async.cli import log_exchange
+from audit_async.cli.run import Refused
 from audit_async.config import RotationPolicy
+from audit_async.events import AuditLogReplaced
 from audit_async.forwarding import DirectorySink, LogIdentity
 from tests.campaign import Campaign
 from tests.cli.commands import Audit, Ended, run_in_pipes
@@ -235,6 +240,30 @@ def test_a_replaced_log_is_kept_and_the_new_one_names_what_the_engine_has(tmp_pa
     check_trail(base_dir)
     assert forward(base_dir, medium, "--once").status == 0
     assert stored(medium, log_id=done.document["new_log_id"]) == b"".join(segment_lines(directory))
+
+
+def test_a_log_is_replaced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two commands at once the second records nothing, and leaves the new log where it is."""
+    write(tmp_path / "audit")
+    [log] = find_logs(tmp_path / "audit")
+    event = AuditLogReplaced(
+        log=log.name, old_log_id=log.log_id, directory=f"00.{log.log_id}", reason="restored", requested_by="eve"
+    )
+    recorded: list[bool] = []
+
+    async def record() -> None:
+        recorded.append(True)
+
+    def overtaken(*of: Any, **how: Any) -> Any:
+        monkeypatch.undo()
+        asyncio.run(log_exchange.exchange_log(log, event, before=record))
+        return take_directory(*of, **how)
+
+    monkeypatch.setattr(log_exchange, "take_directory", overtaken)
+    with pytest.raises(Refused, match="another process has put orders/00 aside meanwhile"):
+        asyncio.run(log_exchange.exchange_log(log, event, before=record))
+    assert recorded == [True]
+    assert "audit.log_replaced" in {record["event"]["event_type"] for record in read_events(log.directory)}
 
 
 def has_batches(medium: Path, number: int) -> bool:
