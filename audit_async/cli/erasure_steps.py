@@ -105,7 +105,7 @@ async def take_step(  # the parts of a step
             )
         return await audit.request_erasure(person.id, kind=person.kind, tenant=tenant, reason=reason, requested_by=by)
 
-    result, name = await in_free_log(logs, keys, take)
+    result, name = await in_free_log(logs, keys, person, take)
     if isinstance(result, Executed):
         return _show_executed(output, msgspec.structs.replace(result, recorded_in=name))
     done = {"request": "requested", "approve": "approved", "cancel": "cancelled"}[step or "request"]
@@ -119,10 +119,10 @@ async def take_step(  # the parts of a step
 
 
 async def in_free_log(
-    logs: list[Log], keys: KeyOptions, call: Callable[[AuditLogger], Awaitable[_T]]
+    logs: list[Log], keys: KeyOptions, person: Subject | None, call: Callable[[AuditLogger], Awaitable[_T]]
 ) -> tuple[_T, str]:
     """Return what a call returns that is recorded in the first log that no service writes, and that log's name."""
-    for config, name in _configurations(logs, keys):
+    for config, name in _configurations(logs, keys, person):
         try:
             async with AuditLogger(config) as audit:
                 return await call(audit), name
@@ -131,9 +131,12 @@ async def in_free_log(
     raise AssertionError  # the command line's own log takes a free slot
 
 
-def _configurations(logs: list[Log], keys: KeyOptions) -> Iterator[tuple[AuditConfig, str]]:
+def _configurations(logs: list[Log], keys: KeyOptions, person: Subject | None) -> Iterator[tuple[AuditConfig, str]]:
     """Yield the logs that may record it, each with its name: those that seal, then the command line's own."""
     privacy = keys.privacy()
+    if privacy is not None and person is not None and person.tenant:
+        # Or a tenant would be refused. Which member of the context names it is of no account: no event has one here.
+        privacy = msgspec.structs.replace(privacy, tenant_binding="tenant")
     base_dir = own_base_directory(logs[0], "erase on the host that has the key store, and the log itself")
     for log in logs:
         if log.service_id != OWN_SERVICE and seals(log):

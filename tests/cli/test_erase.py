@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from audit_async import ActorInfo, AuditConfig, AuditLogger, AuthMethod, Local
+from audit_async import ActorInfo, AuditConfig, AuditLogger, AuthMethod, Local, audit_context
 from audit_async._writer.erasures import Erasures
 from audit_async.config import Privacy
 from audit_async.events import AuthSuccess
@@ -149,6 +149,26 @@ def test_a_dry_run_says_what_is_reached_and_what_is_not(audit: Audit, service: S
     assert "Nothing was changed." in shown.out
     assert log_ins(audit, service).count("alice") == 3
     assert "audit.erasure_started" not in audit("query", service.base_dir).out
+
+
+def test_a_person_of_one_tenant(audit: Audit, service: Service) -> None:
+    """Alone, if ids are unique only within a tenant; at once, or by a request and its execution."""
+    privacy = Privacy(key_store=service.store, master_key=service.master_key, tenant_binding="tenant")
+    config = AuditConfig(mode=Local(service.base_dir), service_id="orders", privacy=privacy)
+
+    async def main() -> None:
+        async with AuditLogger(config) as log:
+            for tenant in ("acme", "umbra", "initech"):
+                with audit_context(tenant=tenant):
+                    log.emit(AuthSuccess(actor=ActorInfo(user_id="alice"), method=AuthMethod.PASSWORD, path="/"))
+
+    anyio.run(main)
+    erased = audit("erase", service.base_dir, *ASKED, "--tenant", "umbra", *service.keys, "--json")
+    assert (erased.status, erased.document["keys"]) == (0, 1), erased.err
+    assert [name[:7] for name in log_ins(audit, service)] == ["alice", "[erased", "alice"]
+    assert audit("erase", service.base_dir, *ASKED, "--tenant", "acme", "--request", *service.keys).status == 0
+    assert audit("erase", service.base_dir, "--due", *service.keys).status == 0
+    assert [name[:7] for name in log_ins(audit, service)] == ["[erased", "[erased", "alice"]
 
 
 def test_a_hold_refuses_it_unless_forced(audit: Audit, service: Service) -> None:

@@ -181,7 +181,7 @@ async def _erase(
         )
 
     unsealed = await anyio.to_thread.run_sync(lambda: [log.name for log in logs if not seals(log)])
-    report, name = await in_free_log(logs, keys, erase_now)
+    report, name = await in_free_log(logs, keys, person, erase_now)
     return ErasureDone(
         erasure_id=report.erasure_id,
         keys=report.keys,
