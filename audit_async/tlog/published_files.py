@@ -68,7 +68,6 @@ class PublishedFiles:
         self._staged: list[tuple[str, str, int]] = []  # directory, name, descriptor or -1
         self._unsynced_directories: set[str] = set()
         self._open_directories: dict[str, int] = {}
-        self._pid: Final = os.getpid()
         self._root = self._open_root()  # -1 once closed
         if public:
             self._keep_others_out()
@@ -207,10 +206,8 @@ class PublishedFiles:
         self._open_directories.clear()
         # Its number may be another file's at once: a late `read` must fail, not read from there.
         root, self._root = self._root, -1
-        if root >= 0 and os.getpid() == self._pid:
+        if root >= 0:
             disk.close_lock(root)
-        elif root >= 0:  # in a forked child, which has only a copy
-            disk.close(root)
 
     # -- directories -----------------------------------------------------------------------------------------------
 
