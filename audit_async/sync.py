@@ -408,6 +408,10 @@ class _Home:
         loop.run_forever()
 
 
+#: Settings of uWSGI with which Python knows of a worker's fork; the older one crashes workers from Python 3.13 on.
+_SAYS_THAT_IT_FORKS: Final = frozenset({"py-call-uwsgi-fork-hooks", "py-call-osafterfork"})
+
+
 def _fit_uwsgi(server: Any) -> None:  # noqa: ANN401 - a module that uWSGI makes
     """Refuse settings of uWSGI that would lose events without a word, and close the logs at a worker's end.
 
@@ -418,11 +422,11 @@ def _fit_uwsgi(server: Any) -> None:  # noqa: ANN401 - a module that uWSGI makes
     if not is_set & {"enable-threads", "threads"}:
         raise ConfigError("uwsgi", "set enable-threads = true: without it no thread runs that could write the trail")
     forks = "master" in is_set or server.numproc > 1
-    if forks and server.worker_id() == 0 and "py-call-osafterfork" not in is_set:
+    if forks and server.worker_id() == 0 and is_set.isdisjoint(_SAYS_THAT_IT_FORKS):
         raise ConfigError(
             "uwsgi",
-            "set lazy-apps = true, so that each worker loads the application, or py-call-osafterfork = true: without "
-            "it a worker takes the master's log, which only the master can write, for its own",
+            "set lazy-apps = true, so that each worker loads the application, or py-call-uwsgi-fork-hooks = true: "
+            "without it a worker takes the master's log, which only the master can write, for its own",
         )
     before = getattr(server, "atexit", None)
     if before is not _close_at_uwsgi_s_end:

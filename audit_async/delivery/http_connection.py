@@ -106,7 +106,9 @@ class HttpConnection:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             # The class only: the message of some names the URL.
             reason = f"the receiver does not answer: {type(error).__name__}"
-            if getattr(error, "errno", None) == errno.ECONNRESET and self._settings.url.startswith("https:"):
+            ended = isinstance(error, aiohttp.ServerDisconnectedError)
+            reset = getattr(error, "errno", None) == errno.ECONNRESET
+            if (ended or reset) and self._settings.url.startswith("https:"):
                 reason += "; one that wants another client_cert ends connections like this"
             return SendResult(outcome=Outcome.RETRY, reason=reason)
         if answer.status in _UNAUTHORIZED:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import hmac
 import itertools
 import json
+import ssl
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -293,6 +295,29 @@ async def test_an_independent_receiver_checks_signature_time_and_compression(tmp
     assert len(last.body) < len(last.text) / 2
     assert not signed_by(last, b"what both know", time.time() + 61)
     assert not signed_by(last._replace(body=last.body + b"\0"), b"what both know", time.time())
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_receiver_that_ends_connections_without_a_word(tmp_path: Path, scheme: str) -> None:
+    """Over TLS that is what one may do that wants another certificate: Python 3.13 shows nothing else of it."""
+    await write_trail(tmp_path / "audit", 5)
+    certificates = Certificates(tmp_path)
+    context = asking_for_certificates(certificates)
+    context.verify_mode = ssl.CERT_NONE
+
+    async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(end, "127.0.0.1", 0, ssl=context if scheme == "https" else None)
+    async with server:
+        url = f"{scheme}://localhost:{server.sockets[0].getsockname()[1]}/"
+        members: dict[str, object] = {"ca_file": str(certificates.ca_file)} if scheme == "https" else {}
+        [status] = await deliver_once(settings(tmp_path, http(url=url, **members)))
+    assert status.state is not DeliveryState.CAUGHT_UP
+    assert status.problem is not None
+    assert "does not answer" in status.problem
+    assert ("client_cert" in status.problem) is (scheme == "https")
 
 
 @pytest.mark.parametrize("kind", ["http", "otlp"])

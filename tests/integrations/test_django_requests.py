@@ -350,7 +350,8 @@ def test_the_trail_is_read_by_manage_py(events: Events, tmp_path: Path, argument
     Client().get("/plain/")
     events()
     shutil.move(tmp_path / "audit" / "test", tmp_path / "audit" / "shop")  # the fixture's log, by the project's name
-    environment = os.environ | {"SITE_DIRECTORY": str(tmp_path)}
+    settings = "tests.integrations.django_site.site_settings"
+    environment = os.environ | {"SITE_DIRECTORY": str(tmp_path), "DJANGO_SETTINGS_MODULE": settings}
     command = [sys.executable, "-m", "django", "audit", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
     assert shown in ended.stdout, ended.stderr

@@ -145,7 +145,8 @@ def test_runs_of_tasks(tmp_path: Path) -> None:
 
 def test_changes_of_sessions(tmp_path: Path) -> None:
     """Values before and after, criteria and keys, of a mapped class that is a person's."""
-    sessions = sessionmaker(sqlite_engine())
+    engine = sqlite_engine()
+    sessions = sessionmaker(engine)
     with (
         nothing_in_the_clear(tmp_path, "zoe-user", "zoe-first", "zoe-second", "zoe-third", "zoe-fourth"),
         SyncAuditLogger(config_of(tmp_path)) as audit,
@@ -161,6 +162,7 @@ def test_changes_of_sessions(tmp_path: Path) -> None:
             with sessions.begin() as session:
                 session.execute(insert(Order), [{"customer": "zoe-fourth", "version": 1}])
         audited.stop()
+        engine.dispose()
 
 
 def test_log_records(tmp_path: Path) -> None:

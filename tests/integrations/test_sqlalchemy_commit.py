@@ -207,6 +207,7 @@ def test_a_session_that_would_block_its_own_event_loop_is_refused(tmp_path: Path
             audit.stop()
 
     asyncio.run(main())
+    engine.dispose()
     outcomes = [one["event"]["outcome"] for one in read_events(tmp_path / "log") if "outcome" in one["event"]]
     assert outcomes == ["rolled_back", "committed"]
 
@@ -314,6 +315,7 @@ async def test_markers_say_what_became_of_a_transaction(tmp_path: Path) -> None:
     late = {"transaction_id": found.rolled_back[0], "at": datetime.now(UTC), "rolled_back": False}
     with pytest.raises(IntegrityError), engine.begin() as connection:
         connection.execute(marker.insert().values(late))
+    engine.dispose()
 
 
 def _leave_unfinished(directory: Path, engine: Any) -> None:
@@ -338,6 +340,7 @@ def _leave_unfinished(directory: Path, engine: Any) -> None:
         with pytest.raises(ConnectionResetError), shop.sessions(bind=other) as session:
             session.add(Item(name="a"))
             session.commit()
+        other.dispose()
 
 
 def test_the_example_records_intents_and_outcomes(tmp_path: Path) -> None:

@@ -28,8 +28,10 @@ LOADED = re.compile(r"ready in \d+ seconds|no app loaded")
 
 SAFE = {
     "each worker loads the application": ["--enable-threads", "--lazy-apps"],
-    "forked with Python's knowledge": ["--enable-threads", "--py-call-osafterfork"],
+    "forked with Python's knowledge": ["--enable-threads", "--py-call-uwsgi-fork-hooks"],
 }
+if sys.version_info < (3, 13):  # with which it ends the workers: https://github.com/unbit/uwsgi/issues/2710
+    SAFE["forked with Python's knowledge, the older option"] = ["--enable-threads", "--py-call-osafterfork"]
 UNSAFE = {
     "set enable-threads = true": ["--lazy-apps"],
     "set lazy-apps = true": ["--enable-threads"],

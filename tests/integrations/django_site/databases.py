@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.integrations.django_site.site_settings")
-
 import django
 import psycopg
 
+# Django reads its settings once, by the environment, and writes its time zone there: neither is for the processes that
+# other tests start from here, such as Celery's workers, which set up Django if they find its settings.
+_BEFORE = {name: os.environ.get(name) for name in ("DJANGO_SETTINGS_MODULE", "TZ")}
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.integrations.django_site.site_settings"
 django.setup()
+for _name, _value in _BEFORE.items():
+    os.environ.pop(_name, None)
+    if _value is not None:
+        os.environ[_name] = _value
+time.tzset()
 
 from django.core.management import call_command  # noqa: E402 - after the set-up
 from django.db import connections  # noqa: E402 - as above
