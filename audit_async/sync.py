@@ -29,7 +29,7 @@ from audit_async._writer import signals
 from audit_async._writer.home_loop import call_and_block
 from audit_async._writer.receipts import Receipt
 from audit_async.config import AuditConfig, Disabled
-from audit_async.errors import AuditError, ConfigError, LogClosed
+from audit_async.errors import AuditError, ConfigError, LogClosed, WriteFailed
 from audit_async.events import AuditEvent
 from audit_async.logger import AuditLogger
 from audit_async.logger.blocking_calls import BlockingCalls
@@ -275,7 +275,14 @@ class SyncAuditLogger(BlockingCalls):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except WriteFailed as failure:
+            if error is None:
+                raise
+            # The application's own error, or its KeyboardInterrupt, must not be replaced by ours.
+            error.add_note(f"{self.config.service_id}: {failure}")
+            _log.error("%s", failure)
 
     def _open(self) -> None:
         """Open the log on the shared loop, unless a signal handler closes it meanwhile; the caller has the lock."""

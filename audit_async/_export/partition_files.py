@@ -21,7 +21,6 @@ from urllib.parse import quote
 import anyio.to_thread
 
 from audit_async._durable import disk
-from audit_async._durable.lock_waits import lock_within
 from audit_async._export.record_export import ExportFailed, ExportReport, export
 from audit_async._query.audit_query import AuditQuery
 from audit_async._trail.log_files import Log, SegmentDeleted, SegmentFile, list_segments
@@ -32,6 +31,7 @@ __all__ = ["PartitionReport", "write_partitions"]
 _OPEN: Final = "open"
 #: How long the end of another run is waited for.
 _WAIT_S: Final = 1.0
+_PAUSE_S: Final = 0.02
 _NAME: Final = re.compile(r"(?P<log>.+)-(?P<first>[0-9]{12,})-(?P<last>[0-9]{12,}|open)\.parquet")
 
 
@@ -79,28 +79,32 @@ async def write_partitions(
         await anyio.to_thread.run_sync(disk.make_directories, str(directory))
     except (FileExistsError, NotADirectoryError) as error:
         raise ExportFailed(f"{directory} is no directory; give one, or a name that is free") from error
-    lock = await anyio.to_thread.run_sync(_locked, directory)
+    # Not in a thread, which would take the lock for nobody if this is cancelled meanwhile; neither call waits.
+    lock = disk.open_directory(str(directory), follow=True)
     try:
+        await _keep_others_out(lock, directory)
         return await _bring_up_to_date(logs, directory, progress)
     finally:
         disk.close_lock(lock)
 
 
-def _locked(directory: Path) -> int:
-    """Lock a directory, and return its descriptor; raises `ExportFailed`.
+async def _keep_others_out(lock: int, directory: Path) -> None:
+    """Lock a directory by its descriptor; raises `ExportFailed`.
 
     Of two runs at once the slower one could give the file of a segment that is sealed by now its name as an open one,
     next to that of the sealed one: its records would be there twice.
     """
-    fd = disk.open_directory(str(directory), follow=True)
-    try:
-        is_free = lock_within(fd, _WAIT_S)
-    except OSError:  # a file system without locks
-        is_free = True
-    if not is_free:
-        disk.close(fd)
-        raise ExportFailed(f"another run is bringing {directory} up to date; wait for its end, and run this again")
-    return fd
+    with anyio.move_on_after(_WAIT_S):
+        while True:
+            try:
+                disk.lock(lock)
+            except BlockingIOError:
+                await anyio.sleep(_PAUSE_S)
+            except OSError:  # a file system without locks
+                return
+            else:
+                return
+    raise ExportFailed(f"another run is bringing {directory} up to date; wait for its end, and run this again")
 
 
 async def _bring_up_to_date(

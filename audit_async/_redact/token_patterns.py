@@ -211,7 +211,7 @@ def is_card_number(digits: str) -> bool:
     """Return whether it is 13 to 19 ASCII digits with an issuer's prefix, its length, and Luhn's last digit."""
     if not _sums_to_ten(digits, _LUHN) or not _has_issuer(digits):
         return False
-    # Visa's old 13 digits are also the length of an article's number (EAN), which has a check digit of its own.
+    # 13 digits (Maestro, Visa's old ones) are also the length of an article's number (EAN), with its own check digit.
     return len(digits) != 13 or not _sums_to_ten(digits, _EAN)
 
 

@@ -22,8 +22,10 @@ from audit_async._store.log_directory import LogDirectory
 from audit_async._store.set_aside import set_file_aside
 from audit_async.errors import LogCorrupted, RetentionRefused
 
-#: How long it is waited for another process that places a hold; one that was stopped must not keep a log from opening.
+#: How long one that places a hold waits for others that do.
 _WAIT_S: Final = 5.0
+#: How long the log's disk thread waits for one: commits wait for it, and whoever places one may have been stopped.
+_WRITERS_WAIT_S: Final = 1.0
 #: Who sets the hold that an unreadable file stands for.
 _LIBRARY: Final = "audit-async"
 
@@ -127,7 +129,7 @@ class LegalHolds:
         replacing or removing would be lost.
         """
         directory = self._directory
-        with one_at_a_time(directory.fd, _WAIT_S) as is_alone:
+        with one_at_a_time(directory.fd, _WRITERS_WAIT_S) as is_alone:
             try:
                 stated = read_hold(directory.path)
             except LogCorrupted:

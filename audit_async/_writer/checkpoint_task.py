@@ -148,18 +148,23 @@ class CheckpointLog:
         policy = Policy.parse(Path(settings.policy).read_bytes()) if settings.policy is not None else None
         witnesses = _witnesses(settings, policy)
         open_tree = partial(_open_tree, settings=settings, log=log, origin=origin, signers=signers)
-        return cls(
-            settings,
-            log,
-            signers=signers,
-            witnesses=witnesses,
-            policy=policy if policy is not None and policy.quorum is not None else None,
-            tree=GrowingTree(log, open_tree, records=records),
-            emit=emit,
-            durable_seq=durable_seq,
-            sealed=sealed,
-            set_trouble=set_trouble,
-        )
+        tree = GrowingTree(log, open_tree, records=records)
+        try:
+            return cls(
+                settings,
+                log,
+                signers=signers,
+                witnesses=witnesses,
+                policy=policy if policy is not None and policy.quorum is not None else None,
+                tree=tree,
+                emit=emit,
+                durable_seq=durable_seq,
+                sealed=sealed,
+                set_trouble=set_trouble,
+            )
+        except BaseException:  # the system has no thread, say: the next start is to find the place free
+            tree.close()
+            raise
 
     # From the opening to the end.
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
 
 import anyio
 import msgspec
@@ -106,6 +106,27 @@ class RetentionReport(msgspec.Struct, frozen=True, kw_only=True):
     def ok(self) -> bool:
         """True if nothing has failed."""
         return all(step.error is None for step in self.steps)
+
+
+#: The tasks of `_to_the_end`, since a loop has only weak references to its tasks.
+_under_way: Final[set[asyncio.Task[Any]]] = set()
+
+
+async def _to_the_end(steps: Coroutine[Any, Any, _T]) -> _T:
+    """Run steps that belong together; whoever waits for them may be cancelled, as by a timeout, and they go on.
+
+    Between its file and its record a hold would be in force for this session, and unknown to the chain.
+    """
+    task = asyncio.get_running_loop().create_task(steps)
+    _under_way.add(task)  # it may be over by now: an eager task runs at once
+    task.add_done_callback(_ended)
+    return await asyncio.shield(task)
+
+
+def _ended(task: asyncio.Task[Any]) -> None:
+    _under_way.discard(task)
+    if not task.cancelled():
+        task.exception()  # asked for, or asyncio would report an error of which nobody waits to hear
 
 
 class Upkeep:
@@ -431,6 +452,9 @@ class Upkeep:
 
     async def set_hold(self, *, reason: str, set_by: str) -> Hold:
         """Put a hold in force; see `AuditLogger.set_hold`."""
+        return await _to_the_end(self._set_hold(reason, set_by))
+
+    async def _set_hold(self, reason: str, set_by: str) -> Hold:
         # The hold comes first: between it and its record nothing is deleted, the other way round something might be.
         hold = await self._in_disk_thread(self._store.set_hold, reason=reason, set_by=set_by, now=self._now())
         await self._keep_keys(hold)
@@ -439,6 +463,9 @@ class Upkeep:
 
     async def lift_hold(self, *, reason: str, lifted_by: str) -> None:
         """End a hold; see `AuditLogger.lift_hold`."""
+        await _to_the_end(self._lift_hold(reason, lifted_by))
+
+    async def _lift_hold(self, reason: str, lifted_by: str) -> None:
         await self.record_holds()
         holds = await self._in_disk_thread(lambda: self._store.holds)
         for hold in holds:

@@ -60,8 +60,9 @@ class Transparency(Struct, metaclass=SettingsClass, frozen=True, kw_only=True):
         interval: A checkpoint at least this many seconds after a new record.
         every: Also after this many new records.
         publish_dir: A directory for checkpoint, tiles and bundles, readable by all, for a static web server to publish.
-            It is this log's alone: each worker of a service has a log of its own, and needs one of its own. None is
-            `tlog/` in the log's directory, readable by its owner.
+            It is this log's alone: each worker of a service has a log of its own, and needs one of its own. `.lock`
+            in it is for that, readable by the service only. None is `tlog/` in the log's directory, readable by its
+            owner.
         witnesses: Who is asked for cosignatures, each as `"<vkey> <url>"`; those of the policy that have a URL are
             asked too.
         policy: The path of a tlog-policy file that says which cosignatures make a checkpoint valid.

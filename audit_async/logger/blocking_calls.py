@@ -42,7 +42,7 @@ class BlockingCalls:
     def record_access(self, actor: str, query: Mapping[str, object], records: int | None = None) -> Receipt:
         """Put into the trail that `actor` has read it: what was asked, and how many records were returned.
 
-        Never waits; from any thread.
+        From any thread; never waits, but for the opening of a forked child's log.
 
         Args:
             actor: Who has read.
@@ -69,7 +69,7 @@ class BlockingCalls:
     ) -> Receipt:
         """Put into the trail that records left it as a file, so that it can be said who has a copy.
 
-        Never waits; from any thread.
+        From any thread; never waits, but for the opening of a forked child's log.
 
         Args:
             actor: Who has the file.

@@ -678,7 +678,7 @@ class AuditReader:
 
         A segment is one file, `service=<service>/day=<date>/…parquet`: a sealed one is written once, that which is
         being written is replaced by each run, and one that retention has deleted is removed. What is sealed stays so.
-        Needs the extra `parquet`. One process at a time for one directory.
+        Needs the extra `parquet`. One run at a time for one directory; another one is refused.
 
         Args:
             directory: Where the files are; it is made if it is absent. Nothing in it is evidence.
@@ -690,7 +690,7 @@ class AuditReader:
             What was done; the files that were written are on stable storage.
 
         Raises:
-            ExportFailed: pyarrow is missing, or `directory` is a file.
+            ExportFailed: pyarrow is missing, `directory` is a file, or another run brings it up to date.
             InvalidQuery: As for `query`.
             TrailUnreadable: As for `query`.
             LogCorrupted: A record is damaged; files of other segments are as they were.

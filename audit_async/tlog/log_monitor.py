@@ -203,41 +203,60 @@ def load_seen(path: str | os.PathLike[str]) -> Seen | None:
     return seen
 
 
-def save_seen(path: str | os.PathLike[str], seen: Seen) -> None:
+def save_seen(
+    path: str | os.PathLike[str], seen: Seen, *, after: Seen | None = None, read_file: FileReader | None = None
+) -> None:
     """Keep a monitor's state in a file, durably, whole or not at all.
 
-    A larger checkpoint of the same log stays: another look, which began later or was faster, has kept it since.
+    A larger checkpoint of the same log stays: another look, which began later or was faster, has kept it since. What
+    such a look has kept is compared with this one first, since each alone may be a history of its own.
 
     Args:
         path: The file.
         seen: What is to be remembered.
+        after: What this look began from; `observe` has compared the two.
+        read_file: Reads a published file, to compare checkpoints of different sizes; None compares only equal sizes.
 
     Raises:
-        LogForked: Another look has kept another tree of the same size; the two notes are the evidence.
-        TilesDamaged: What is in the file is no state.
+        LogForked: Another look has kept another history; the two notes are the evidence.
+        TilesDamaged: What is in the file is no state, or what the log has published is damaged.
+        Malformed, SourceFailed: The log can't be read for the comparison.
         OSError: It can't be written.
     """
     target = Path(os.path.abspath(path))
     directory = disk.open_directory(str(target.parent), follow=True)
     try:
-        with one_at_a_time(directory, _WAIT_S):
+        while True:
             there = load_seen(target)
-            if there is not None and _is_kept(there, seen):
+            if there is not None and there != after:
+                _compare_looks(there, seen, read_file)
+            with one_at_a_time(directory, _WAIT_S):
+                if load_seen(target) != there:
+                    continue  # to be compared as well
+                if there is None or not _is_larger(there, seen):
+                    replace_shared_file(directory, target.name, msgspec.json.encode(seen) + b"\n")
+                    remove_left_over(directory, target.name)
                 return
-            replace_shared_file(directory, target.name, msgspec.json.encode(seen) + b"\n")
-            remove_left_over(directory, target.name)
     finally:
         disk.close(directory)
 
 
-def _is_kept(there: Seen, seen: Seen) -> bool:
-    """Return whether what is there is a larger checkpoint of the same log; raises `LogForked`."""
-    old, new = there.checkpoint, seen.checkpoint
+def _compare_looks(there: Seen, seen: Seen, read_file: FileReader | None) -> None:
+    """Raise `LogForked` if one of two checkpoints of a log does not follow from the other."""
+    small, large = sorted((there, seen), key=lambda one: one.checkpoint.size)
+    old, new = small.checkpoint, large.checkpoint
     if old.origin != new.origin:
-        return False
-    if old.size == new.size and old.root != new.root:
-        raise LogForked(
-            f"{old.origin} shows two different trees of {old.size} records",
-            evidence=(there.note.encode(), seen.note.encode()),
-        )
-    return old.size > new.size
+        return
+    if old.size == new.size:
+        if old.root != new.root:
+            raise LogForked(
+                f"{old.origin} shows two different trees of {old.size} records",
+                evidence=(there.note.encode(), seen.note.encode()),
+            )
+    elif read_file is not None:
+        _compare(old, new, read_file, evidence=(small.note.encode(), large.note.encode()))
+
+
+def _is_larger(there: Seen, seen: Seen) -> bool:
+    old, new = there.checkpoint, seen.checkpoint
+    return old.origin == new.origin and old.size > new.size

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Final
 
 from audit_async._durable import disk
-from audit_async._durable.lock_waits import lock_within
 from audit_async._durable.whole_files import UNFINISHED
 from audit_async._layout.access_modes import PRIVATE, Access, local_like
 from audit_async.errors import ConfigError
@@ -43,8 +42,8 @@ _FEW: Final = 16
 _MOST_STAGED: Final = 4096
 _MOST_OPEN_DIRECTORIES: Final = 32
 _LARGEST_FILE: Final = 1 << 24
-#: How long a process that is ending is waited for, whose log is published there.
-_WAIT_S: Final = 2.0
+#: Locked as long as a log is published in the directory. Its own file: whoever may read a directory can lock that.
+_LOCK: Final = ".lock"
 
 
 class PublishedFiles:
@@ -68,6 +67,7 @@ class PublishedFiles:
         self._staged: list[tuple[str, str, int]] = []  # directory, name, descriptor or -1
         self._unsynced_directories: set[str] = set()
         self._open_directories: dict[str, int] = {}
+        self._lock = -1
         self._root = self._open_root()  # -1 once closed
         if public:
             self._keep_others_out()
@@ -96,16 +96,18 @@ class PublishedFiles:
     def _keep_others_out(self) -> None:
         """Lock the directory until `close`: the logs of a service's workers would write over each other's tiles."""
         try:
-            is_free = lock_within(self._root, _WAIT_S)
-        except OSError:  # a file system without locks
-            return
-        if not is_free:
+            self._lock = disk.open_or_create_file(_LOCK, dir_fd=self._root)
+            _lock_if_possible(self._lock)
+        except BlockingIOError:
             self.close()
             raise ConfigError(
                 "transparency.publish_dir",
                 f"another log is being published in {self.path}; give each log, also those of the workers of one "
                 "service, a publish_dir of its own",
-            )
+            ) from None
+        except BaseException:
+            self.close()
+            raise
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -206,8 +208,11 @@ class PublishedFiles:
         self._open_directories.clear()
         # Its number may be another file's at once: a late `read` must fail, not read from there.
         root, self._root = self._root, -1
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            disk.close_lock(lock)
         if root >= 0:
-            disk.close_lock(root)
+            disk.close(root)
 
     # -- directories -----------------------------------------------------------------------------------------------
 
@@ -262,6 +267,16 @@ class PublishedFiles:
             if fd >= 0:
                 disk.close(fd)
         self._staged.clear()
+
+
+def _lock_if_possible(fd: int) -> None:
+    """Lock a file, on a file system that has locks; raises `BlockingIOError` if another has it."""
+    try:
+        disk.lock(fd)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return
 
 
 # -- syncing a file system as a whole --------------------------------------------------------------------------------

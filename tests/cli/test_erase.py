@@ -84,6 +84,7 @@ def a_service_that_does_not_confirm(service: Service, monkeypatch: pytest.Monkey
     """Run a service that has a key of Alice and never looks whether it was destroyed; nobody waits for it."""
     wait = Erasures._wait_for_others
     monkeypatch.setattr("audit_async._writer.erasures._LOOK_EVERY_S", 600.0)
+    monkeypatch.setattr("audit_async._writer.requested_erasures._FIRST_LOOK_S", 600.0)
     monkeypatch.setattr(Erasures, "_wait_for_others", lambda self, epoch, _: wait(self, epoch, 0.0))
     with SyncAuditLogger(service.config()) as running:
         running.emit(AuthSuccess(actor=ActorInfo(user_id="alice"), method=AuthMethod.PASSWORD, path="/")).wait()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from audit_async import AuditConfig, AuditLogger, Local
+from audit_async._durable import disk
 from audit_async._export import partition_files
 from audit_async._export.record_export import ExportReport, export
 from audit_async._store.archiving import compress_segment
@@ -172,5 +175,31 @@ async def test_two_runs_at_once_leave_no_record_twice(tmp_path: Path, monkeypatc
     monkeypatch.setattr(partition_files, "_WAIT_S", 0.01)
     monkeypatch.setattr(partition_files, "export", overtaken)
     await run(tmp_path / "trail", tmp_path / "copy")
+    await run(tmp_path / "trail", tmp_path / "copy")
+    assert rows(tmp_path / "copy") == recorded(directory)
+
+
+async def test_a_run_that_is_cancelled_while_it_waits_keeps_no_other_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled by asyncio itself, as a service's own timeout does it."""
+    directory = await write(tmp_path / "trail", 40)
+    (tmp_path / "copy").mkdir()
+    monkeypatch.setattr(partition_files, "_WAIT_S", 60.0)
+    other, waits, real = os.open(tmp_path / "copy", os.O_RDONLY), asyncio.Event(), disk.lock
+    real(other)
+
+    def lock(fd: int) -> None:
+        waits.set()
+        real(fd)
+
+    monkeypatch.setattr(disk, "lock", lock)
+    waiting = asyncio.create_task(run(tmp_path / "trail", tmp_path / "copy"))
+    await waits.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    monkeypatch.undo()
+    os.close(other)
     await run(tmp_path / "trail", tmp_path / "copy")
     assert rows(tmp_path / "copy") == recorded(directory)

@@ -15,7 +15,7 @@ import pytest
 from audit_async import tlog
 from audit_async._durable import disk
 from audit_async.errors import ConfigError
-from audit_async.forwarding import DirectorySink, LogIdentity, check_confirmations
+from audit_async.forwarding import DirectorySink, LogIdentity, check_confirmations, collector_root
 from audit_async.forwarding.collector import Collector, Shard
 from audit_async.forwarding.collector_findings import CollectorFindings
 from audit_async.forwarding.collector_root import (
@@ -177,6 +177,7 @@ async def test_a_batch_that_does_not_fit_affects_its_log_alone(tmp_path: Path, s
 @pytest.mark.parametrize("what", ["a root", "an acknowledgement"])
 def test_two_that_write_to_a_root_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Two operators note what they have looked at, or two restores make the root: neither breaks the other's."""
+    monkeypatch.setattr(collector_root, "_WAIT_S", 120.0)
     root, now = tmp_path / "root", datetime.now(UTC)
     findings = [Finding(log="acme/a/b/c", kind="gap", seq=seq, reason="x", seen_at=now) for seq in range(2)]
     failed: list[OSError] = []

@@ -46,9 +46,9 @@ def _pem(label: str, lines: int = 6) -> str:
     return f"-----BEGIN {label}-----\n{body}\n-----END {label}-----"
 
 
-def card_number(prefix: str, length: int) -> str:
+def card_number(prefix: str, length: int, chosen: random.Random | None = None) -> str:
     """Return a card's number with a prefix, a length and the last digit that is right."""
-    digits = prefix + _some(string.digits, length - len(prefix) - 1)
+    digits = prefix + "".join((chosen or _random).choices(string.digits, k=length - len(prefix) - 1))
     doubled = [int(digit) * (2 if at % 2 == 0 else 1) for at, digit in enumerate(reversed(digits))]
     return digits + str(-sum(number - 9 if number > 9 else number for number in doubled) % 10)
 

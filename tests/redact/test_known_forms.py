@@ -179,7 +179,8 @@ def test_a_key_of_each_service_is_found(kind: str, prefixes: str, form: str) -> 
 @pytest.mark.parametrize(("prefix", "length"), CARDS)
 def test_a_card_of_each_issuer_is_found(prefix: str, length: int) -> None:
     """By its prefix, its length and its last digit; with another last digit it is a number."""
-    number = card_number(prefix, length)
+    chosen = random.Random(f"{prefix}/{length}")  # noqa: S311 - the same in each run: one in ten of 13 digits is an EAN
+    number = card_number(prefix, length, chosen)
     wrong = number[:-1] + str((int(number[-1]) + 1) % 10)
     assert Redactor().redact_text(f"paid with {number} today") == "paid with [redacted:card_number] today"
     assert Redactor().redact_text(f"paid with {wrong} today") == f"paid with {wrong} today"

@@ -17,6 +17,7 @@ from audit_async._durable import disk
 from audit_async._layout.chain_holds import ChainHolds
 from audit_async._layout.hold_file import Hold, read_hold
 from audit_async._layout.holds_in_force import find_holds
+from audit_async._store import legal_hold
 from audit_async._store.legal_hold import LegalHolds, place_hold
 from audit_async.config import RetentionPolicy, RotationPolicy
 from audit_async.errors import RetentionRefused
@@ -282,6 +283,7 @@ async def test_a_hold_that_is_placed_while_the_file_changes_is_in_force(
     config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """Another process places one after the writer has read hold.json, and before it removes or replaces that."""
+    monkeypatch.setattr(legal_hold, "_WAIT_S", 120.0)
     settings, change = config(config_for), getattr(disk, call)
     placed: list[Hold] = []
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from audit_async import AuditLogger, Transparency
+from audit_async._durable import disk
+from audit_async._store.log_store import LogStore
+from audit_async._writer.upkeep import _under_way
 from audit_async.config import Disabled
 from audit_async.errors import ConfigError, LogClosed
 from audit_async.privacy import ErasureRefused, ErasureRules
@@ -20,6 +26,7 @@ from audit_async.tlog import Policy, load_signer, new_key, verify_proof, write_k
 from tests.logs import ConfigFor, failure, log_directory
 from tests.privacy.key_stores import make_store
 from tests.privacy.sealed_logs import opened, sealing, success
+from tests.processes import wait_until
 from tests.trails import check_trail, read_events
 
 ORIGIN = "example.org/orders/00"
@@ -51,6 +58,8 @@ def worker():
         log_in()
         audit.close()
         os._exit(0)
+    os.close(report)
+    os.close(erased)
     assert os.read(reported, 1) == b"1"
     return child, go_on
 
@@ -105,6 +114,54 @@ def test_a_hold_keeps_what_retention_would_take(config_for: ConfigFor) -> None:
     assert kinds[1:-1] == ["audit.hold_set", "audit.hold_lifted", "audit.log_accessed", "audit.exported"]
 
 
+@pytest.mark.parametrize("call", ["set", "lift"])
+def test_a_hold_that_takes_longer_than_its_caller_waits_is_on_record(
+    config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Its file and its record belong together: in force in this session, it is no secret of it."""
+    config = config_for()
+    going_on, real = threading.Event(), LogStore.set_hold if call == "set" else LogStore.lift_holds
+
+    def slow(*args: Any, **keywords: Any) -> Any:
+        done = real(*args, **keywords)
+        assert going_on.wait(60)
+        return done
+
+    with SyncAuditLogger(config) as audit:
+        if call == "lift":
+            audit.set_hold(reason="case", set_by="legal")
+        monkeypatch.setattr(LogStore, real.__name__, slow)
+        with pytest.raises(TimeoutError):
+            if call == "set":
+                audit.set_hold(reason="case", set_by="legal", timeout_s=0.05)
+            else:
+                audit.lift_hold(reason="closed", lifted_by="legal", timeout_s=0.05)
+        going_on.set()
+        assert (audit.hold(timeout_s=60) is None) is (call == "lift")
+        wait_until(lambda: not _under_way)
+        kinds = [record["event"]["event_type"] for record in read_events(log_directory(config))]
+        assert kinds[-1] == ("audit.hold_set" if call == "set" else "audit.hold_lifted")
+
+
+def test_what_ends_the_block_is_not_replaced(config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that takes nothing Ctrl-C is a KeyboardInterrupt all the same, with the log's error as a note."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with (
+        pytest.raises(KeyboardInterrupt) as caught,
+        monkeypatch.context() as patch,
+        SyncAuditLogger(config_for(drain_timeout=0.2)) as audit,
+    ):
+        for call in ("write_at", "write_and_sync_at"):
+            patch.setattr(disk, call, full)
+        audit.emit(failure())
+        raise KeyboardInterrupt
+    (note,) = caught.value.__notes__
+    assert note.startswith("orders: ")
+
+
 def test_a_record_is_proved(config_for: ConfigFor, tmp_path: Path) -> None:
     """By its receipt and by its id, under a checkpoint that is signed now."""
     write_key(tmp_path / "key.pem", new_key())
@@ -132,8 +189,11 @@ def test_a_person_is_erased(config_for: ConfigFor, tmp_path: Path) -> None:
     assert all(member.opened is not None for member in second.members)
 
 
-def test_an_erasure_waits_for_a_second_person(config_for: ConfigFor, tmp_path: Path) -> None:
+def test_an_erasure_waits_for_a_second_person(
+    config_for: ConfigFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every call of a request, and the rules that ask for one; a timeout and a second `erase_subject` are refused."""
+    monkeypatch.setattr("audit_async._writer.requested_erasures._FIRST_LOOK_S", 600.0)  # nobody else executes it
     config = sealing(config_for, tmp_path, privacy={"two_person": True})
     with SyncAuditLogger(config) as audit:
         audit.emit(success())

@@ -10,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import msgspec
 import pytest
 
 from audit_async.tlog.checkpoint import Checkpoint, verify_checkpoint
@@ -201,6 +202,27 @@ def test_two_looks_at_once_keep_the_larger_checkpoint(tmp_path: Path) -> None:
         save_seen(state, forked)
     assert caught.value.evidence == (faster.note.encode(), forked.note.encode())
     assert load_seen(state) == faster
+
+
+def test_two_looks_that_were_shown_different_histories(tmp_path: Path) -> None:
+    """Whichever is kept first, and whichever is larger: neither look may make the monitor forget the other's."""
+    state = tmp_path / "seen.json"
+    publish_all(tmp_path / "before", records(5))
+    publish_all(tmp_path / "small", records(10))
+    publish_all(tmp_path / "large", records(20, salt="rewritten"))
+    publish_all(tmp_path / "grown", records(20))
+    before, small, large, grown = (look(tmp_path / name, None) for name in ("before", "small", "large", "grown"))
+    for first, second in ((small, large), (large, small)):
+        save_seen(state, before)
+        state.write_bytes(msgspec.json.encode(first))
+        with pytest.raises(LogForked) as caught:
+            save_seen(state, second, after=before, read_file=directory_source(tmp_path / "large"))
+        assert caught.value.evidence == (small.note.encode(), large.note.encode())
+        assert load_seen(state) == first
+    for first, second in ((small, grown), (grown, small)):
+        state.write_bytes(msgspec.json.encode(first))
+        save_seen(state, second, after=before, read_file=directory_source(tmp_path / "grown"))
+        assert load_seen(state) == grown
 
 
 # -- over HTTP --------------------------------------------------------------------------------------------------------

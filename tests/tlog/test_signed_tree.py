@@ -130,7 +130,8 @@ def test_a_directory_for_a_web_server(tmp_path: Path) -> None:
     assert published_files(tmp_path / "tlog") == {"guard"}
     assert stat.S_IMODE((tmp_path / "tlog").stat().st_mode) == 0o700
     for path in [tmp_path / "www", *(tmp_path / "www").rglob("*")]:
-        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
+        mode = 0o755 if path.is_dir() else 0o600 if path.name == ".lock" else 0o644
+        assert stat.S_IMODE(path.stat().st_mode) == mode, path
     publish_all(tmp_path / "private", records(300))
     for path in (tmp_path / "private").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
@@ -384,21 +385,25 @@ def test_after_any_failing_call_the_log_is_opened_again_and_goes_on(
     assert at > 25
 
 
-def test_two_logs_are_never_published_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two workers that start at once find no checkpoint there, and would write over each other's tiles."""
-    monkeypatch.setattr(publishing, "_WAIT_S", 0.01)
+def test_two_logs_are_never_published_in_one_place(tmp_path: Path) -> None:
+    """Two workers that start at once find no checkpoint there, and would write over each other's tiles.
+
+    Whoever may only read what is published can lock its directory, and keeps nobody from publishing.
+    """
+    (tmp_path / "www").mkdir()
+    readers = os.open(tmp_path / "www", os.O_RDONLY)
+    disk.lock(readers)
     first = open_publisher(tmp_path / "00", records(3), publish_dir=tmp_path / "www")
     with pytest.raises(ConfigError, match=r"publish_dir.*another log is being published in .*www; give each log"):
         open_publisher(tmp_path / "01", records(3), publish_dir=tmp_path / "www")
     first.close()
     publish_all(tmp_path / "00", records(3), publish_dir=tmp_path / "www")
+    assert (tmp_path / "www" / ".lock").stat().st_mode & 0o777 == 0o600
+    os.close(readers)
 
 
-def test_a_forked_child_neither_keeps_nor_ends_the_right_to_publish(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forked_child_neither_keeps_nor_ends_the_right_to_publish(tmp_path: Path) -> None:
     """It has a copy of the descriptor: until it closes that, as its first step, and after its parent has."""
-    monkeypatch.setattr(publishing, "_WAIT_S", 0.01)
     first = open_publisher(tmp_path / "00", records(3), publish_dir=tmp_path / "www")
     end, until_closed = os.pipe()
     child = os.fork()

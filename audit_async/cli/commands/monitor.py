@@ -142,7 +142,7 @@ def _look(read_file: FileReader, policy: Policy, state: Path, *, entries: bool) 
     try:
         observation = observe(read_file, policy, seen, entries=entries)
         if observation.seen != seen:
-            save_seen(state, observation.seen)
+            save_seen(state, observation.seen, after=seen, read_file=read_file)
     except InconsistentLog as error:
         kept = [str(path) for path in _keep(error.evidence, state)]
         outcome: Outcome = "rollback" if isinstance(error, LogRolledBack) else "fork"
